@@ -1,0 +1,174 @@
+//! Owns the configuration: its keys, their defaults, where they come from (file, environment, flags) and every
+//! check on them. It must not open a socket or read anything that no key names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Every key of `rejoinder.toml`, with its default in [`Config::default`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Address of the API that clients use.
+    pub listen: SocketAddr,
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
+    pub admin: SocketAddr,
+    /// Model named upstream when a request names none; without it such a request is refused.
+    pub default_model: Option<String>,
+    /// How the upstream's reasoning reaches the client (WIRE: decided, "raw reasoning").
+    pub reasoning: ReasoningDisplay,
+    /// What becomes of `system` and `developer` messages behind the first turn.
+    pub developer_messages: DeveloperMessages,
+    /// Largest request body in bytes, counted after decompression.
+    pub max_body_bytes: usize,
+    /// How long the status line waits for the upstream's before a stream begins without it.
+    #[serde(with = "humantime_serde")]
+    pub commit_after: Duration,
+    /// Silence after which a stream gets an SSE comment.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat: Duration,
+    /// Silence after which a stream gets `response.in_progress` again (SSE comments do not count as life for Codex).
+    #[serde(with = "humantime_serde")]
+    pub in_progress_after: Duration,
+    /// How long open streams may go on after SIGTERM.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+    /// The server behind.
+    pub upstream: UpstreamConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+/// `[upstream]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamConfig {
+    /// Base URL, with or without a trailing `/v1`. Without it rejoinder looks on 127.0.0.1:8080 and :8000.
+    pub url: Option<String>,
+    /// Which server it is; `auto` asks it.
+    pub dialect: DialectChoice,
+    /// File whose trimmed content is sent as the bearer token, in place of what the client sent.
+    pub api_key_file: Option<PathBuf>,
+    /// Whether the client's own `Authorization` header goes to the upstream when no `api_key_file` is set.
+    pub forward_authorization: bool,
+    /// Whether adjacent messages of one role are joined; `auto` joins for chat templates that refuse them.
+    pub alternate_roles: Switch,
+    /// Longest TCP (and TLS) connect.
+    #[serde(with = "humantime_serde")]
+    pub connect_timeout: Duration,
+    /// Longest wait for the upstream's status line, its queue and its prefill included.
+    #[serde(with = "humantime_serde")]
+    pub response_timeout: Duration,
+    /// Longest silence within an upstream body.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Time between two looks at a ready upstream's health.
+    #[serde(with = "humantime_serde")]
+    pub probe_interval: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A `tracing` filter: `info`, `debug`, `rejoinder=trace`, ...
+    pub level: String,
+    /// `auto` writes text to a terminal and JSON elsewhere.
+    pub format: LogFormat,
+}
+
+/// Values of `reasoning`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the values
+pub enum ReasoningDisplay {
+    Summary,
+    Text,
+    Hidden,
+}
+
+/// Values of `developer_messages`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeveloperMessages {
+    /// The leading run is one system message, later ones are sent as user text.
+    Leading,
+    /// Every one is merged into the first message.
+    All,
+    /// Roles go upstream as they came.
+    Keep,
+}
+
+/// Values of `upstream.dialect`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the values
+pub enum DialectChoice {
+    Auto,
+    LlamaServer,
+    Vllm,
+    Generic,
+}
+
+/// `auto`, `on` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the values
+pub enum Switch {
+    Auto,
+    On,
+    Off,
+}
+
+/// Values of `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the values
+pub enum LogFormat {
+    Auto,
+    Json,
+    Text,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 8082)),
+            default_model: None,
+            reasoning: ReasoningDisplay::Summary,
+            developer_messages: DeveloperMessages::Leading,
+            max_body_bytes: 128 << 20,
+            commit_after: Duration::from_secs(1),
+            heartbeat: Duration::from_secs(8),
+            in_progress_after: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(30),
+            upstream: UpstreamConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        UpstreamConfig {
+            url: None,
+            dialect: DialectChoice::Auto,
+            api_key_file: None,
+            forward_authorization: true,
+            alternate_roles: Switch::Auto,
+            connect_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(1800),
+            idle_timeout: Duration::from_secs(300),
+            probe_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}

@@ -1,0 +1,3 @@
+//! Rejoinder gives a Chat Completions server the OpenAI Responses API.
+
+pub mod config;

@@ -1,0 +1,2 @@
+//! The process: command line to configuration to server.
+fn main() {}
