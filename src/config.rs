@@ -1,6 +1,13 @@
 //! Owns the configuration: its keys, their defaults, where they come from (file, environment, flags) and every
 //! check on them. It must not open a socket or read anything that no key names.
 
+mod keys;
+mod layers;
+mod resolve;
+
+pub use layers::{Flags, Problem};
+pub use resolve::{Resolved, load, load_from, redact_url};
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
