@@ -448,10 +448,11 @@ fn leaves(document: serde_json::Value) -> BTreeMap<String, serde_json::Value> {
 fn the_reference_file_has_every_key_and_its_default() {
     let written: serde_json::Value = Figment::from(Toml::string(&reference_file())).extract().unwrap();
     let (written, defaults) = (leaves(written), leaves(serde_json::to_value(Config::default()).unwrap()));
-    assert_eq!(written.keys().collect::<Vec<_>>(), {
-        let keys: Vec<_> = defaults.keys().collect();
-        keys
-    });
+    assert!(
+        written.keys().eq(defaults.keys()),
+        "{written:?}
+{defaults:?}"
+    );
     let mut config: Config = Figment::from(Toml::string(&reference_file())).extract().unwrap();
     // those have no default, what the file shows is an example
     config.default_model = None;

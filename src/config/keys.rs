@@ -151,8 +151,11 @@ fn normal_url(text: &str) -> Result<String, String> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err("must not have a query (?) or a fragment (#)".to_owned());
     }
-    let url = url.as_str().trim_end_matches('/');
-    Ok(url.strip_suffix("/v1").unwrap_or(url).trim_end_matches('/').to_owned())
+    let trimmed = url.as_str().trim_end_matches('/');
+    // not from the whole text, whose host may be called v1
+    let versioned = url.path().trim_end_matches('/').ends_with("/v1");
+    let base = trimmed.strip_suffix("/v1").filter(|_| versioned).unwrap_or(trimmed);
+    Ok(base.trim_end_matches('/').to_owned())
 }
 
 /// `EnvFilter` takes any bare word for a module, so that `level = "verbose"` would silence everything.
@@ -224,7 +227,7 @@ mod tests {
     #[test]
     fn filters() {
         for good in
-            ["info", "WARN", "off", "info,rejoinder=trace", "rejoinder::sse=debug", "[span{a,b}]=debug"]
+            ["info", "WARN", "off", "info,rejoinder=trace", "rejoinder::sse=debug", "[span{a=1}]=debug"]
         {
             assert!(is_filter(good), "{good}");
         }

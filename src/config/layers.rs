@@ -2,7 +2,7 @@
 //! It must not judge a value, only whether its key exists.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -90,19 +90,18 @@ impl fmt::Display for Source {
     }
 }
 
-/// Every entry of every layer, weakest first.
+/// Every entry of every layer, weakest first, and in its place what could not become one.
 pub(super) fn collect(
     flags: &Flags,
     env: impl IntoIterator<Item = (OsString, OsString)>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Entry> {
-    let mut entries = from_file(flags.config.as_deref(), problems);
-    entries.extend(from_environment(env, problems));
-    entries.extend(from_flags(flags));
-    entries
+) -> Vec<Result<Entry, Problem>> {
+    let mut found = from_file(flags.config.as_deref());
+    found.extend(from_environment(env));
+    found.extend(from_flags(flags).into_iter().map(Ok));
+    found
 }
 
-fn from_file(named: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<Entry> {
+fn from_file(named: Option<&Path>) -> Vec<Result<Entry, Problem>> {
     let candidates = match named {
         Some(path) => vec![path],
         None => USUAL_FILES.iter().map(Path::new).collect(),
@@ -110,89 +109,85 @@ fn from_file(named: Option<&Path>, problems: &mut Vec<Problem>) -> Vec<Entry> {
     for path in candidates {
         let source = Source::File(path.to_owned());
         match std::fs::read_to_string(path) {
-            Ok(text) => return parse(&text, &source, problems),
+            Ok(text) => return parse(&text, &source),
             Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
-                problems.push(source.problem("", format!("cannot read the configuration file: {error}")));
-                return Vec::new();
+                return vec![Err(source.problem("", format!("cannot read the configuration file: {error}")))];
             }
         }
     }
     Vec::new()
 }
 
-fn parse(text: &str, source: &Source, problems: &mut Vec<Problem>) -> Vec<Entry> {
-    let mut entries = Vec::new();
+fn parse(text: &str, source: &Source) -> Vec<Result<Entry, Problem>> {
     match Toml::from_str::<Dict>(text) {
-        Ok(document) => flatten("", document, source, &mut entries, problems),
+        Ok(document) => {
+            let mut found = Vec::new();
+            flatten("", document, source, &mut found);
+            found
+        }
         Err(error) => {
             // the error's own text quotes the line, which may hold a password
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = 1 + before.matches('\n').count();
-            problems
-                .push(source.problem("", format!("line {line}: {}", error.message().replace('\n', ", "))));
+            vec![Err(source.problem("", format!("line {line}: {}", error.message().replace('\n', ", "))))]
         }
     }
-    entries
 }
 
-fn flatten(above: &str, table: Dict, source: &Source, entries: &mut Vec<Entry>, problems: &mut Vec<Problem>) {
+fn flatten(above: &str, table: Dict, source: &Source, found: &mut Vec<Result<Entry, Problem>>) {
     for (name, value) in table {
         let name = if above.is_empty() { name } else { format!("{above}.{name}") };
         let value = match value {
             Value::Dict(_, table) if is_section(&name) => {
-                flatten(&name, table, source, entries, problems);
+                flatten(&name, table, source, found);
                 continue;
             }
             value => value,
         };
         let key = if name == "upstream" { "upstream.url" } else { &name };
-        match Key::named(key) {
-            Some(key) => entries.push(Entry { key, value, source: source.clone() }),
+        found.push(match Key::named(key) {
+            Some(key) => Ok(Entry { key, value, source: source.clone() }),
             None if is_section(&name) => {
-                problems.push(source.problem(&name, format!("expected a table, as in [{name}]")));
+                Err(source.problem(&name, format!("expected a table, as in [{name}]")))
             }
             None => {
                 let keys = KEYS.iter().map(|key| key.name.to_owned());
-                problems.push(source.problem(&name, format!("unknown key{}", did_you_mean(&name, keys))));
+                Err(source.problem(&name, format!("unknown key{}", did_you_mean(&name, keys))))
             }
-        }
+        });
     }
 }
 
-fn from_environment(
-    env: impl IntoIterator<Item = (OsString, OsString)>,
-    problems: &mut Vec<Problem>,
-) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
+fn from_environment(env: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<Result<Entry, Problem>> {
     // the environment has no order of its own; problems are listed in a steady one
     let variables: BTreeMap<OsString, OsString> = env.into_iter().collect();
+    let alias = variables.get(OsStr::new(URL_ALIAS)).filter(|value| !value.is_empty()).cloned();
+    let mut found = Vec::new();
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
         if !name.starts_with("REJOINDER_") || value.is_empty() {
             continue;
         }
         let source = Source::Variable(name.clone());
-        let Ok(value) = value.into_string() else {
-            problems.push(source.problem("", "its value is not valid UTF-8"));
-            continue;
-        };
-        let named = if name == URL_ALIAS { Key::named("upstream.url") } else { None };
-        let Some(key) = named.or_else(|| KEYS.iter().find(|key| key.variable() == name)) else {
-            if !is_service_link(&name, &value) {
-                let known = KEYS.iter().map(Key::variable);
-                problems.push(source.problem("", format!("unknown variable{}", did_you_mean(&name, known))));
+        let url = if name == URL_ALIAS { Key::named("upstream.url") } else { None };
+        let key = url.or_else(|| KEYS.iter().find(|key| key.variable() == name));
+        let twice = url.is_none() && key.is_some_and(|key| key.name == "upstream.url");
+        let other = twice && alias.as_ref().is_some_and(|alias| *alias != value);
+        found.push(match (key, value.into_string()) {
+            (_, Err(_)) => Err(source.problem("", "its value is not valid UTF-8")),
+            (Some(key), Ok(_)) if other => {
+                Err(source.problem(key.name, format!("{URL_ALIAS} sets the same key to another value")))
             }
-            continue;
-        };
-        let value = Value::from(value);
-        if entries.iter().any(|entry| entry.key.name == key.name && entry.value != value) {
-            problems
-                .push(source.problem(key.name, format!("{URL_ALIAS} sets the same key to another value")));
-        }
-        entries.push(Entry { key, value, source });
+            (Some(key), Ok(value)) => Ok(Entry { key, value: value.into(), source }),
+            (None, Ok(value)) if is_service_link(&name, &value) => continue,
+            (None, Ok(_)) => {
+                let known = KEYS.iter().map(Key::variable);
+                Err(source.problem("", format!("unknown variable{}", did_you_mean(&name, known))))
+            }
+        });
     }
-    entries
+    found
 }
 
 fn from_flags(flags: &Flags) -> Vec<Entry> {

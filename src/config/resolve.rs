@@ -43,7 +43,14 @@ pub fn load_from(
         sources: KEYS.iter().map(|key| (key.name, Source::Default)).collect(),
         bad: BTreeSet::new(),
     };
-    for entry in layers::collect(flags, env, &mut problems) {
+    for found in layers::collect(flags, env) {
+        let entry = match found {
+            Ok(entry) => entry,
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
         let name = entry.key.name;
         match entry.key.read(&entry.value) {
             Ok(value) => {
