@@ -1,8 +1,14 @@
 //! Rejoinder gives a Chat Completions server the OpenAI Responses API.
 
+pub mod cli;
 pub mod config;
 pub mod dialect;
+pub mod driver;
 pub mod error;
 pub mod ids;
+pub mod server;
+pub mod sse;
+pub mod telemetry;
 pub mod translate;
+pub mod upstream;
 pub mod wire;

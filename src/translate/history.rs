@@ -91,7 +91,7 @@ pub fn read<'a>(items: &[&'a RawValue], notes: &mut Notes) -> Vec<Entry<'a>> {
         }
     }
 
-    let mut reader = Reader { entries: Vec::new(), open: false, stray: Assistant::default(), ids: HashSet::new(), calls: 0 };
+    let mut reader = Reader { entries: Vec::new(), open: None, ids: HashSet::new(), calls: 0 };
     for (at, step) in steps.into_iter().enumerate() {
         match step {
             Step::Prompt(role, pieces) => reader.prompt(role, pieces),
@@ -107,7 +107,7 @@ pub fn read<'a>(items: &[&'a RawValue], notes: &mut Notes) -> Vec<Entry<'a>> {
                 reader.assistant().calls.push(Call { id, name, arguments, output });
             }
             Step::Output { id, .. } => {
-                reader.open = false;
+                reader.close();
                 if owner_of.contains(&at) {
                     continue;
                 }
@@ -119,6 +119,7 @@ pub fn read<'a>(items: &[&'a RawValue], notes: &mut Notes) -> Vec<Entry<'a>> {
             Step::Skipped => {}
         }
     }
+    reader.close();
     reader.entries.retain(|entry| match entry {
         Entry::Prompt(_, pieces) => !pieces.is_empty(),
         // a template has no place for reasoning that led to nothing
@@ -139,28 +140,24 @@ enum Step<'a> {
 
 struct Reader<'a> {
     entries: Vec<Entry<'a>>,
-    /// Whether the last entry is an assistant message that may still grow.
-    open: bool,
-    /// Never used: `open` says that the last entry is an assistant message.
-    stray: Assistant<'a>,
+    /// The assistant message that may still grow.
+    open: Option<Assistant<'a>>,
     ids: HashSet<String>,
     calls: usize,
 }
 
 impl<'a> Reader<'a> {
     fn prompt(&mut self, role: Role, pieces: Vec<Piece<'a>>) {
-        self.open = false;
+        self.close();
         self.entries.push(Entry::Prompt(role, pieces));
     }
 
+    fn close(&mut self) {
+        self.entries.extend(self.open.take().map(Entry::Assistant));
+    }
+
     fn assistant(&mut self) -> &mut Assistant<'a> {
-        if !std::mem::replace(&mut self.open, true) {
-            self.entries.push(Entry::Assistant(Assistant::default()));
-        }
-        match self.entries.last_mut() {
-            Some(Entry::Assistant(assistant)) => assistant,
-            _ => &mut self.stray,
-        }
+        self.open.get_or_insert_default()
     }
 
     /// The id for the upstream: the client's own, told apart where it repeats or is empty. A function of what came
