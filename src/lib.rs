@@ -3,12 +3,9 @@
 pub mod cli;
 pub mod config;
 pub mod dialect;
-pub mod driver;
 pub mod error;
 pub mod ids;
-pub mod server;
 pub mod sse;
 pub mod telemetry;
 pub mod translate;
-pub mod upstream;
 pub mod wire;
