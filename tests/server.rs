@@ -31,7 +31,7 @@ fn kinds(sse: &str) -> Vec<&str> {
 
 fn last_response(sse: &str) -> Value {
     let data = sse.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
-    serde_json::from_str::<Value>(data.last().unwrap()).unwrap()["response"].take()
+    serde_json::from_str::<Value>(data.collect::<Vec<_>>().last().unwrap()).unwrap()["response"].take()
 }
 
 #[tokio::test]
