@@ -108,7 +108,9 @@ impl Kind {
             Kind::InvalidJson => (Client, 400, BAD, Some("invalid_json"), "invalid_prompt"),
             Kind::InvalidType => (Client, 400, BAD, Some("invalid_type"), "invalid_prompt"),
             Kind::InvalidValue => (Client, 400, BAD, Some("invalid_value"), "invalid_prompt"),
-            Kind::MissingParameter => (Client, 400, BAD, Some("missing_required_parameter"), "invalid_prompt"),
+            Kind::MissingParameter => {
+                (Client, 400, BAD, Some("missing_required_parameter"), "invalid_prompt")
+            }
             Kind::UnsupportedParameter => (Client, 400, BAD, Some("unsupported_parameter"), "invalid_prompt"),
             Kind::PreviousResponseNotFound => {
                 (Client, 400, BAD, Some("previous_response_not_found"), "previous_response_not_found")
@@ -117,7 +119,9 @@ impl Kind {
             Kind::NotFound => (Client, 404, BAD, None, "invalid_prompt"),
             Kind::MethodNotAllowed => (Client, 405, BAD, None, "invalid_prompt"),
             Kind::BodyTooLarge => (Client, 413, BAD, Some("request_too_large"), "invalid_prompt"),
-            Kind::UnsupportedEncoding => (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt"),
+            Kind::UnsupportedEncoding => {
+                (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt")
+            }
             Kind::UpgradeRequired => (Client, 426, BAD, Some("upgrade_required"), "invalid_prompt"),
             Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
             Kind::Rejected(status) => {

@@ -104,7 +104,9 @@ fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
 
 /// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.
 fn file<'a>(part: &Part<'a>) -> Piece<'a> {
-    let name = [part.filename, part.file_id, part.file_url].into_iter().find_map(|raw| present(raw).and_then(json::decode));
+    let name = [part.filename, part.file_id, part.file_url]
+        .into_iter()
+        .find_map(|raw| present(raw).and_then(json::decode));
     let name = name.unwrap_or(Cow::Borrowed("unnamed"));
     let text = present(part.file_data).and_then(json::decode).and_then(|data| text_of(&data));
     match text {

@@ -262,7 +262,8 @@ fn arguments_object(raw: Option<&RawValue>) -> Cow<'_, str> {
     if text.trim().is_empty() {
         return Cow::Borrowed("{}");
     }
-    let object = text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+    let object =
+        text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
     match json::text(raw) {
         Some(escaped) if object => escaped,
         _ => wrapped(&text),
@@ -278,8 +279,9 @@ fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let content = match present(item.output) {
         None => Vec::new(),
-        Some(raw) => pieces(raw, notes)
-            .unwrap_or_else(|| vec![Piece::Text(Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()))]),
+        Some(raw) => pieces(raw, notes).unwrap_or_else(|| {
+            vec![Piece::Text(Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()))]
+        }),
     };
     Some(Step::Output { id, pieces: content })
 }

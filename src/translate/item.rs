@@ -152,7 +152,13 @@ impl Open {
     }
 
     /// Opens the next part of `family`, unless it is open.
-    pub fn part(&mut self, events: &mut Events, out: &mut Vec<u8>, family: &'static Family, with_logprobs: bool) {
+    pub fn part(
+        &mut self,
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        family: &'static Family,
+        with_logprobs: bool,
+    ) {
         if self.family == Some(family) {
             return;
         }
@@ -168,7 +174,13 @@ impl Open {
     }
 
     /// Adds text to the open part, or to the arguments. `logprobs`: the event's and the part's elements.
-    pub fn delta(&mut self, events: &mut Events, out: &mut Vec<u8>, text: &str, logprobs: Option<&[String; 2]>) {
+    pub fn delta(
+        &mut self,
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        text: &str,
+        logprobs: Option<&[String; 2]>,
+    ) {
         if text.is_empty() {
             return;
         }

@@ -159,7 +159,8 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
             None => json::push_string(out, ABORTED),
             Some(pieces) => {
                 let media = pieces.iter().filter(|piece| piece.as_text().is_none()).count();
-                let mut shown: Vec<Piece<'_>> = pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
+                let mut shown: Vec<Piece<'_>> =
+                    pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
                 if media > 0 {
                     shown.push(Piece::Text(Cow::Borrowed("[see the next user message for the image]")));
                     seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {}]", call.id))));

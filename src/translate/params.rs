@@ -76,8 +76,11 @@ pub fn fields<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, path:
 /// A known field of the wrong JSON type.
 pub fn wrong_type(raw: &RawValue, path: &str, expected: &str) -> Error {
     let got = json::type_name(raw);
-    Error::new(Kind::InvalidType, format!("Invalid type for '{path}': expected {expected}, but got {got} instead."))
-        .param(path)
+    Error::new(
+        Kind::InvalidType,
+        format!("Invalid type for '{path}': expected {expected}, but got {got} instead."),
+    )
+    .param(path)
 }
 
 /// A required field that is not there.
@@ -87,8 +90,11 @@ pub fn missing(path: &str) -> Error {
 
 /// A value that is not one of those documented.
 pub fn not_one_of(path: &str, got: &str, choices: &str) -> Error {
-    Error::new(Kind::InvalidValue, format!("Invalid value for '{path}': '{got}'. Supported values are {choices}."))
-        .param(path)
+    Error::new(
+        Kind::InvalidValue,
+        format!("Invalid value for '{path}': '{got}'. Supported values are {choices}."),
+    )
+    .param(path)
 }
 
 fn invalid(path: &str, error: serde_json::Error) -> Error {

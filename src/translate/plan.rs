@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::history::{self, Entry, Role};
-use super::params::{array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string};
 use super::params::wrong_type;
+use super::params::{
+    array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string,
+};
 use super::reply::ReplyPlan;
 use super::tools::{Choice, Tools};
 use super::{content, messages};
@@ -127,7 +129,8 @@ impl<'a> Planner<'a, '_> {
         let choice = Choice::read(self.request.tool_choice, &tools, &mut self.notes)?;
         let reply = self.reply(&model, stream, &tools)?;
 
-        let mut body = Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
+        let mut body =
+            Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, &model);
         body.extend_from_slice(b",\"messages\":");
@@ -218,7 +221,12 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    fn logprobs(&mut self, body: &mut Vec<u8>, reply: &ReplyPlan, tools_in_stream: bool) -> Result<(), Error> {
+    fn logprobs(
+        &mut self,
+        body: &mut Vec<u8>,
+        reply: &ReplyPlan,
+        tools_in_stream: bool,
+    ) -> Result<(), Error> {
         if !reply.logprobs {
             return Ok(());
         }
@@ -251,10 +259,13 @@ impl<'a> Planner<'a, '_> {
             None | Some("text") => {}
             Some("json_object") => push_key(body, "response_format", "{\"type\":\"json_object\"}"),
             Some("json_schema") => {
-                let name = literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
+                let name =
+                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
                 let schema = object(format.schema, "text.format.schema")?;
                 let schema = schema.ok_or_else(|| missing("text.format.schema"))?;
-                body.extend_from_slice(b",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":");
+                body.extend_from_slice(
+                    b",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":",
+                );
                 body.extend_from_slice(name.get().as_bytes());
                 if let Some(description) = literal(format.description, "text.format.description")? {
                     push_key(body, "description", description.get());
@@ -277,7 +288,8 @@ impl<'a> Planner<'a, '_> {
         let request = &self.request;
         let reasoning: ReasoningConfig<'_> = fields(request.reasoning, "reasoning")?;
         let text: TextConfig<'_> = fields(request.text, "text")?;
-        let max_output_tokens = integer(request.max_output_tokens, "max_output_tokens", 1, u64::from(u32::MAX))?;
+        let max_output_tokens =
+            integer(request.max_output_tokens, "max_output_tokens", 1, u64::from(u32::MAX))?;
         let top_logprobs = integer(request.top_logprobs, "top_logprobs", 0, 20)?;
         let truncation = string(request.truncation, "truncation")?.unwrap_or(Cow::Borrowed("disabled"));
         if !matches!(&*truncation, "auto" | "disabled") {

@@ -43,8 +43,11 @@ pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
                 _ => Kind::BadGateway,
             };
             let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
-            Error::new(kind, format!("The upstream server answered with status {} and no JSON.", status.as_u16()))
-                .detail(shown)
+            Error::new(
+                kind,
+                format!("The upstream server answered with status {} and no JSON.", status.as_u16()),
+            )
+            .detail(shown)
         }
     }
 }
@@ -195,7 +198,12 @@ mod tests {
                 400,
                 Some("context_length_exceeded"),
             ),
-            (503, r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#, 503, None),
+            (
+                503,
+                r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#,
+                503,
+                None,
+            ),
             (
                 400,
                 r#"{"error":{"message":"This model's maximum context length is 4096 tokens. However, your prompt contains at least 4097 input tokens, ...","type":"BadRequestError","param":"input_tokens","code":400}}"#,
@@ -220,7 +228,12 @@ mod tests {
                 400,
                 None,
             ),
-            (500, r#"{"error":{"code":500,"message":"CUDA out of memory","type":"server_error"}}"#, 500, None),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"CUDA out of memory","type":"server_error"}}"#,
+                500,
+                None,
+            ),
             (502, "<html>bad</html>", 502, None),
             (500, "<html>bad</html>", 502, None),
             (429, "busy", 429, Some("rate_limit_exceeded")),

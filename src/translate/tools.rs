@@ -154,7 +154,11 @@ fn write_function(out: &mut Vec<u8>, tool: &Tool<'_>) {
 
 impl<'a> Choice<'a> {
     /// Reads `tool_choice`. A choice of a hidden tool is no choice.
-    pub fn read(raw: Option<&'a RawValue>, tools: &Tools<'a>, notes: &mut Notes) -> Result<Choice<'a>, Error> {
+    pub fn read(
+        raw: Option<&'a RawValue>,
+        tools: &Tools<'a>,
+        notes: &mut Notes,
+    ) -> Result<Choice<'a>, Error> {
         const PATH: &str = "tool_choice";
         let Some(raw) = present(raw) else { return Ok(Choice::Auto) };
         if let Some(word) = json::decode(raw) {
@@ -188,10 +192,13 @@ impl<'a> Choice<'a> {
                 let required = match mode.as_deref() {
                     None | Some("auto") => false,
                     Some("required") => true,
-                    Some(other) => return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'")),
+                    Some(other) => {
+                        return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'"));
+                    }
                 };
                 let mut names = Vec::new();
-                for (n, raw) in array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
+                for (n, raw) in
+                    array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
                 {
                     let path = format!("tool_choice.tools[{n}]");
                     let tool: Tool<'a> = fields(Some(raw), &path)?;

@@ -246,7 +246,8 @@ impl Transcoder {
             self.delta(delta, choice.delta.is_none(), out);
         }
         self.logprobs.iter_mut().for_each(String::clear);
-        if let Some(reason) = choice.finish_reason.and_then(json::decode).filter(|reason| !reason.is_empty()) {
+        if let Some(reason) = choice.finish_reason.and_then(json::decode).filter(|reason| !reason.is_empty())
+        {
             self.finish = Some(match &*reason {
                 "stop" | "tool_calls" | "function_call" => Finish::Stop,
                 "length" => Finish::Cut("max_output_tokens"),
@@ -259,9 +260,11 @@ impl Transcoder {
     fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
         // servers that send reasoning under both names send it twice
         let reasoning = delta.reasoning_content.filter(|raw| raw.get() != "\"\"").or(delta.reasoning);
-        for (channel, raw) in
-            [(Channel::Reasoning, reasoning), (Channel::Text, delta.content), (Channel::Refusal, delta.refusal)]
-        {
+        for (channel, raw) in [
+            (Channel::Reasoning, reasoning),
+            (Channel::Text, delta.content),
+            (Channel::Refusal, delta.refusal),
+        ] {
             let Some(raw) = raw else { continue };
             match json::literal(raw) {
                 Some(text) => self.say(channel, text, out),
@@ -458,7 +461,8 @@ impl Transcoder {
 
     fn begin_call(&mut self, at: usize, out: &mut Vec<u8>) {
         self.close(false, out);
-        let generated = self.calls.get(at).is_some_and(|slot| slot.id.is_empty()).then(|| self.ids.item("call_"));
+        let generated =
+            self.calls.get(at).is_some_and(|slot| slot.id.is_empty()).then(|| self.ids.item("call_"));
         let Some(slot) = self.calls.get_mut(at) else { return };
         if let Some(id) = generated {
             slot.id = id;
@@ -635,7 +639,9 @@ impl Transcoder {
 
     /// Reads `logprobs.content` into the form of events, which has no `bytes`, and that of parts, which has.
     fn take_logprobs(&mut self, raw: &RawValue) {
-        let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else { return };
+        let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else {
+            return;
+        };
         for (form, into) in self.logprobs.iter_mut().enumerate() {
             for token in &tokens {
                 if !into.is_empty() {

@@ -214,7 +214,8 @@ fn has_surrogate(text: &str) -> bool {
 /// The four hex digits of a surrogate escape at the start of `text`.
 fn surrogate_at(text: &str) -> Option<[u8; 4]> {
     let hex: [u8; 4] = text.strip_prefix("\\u")?.as_bytes().get(..4)?.try_into().ok()?;
-    let surrogate = matches!(hex[0], b'd' | b'D') && matches!(hex[1], b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F');
+    let surrogate =
+        matches!(hex[0], b'd' | b'D') && matches!(hex[1], b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F');
     (surrogate && hex.iter().all(u8::is_ascii_hexdigit)).then_some(hex)
 }
 
@@ -266,6 +267,9 @@ mod tests {
 
     #[test]
     fn compaction_touches_nothing_inside_strings() {
-        assert_eq!(compact("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"), "{\"a b\":\"c \\\" \\\\\",\"d\":[1,2]}");
+        assert_eq!(
+            compact("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"),
+            "{\"a b\":\"c \\\" \\\\\",\"d\":[1,2]}"
+        );
     }
 }

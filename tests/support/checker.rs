@@ -390,7 +390,9 @@ impl Check {
             match self.error.take() {
                 None => self.bad("life.no_error", "response.failed without an error event before it"),
                 Some(event) => {
-                    self.same("error.message", "not the error event's", &error["message"], &event["message"])
+                    self.same("error.message", "not the error event's", &error["message"], &event["message"]);
+                    let code = if event["code"].is_null() { &error["code"] } else { &event["code"] };
+                    self.same("error.code", "not the error event's", &error["code"], code);
                 }
             }
         } else {
