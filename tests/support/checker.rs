@@ -4,6 +4,8 @@
 //! It follows a stream from its text alone and shares no code with what it judges. A violation reads
 //! `#<event> <type> [<rule>] <what>`; rules keep their names.
 
+#![allow(clippy::indexing_slicing, reason = "an absent member of a JSON value reads as null")]
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
 
@@ -78,8 +80,16 @@ const SNAPSHOT: [(&str, bool); 31] = [
     ("metadata", true),
 ];
 /// The fields of a snapshot that may change from `response.created` to the terminal event.
-const CHANGING: [&str; 7] =
-    ["status", "completed_at", "error", "incomplete_details", "output", "usage", "service_tier"];
+const CHANGING: [&str; 8] = [
+    "status",
+    "completed_at",
+    "error",
+    "incomplete_details",
+    "output",
+    "output_text",
+    "usage",
+    "service_tier",
+];
 const PREFIXES: [(&str, &str); 5] = [
     ("message", "msg_"),
     ("reasoning", "rs_"),
@@ -368,6 +378,7 @@ impl Check {
             );
         }
         self.that(list(response, "output").is_empty(), "response.early", "output is not empty");
+        self.that(text(response, "output_text").is_empty(), "response.early", "output_text is not empty");
     }
 
     fn terminal(&mut self, kind: &str, status: &str, response: &Value) {
@@ -405,6 +416,17 @@ impl Check {
         }
         self.usage(&response["usage"]);
         self.output(is, list(response, "output"));
+        // not a field of the wire, but of the SDKs' object; some servers send it
+        if let Some(all) = response.get("output_text") {
+            let parts = list(response, "output").iter().flat_map(|item| list(item, "content"));
+            let texts = parts.filter(|part| part["type"] == "output_text").map(|part| text(part, "text"));
+            self.same(
+                "response.output_text",
+                "not the text of the output",
+                all,
+                &texts.collect::<String>().into(),
+            );
+        }
         self.terminal = Some(kind.into());
     }
 
@@ -636,7 +658,9 @@ impl Check {
     }
 
     fn put_item(&mut self, index: usize, item: Item) {
-        self.items[index] = item;
+        if let Some(place) = self.items.get_mut(index) {
+            *place = item;
+        }
     }
 
     // parts
