@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use rejoinder::{cli, telemetry};
+use rejoinder::{cli, server, telemetry};
 
 fn main() -> ExitCode {
     cli::main_with(std::env::args_os(), |resolved| {
         telemetry::init_logging(&resolved.config.log);
-        Err("not wired yet".to_owned())
+        server::run(resolved)
     })
 }

@@ -15,3 +15,5 @@ mod scan;
 mod tools;
 pub mod transcoder;
 mod usage;
+
+pub use usage::Usage;

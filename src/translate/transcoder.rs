@@ -227,8 +227,9 @@ impl Transcoder {
             return;
         }
         match end {
+            // the answer is whole: what failed to come is its usage at most
+            _ if self.finish.is_some() => self.complete(now, out),
             End::Failed(error) => self.fail(error, out),
-            End::Eof if self.finish.is_some() => self.complete(now, out),
             End::Eof => {
                 let message = "The upstream server closed the connection before its answer was complete.";
                 self.fail(Error::new(ErrorKind::BadGateway, message), out);
