@@ -536,8 +536,8 @@ impl Check {
             self.bad("id.twice", format!("{id:?} is already the id of {other}"));
         }
         if kind.ends_with("_call") {
-            let lengthy = call_id.chars().count();
-            self.that((1..=64).contains(&lengthy), "call_id.length", format_args!("{lengthy} characters"));
+            // OpenAI takes 64 characters at most, but an upstream's longer id has to survive unchanged
+            self.that(!call_id.is_empty(), "call_id.empty", "no call_id");
             self.that(call_id != id, "call_id.is_id", call_id);
             let new = self.call_ids.insert(call_id.into());
             self.that(new, "call_id.twice", call_id);
