@@ -122,6 +122,12 @@ def client_env(home, **more):
     return {**keep, "HOME": str(home), "NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost", **more}
 
 
+def offline_env(home, **more):
+    """The same for a client that also calls home: everything but loopback goes to a port where nobody listens."""
+    nobody = "http://127.0.0.1:9"
+    return client_env(home, HTTPS_PROXY=nobody, HTTP_PROXY=nobody, https_proxy=nobody, http_proxy=nobody, **more)
+
+
 def find_binary():
     named = os.environ.get("REJOINDER_BIN")
     if named:

@@ -363,7 +363,8 @@ class Upstream:
                 self._changed.wait(min(left, 0.05))
 
     def _serve(self, handler, data):
-        request = Request(handler.command, handler.path, dict(handler.headers.items()), data)
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        request = Request(handler.command, handler.path, headers, data)
         reply = Reply(handler, request, self)
         path = handler.path.split("?")[0]
         chat = path == "/v1/chat/completions" and handler.command == "POST"

@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from harness import client_env, run
+from harness import offline_env, run
 from scripted import LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, answer, call, refuse
 
 pytestmark = pytest.mark.timeout(150)
@@ -31,7 +31,7 @@ def codex(codex_bin, home, project):
         for line in config:
             command += ["-c", line]
         # the prompt comes on stdin: an option such as -i takes every word that follows it
-        return run([*command, *more, "-"], client_env(home, CODEX_HOME=str(codex_home)), project, timeout, stdin=prompt)
+        return run([*command, *more, "-"], offline_env(home, CODEX_HOME=str(codex_home)), project, timeout, stdin=prompt)
 
     return start
 
