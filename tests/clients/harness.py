@@ -141,6 +141,7 @@ class Rejoinder(Process):
     """The built proxy in front of `upstream_url`. Settings are environment variables: `upstream__idle_timeout="2s"`."""
 
     def __init__(self, binary, upstream_url, log, home, **settings):
+        self.may_end = False  # a test that ends the proxy itself says so here
         self.port, self.admin_port = free_port(), free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"

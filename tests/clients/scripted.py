@@ -263,6 +263,17 @@ def text_then_write(text, data, end=Reply.end):
     return text_then(text, then)
 
 
+def held_then(turn):
+    """Nothing, not even a status, until the test releases the server; then `turn`."""
+
+    def held(request, reply):
+        reply.hold()
+        if not request.disconnected.is_set():
+            turn(request, reply)
+
+    return held
+
+
 LLAMA_OVERFLOW = {
     "error": {
         "code": 400,
@@ -271,6 +282,9 @@ LLAMA_OVERFLOW = {
         "n_prompt_tokens": 20024,
         "n_ctx": 8192,
     }
+}
+VLLM_UNKNOWN_MODEL = {
+    "error": {"message": "The model `x` does not exist. Valid aliases: tiny.", "type": "NotFoundError", "param": "model", "code": 404}
 }
 VLLM_OVERFLOW = {
     "error": {
@@ -290,7 +304,7 @@ LLAMA_LOADING = {"error": {"message": "Loading model", "type": "unavailable_erro
 class Upstream:
     """Start with `with Upstream("llama") as upstream:`; `upstream.script(turn, turn, ...)` sets what it plays."""
 
-    def __init__(self, flavour="llama"):
+    def __init__(self, flavour="llama", port=0):
         if flavour not in ("llama", "vllm"):
             raise ValueError(flavour)
         self.flavour = flavour
@@ -332,7 +346,7 @@ class Upstream:
             def handle_error(self, request, client_address):
                 pass  # a client that hangs up is recorded on its request
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
