@@ -37,6 +37,7 @@ def main():
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
     args = parser.parse_args()
 
     # The server's threads own the process: end it at once, there is nothing to save.
@@ -49,6 +50,7 @@ def main():
     p.port = args.port
     p.n_ctx = args.slots * args.slot_context
     p.n_parallel = args.slots
+    p.n_predict = args.predict
     p.cpuparams.n_threads = args.threads
     p.use_jinja = True
     p.chat_template = TEMPLATE.read_text()
