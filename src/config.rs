@@ -1,11 +1,20 @@
 //! Owns the configuration: its keys, their defaults, where they come from (file, environment, flags) and every
 //! check on them. It must not open a socket or read anything that no key names.
 
+mod keys;
+mod layers;
+mod resolve;
+
+pub use layers::{Flags, Problem};
+pub use resolve::{Resolved, load, load_from, redact_url};
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::translate::plan::{DeveloperMessages, ReasoningDisplay};
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,28 +86,6 @@ pub struct LogConfig {
     pub level: String,
     /// `auto` writes text to a terminal and JSON elsewhere.
     pub format: LogFormat,
-}
-
-/// Values of `reasoning`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the values
-pub enum ReasoningDisplay {
-    Summary,
-    Text,
-    Hidden,
-}
-
-/// Values of `developer_messages`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeveloperMessages {
-    /// The leading run is one system message, later ones are sent as user text.
-    Leading,
-    /// Every one is merged into the first message.
-    All,
-    /// Roles go upstream as they came.
-    Keep,
 }
 
 /// Values of `upstream.dialect`.

@@ -1,3 +1,23 @@
 //! Rejoinder gives a Chat Completions server the OpenAI Responses API.
+//!
+//! # Invariants
+//! - No IO and no clock below [`driver`]: [`translate`], [`wire`] and [`dialect`] are functions of their arguments.
+//! - Every started stream ends with exactly one terminal event.
+//! - Nothing that the network sends can panic us.
+//! - The terminal snapshot is the fold of the events sent.
+//! - Unknown input is skipped and counted, or refused by name; never lost in silence.
+//! - The same history always makes the same bytes upstream.
+//! - No prompt text in logs at the default level; a client's key never reaches a log or a metric.
 
+pub mod cli;
 pub mod config;
+pub mod dialect;
+pub mod driver;
+pub mod error;
+pub mod ids;
+pub mod server;
+pub mod sse;
+pub mod telemetry;
+pub mod translate;
+pub mod upstream;
+pub mod wire;

@@ -1,2 +1,12 @@
 //! The process: command line to configuration to server.
-fn main() {}
+
+use std::process::ExitCode;
+
+use rejoinder::{cli, server, telemetry};
+
+fn main() -> ExitCode {
+    cli::main_with(std::env::args_os(), |resolved| {
+        telemetry::init_logging(&resolved.config.log);
+        server::run(resolved)
+    })
+}

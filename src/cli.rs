@@ -1,0 +1,201 @@
+//! Owns the command line: what can be typed, what each command prints, and the exit codes. It must not exit the
+//! process, start the server itself, or print a secret.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand};
+use reqwest::Url;
+
+use crate::config::{self, Flags, Problem, Resolved};
+
+/// Gives a Chat Completions server (llama-server, vLLM, ...) the OpenAI Responses API.
+#[derive(Debug, Parser)]
+#[command(name = "rejoinder", version, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Flags of every command, so that `check-config` and `print-config` judge just what `serve` would run.
+#[derive(Debug, Args)]
+struct Settings {
+    /// Address of the API that clients use [default: 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Base URL of the server behind [default: looks on 127.0.0.1:8080 and :8000]
+    #[arg(long, global = true, value_name = "URL")]
+    upstream: Option<String>,
+    /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:8082]
+    #[arg(long, global = true, value_name = "ADDR")]
+    admin: Option<String>,
+    /// Configuration file [default: ./rejoinder.toml, then /etc/rejoinder/rejoinder.toml, if there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Log filter such as debug or info,rejoinder=trace [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy (what happens without a command, too)
+    Serve,
+    /// Say what is wrong with the configuration, or ok
+    CheckConfig,
+    /// Print the effective configuration and where each value came from
+    PrintConfig,
+    /// Ask a running rejoinder whether it is ready; for containers
+    Healthcheck {
+        /// What to ask in place of http://ADMIN/readyz
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+}
+
+/// Runs the command that `args` (the program's name first) asks for. `serve` gets the checked configuration and
+/// returns when the server has ended.
+pub fn main_with(
+    args: impl IntoIterator<Item = OsString>,
+    serve: impl FnOnce(Resolved) -> Result<(), String>,
+) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(message) => {
+            // help and version come this way, too, and go to stdout
+            let _ = message.print();
+            return if message.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let flags = Flags::from(cli.settings);
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => with_config(&flags, |resolved| match serve(resolved) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        }),
+        Command::CheckConfig => with_config(&flags, |_| say("ok\n")),
+        Command::PrintConfig => with_config(&flags, |resolved| say(&resolved.to_toml())),
+        Command::Healthcheck { url } => match readyz_url(url, &flags).and_then(|url| ask(&url)) {
+            Ok(()) => say("ready\n"),
+            Err(reason) => fail(&reason),
+        },
+    }
+}
+
+impl From<Settings> for Flags {
+    fn from(settings: Settings) -> Flags {
+        let Settings { listen, upstream, admin, config, log_level } = settings;
+        Flags { config, listen, admin, upstream, log_level }
+    }
+}
+
+fn with_config(flags: &Flags, run: impl FnOnce(Resolved) -> ExitCode) -> ExitCode {
+    match config::load(flags) {
+        Ok(resolved) => run(resolved),
+        Err(problems) => {
+            let _ = write!(io::stderr(), "{}", lines(&problems));
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+/// Writes without `println!`, which panics when the reader is gone (`rejoinder print-config | head -1`).
+fn say(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(reason: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "rejoinder: {reason}");
+    ExitCode::from(EXIT_RUNTIME)
+}
+
+fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
+    if let Some(url) = named {
+        return Ok(url);
+    }
+    let resolved = config::load(flags).map_err(|problems| format!("not asked:\n{}", lines(&problems)))?;
+    let admin = resolved.config.admin;
+    if admin.port() == 0 {
+        return Err("not asked: admin has port 0, name the real one with --url".to_owned());
+    }
+    let ip = match admin.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Ok(format!("http://{}/readyz", SocketAddr::new(ip, admin.port())))
+}
+
+/// A plain GET that any 2xx satisfies, at most `HEALTHCHECK_TIMEOUT` long.
+fn ask(url: &str) -> Result<(), String> {
+    let deadline = Instant::now() + HEALTHCHECK_TIMEOUT;
+    let shown = config::redact_url(url);
+    let unreachable = |error: io::Error| format!("no answer from {shown}: {error}");
+    let parsed = Url::parse(url).map_err(|error| format!("not asked: {shown} is not a URL: {error}"))?;
+    let (Some(host), Some(port), "http") =
+        (parsed.host_str(), parsed.port_or_known_default(), parsed.scheme())
+    else {
+        return Err(format!("not asked: {shown} is not an http:// URL"));
+    };
+    let mut stream = connect(host, port, deadline).map_err(unreachable)?;
+    let path = parsed.path();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
+    stream.set_write_timeout(Some(left(deadline).map_err(unreachable)?)).map_err(unreachable)?;
+    stream.write_all(request.as_bytes()).map_err(unreachable)?;
+    let line = status_line(&mut stream, deadline).map_err(unreachable)?;
+    match line.split_once(' ') {
+        Some((version, status)) if version.starts_with("HTTP/1.") && status.starts_with('2') => Ok(()),
+        Some((version, status)) if version.starts_with("HTTP/") => Err(format!("{shown} answers {status}")),
+        _ => Err(format!("{shown} does not speak HTTP")),
+    }
+}
+
+fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, left(deadline)?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn status_line(stream: &mut TcpStream, deadline: Instant) -> io::Result<String> {
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < 256 {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.read_exact(&mut byte)?;
+        if byte == *b"\n" {
+            break;
+        }
+        line.extend(byte);
+    }
+    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
+}
+
+/// The time until the deadline; an error when it has passed, since a zero timeout would wait for ever.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+const EXIT_RUNTIME: u8 = 1;
+const EXIT_USAGE: u8 = 64;
+const EXIT_CONFIG: u8 = 78;
+const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
+const AFTER_HELP: &str = "\
+Every key can be set in the file, as a variable (REJOINDER_UPSTREAM__URL) and, for some, as a flag; a flag wins.
+Exit codes: 0 done, 1 failed, 64 usage, 78 configuration.";

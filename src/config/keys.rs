@@ -1,0 +1,238 @@
+//! Owns the table of keys and what a single value of each may be. It must not know where a value came from, nor
+//! compare two keys.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use figment::value::Value;
+use humantime_serde::re::humantime;
+use reqwest::Url;
+use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{DeveloperMessages, DialectChoice, LogFormat, ReasoningDisplay, Switch};
+
+/// One key of the configuration.
+pub(super) struct Key {
+    /// Dotted name, as in `upstream.url`.
+    pub name: &'static str,
+    kind: Kind,
+}
+
+enum Kind {
+    Address,
+    Bool,
+    Bytes,
+    Choice(fn(&str) -> Result<(), Choices>),
+    Duration,
+    Filter,
+    Path,
+    Text,
+    Url,
+}
+
+/// The names an enum accepts.
+type Choices = &'static [&'static str];
+
+/// Every key, in the order of `config/rejoinder.toml`.
+pub(super) static KEYS: &[Key] = &[
+    Key { name: "listen", kind: Kind::Address },
+    Key { name: "admin", kind: Kind::Address },
+    Key { name: "default_model", kind: Kind::Text },
+    Key { name: "reasoning", kind: Kind::Choice(choice::<ReasoningDisplay>) },
+    Key { name: "developer_messages", kind: Kind::Choice(choice::<DeveloperMessages>) },
+    Key { name: "max_body_bytes", kind: Kind::Bytes },
+    Key { name: "commit_after", kind: Kind::Duration },
+    Key { name: "heartbeat", kind: Kind::Duration },
+    Key { name: "in_progress_after", kind: Kind::Duration },
+    Key { name: "drain_timeout", kind: Kind::Duration },
+    Key { name: "upstream.url", kind: Kind::Url },
+    Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
+    Key { name: "upstream.api_key_file", kind: Kind::Path },
+    Key { name: "upstream.forward_authorization", kind: Kind::Bool },
+    Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
+    Key { name: "upstream.connect_timeout", kind: Kind::Duration },
+    Key { name: "upstream.response_timeout", kind: Kind::Duration },
+    Key { name: "upstream.idle_timeout", kind: Kind::Duration },
+    Key { name: "upstream.probe_interval", kind: Kind::Duration },
+    Key { name: "log.level", kind: Kind::Filter },
+    Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
+];
+
+impl Key {
+    /// The key of that dotted name.
+    pub(super) fn named(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The variable that sets this key.
+    pub(super) fn variable(&self) -> String {
+        format!("REJOINDER_{}", self.name.replace('.', "__").to_uppercase())
+    }
+
+    /// The value as [`Config`](super::Config) deserializes it. A string stands for any type (variables and flags
+    /// have no others), and a key that holds a string takes nothing else.
+    pub(super) fn read(&self, value: &Value) -> Result<Value, String> {
+        let text = value.as_str();
+        match &self.kind {
+            Kind::Address => text
+                .and_then(|text| text.parse::<SocketAddr>().ok())
+                .map(|address| address.to_string().into())
+                .ok_or_else(|| expected("an IP address with a port such as \"127.0.0.1:8081\"", value)),
+            Kind::Bool => value
+                .to_bool()
+                .or_else(|| text?.parse().ok())
+                .map(Value::from)
+                .ok_or_else(|| expected("true or false", value)),
+            Kind::Bytes => read_bytes(value),
+            Kind::Choice(choice) => match text.map(choice) {
+                Some(Ok(())) => Ok(value.clone()),
+                Some(Err(choices)) => Err(expected(&one_of(choices), value)),
+                None => Err(expected(&one_of(choice("").err().unwrap_or_default()), value)),
+            },
+            Kind::Duration => read_duration(value),
+            Kind::Filter => match text {
+                Some(text) if is_filter(text) => Ok(value.clone()),
+                _ => Err(expected(
+                    "a level such as \"info\" or a filter such as \"info,rejoinder=debug\"",
+                    value,
+                )),
+            },
+            Kind::Path | Kind::Text => match text {
+                Some(text) if text.trim().is_empty() => Err("must not be empty".to_owned()),
+                Some(_) => Ok(value.clone()),
+                None => Err(expected("text in quotes", value)),
+            },
+            Kind::Url => match text {
+                Some(text) => normal_url(text).map(Value::from),
+                None => Err(expected(A_URL, value)),
+            },
+        }
+    }
+}
+
+/// Whether keys live below that name, as in `[upstream]`.
+pub(super) fn is_section(name: &str) -> bool {
+    KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+}
+
+fn read_bytes(value: &Value) -> Result<Value, String> {
+    let number = match value {
+        Value::Num(_, number) => {
+            number.to_u128().or_else(|| number.to_i128().and_then(|n| n.try_into().ok()))
+        }
+        other => other.as_str().and_then(|text| text.trim().parse().ok()),
+    };
+    match number.and_then(|number| usize::try_from(number).ok()) {
+        Some(bytes) if bytes < MIN_BODY_BYTES => Err(format!("must be at least {MIN_BODY_BYTES} bytes")),
+        Some(bytes) => Ok(bytes.into()),
+        None => Err(expected("a number of bytes such as 134217728", value)),
+    }
+}
+
+fn read_duration(value: &Value) -> Result<Value, String> {
+    match value.as_str().and_then(|text| humantime::parse_duration(text).ok()) {
+        Some(Duration::ZERO) => Err("must be longer than zero".to_owned()),
+        // a deadline is now + duration, which must not overflow
+        Some(duration) if duration > MAX_DURATION => Err("must be at most 365days".to_owned()),
+        Some(_) => Ok(value.clone()),
+        None => Err(expected("a duration such as \"30s\"", value)),
+    }
+}
+
+/// The URL without its trailing `/v1` and slashes. No message repeats the text: it may hold a password.
+fn normal_url(text: &str) -> Result<String, String> {
+    let url = Url::parse(text.trim()).map_err(|error| format!("expected {A_URL} ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("expected {A_URL}, it starts with neither http:// nor https://"));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must not have a query (?) or a fragment (#)".to_owned());
+    }
+    let trimmed = url.as_str().trim_end_matches('/');
+    // not from the whole text, whose host may be called v1
+    let versioned = url.path().trim_end_matches('/').ends_with("/v1");
+    let base = trimmed.strip_suffix("/v1").filter(|_| versioned).unwrap_or(trimmed);
+    Ok(base.trim_end_matches('/').to_owned())
+}
+
+/// `EnvFilter` takes any bare word for a module, so that `level = "verbose"` would silence everything.
+fn is_filter(text: &str) -> bool {
+    let bare_word = |part: &str| !part.contains(['=', '[', ']', '}', ':']);
+    let known = |part: &str| part.parse::<LevelFilter>().is_ok();
+    let no_stray_word =
+        text.contains('[') || text.split(',').map(str::trim).all(|p| !bare_word(p) || known(p));
+    !text.trim().is_empty() && no_stray_word && EnvFilter::try_new(text).is_ok()
+}
+
+fn choice<T: DeserializeOwned>(text: &str) -> Result<(), Choices> {
+    match T::deserialize(StrDeserializer::<figment::Error>::new(text)) {
+        Ok(_) => Ok(()),
+        Err(error) => match error.kind {
+            figment::error::Kind::UnknownVariant(_, choices) => Err(choices),
+            _ => Err(&[]),
+        },
+    }
+}
+
+fn one_of(choices: Choices) -> String {
+    let quoted: Vec<String> = choices.iter().map(|choice| format!("{choice:?}")).collect();
+    format!("one of {}", quoted.join(", "))
+}
+
+fn expected(what: &str, found: &Value) -> String {
+    let found = match found {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Char(_, char) => format!("{:?}", char.to_string()),
+        Value::Bool(_, bool) => bool.to_string(),
+        Value::Num(_, number) => match (number.to_i128(), number.to_u128(), number.to_f64()) {
+            (Some(integer), ..) => integer.to_string(),
+            (_, Some(integer), _) => integer.to_string(),
+            (.., Some(float)) => float.to_string(),
+            _ => "a number".to_owned(),
+        },
+        Value::Empty(..) => "nothing".to_owned(),
+        Value::Dict(..) => "a table".to_owned(),
+        Value::Array(..) => "a list".to_owned(),
+    };
+    format!("expected {what}, found {found}")
+}
+
+const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
+const MIN_BODY_BYTES: usize = 1024;
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_table_has_the_keys_of_the_struct() {
+        let mut names = BTreeSet::new();
+        let document = serde_json::to_value(Config::default()).unwrap();
+        for (name, value) in document.as_object().unwrap() {
+            match value.as_object() {
+                Some(section) => names.extend(section.keys().map(|key| format!("{name}.{key}"))),
+                None => drop(names.insert(name.clone())),
+            }
+        }
+        assert_eq!(names, KEYS.iter().map(|key| key.name.to_owned()).collect());
+    }
+
+    #[test]
+    fn filters() {
+        for good in
+            ["info", "WARN", "off", "info,rejoinder=trace", "rejoinder::sse=debug", "[span{a=1}]=debug"]
+        {
+            assert!(is_filter(good), "{good}");
+        }
+        for bad in ["", " ", "verbose", "info,debgu", "rejoinder=loud"] {
+            assert!(!is_filter(bad), "{bad}");
+        }
+    }
+}

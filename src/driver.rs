@@ -1,0 +1,269 @@
+//! Owns a running stream: it moves chunks from the upstream into the [`Transcoder`] and events out, bridges silence,
+//! and ends exactly once. It must not know what an event means.
+//!
+//! It is the response body itself: hyper polls it, and dropping it (the client left) drops the upstream request.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use http_body::{Body, Frame};
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::error::{Error, Kind};
+use crate::sse::{self, SseError, SseReader};
+use crate::translate::transcoder::{End, Transcoder};
+use crate::upstream;
+
+/// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
+const FRAME: usize = 64 << 10;
+/// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
+const REST: Duration = Duration::from_secs(1);
+
+/// How silence is bridged.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Silence after which a comment is sent.
+    pub heartbeat: Duration,
+    /// Silence after which `response.in_progress` is sent again.
+    pub in_progress_after: Duration,
+    /// Longest silence within the upstream's body.
+    pub idle_timeout: Duration,
+}
+
+/// Told once how the stream ended; true: the client left first.
+pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
+
+type ByteStream = BoxStream<'static, Result<Bytes, String>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// What an upstream answered to a chat request.
+pub enum Answer {
+    /// A stream of chunks.
+    Events(Box<SseReader<ByteStream>>),
+    /// One whole completion, although a stream was asked for.
+    Whole(Bytes),
+}
+
+impl Answer {
+    /// Takes a successful response.
+    ///
+    /// # Errors
+    /// When its content type is neither events nor JSON, or a JSON body does not come.
+    pub async fn of(response: reqwest::Response, limit: Duration) -> Result<Answer, Error> {
+        if !upstream::is_event_stream(&response)? {
+            return Ok(Answer::Whole(upstream::whole(response, limit).await?));
+        }
+        let bytes =
+            response.bytes_stream().map(|piece| piece.map_err(|error| error.without_url().to_string()));
+        Ok(Answer::Events(Box::new(sse::events(bytes.boxed()))))
+    }
+}
+
+enum Source {
+    Waiting(Waiting),
+    Events(Box<SseReader<ByteStream>>),
+    Over,
+}
+
+/// The body of a streamed response.
+pub struct EventBody {
+    transcoder: Transcoder,
+    source: Source,
+    pace: Pace,
+    out: Vec<u8>,
+    /// When bytes last came from the upstream; when any, and when an event last went to the client.
+    heard: Instant,
+    heard_bytes: u64,
+    spoke: Instant,
+    told: Instant,
+    timer: Pin<Box<Sleep>>,
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    on_end: Option<OnEnd>,
+}
+
+impl EventBody {
+    /// Begins the stream at once: `answer` may still be on its way.
+    pub fn new(
+        mut transcoder: Transcoder,
+        answer: impl Future<Output = Result<Answer, Error>> + Send + 'static,
+        pace: Pace,
+        shutdown: WaitForCancellationFutureOwned,
+        on_end: OnEnd,
+    ) -> EventBody {
+        let now = Instant::now();
+        let mut out = Vec::with_capacity(4096);
+        transcoder.start(&mut out);
+        EventBody {
+            transcoder,
+            source: Source::Waiting(Box::pin(answer)),
+            pace,
+            out,
+            heard: now,
+            heard_bytes: 0,
+            spoke: now,
+            told: now,
+            timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
+            shutdown: Box::pin(shutdown),
+            on_end: Some(on_end),
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        self.transcoder.end(end, unix_now(), &mut self.out);
+    }
+
+    /// Takes what the upstream has for us now.
+    fn pull(&mut self, cx: &mut Context<'_>) {
+        while !self.transcoder.ended() && self.out.len() < FRAME {
+            match &mut self.source {
+                Source::Over => return,
+                Source::Waiting(answer) => match answer.as_mut().poll(cx) {
+                    Poll::Pending => return,
+                    Poll::Ready(answer) => {
+                        self.source = Source::Over;
+                        self.heard = Instant::now();
+                        match answer {
+                            Err(error) => self.finish(End::Failed(error)),
+                            Ok(Answer::Events(events)) => self.source = Source::Events(events),
+                            Ok(Answer::Whole(body)) => {
+                                // JSON has no other encoding; what is not UTF-8 fails as no JSON
+                                let text = String::from_utf8_lossy(&body);
+                                self.transcoder.chunk(&text, unix_now(), &mut self.out);
+                                self.finish(End::Eof);
+                            }
+                        }
+                    }
+                },
+                Source::Events(events) => {
+                    let next = events.poll_next_unpin(cx);
+                    if events.bytes_read() != self.heard_bytes {
+                        self.heard_bytes = events.bytes_read();
+                        self.heard = Instant::now();
+                    }
+                    match next {
+                        Poll::Pending => return,
+                        Poll::Ready(Some(Ok(data))) => {
+                            self.transcoder.chunk(&data, unix_now(), &mut self.out);
+                        }
+                        Poll::Ready(Some(Err(error))) => {
+                            self.source = Source::Over;
+                            self.finish(End::Failed(broken(error)));
+                        }
+                        Poll::Ready(None) => {
+                            self.source = Source::Over;
+                            self.finish(End::Eof);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the clock; whatever is due goes into `out`.
+    fn tick(&mut self, cx: &mut Context<'_>) {
+        while self.out.is_empty() && self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            let streaming = matches!(self.source, Source::Events(_));
+            if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
+                let silence = self.pace.idle_timeout.as_secs_f64();
+                let message = format!("The upstream server sent nothing for {silence} s.");
+                self.finish(End::Failed(Error::new(Kind::Timeout, message)));
+                return;
+            }
+            if now.duration_since(self.told) >= self.pace.in_progress_after {
+                self.transcoder.heartbeat(&mut self.out);
+            } else if now.duration_since(self.spoke) >= self.pace.heartbeat {
+                self.out.extend_from_slice(b": keep-alive\n\n");
+                self.spoke = now;
+            }
+            let mut due = (self.spoke + self.pace.heartbeat).min(self.told + self.pace.in_progress_after);
+            if streaming {
+                due = due.min(self.heard + self.pace.idle_timeout);
+            }
+            // what is due already was done just now, and its clock is set when the frame leaves
+            let due = if due <= now { now + self.pace.heartbeat } else { due };
+            self.timer.as_mut().reset(due);
+        }
+    }
+
+    /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
+    fn let_go(&mut self) {
+        if let Source::Events(mut events) = std::mem::replace(&mut self.source, Source::Over)
+            && self.transcoder.failure().is_none()
+        {
+            tokio::spawn(tokio::time::timeout(REST, async move {
+                while let Some(Ok(_)) = events.next().await {}
+            }));
+        }
+    }
+
+    fn report(&mut self, client_left: bool) {
+        if let Some(on_end) = self.on_end.take() {
+            on_end(&self.transcoder, client_left);
+        }
+    }
+}
+
+impl Body for EventBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        this.pull(cx);
+        if !this.transcoder.ended() && this.shutdown.as_mut().poll(cx).is_ready() {
+            let message = "The server is shutting down.";
+            this.finish(End::Failed(Error::new(Kind::ShuttingDown, message)));
+        }
+        let events = !this.out.is_empty();
+        this.tick(cx);
+        if this.transcoder.ended() {
+            this.let_go();
+        }
+        if this.out.is_empty() {
+            if this.transcoder.ended() {
+                this.report(false);
+                return Poll::Ready(None);
+            }
+            return Poll::Pending;
+        }
+        let now = Instant::now();
+        this.spoke = now;
+        if events || this.out.first() != Some(&b':') {
+            this.told = now;
+        }
+        let frame = std::mem::replace(&mut this.out, Vec::with_capacity(512));
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(frame)))))
+    }
+}
+
+impl Drop for EventBody {
+    fn drop(&mut self) {
+        // hyper may not ask again after the terminal event; that is no hang-up
+        let left = !self.transcoder.ended();
+        self.report(left);
+    }
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn broken(error: SseError) -> Error {
+    let message = match &error {
+        SseError::Transport(_) => "The upstream server closed the connection before its answer was complete.",
+        SseError::InvalidUtf8 => "The upstream server sent bytes that are not UTF-8.",
+        _ => "The upstream server sent an event that is too long.",
+    };
+    Error::new(Kind::BadGateway, message).detail(error)
+}

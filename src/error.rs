@@ -1,0 +1,274 @@
+//! Owns every way in which a request can fail, and the one table from kind to status, `type` and `code`.
+//! What a client reads (`message`) and what only the log reads (`detail`) are kept apart. It must not send anything.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::wire::json;
+
+/// Whose fault it is: decides the log level, and the label in metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The request cannot be served as it is.
+    Client,
+    /// The server behind us failed or refused.
+    Upstream,
+    /// We failed.
+    Internal,
+}
+
+/// What went wrong. The table is [`Kind::row`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The body is not JSON.
+    InvalidJson,
+    /// A known field has the wrong JSON type.
+    InvalidType,
+    /// A known field has a value outside its range.
+    InvalidValue,
+    /// A required field is absent.
+    MissingParameter,
+    /// A field asks for something that this version does not do.
+    UnsupportedParameter,
+    /// `previous_response_id` names nothing that this caller stored.
+    PreviousResponseNotFound,
+    /// `item_reference` or `conversation` names nothing that this caller stored.
+    ItemNotFound,
+    /// No such path or stored object.
+    NotFound,
+    /// The path exists, but not for this method.
+    MethodNotAllowed,
+    /// The body is over `max_body_bytes`.
+    BodyTooLarge,
+    /// A `Content-Encoding` that we cannot undo.
+    UnsupportedEncoding,
+    /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (CLIENTS.md 3.2).
+    UpgradeRequired,
+    /// The client left before its body was complete.
+    ClientGone,
+    /// The upstream's own 4xx other than the ones below.
+    Rejected(StatusCode),
+    /// The prompt does not fit the model's context.
+    ContextLength,
+    /// The upstream knows no such model.
+    ModelNotFound,
+    /// 429 from the upstream.
+    RateLimited,
+    /// 503 from the upstream, or no upstream to be reached.
+    Unavailable,
+    /// The upstream answered with something that is no Chat Completions answer.
+    BadGateway,
+    /// The upstream did not answer, or fell silent, for longer than allowed.
+    Timeout,
+    /// The upstream failed with an error of its own while it generated.
+    UpstreamFailed,
+    /// The drain ended before the stream did.
+    ShuttingDown,
+    /// A defect of ours.
+    Internal,
+}
+
+/// A failed request: what the client is told, and what is only logged.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// Row of the table.
+    pub kind: Kind,
+    /// Text for the client; names the field where there is one.
+    pub message: String,
+    /// The field, as a path: `tools[2].name`.
+    pub param: Option<String>,
+    /// Overrides the table's code with the upstream's own, when that is a string.
+    pub code: Option<String>,
+    /// Seconds for `Retry-After`; 429 and 503 always carry one.
+    pub retry_after: Option<Duration>,
+    /// For the log only.
+    pub detail: Option<String>,
+}
+
+/// `type` and `code` of OpenAI's envelope, and the code that a `response.failed` carries.
+struct Row {
+    origin: Origin,
+    status: StatusCode,
+    r#type: &'static str,
+    code: Option<&'static str>,
+    failed_code: &'static str,
+}
+
+impl Kind {
+    /// The table. Statuses and codes: WIRE.md 8 and 10; what Codex does on each: CLIENTS.md 2.4. A deterministic
+    /// refusal becomes `invalid_prompt` in `response.failed`, since Codex retries every code that it does not know.
+    fn row(self) -> Row {
+        use Origin::{Client, Internal, Upstream};
+        const BAD: &str = "invalid_request_error";
+        const SERVER: &str = "server_error";
+        let (origin, status, r#type, code, failed_code) = match self {
+            Kind::InvalidJson => (Client, 400, BAD, Some("invalid_json"), "invalid_prompt"),
+            Kind::InvalidType => (Client, 400, BAD, Some("invalid_type"), "invalid_prompt"),
+            Kind::InvalidValue => (Client, 400, BAD, Some("invalid_value"), "invalid_prompt"),
+            Kind::MissingParameter => {
+                (Client, 400, BAD, Some("missing_required_parameter"), "invalid_prompt")
+            }
+            Kind::UnsupportedParameter => (Client, 400, BAD, Some("unsupported_parameter"), "invalid_prompt"),
+            Kind::PreviousResponseNotFound => {
+                (Client, 400, BAD, Some("previous_response_not_found"), "previous_response_not_found")
+            }
+            Kind::ItemNotFound => (Client, 400, BAD, None, "invalid_prompt"),
+            Kind::NotFound => (Client, 404, BAD, None, "invalid_prompt"),
+            Kind::MethodNotAllowed => (Client, 405, BAD, None, "invalid_prompt"),
+            Kind::BodyTooLarge => (Client, 413, BAD, Some("request_too_large"), "invalid_prompt"),
+            Kind::UnsupportedEncoding => {
+                (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt")
+            }
+            Kind::UpgradeRequired => (Client, 426, BAD, Some("upgrade_required"), "invalid_prompt"),
+            Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
+            Kind::Rejected(status) => {
+                let kind = if status == StatusCode::FORBIDDEN { "permission_error" } else { BAD };
+                let code = (status == StatusCode::UNAUTHORIZED).then_some("invalid_api_key");
+                (Upstream, status.as_u16(), kind, code, "invalid_prompt")
+            }
+            Kind::ContextLength => {
+                (Upstream, 400, BAD, Some("context_length_exceeded"), "context_length_exceeded")
+            }
+            Kind::ModelNotFound => (Upstream, 404, BAD, Some("model_not_found"), "invalid_prompt"),
+            Kind::RateLimited => {
+                (Upstream, 429, "rate_limit_error", Some("rate_limit_exceeded"), "rate_limit_exceeded")
+            }
+            Kind::Unavailable => (Upstream, 503, "service_unavailable_error", None, SERVER),
+            Kind::BadGateway => (Upstream, 502, SERVER, None, SERVER),
+            Kind::Timeout => (Upstream, 504, SERVER, None, SERVER),
+            Kind::UpstreamFailed => (Upstream, 500, SERVER, None, SERVER),
+            Kind::ShuttingDown => (Internal, 503, "service_unavailable_error", None, SERVER),
+            Kind::Internal => (Internal, 500, SERVER, None, SERVER),
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Row { origin, status, r#type, code, failed_code }
+    }
+}
+
+impl Error {
+    /// An error of `kind` with the text that the client reads.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Error { kind, message: message.into(), param: None, code: None, retry_after: None, detail: None }
+    }
+
+    /// Names the field at fault.
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Adds text for the log alone.
+    pub fn detail(mut self, detail: impl fmt::Display) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
+
+    /// Whose fault it is.
+    pub fn origin(&self) -> Origin {
+        self.kind.row().origin
+    }
+
+    /// The HTTP status, where the status line has not left yet.
+    pub fn status(&self) -> StatusCode {
+        self.kind.row().status
+    }
+
+    /// `type` of the envelope.
+    pub fn r#type(&self) -> &'static str {
+        self.kind.row().r#type
+    }
+
+    /// `code` of the envelope: a string or null, never a number (async-openai fails on llama-server's 400).
+    pub fn code(&self) -> Option<Cow<'_, str>> {
+        match &self.code {
+            Some(code) => Some(Cow::Borrowed(code)),
+            None => self.kind.row().code.map(Cow::Borrowed),
+        }
+    }
+
+    /// `code` inside `response.failed`, where null is not allowed.
+    pub fn failed_code(&self) -> &str {
+        self.code.as_deref().unwrap_or(self.kind.row().failed_code)
+    }
+
+    /// `Retry-After` in whole seconds: always there on 429 and 503, since Codex gives up at once on a 429 without it.
+    pub fn retry_after(&self) -> Option<u64> {
+        let wanted = self.retry_after.map(|d| d.as_secs().max(1));
+        wanted.or(match self.kind {
+            Kind::RateLimited => Some(5),
+            Kind::Unavailable | Kind::ShuttingDown => Some(2),
+            _ => None,
+        })
+    }
+
+    /// Whether the same request would fail again in the same way, for `x-should-retry: false`.
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self.kind,
+            Kind::RateLimited
+                | Kind::Unavailable
+                | Kind::BadGateway
+                | Kind::Timeout
+                | Kind::UpstreamFailed
+                | Kind::ShuttingDown
+                | Kind::ClientGone
+        )
+    }
+
+    /// `{"message":..,"type":..,"param":..,"code":..}`: the inner object of the envelope, all four keys.
+    pub fn write_object(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"message\":");
+        json::push_string(out, &self.message);
+        out.extend_from_slice(b",\"type\":");
+        json::push_string(out, self.r#type());
+        out.extend_from_slice(b",\"param\":");
+        json::push_option(out, self.param.as_deref());
+        out.extend_from_slice(b",\"code\":");
+        json::push_option(out, self.code().as_deref());
+        out.push(b'}');
+    }
+
+    /// The HTTP body: `{"error":{...}}`.
+    pub fn envelope(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(160 + self.message.len());
+        out.extend_from_slice(b"{\"error\":");
+        self.write_object(&mut out);
+        out.push(b'}');
+        out
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, " ({detail})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_envelope_has_all_four_keys() {
+        let text = String::from_utf8(Error::new(Kind::NotFound, "a \"b\"\n").envelope()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"error":{"message":"a \"b\"\n","type":"invalid_request_error","param":null,"code":null}}"#
+        );
+    }
+
+    #[test]
+    fn busy_answers_always_say_when_to_come_back() {
+        assert!(Error::new(Kind::RateLimited, "").retry_after().is_some());
+        assert!(Error::new(Kind::Unavailable, "").retry_after().is_some());
+    }
+}

@@ -1,0 +1,159 @@
+//! Owns `POST /v1/responses` from body to answer: plan, send, and which of the three forms the answer takes (an HTTP
+//! error, one JSON object, a stream). It must not translate anything itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::reply::{self, ResponseBody};
+use super::{App, body};
+use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
+use crate::error::Error;
+use crate::ids::Ids;
+use crate::telemetry::Ended;
+use crate::translate::plan::{Notes, Plan, PlanOptions, plan};
+use crate::translate::transcoder::{End, Transcoder};
+use crate::upstream;
+
+pub async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    begun: Instant,
+    request_id: &HeaderValue,
+) -> Result<Response<ResponseBody>, Error> {
+    let (parts, incoming) = request.into_parts();
+    let bytes = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+    let target = app.upstream.wait_target().await?;
+    let options = PlanOptions {
+        dialect: target.dialect,
+        default_model: app.config.default_model.as_deref(),
+        developer_messages: app.config.developer_messages,
+        alternate_roles: target.alternate_roles,
+        reasoning: app.config.reasoning,
+        refusal_as_text: is_codex(&parts.headers),
+    };
+    let Plan { body, stream, model, reply, notes } = plan(&bytes, &options)?;
+    drop(bytes);
+    count(&app, &notes);
+    let mut headers = parts.headers;
+    headers.insert("x-request-id", request_id.clone());
+    let sent = app.upstream.chat(&target, body, &headers, stream);
+    let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
+    let transcoder = Transcoder::new(reply, ids, unix_now());
+    tracing::debug!(response = transcoder.id(), model, stream, "planned");
+    let limit = app.upstream.response_timeout();
+    if stream {
+        let sent = async move { Answer::of(sent.await?, limit).await };
+        streamed(app, transcoder, Box::pin(sent), begun).await
+    } else {
+        whole(&app, transcoder, sent, limit, begun).await
+    }
+}
+
+/// Codex drops a message whole when one part of it is a refusal.
+fn is_codex(headers: &HeaderMap) -> bool {
+    let value = headers.get("originator").or(headers.get(header::USER_AGENT));
+    value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
+}
+
+fn count(app: &App, notes: &Notes) {
+    for (kind, what) in &notes.0 {
+        app.metrics.note(kind);
+        tracing::debug!(kind, what, "left out or changed");
+    }
+}
+
+type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// Waits `commit_after` for the upstream's status; then the stream begins without it.
+async fn streamed(
+    app: Arc<App>,
+    transcoder: Transcoder,
+    mut sent: Sent,
+    begun: Instant,
+) -> Result<Response<ResponseBody>, Error> {
+    let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
+    let seen = app.clone();
+    let answer: Sent = match early {
+        Ok(answer) => {
+            let answer = answer?;
+            app.metrics.first_answer(begun.elapsed().as_secs_f64());
+            Box::pin(std::future::ready(Ok(answer)))
+        }
+        Err(_) => Box::pin(async move {
+            let answer = sent.await;
+            seen.metrics.first_answer(begun.elapsed().as_secs_f64());
+            answer
+        }),
+    };
+    let pace = Pace {
+        heartbeat: app.config.heartbeat,
+        in_progress_after: app.config.in_progress_after,
+        idle_timeout: app.upstream.idle_timeout(),
+    };
+    app.metrics.open_streams.inc();
+    let shutdown = app.cut.clone().cancelled_owned();
+    let span = tracing::Span::current();
+    let on_end: OnEnd = Box::new(move |transcoder, client_left| {
+        let _entered = span.enter();
+        app.metrics.open_streams.dec();
+        ended(&app, transcoder, client_left, "true", begun.elapsed());
+    });
+    let body = EventBody::new(transcoder, answer, pace, shutdown, on_end);
+    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would hold events back
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// One completion is one chunk.
+async fn whole(
+    app: &App,
+    mut transcoder: Transcoder,
+    sent: impl Future<Output = Result<reqwest::Response, Error>>,
+    limit: Duration,
+    begun: Instant,
+) -> Result<Response<ResponseBody>, Error> {
+    let answer = upstream::whole(sent.await?, limit).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let mut unused = Vec::new();
+    transcoder.chunk(&text, unix_now(), &mut unused);
+    transcoder.end(End::Eof, unix_now(), &mut unused);
+    ended(app, &transcoder, false, "false", begun.elapsed());
+    match transcoder.failure() {
+        Some(error) => Err(error.clone()),
+        None => Ok(reply::json(StatusCode::OK, transcoder.into_body())),
+    }
+}
+
+/// The one line about how a response ended.
+fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static str, took: Duration) {
+    let outcome = if client_left { "cancelled" } else { transcoder.outcome() };
+    app.metrics.responses.get_or_create(&Ended { outcome, stream }).inc();
+    app.metrics.duration(took.as_secs_f64());
+    let usage = transcoder.usage();
+    if let Some(usage) = usage {
+        app.metrics.usage(usage);
+    }
+    for _ in 0..transcoder.dropped() {
+        app.metrics.note("dropped_output");
+    }
+    let (response, ms) = (transcoder.id(), took.as_millis() as u64);
+    let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));
+    match transcoder.failure() {
+        Some(error) => {
+            let (code, detail) = (error.failed_code(), error.detail.as_deref().unwrap_or(""));
+            app.metrics.error(code);
+            tracing::warn!(response, outcome, ms, code, "response ended");
+            tracing::debug!(response, message = error.message, detail, "why it failed");
+        }
+        None => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
+    }
+}

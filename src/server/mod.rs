@@ -1,0 +1,196 @@
+//! Owns the sockets: listening, accepting, and the drain at the end. It must not look into a request.
+
+mod admin;
+mod body;
+mod create;
+mod passthrough;
+mod reply;
+mod routes;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Resolved};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+use reply::ResponseBody;
+
+/// Connections that the kernel holds for us between two accepts.
+const BACKLOG: u32 = 4096;
+/// How long a client may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is left for streams to say that they were cut off, once the drain's time is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// What every request handler needs.
+pub(crate) struct App {
+    config: Config,
+    upstream: Upstream,
+    metrics: Metrics,
+    /// Cancelled when open streams must end.
+    cut: CancellationToken,
+    /// Cancelled when no new work is wanted.
+    draining: CancellationToken,
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(resolved: Resolved) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let result = runtime.block_on(serve(resolved));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(resolved: Resolved) -> Result<(), String> {
+    let mut signals = Signals::new()?;
+    let listener = listen(resolved.config.listen)?;
+    let admin = listen(resolved.config.admin)?;
+    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
+    let own = address(&listener)?;
+    let upstream = Upstream::new(&resolved)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %own,
+        admin = %address(&admin)?,
+        "rejoinder is listening"
+    );
+    tokio::spawn(upstream.clone().watch(own.port()));
+    let app = Arc::new(App {
+        config: resolved.config,
+        upstream,
+        metrics: Metrics::new(),
+        cut: CancellationToken::new(),
+        draining: CancellationToken::new(),
+    });
+
+    // the admin port answers until the very end: a probe must see the drain
+    tokio::spawn(accept(admin, app.clone(), CancellationToken::new(), |app, request| async move {
+        admin::answer(&app, &request)
+    }));
+    let api = accept(listener, app.clone(), app.draining.clone(), |app, request| async move {
+        routes::answer(app, request).await
+    });
+    let api = tokio::spawn(api);
+    signals.next().await;
+    drain(&app, api, &mut signals).await;
+    Ok(())
+}
+
+/// Lets what runs end in its own time, then in ours.
+async fn drain(app: &App, api: tokio::task::JoinHandle<GracefulShutdown>, signals: &mut Signals) {
+    tracing::info!(open_streams = app.metrics.open_streams.get(), "draining; a second signal ends at once");
+    app.draining.cancel();
+    let Ok(connections) = api.await else { return };
+    let idle = connections.shutdown();
+    tokio::pin!(idle);
+    tokio::select! {
+        () = &mut idle => return,
+        () = signals.next() => return,
+        () = tokio::time::sleep(app.config.drain_timeout) => {}
+    }
+    tracing::warn!(
+        open_streams = app.metrics.open_streams.get(),
+        "drain_timeout is over, ending open streams"
+    );
+    app.cut.cancel();
+    tokio::select! {
+        () = &mut idle => {}
+        () = signals.next() => {}
+        () = tokio::time::sleep(LAST_WORDS) => {}
+    }
+}
+
+/// Accepts until `stop`; returns the connections that are still open.
+async fn accept<H, F>(
+    listener: TcpListener,
+    app: Arc<App>,
+    stop: CancellationToken,
+    handle: H,
+) -> GracefulShutdown
+where
+    H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
+{
+    let connections = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return connections,
+        };
+        let stream: TcpStream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // out of file descriptors, mostly: busy looping would not free one
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let app = app.clone();
+        let service = service_fn(move |request| {
+            let answer = handle(app.clone(), request);
+            async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = connections.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+        });
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().map_err(|error: std::io::Error| format!("cannot listen on {address}: {error}"))
+}
+
+/// SIGTERM and SIGINT as one.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, String> {
+        let take = |kind| signal(kind).map_err(|error| format!("cannot handle signals: {error}"));
+        Ok(Signals { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Owns every path that is not ours: it goes upstream and back unchanged, both ways streamed, so that rejoinder can
+//! stand at the server's own address. It must not look into a body.
+
+use futures::TryStreamExt;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+
+use super::App;
+use super::reply::ResponseBody;
+use crate::error::Error;
+
+/// Headers that concern one connection alone (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let target = app.upstream.wait_target().await?;
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    // Codex's backend paths, for what is not /codex/v1/responses
+    let path = path.strip_prefix("/codex").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
+    let headers = end_to_end(parts.headers);
+    let bytes = body.into_data_stream();
+    let body = if headers.contains_key(header::CONTENT_LENGTH) || parts.method == http::Method::POST {
+        reqwest::Body::wrap_stream(bytes)
+    } else {
+        reqwest::Body::default()
+    };
+    let answer = app.upstream.pass(&target, parts.method, path, headers, body).await?;
+    let mut response = Response::new(());
+    *response.status_mut() = answer.status();
+    *response.headers_mut() = end_to_end(answer.headers().clone());
+    let frames = answer.bytes_stream().map_ok(Frame::data).map_err(|error| error.without_url().into());
+    Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
+}
+
+fn end_to_end(mut headers: HeaderMap) -> HeaderMap {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    headers
+}

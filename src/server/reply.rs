@@ -1,0 +1,63 @@
+//! Owns the shapes of our own HTTP answers: JSON, errors in OpenAI's envelope, plain text. It must not decide which.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+
+use crate::error::{Error, Origin};
+
+/// The body of every answer; its error ends the connection, which is how a cut passed-through body is told.
+pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Tells SDKs whether to try again, over their own rules.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// An answer of one piece.
+pub fn full(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<ResponseBody> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A JSON answer.
+pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
+    full(status, "application/json", body)
+}
+
+/// An error in its envelope, with the headers that clients act on; it is logged here, once.
+pub fn error(error: &Error) -> Response<ResponseBody> {
+    let status = error.status();
+    let detail = error.detail.as_deref().unwrap_or("");
+    let code = error.code();
+    let code = code.as_deref().unwrap_or("null");
+    match error.origin() {
+        Origin::Internal => tracing::error!(status = status.as_u16(), code, detail, "request failed"),
+        Origin::Upstream => {
+            tracing::warn!(status = status.as_u16(), code, detail, "upstream failed a request")
+        }
+        Origin::Client => tracing::debug!(status = status.as_u16(), code, detail, "request refused"),
+    }
+    let mut response = json(status, error.envelope());
+    let headers = response.headers_mut();
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.is_final() {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+    }
+    response
+}

@@ -1,0 +1,158 @@
+//! Owns the map from method and path to handler, and the one access line per request. It must not read a body.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tracing::Instrument;
+
+use super::reply::{self, ResponseBody};
+use super::{App, create, passthrough};
+use crate::error::{Error, Kind};
+use crate::telemetry::Answered;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
+
+enum Route<'a> {
+    Create,
+    /// `GET` with an upgrade to a WebSocket.
+    Upgrade,
+    /// A stored response, or something of it.
+    Stored(&'a str),
+    NotAllowed,
+    Health,
+    Pass,
+}
+
+impl Route<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Route::Create | Route::Upgrade | Route::NotAllowed => "responses",
+            Route::Stored(_) => "stored",
+            Route::Health => "health",
+            Route::Pass => "passthrough",
+        }
+    }
+}
+
+/// Query strings play no part: Codex appends whatever its provider's `query_params` say.
+fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
+    if path == "/health" && method == Method::GET {
+        return Route::Health;
+    }
+    let Some(rest) = ["/v1/responses", "/responses", "/codex/v1/responses"]
+        .iter()
+        .find_map(|base| path.strip_prefix(base))
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    else {
+        return Route::Pass;
+    };
+    match (rest.trim_matches('/'), method) {
+        ("", &Method::POST) => Route::Create,
+        ("", &Method::GET) if upgrade => Route::Upgrade,
+        ("", &Method::OPTIONS) => Route::Pass,
+        ("", _) => Route::NotAllowed,
+        ("input_tokens" | "compact", &Method::POST) => Route::Pass,
+        (id, _) => Route::Stored(id.split('/').next().unwrap_or(id)),
+    }
+}
+
+/// Answers one request.
+pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""));
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let route = route(&method, &path, upgrade);
+    let endpoint = route.name();
+    let result = async {
+        match route {
+            Route::Create => create::answer(app.clone(), request, begun, &id).await,
+            Route::Upgrade => {
+                let message = "WebSocket is not offered here; use POST with \"stream\": true.";
+                Err(Error::new(Kind::UpgradeRequired, message))
+            }
+            Route::NotAllowed => {
+                let message = format!("Method {method} is not allowed for {path}; use POST.");
+                Err(Error::new(Kind::MethodNotAllowed, message))
+            }
+            Route::Stored(id) => {
+                Err(Error::new(Kind::NotFound, format!("Response with id '{id}' not found.")))
+            }
+            Route::Health => Ok(health(&app)),
+            Route::Pass => passthrough::answer(&app, request).await,
+        }
+    }
+    .instrument(span.clone())
+    .await;
+    let _entered = span.enter();
+    let mut response = result.unwrap_or_else(|error| {
+        app.metrics.error(error.code().as_deref().unwrap_or(error.r#type()));
+        reply::error(&error)
+    });
+    let status = response.status().as_u16();
+    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    app.metrics.requests.get_or_create(&Answered { endpoint, status }).inc();
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    if endpoint == "responses" {
+        response.headers_mut().insert(PROCESSING_MS, HeaderValue::from(ms));
+    }
+    match endpoint {
+        "health" => tracing::debug!(%method, path, status, ms, "answered"),
+        _ => tracing::info!(%method, path, status, ms, "answered"),
+    }
+    response
+}
+
+/// The client's own id where it is fit for a log line, a new one otherwise.
+fn request_id(request: &Request<Incoming>) -> HeaderValue {
+    let fit = |value: &&HeaderValue| {
+        value.len() <= 128
+            && value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
+    };
+    match request.headers().get(REQUEST_ID).filter(fit).filter(|value| !value.is_empty()) {
+        Some(id) => id.clone(),
+        None => HeaderValue::try_from(format!("req_{}", uuid::Uuid::now_v7().simple()))
+            .unwrap_or(HeaderValue::from_static("req_unknown")),
+    }
+}
+
+/// As llama-server words it, so that what watched the server can watch us.
+fn health(app: &App) -> Response<ResponseBody> {
+    match app.upstream.state().ready {
+        Ok(()) => reply::json(StatusCode::OK, "{\"status\":\"ok\"}"),
+        Err(reason) => {
+            let error = Error::new(Kind::Unavailable, "The upstream server is not ready.").detail(reason);
+            reply::error(&error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_has_its_place() {
+        for (method, path, want) in [
+            (Method::POST, "/v1/responses", "responses"),
+            (Method::POST, "/responses/", "responses"),
+            (Method::POST, "/codex/v1/responses", "responses"),
+            (Method::GET, "/v1/responses/resp_1", "stored"),
+            (Method::POST, "/v1/responses/resp_1/cancel", "stored"),
+            (Method::POST, "/v1/responses/input_tokens", "passthrough"),
+            (Method::GET, "/v1/responsesx", "passthrough"),
+            (Method::GET, "/v1/models", "passthrough"),
+            (Method::POST, "/v1/chat/completions", "passthrough"),
+            (Method::GET, "/health", "health"),
+        ] {
+            assert_eq!(route(&method, path, false).name(), want, "{method} {path}");
+        }
+        assert!(matches!(route(&Method::GET, "/v1/responses", true), Route::Upgrade));
+        assert!(matches!(route(&Method::GET, "/v1/responses", false), Route::NotAllowed));
+    }
+}

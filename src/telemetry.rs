@@ -1,0 +1,162 @@
+//! Owns what the process says about itself: log lines and metrics. It must not see a prompt, a key or a header's
+//! value.
+
+use std::io::{self, IsTerminal};
+use std::sync::atomic::AtomicI64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogConfig, LogFormat};
+
+/// Sends the process's log lines to stderr. A subscriber that is already there stays.
+pub fn init_logging(log: &LogConfig) {
+    let terminal = io::stderr().is_terminal();
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter);
+    let text = match log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Json => false,
+        LogFormat::Text => true,
+    };
+    // an error says that a subscriber was there first, as in tests
+    let _ = match (text, terminal) {
+        (true, true) => lines.try_init(),
+        (true, false) => lines.with_ansi(false).try_init(),
+        (false, _) => lines.json().flatten_event(true).with_span_list(false).try_init(),
+    };
+}
+
+/// One label.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Kind {
+    kind: String,
+}
+
+/// What an HTTP answer is counted under.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Answered {
+    /// `responses`, `passthrough`, ...
+    pub endpoint: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Ended {
+    /// `completed`, `incomplete`, `failed`, or `cancelled` where the client left.
+    pub outcome: &'static str,
+    /// Whether it was streamed.
+    pub stream: &'static str,
+}
+
+/// Every metric family of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Answers by endpoint and status.
+    pub requests: Family<Answered, Counter>,
+    /// Responses by outcome.
+    pub responses: Family<Ended, Counter>,
+    /// Streams that are open.
+    pub open_streams: Gauge,
+    /// 1 while the upstream is ready.
+    pub upstream_ready: Gauge<i64, AtomicI64>,
+    first_event: Histogram,
+    duration: Histogram,
+    tokens: Family<Kind, Counter>,
+    errors: Family<Kind, Counter>,
+    notes: Family<Kind, Counter>,
+}
+
+impl Metrics {
+    /// The families, all at zero.
+    pub fn new() -> Metrics {
+        let buckets = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+        let metrics = Metrics {
+            registry: Registry::default(),
+            requests: Family::default(),
+            responses: Family::default(),
+            open_streams: Gauge::default(),
+            upstream_ready: Gauge::default(),
+            first_event: Histogram::new(buckets),
+            duration: Histogram::new(buckets),
+            tokens: Family::default(),
+            errors: Family::default(),
+            notes: Family::default(),
+        };
+        metrics.registered()
+    }
+
+    fn registered(mut self) -> Metrics {
+        let mut registry = Registry::with_prefix("rejoinder");
+        let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running version", info);
+        registry.register("requests", "HTTP answers", self.requests.clone());
+        registry.register("responses", "Responses by how they ended", self.responses.clone());
+        registry.register("open_streams", "Streams that are open", self.open_streams.clone());
+        registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
+        let help = "Time until the upstream's answer began, streamed responses";
+        registry.register_with_unit("first_answer", help, Unit::Seconds, self.first_event.clone());
+        let help = "Time from request to the end of its response";
+        registry.register_with_unit("response_duration", help, Unit::Seconds, self.duration.clone());
+        registry.register("tokens", "Tokens as the upstream counted them", self.tokens.clone());
+        registry.register("errors", "Failed requests and responses by code", self.errors.clone());
+        registry.register("notes", "Input left out or changed, by kind", self.notes.clone());
+        self.registry = registry;
+        self
+    }
+
+    /// Counts something that was left out of a request, or changed in it.
+    pub fn note(&self, kind: &str) {
+        self.notes.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
+    /// Counts a failure by the code that the client saw.
+    pub fn error(&self, code: &str) {
+        self.errors.get_or_create(&Kind { kind: code.to_owned() }).inc();
+    }
+
+    /// Counts tokens.
+    pub fn usage(&self, usage: crate::translate::Usage) {
+        for (kind, count) in [
+            ("input", usage.input),
+            ("cached", usage.cached),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning),
+        ] {
+            self.tokens.get_or_create(&Kind { kind: kind.to_owned() }).inc_by(count);
+        }
+    }
+
+    /// Seconds until the upstream answered.
+    pub fn first_answer(&self, seconds: f64) {
+        self.first_event.observe(seconds);
+    }
+
+    /// Seconds until a response ended.
+    pub fn duration(&self, seconds: f64) {
+        self.duration.observe(seconds);
+    }
+
+    /// The OpenMetrics text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // writing to a String cannot fail
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}

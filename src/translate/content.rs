@@ -1,0 +1,182 @@
+//! Owns the parts of a message: what `input_text`, `input_image`, `input_file` and their kin become in a chat
+//! message. It must not know about roles or order.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use serde_json::value::RawValue;
+
+use super::params::{elements, present};
+use super::plan::Notes;
+use crate::wire::json;
+use crate::wire::request::Part;
+
+/// One part of a chat message. Texts are escaped JSON.
+#[derive(Debug, Clone)]
+pub enum Piece<'a> {
+    /// Text of any origin.
+    Text(Cow<'a, str>),
+    /// An image by URL or data URL, with `detail` where the client gave one.
+    Image {
+        /// Escaped URL.
+        url: Cow<'a, str>,
+        /// Escaped `low`, `high`, `auto`, ...
+        detail: Option<Cow<'a, str>>,
+    },
+    /// An `input_audio` object, passed on as it came.
+    Audio(&'a RawValue),
+}
+
+impl<'a> Piece<'a> {
+    fn owned(text: &str) -> Piece<'a> {
+        Piece::Text(Cow::Owned(json::escape(text).into_owned()))
+    }
+
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Piece::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// The parts of `content` (a string, or an array of parts); `None` when it is neither. Parts that cannot be read are
+/// skipped and noted: replayed history never gets an error.
+pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<'a>>> {
+    if let Some(text) = json::text(content) {
+        return Some(vec![Piece::Text(text)]);
+    }
+    if !content.get().starts_with('[') {
+        return None;
+    }
+    Some(elements(content).into_iter().filter_map(|part| piece(part, notes)).collect())
+}
+
+fn piece<'a>(raw: &'a RawValue, notes: &mut Notes) -> Option<Piece<'a>> {
+    if let Some(text) = json::text(raw) {
+        return Some(Piece::Text(text));
+    }
+    let part: Part<'a> = match serde_json::from_str(raw.get()) {
+        Ok(part) => part,
+        Err(_) => {
+            notes.add("skipped_part", "no object");
+            return None;
+        }
+    };
+    let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
+    let read = match &*kind {
+        "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => {
+            part.text.and_then(json::text).map(Piece::Text)
+        }
+        "refusal" => part.refusal.and_then(json::text).map(Piece::Text),
+        "input_image" | "image_url" => image(&part),
+        "input_file" | "file" => Some(file(&part)),
+        "input_audio" => present(part.input_audio).map(Piece::Audio),
+        _ => None,
+    };
+    if read.is_none() {
+        notes.add("skipped_part", &kind);
+    }
+    read
+}
+
+/// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.
+fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
+    let detail = present(part.detail).and_then(json::text);
+    let Some(url) = present(part.image_url) else {
+        let id = present(part.file_id).and_then(json::decode)?;
+        return Some(Piece::owned(&format!("[image {id}: not available to this server]")));
+    };
+    if let Some(url) = json::text(url) {
+        return Some(Piece::Image { url, detail });
+    }
+    #[derive(serde::Deserialize)]
+    struct ChatImage<'a> {
+        #[serde(borrow)]
+        url: &'a RawValue,
+        #[serde(borrow, default)]
+        detail: Option<&'a RawValue>,
+    }
+    let chat: ChatImage<'a> = serde_json::from_str(url.get()).ok()?;
+    Some(Piece::Image { url: json::text(chat.url)?, detail: detail.or(chat.detail.and_then(json::text)) })
+}
+
+/// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.
+fn file<'a>(part: &Part<'a>) -> Piece<'a> {
+    let name = [part.filename, part.file_id, part.file_url]
+        .into_iter()
+        .find_map(|raw| present(raw).and_then(json::decode));
+    let name = name.unwrap_or(Cow::Borrowed("unnamed"));
+    let text = present(part.file_data).and_then(json::decode).and_then(|data| text_of(&data));
+    match text {
+        Some(text) => {
+            let name = name.replace('"', "'");
+            Piece::owned(&format!("<file name=\"{name}\">\n{text}\n</file>"))
+        }
+        None => Piece::owned(&format!("[file {name}: its content is not text and was left out]")),
+    }
+}
+
+/// The text in `file_data`: a data URL, or bare base64. Binary content has no text.
+fn text_of(data: &str) -> Option<String> {
+    let encoded = match data.strip_prefix("data:") {
+        Some(url) => {
+            let (header, body) = url.split_once(',')?;
+            if !header.ends_with(";base64") {
+                return Some(body.to_owned());
+            }
+            body
+        }
+        None => data,
+    };
+    let engine = base64::engine::GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        base64::engine::GeneralPurposeConfig::new()
+            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+    );
+    let text = String::from_utf8(engine.decode(encoded.trim()).ok()?).ok()?;
+    (!text.contains('\0')).then_some(text)
+}
+
+/// Appends `content`: one string when all is text, the array form otherwise.
+pub fn write(out: &mut Vec<u8>, pieces: &[Piece<'_>], separator: &str) {
+    if pieces.iter().all(|piece| piece.as_text().is_some()) {
+        out.push(b'"');
+        for (n, text) in pieces.iter().filter_map(Piece::as_text).enumerate() {
+            if n > 0 {
+                out.extend_from_slice(separator.as_bytes());
+            }
+            out.extend_from_slice(text.as_bytes());
+        }
+        out.push(b'"');
+        return;
+    }
+    out.push(b'[');
+    for (n, piece) in pieces.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        match piece {
+            Piece::Text(text) => {
+                out.extend_from_slice(b"{\"type\":\"text\",\"text\":");
+                json::push_literal(out, text);
+            }
+            Piece::Image { url, detail } => {
+                out.extend_from_slice(b"{\"type\":\"image_url\",\"image_url\":{\"url\":");
+                json::push_literal(out, url);
+                if let Some(detail) = detail {
+                    out.extend_from_slice(b",\"detail\":");
+                    json::push_literal(out, detail);
+                }
+                out.push(b'}');
+            }
+            Piece::Audio(audio) => {
+                out.extend_from_slice(b"{\"type\":\"input_audio\",\"input_audio\":");
+                out.extend_from_slice(audio.get().as_bytes());
+            }
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+}

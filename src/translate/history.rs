@@ -1,0 +1,292 @@
+//! Owns the reading of `input`: which items form one assistant message, which output answers which call. It must
+//! not refuse anything: what it cannot read is skipped and noted (WIRE.md 10).
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use serde_json::value::RawValue;
+
+use super::content::{Piece, pieces};
+use super::params::{elements, present};
+use super::plan::Notes;
+use crate::wire::json;
+use crate::wire::request::Item;
+
+/// Who speaks, apart from the assistant and tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `system`
+    System,
+    /// `developer`
+    Developer,
+    /// `user`
+    User,
+}
+
+/// One step of the conversation.
+#[derive(Debug)]
+pub enum Entry<'a> {
+    /// A message of the user's side.
+    Prompt(Role, Vec<Piece<'a>>),
+    /// What the model said and called, with the outputs of its calls.
+    Assistant(Assistant<'a>),
+}
+
+/// One assistant message.
+#[derive(Debug, Default)]
+pub struct Assistant<'a> {
+    /// Escaped texts.
+    pub text: Vec<Cow<'a, str>>,
+    /// Escaped reasoning texts.
+    pub reasoning: Vec<Cow<'a, str>>,
+    /// Calls in order.
+    pub calls: Vec<Call<'a>>,
+}
+
+/// One call and what came of it. All texts are escaped.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// Unique in this history.
+    pub id: Cow<'a, str>,
+    /// The function's name.
+    pub name: Cow<'a, str>,
+    /// A JSON object, as text.
+    pub arguments: Cow<'a, str>,
+    /// `None`: interrupted.
+    pub output: Option<Vec<Piece<'a>>>,
+}
+
+/// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
+/// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
+pub fn read<'a>(items: &[&'a RawValue], notes: &mut Notes) -> Vec<Entry<'a>> {
+    let items: Vec<Step<'a>> = items.iter().enumerate().map(|(n, raw)| step(n, raw, notes)).collect();
+    let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
+    for (at, item) in items.iter().enumerate() {
+        if let Step::Output { id, .. } = item {
+            outputs.entry(id.clone()).or_default().push_back(at);
+        }
+    }
+    let mut owner_of: HashSet<usize> = HashSet::new();
+    let answers: Vec<Option<usize>> = items
+        .iter()
+        .map(|item| {
+            let Step::Call { id, .. } = item else { return None };
+            let at = outputs.get_mut(id).and_then(VecDeque::pop_front)?;
+            owner_of.insert(at);
+            Some(at)
+        })
+        .collect();
+    let mut texts: Vec<Option<Vec<Piece<'a>>>> = Vec::with_capacity(items.len());
+    let mut steps: Vec<Step<'a>> = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Step::Output { id, pieces } => {
+                texts.push(Some(pieces));
+                steps.push(Step::Output { id, pieces: Vec::new() });
+            }
+            other => {
+                texts.push(None);
+                steps.push(other);
+            }
+        }
+    }
+
+    let mut reader = Reader { entries: Vec::new(), open: None, ids: HashSet::new(), calls: 0 };
+    for (at, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Prompt(role, pieces) => reader.prompt(role, pieces),
+            Step::Message(text) => reader.assistant().text.extend(text),
+            Step::Reasoning(text) => reader.assistant().reasoning.extend(text),
+            Step::Call { id, name, arguments } => {
+                let answer = answers.get(at).copied().flatten();
+                let output = answer.and_then(|at| texts.get_mut(at)).and_then(Option::take);
+                if output.is_none() {
+                    notes.add("missing_output", &id);
+                }
+                let id = reader.unique(id, notes);
+                reader.assistant().calls.push(Call { id, name, arguments, output });
+            }
+            Step::Output { id, .. } => {
+                reader.close();
+                if owner_of.contains(&at) {
+                    continue;
+                }
+                notes.add("orphan_output", &id);
+                let mut pieces = vec![Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")))];
+                pieces.extend(texts.get_mut(at).and_then(Option::take).unwrap_or_default());
+                reader.prompt(Role::User, pieces);
+            }
+            Step::Skipped => {}
+        }
+    }
+    reader.close();
+    reader.entries.retain(|entry| match entry {
+        Entry::Prompt(_, pieces) => !pieces.is_empty(),
+        // a template has no place for reasoning that led to nothing
+        Entry::Assistant(a) => !a.calls.is_empty() || a.text.iter().any(|text| !text.is_empty()),
+    });
+    reader.entries
+}
+
+/// What one item contributes.
+enum Step<'a> {
+    Prompt(Role, Vec<Piece<'a>>),
+    Message(Vec<Cow<'a, str>>),
+    Reasoning(Vec<Cow<'a, str>>),
+    Call { id: Cow<'a, str>, name: Cow<'a, str>, arguments: Cow<'a, str> },
+    Output { id: Cow<'a, str>, pieces: Vec<Piece<'a>> },
+    Skipped,
+}
+
+struct Reader<'a> {
+    entries: Vec<Entry<'a>>,
+    /// The assistant message that may still grow.
+    open: Option<Assistant<'a>>,
+    ids: HashSet<String>,
+    calls: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn prompt(&mut self, role: Role, pieces: Vec<Piece<'a>>) {
+        self.close();
+        self.entries.push(Entry::Prompt(role, pieces));
+    }
+
+    fn close(&mut self) {
+        self.entries.extend(self.open.take().map(Entry::Assistant));
+    }
+
+    fn assistant(&mut self) -> &mut Assistant<'a> {
+        self.open.get_or_insert_default()
+    }
+
+    /// The id for the upstream: the client's own, told apart where it repeats or is empty. A function of what came
+    /// before it alone, so that the prompt's beginning stays the same when the history grows.
+    fn unique(&mut self, id: Cow<'a, str>, notes: &mut Notes) -> Cow<'a, str> {
+        self.calls += 1;
+        let mut wanted = if id.is_empty() { Cow::Owned(format!("call_{}", self.calls)) } else { id };
+        if self.ids.contains(&*wanted) {
+            notes.add("duplicate_call_id", &wanted);
+            let mut n = 2;
+            while self.ids.contains(&format!("{wanted}_{n}")) {
+                n += 1;
+            }
+            wanted = Cow::Owned(format!("{wanted}_{n}"));
+        }
+        self.ids.insert(wanted.clone().into_owned());
+        wanted
+    }
+}
+
+fn step<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
+    let Ok(item) = serde_json::from_str::<Item<'a>>(raw.get()) else {
+        notes.add("skipped_item", &format!("input[{index}] is no object"));
+        return Step::Skipped;
+    };
+    let kind = present(item.r#type).and_then(json::decode);
+    let read = match kind.as_deref() {
+        Some("message") => message(&item, notes),
+        None if item.role.is_some() => message(&item, notes),
+        Some("reasoning") => Some(Step::Reasoning(reasoning(&item, notes))),
+        Some("function_call") => call(&item, item.arguments),
+        Some("function_call_output" | "custom_tool_call_output") => output(&item, notes),
+        _ => None,
+    };
+    read.unwrap_or_else(|| {
+        notes.add("skipped_item", &format!("input[{index}] of type {}", kind.as_deref().unwrap_or("null")));
+        Step::Skipped
+    })
+}
+
+fn message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let role = present(item.role).and_then(json::decode)?;
+    let content = match present(item.content) {
+        Some(content) => pieces(content, notes)?,
+        None => Vec::new(),
+    };
+    Some(match &*role {
+        "user" => Step::Prompt(Role::User, content),
+        "system" => Step::Prompt(Role::System, content),
+        "developer" => Step::Prompt(Role::Developer, content),
+        "assistant" => Step::Message(join(content)),
+        _ => return None,
+    })
+}
+
+/// The texts of one assistant message, as one.
+fn join(pieces: Vec<Piece<'_>>) -> Vec<Cow<'_, str>> {
+    let mut texts = pieces.into_iter().filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text),
+        _ => None,
+    });
+    let Some(mut first) = texts.next() else { return Vec::new() };
+    for text in texts {
+        first.to_mut().push_str(&text);
+    }
+    vec![first]
+}
+
+/// `content` where it has text, `summary` otherwise: with `reasoning = "summary"` ours is all in the latter.
+fn reasoning<'a>(item: &Item<'a>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
+    let mut read = |field: Option<&'a RawValue>| -> Vec<Cow<'a, str>> {
+        let pieces = present(field).and_then(|raw| pieces(raw, notes)).unwrap_or_default();
+        pieces
+            .into_iter()
+            .filter_map(|piece| match piece {
+                Piece::Text(text) if !text.is_empty() => Some(text),
+                _ => None,
+            })
+            .collect()
+    };
+    let content = read(item.content);
+    if content.is_empty() { read(item.summary) } else { content }
+}
+
+fn call<'a>(item: &Item<'a>, arguments: Option<&'a RawValue>) -> Option<Step<'a>> {
+    let name = present(item.name).and_then(json::text).filter(|name| !name.is_empty())?;
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    Some(Step::Call { id, name, arguments: arguments_object(present(arguments)) })
+}
+
+/// Arguments as the upstream can take them: llama-server and vLLM both parse them, and refuse the whole request for
+/// ones that are no JSON object. What the model wrote amiss stays readable to it inside an object.
+fn arguments_object(raw: Option<&RawValue>) -> Cow<'_, str> {
+    let Some(raw) = raw else { return Cow::Borrowed("{}") };
+    let Some(text) = json::decode(raw) else {
+        // not a string: an object is taken as it is, anything else is wrapped
+        return match raw.get().starts_with('{') {
+            true => Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()),
+            false => wrapped(raw.get()),
+        };
+    };
+    if text.trim().is_empty() {
+        return Cow::Borrowed("{}");
+    }
+    let object =
+        text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+    match json::text(raw) {
+        Some(escaped) if object => escaped,
+        _ => wrapped(&text),
+    }
+}
+
+fn wrapped<'a>(text: &str) -> Cow<'a, str> {
+    let object = serde_json::json!({ "invalid_arguments": text }).to_string();
+    Cow::Owned(json::escape(&object).into_owned())
+}
+
+fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let content = match present(item.output) {
+        None => Vec::new(),
+        Some(raw) => pieces(raw, notes).unwrap_or_else(|| {
+            vec![Piece::Text(Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()))]
+        }),
+    };
+    Some(Step::Output { id, pieces: content })
+}
+
+/// The items of `input`, when it is an array.
+pub fn items(input: &RawValue) -> Vec<&RawValue> {
+    elements(input)
+}

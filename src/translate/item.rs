@@ -1,0 +1,350 @@
+//! Owns one output item while it is open: its events from `output_item.added` to `output_item.done`, and its final
+//! JSON. It must not decide when an item opens or closes.
+//!
+//! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
+//! far is kept in the form in which `done` and the terminal snapshot need it.
+
+use crate::wire::json::{push_literal, push_number, push_string};
+
+/// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    next: u64,
+    /// False for an answer without a stream: nothing is written.
+    pub enabled: bool,
+}
+
+impl Events {
+    pub fn new(enabled: bool) -> Self {
+        Events { next: 0, enabled }
+    }
+
+    /// Writes one event; `members` appends `,"key":value` pairs.
+    pub fn write(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Vec<u8>)) {
+        if !self.enabled {
+            return;
+        }
+        head(out, kind);
+        out.extend_from_slice(b"\"sequence_number\":");
+        self.number(out);
+        members(out);
+        out.extend_from_slice(b"}\n\n");
+    }
+
+    fn number(&mut self, out: &mut Vec<u8>) {
+        push_number(out, self.next);
+        self.next += 1;
+    }
+}
+
+/// `event: T\ndata: {"type":T,`
+fn head(out: &mut Vec<u8>, kind: &str) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\ndata: {\"type\":");
+    push_string(out, kind);
+    out.push(b',');
+}
+
+/// What kinds of text stream in parts, and how their events are called (WIRE.md 5).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Family {
+    part: &'static str,
+    text: &'static str,
+    index: &'static str,
+    kind: &'static str,
+    field: &'static str,
+}
+
+/// A message's text.
+pub(super) const OUTPUT_TEXT: Family = Family {
+    part: "response.content_part",
+    text: "response.output_text",
+    index: "content_index",
+    kind: "output_text",
+    field: "text",
+};
+/// A message's refusal.
+pub(super) const REFUSAL: Family = Family {
+    part: "response.content_part",
+    text: "response.refusal",
+    index: "content_index",
+    kind: "refusal",
+    field: "refusal",
+};
+/// Reasoning shown as its summary.
+pub(super) const SUMMARY: Family = Family {
+    part: "response.reasoning_summary_part",
+    text: "response.reasoning_summary_text",
+    index: "summary_index",
+    kind: "summary_text",
+    field: "text",
+};
+/// Reasoning shown as itself.
+pub(super) const REASONING_TEXT: Family = Family {
+    part: "response.content_part",
+    text: "response.reasoning_text",
+    index: "content_index",
+    kind: "reasoning_text",
+    field: "text",
+};
+
+/// What an open item is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// `message`
+    Message,
+    /// `reasoning`
+    Reasoning,
+    /// `function_call`, with the number of the call it stands for.
+    Call {
+        /// Index into the transcoder's calls.
+        slot: usize,
+        /// Escaped name.
+        name: String,
+        /// Escaped id.
+        call_id: String,
+    },
+}
+
+/// One open item.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub kind: Kind,
+    id: String,
+    index: u64,
+    /// The delta event up to its sequence number.
+    prefix: Vec<u8>,
+    /// The open part's family; calls have none.
+    family: Option<&'static Family>,
+    part: u64,
+    /// Text of the open part, or the arguments.
+    pub text: String,
+    /// Closed parts, joined with commas.
+    parts: String,
+    /// Log probabilities of the open part as its events carry them, and as the part does.
+    logprobs: [String; 2],
+    /// Events carry log probabilities only where they were asked for.
+    with_logprobs: bool,
+}
+
+impl Open {
+    /// Announces an item that has no text yet.
+    pub fn begin(events: &mut Events, out: &mut Vec<u8>, kind: Kind, id: String, index: u64) -> Open {
+        let open = Open {
+            kind,
+            id,
+            index,
+            prefix: Vec::new(),
+            family: None,
+            part: 0,
+            text: String::new(),
+            parts: String::new(),
+            logprobs: Default::default(),
+            with_logprobs: false,
+        };
+        events.write(out, "response.output_item.added", |out| open.item_member(out, "in_progress"));
+        let mut open = open;
+        if matches!(open.kind, Kind::Call { .. }) {
+            open.set_prefix("response.function_call_arguments.delta", None);
+        }
+        open
+    }
+
+    /// Opens the next part of `family`, unless it is open.
+    pub fn part(
+        &mut self,
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        family: &'static Family,
+        with_logprobs: bool,
+    ) {
+        if self.family == Some(family) {
+            return;
+        }
+        self.end_part(events, out);
+        self.family = Some(family);
+        self.with_logprobs = with_logprobs && *family == OUTPUT_TEXT;
+        events.write(out, &[family.part, ".added"].concat(), |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"part\":");
+            self.part_json(out, family);
+        });
+        self.set_prefix(&[family.text, ".delta"].concat(), Some(family));
+    }
+
+    /// Adds text to the open part, or to the arguments. `logprobs`: the event's and the part's elements.
+    pub fn delta(
+        &mut self,
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        text: &str,
+        logprobs: Option<&[String; 2]>,
+    ) {
+        if text.is_empty() {
+            return;
+        }
+        self.text.push_str(text);
+        if events.enabled {
+            out.extend_from_slice(&self.prefix);
+            events.number(out);
+            out.extend_from_slice(b",\"delta\":");
+            push_literal(out, text);
+        }
+        if self.with_logprobs {
+            let [in_event, in_part] = logprobs.map_or(["", ""], |[event, part]| [event, part]);
+            if events.enabled {
+                out.extend_from_slice(b",\"logprobs\":[");
+                out.extend_from_slice(in_event.as_bytes());
+                out.push(b']');
+            }
+            for (all, new) in self.logprobs.iter_mut().zip([in_event, in_part]) {
+                if !all.is_empty() && !new.is_empty() {
+                    all.push(',');
+                }
+                all.push_str(new);
+            }
+        }
+        if events.enabled {
+            out.extend_from_slice(b"}\n\n");
+        }
+    }
+
+    /// Closes what is open and the item itself; returns the item's final JSON. A call that was cut off gets no
+    /// `arguments.done` (WIRE.md 10).
+    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> String {
+        self.end_part(events, out);
+        if !cut && let Kind::Call { name, .. } = &self.kind {
+            events.write(out, "response.function_call_arguments.done", |out| {
+                self.position(out, None);
+                out.extend_from_slice(b",\"name\":");
+                push_literal(out, name);
+                out.extend_from_slice(b",\"arguments\":");
+                push_literal(out, &self.text);
+            });
+        }
+        let status = if cut { "incomplete" } else { "completed" };
+        events.write(out, "response.output_item.done", |out| self.item_member(out, status));
+        let mut json = Vec::with_capacity(self.text.len() + self.parts.len() + 160);
+        self.item_json(&mut json, status);
+        String::from_utf8(json).unwrap_or_default()
+    }
+
+    fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
+        let Some(family) = self.family.take() else { return };
+        events.write(out, &[family.text, ".done"].concat(), |out| {
+            self.position(out, Some(family));
+            if *family == OUTPUT_TEXT {
+                out.extend_from_slice(b",\"logprobs\":[");
+                out.extend_from_slice(self.logprobs[0].as_bytes());
+                out.push(b']');
+            }
+            out.push(b',');
+            push_string(out, family.field);
+            out.push(b':');
+            push_literal(out, &self.text);
+        });
+        let mut part = Vec::with_capacity(self.text.len() + 80);
+        self.part_json(&mut part, family);
+        events.write(out, &[family.part, ".done"].concat(), |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"part\":");
+            out.extend_from_slice(&part);
+        });
+        if !self.parts.is_empty() {
+            self.parts.push(',');
+        }
+        self.parts.push_str(&String::from_utf8(part).unwrap_or_default());
+        self.text.clear();
+        self.logprobs = Default::default();
+        self.part += 1;
+    }
+
+    /// `,"item_id":..,"output_index":..` and the part's index.
+    fn position(&self, out: &mut Vec<u8>, family: Option<&Family>) {
+        out.extend_from_slice(b",\"item_id\":");
+        push_string(out, &self.id);
+        out.extend_from_slice(b",\"output_index\":");
+        push_number(out, self.index);
+        if let Some(family) = family {
+            out.push(b',');
+            push_string(out, family.index);
+            out.push(b':');
+            push_number(out, self.part);
+        }
+    }
+
+    fn set_prefix(&mut self, kind: &str, family: Option<&Family>) {
+        let mut prefix = Vec::with_capacity(256);
+        head(&mut prefix, kind);
+        // the members follow the head's comma
+        let mut position = Vec::with_capacity(128);
+        self.position(&mut position, family);
+        prefix.extend_from_slice(position.get(1..).unwrap_or_default());
+        if family == Some(&OUTPUT_TEXT) && !self.with_logprobs {
+            prefix.extend_from_slice(b",\"logprobs\":[]");
+        }
+        prefix.extend_from_slice(b",\"sequence_number\":");
+        self.prefix = prefix;
+    }
+
+    fn part_json(&self, out: &mut Vec<u8>, family: &Family) {
+        out.extend_from_slice(b"{\"type\":");
+        push_string(out, family.kind);
+        out.push(b',');
+        push_string(out, family.field);
+        out.push(b':');
+        push_literal(out, &self.text);
+        if *family == OUTPUT_TEXT {
+            out.extend_from_slice(b",\"annotations\":[],\"logprobs\":[");
+            out.extend_from_slice(self.logprobs[1].as_bytes());
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+
+    fn item_member(&self, out: &mut Vec<u8>, status: &str) {
+        out.extend_from_slice(b",\"output_index\":");
+        push_number(out, self.index);
+        out.extend_from_slice(b",\"item\":");
+        self.item_json(out, status);
+    }
+
+    fn item_json(&self, out: &mut Vec<u8>, status: &str) {
+        out.extend_from_slice(b"{\"id\":");
+        push_string(out, &self.id);
+        out.extend_from_slice(match self.kind {
+            Kind::Message => b",\"type\":\"message\",\"status\":",
+            Kind::Reasoning => b",\"type\":\"reasoning\",\"status\":",
+            Kind::Call { .. } => &b",\"type\":\"function_call\",\"status\":"[..],
+        });
+        push_string(out, status);
+        match &self.kind {
+            Kind::Message => {
+                out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
+                out.extend_from_slice(self.parts.as_bytes());
+                out.push(b']');
+            }
+            // summary is always there; content only where the text itself is shown
+            Kind::Reasoning if self.parts.starts_with("{\"type\":\"reasoning_text\"") => {
+                out.extend_from_slice(b",\"summary\":[],\"content\":[");
+                out.extend_from_slice(self.parts.as_bytes());
+                out.push(b']');
+            }
+            Kind::Reasoning => {
+                out.extend_from_slice(b",\"summary\":[");
+                out.extend_from_slice(self.parts.as_bytes());
+                out.push(b']');
+            }
+            Kind::Call { name, call_id, .. } => {
+                out.extend_from_slice(b",\"arguments\":");
+                push_literal(out, &self.text);
+                out.extend_from_slice(b",\"call_id\":");
+                push_literal(out, call_id);
+                out.extend_from_slice(b",\"name\":");
+                push_literal(out, name);
+            }
+        }
+        out.push(b'}');
+    }
+}

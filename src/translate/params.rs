@@ -1,0 +1,126 @@
+//! Owns the type checks of request fields: a JSON value and its path in, a Rust value or an error that names the
+//! field out. `null` is absent everywhere. It must not know what a field means.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Kind};
+use crate::wire::json;
+
+/// The value unless it is absent or `null`.
+pub fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
+    raw.filter(|raw| raw.get() != "null")
+}
+
+/// A string, decoded.
+pub fn string<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Cow<'a, str>>, Error> {
+    present(raw).map(|raw| json::decode(raw).ok_or_else(|| wrong_type(raw, path, "a string"))).transpose()
+}
+
+/// A string that stays a JSON literal, checked for its type only.
+pub fn literal<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
+    of_type(raw, path, "a string", b"\"")
+}
+
+/// `true` or `false`.
+pub fn boolean(raw: Option<&RawValue>, path: &str) -> Result<Option<bool>, Error> {
+    Ok(of_type(raw, path, "a boolean", b"tf")?.map(|raw| raw.get() == "true"))
+}
+
+/// A number, as the client wrote it.
+pub fn number<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
+    of_type(raw, path, "a number", b"-0123456789")
+}
+
+/// An integer within bounds.
+pub fn integer(raw: Option<&RawValue>, path: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
+    let Some(raw) = of_type(raw, path, "an integer", b"-0123456789")? else { return Ok(None) };
+    let text = raw.get();
+    if text.contains(['.', 'e', 'E']) {
+        return Err(wrong_type(raw, path, "an integer"));
+    }
+    match text.parse::<u64>() {
+        Ok(value) if value > max => Err(out_of_range(path, text, "maximum", max, "integer_above_max_value")),
+        Ok(value) if value >= min => Ok(Some(value)),
+        Err(_) if !text.starts_with('-') => {
+            Err(out_of_range(path, text, "maximum", max, "integer_above_max_value"))
+        }
+        _ => Err(out_of_range(path, text, "minimum", min, "integer_below_min_value")),
+    }
+}
+
+/// An object, as text.
+pub fn object<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
+    of_type(raw, path, "an object", b"{")
+}
+
+/// An array's elements, as text.
+pub fn array<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Vec<&'a RawValue>>, Error> {
+    let Some(raw) = of_type(raw, path, "an array", b"[")? else { return Ok(None) };
+    Ok(Some(elements(raw)))
+}
+
+/// The elements of what is known to be an array.
+pub fn elements(raw: &RawValue) -> Vec<&RawValue> {
+    serde_json::from_str(raw.get()).unwrap_or_default()
+}
+
+/// An object's known fields; `Default` for absent.
+pub fn fields<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, path: &str) -> Result<T, Error> {
+    let Some(raw) = object(raw, path)? else { return Ok(T::default()) };
+    serde_json::from_str(raw.get()).map_err(|error| invalid(path, error))
+}
+
+/// A known field of the wrong JSON type.
+pub fn wrong_type(raw: &RawValue, path: &str, expected: &str) -> Error {
+    let got = json::type_name(raw);
+    Error::new(
+        Kind::InvalidType,
+        format!("Invalid type for '{path}': expected {expected}, but got {got} instead."),
+    )
+    .param(path)
+}
+
+/// A required field that is not there.
+pub fn missing(path: &str) -> Error {
+    Error::new(Kind::MissingParameter, format!("Missing required parameter: '{path}'.")).param(path)
+}
+
+/// A value that is not one of those documented.
+pub fn not_one_of(path: &str, got: &str, choices: &str) -> Error {
+    Error::new(
+        Kind::InvalidValue,
+        format!("Invalid value for '{path}': '{got}'. Supported values are {choices}."),
+    )
+    .param(path)
+}
+
+fn invalid(path: &str, error: serde_json::Error) -> Error {
+    Error::new(Kind::InvalidValue, format!("Invalid value for '{path}': {error}.")).param(path)
+}
+
+fn of_type<'a>(
+    raw: Option<&'a RawValue>,
+    path: &str,
+    expected: &str,
+    first: &[u8],
+) -> Result<Option<&'a RawValue>, Error> {
+    match present(raw) {
+        Some(raw) if raw.get().bytes().next().is_some_and(|byte| first.contains(&byte)) => Ok(Some(raw)),
+        Some(raw) => Err(wrong_type(raw, path, expected)),
+        None => Ok(None),
+    }
+}
+
+fn out_of_range(path: &str, got: &str, which: &str, bound: u64, code: &str) -> Error {
+    let side = if which == "minimum" { ">=" } else { "<=" };
+    let mut error = Error::new(
+        Kind::InvalidValue,
+        format!("Invalid '{path}': {which} value is {bound}. Expected a value {side} {bound}, but got {got} instead."),
+    )
+    .param(path);
+    error.code = Some(code.to_owned());
+    error
+}

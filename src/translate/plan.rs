@@ -1,0 +1,396 @@
+//! Owns the one step from a create request to everything that serving it needs: the chat body to send, and what
+//! the answer must echo. Every refusal of a request happens here.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::history::{self, Entry, Role};
+use super::params::wrong_type;
+use super::params::{
+    array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string,
+};
+use super::reply::ReplyPlan;
+use super::tools::{Choice, Tools};
+use super::{content, messages};
+use crate::dialect::Dialect;
+use crate::error::{Error, Kind};
+use crate::wire::json::{self, compact};
+use crate::wire::request::{CreateResponse, ReasoningConfig, TextConfig, TextFormat};
+
+/// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningDisplay {
+    /// As `reasoning_summary_*` events and `summary` parts, which every client shows.
+    Summary,
+    /// As `reasoning_text` events and `content` parts.
+    Text,
+    /// Not at all.
+    Hidden,
+}
+
+/// What becomes of `system` and `developer` messages (WIRE.md 10).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeveloperMessages {
+    /// The leading run is one system message, later ones are sent as user text.
+    Leading,
+    /// Every one is merged into the first message.
+    All,
+    /// Roles go upstream as they came.
+    Keep,
+}
+
+/// What a plan depends on besides the request.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanOptions<'a> {
+    /// The server that will read the chat body.
+    pub dialect: &'a Dialect,
+    /// Stands in for an absent `model`.
+    pub default_model: Option<&'a str>,
+    /// Where system and developer text goes.
+    pub developer_messages: DeveloperMessages,
+    /// Whether neighbouring messages of one role are joined.
+    pub alternate_roles: bool,
+    /// How reasoning is shown.
+    pub reasoning: ReasoningDisplay,
+    /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part (CLIENTS.md 2.2).
+    pub refusal_as_text: bool,
+}
+
+/// A request, understood.
+#[derive(Debug)]
+pub struct Plan {
+    /// The Chat Completions request, ready to be sent.
+    pub body: Vec<u8>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// The model named in the request, or the default.
+    pub model: String,
+    /// What the answer echoes, and how it is told.
+    pub reply: ReplyPlan,
+    /// What was left out or changed on the way, for the log and the metrics.
+    pub notes: Notes,
+}
+
+/// Things that a request holds and the model does not get, or gets in another shape: never an error, never silent.
+#[derive(Debug, Default)]
+pub struct Notes(pub Vec<(&'static str, String)>);
+
+impl Notes {
+    /// `kind` is a metric label; `what` is for the debug log.
+    pub fn add(&mut self, kind: &'static str, what: &str) {
+        self.0.push((kind, what.to_owned()));
+    }
+}
+
+/// Turns the body of `POST /v1/responses` into a plan.
+///
+/// # Errors
+/// Only for a body that is no Responses request (WIRE.md 10): not JSON, no model and no default, `input` neither
+/// string nor array, a known field of the wrong type; or one that asks for state that does not exist. The error names
+/// the field. Unknown fields are dropped; unknown items and parts are skipped and noted.
+pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    let request: CreateResponse<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
+        _ => invalid_json(error.to_string()),
+    })?;
+    Planner { request, options, notes: Notes::default() }.plan()
+}
+
+fn invalid_json(why: String) -> Error {
+    Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
+}
+
+struct Planner<'a, 'o> {
+    request: CreateResponse<'a>,
+    options: &'o PlanOptions<'o>,
+    notes: Notes,
+}
+
+impl<'a> Planner<'a, '_> {
+    fn plan(mut self) -> Result<Plan, Error> {
+        let request = &self.request;
+        let model = string(request.model, "model")?.filter(|model| !model.is_empty());
+        let model: Cow<'_, str> = match (model, self.options.default_model) {
+            (Some(model), _) => model,
+            (None, Some(model)) => Cow::Borrowed(model),
+            (None, None) => return Err(missing("model")),
+        };
+        let stream = boolean(request.stream, "stream")?.unwrap_or(false);
+        let instructions = literal(request.instructions, "instructions")?;
+        self.state()?;
+        let entries = self.entries(instructions.is_some())?;
+        let tools = Tools::read(self.request.tools, &mut self.notes)?;
+        let choice = Choice::read(self.request.tool_choice, &tools, &mut self.notes)?;
+        let reply = self.reply(&model, stream, &tools)?;
+
+        let mut body =
+            Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
+        body.extend_from_slice(b"{\"model\":");
+        json::push_string(&mut body, &model);
+        body.extend_from_slice(b",\"messages\":");
+        let after_assistant = matches!(entries.last(), Some(Entry::Assistant(a)) if a.calls.is_empty());
+        messages::write(&mut body, instructions, entries, self.options);
+        tools.write(&mut body, &choice, self.options.dialect);
+        let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
+        if let Some(parallel) = parallel.filter(|_| tools.visible()) {
+            push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
+        }
+        self.sampling(&mut body, &reply)?;
+        self.logprobs(&mut body, &reply, stream && tools.visible())?;
+        self.reasoning_effort(&mut body)?;
+        self.response_format(&mut body)?;
+        if after_assistant && self.options.dialect.continues_assistant {
+            body.extend_from_slice(b",\"continue_final_message\":false,\"add_generation_prompt\":true");
+        }
+        if let Some(user) = literal(self.request.user, "user")? {
+            push_key(&mut body, "user", user.get());
+        }
+        body.extend_from_slice(match stream {
+            true => b",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
+            false => b",\"stream\":false}",
+        });
+        Ok(Plan { body, stream, model: model.into_owned(), reply, notes: self.notes })
+    }
+
+    /// What names stored state. This version stores nothing, so every such name is unknown.
+    fn state(&self) -> Result<(), Error> {
+        let request = &self.request;
+        if let Some(id) = string(request.previous_response_id, "previous_response_id")? {
+            let message = format!("Previous response with id '{id}' not found.");
+            return Err(Error::new(Kind::PreviousResponseNotFound, message).param("previous_response_id"));
+        }
+        if present(request.conversation).is_some() {
+            return Err(Error::new(Kind::ItemNotFound, "Conversation not found.").param("conversation"));
+        }
+        if boolean(request.background, "background")?.unwrap_or(false) {
+            let message = "Unsupported parameter: 'background' responses are not available on this server.";
+            return Err(Error::new(Kind::UnsupportedParameter, message).param("background"));
+        }
+        Ok(())
+    }
+
+    fn entries(&mut self, has_instructions: bool) -> Result<Vec<Entry<'a>>, Error> {
+        let input = present(self.request.input).ok_or_else(|| missing("input"))?;
+        if input.get().starts_with('"') {
+            let pieces = content::pieces(input, &mut self.notes).unwrap_or_default();
+            return Ok(vec![Entry::Prompt(Role::User, pieces)]);
+        }
+        if !input.get().starts_with('[') {
+            return Err(wrong_type(input, "input", "a string or an array"));
+        }
+        let items = history::items(input);
+        for (n, item) in items.iter().enumerate() {
+            if let Some(id) = reference(item) {
+                let message = format!(
+                    "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
+                );
+                return Err(Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]")));
+            }
+        }
+        let entries = history::read(&items, &mut self.notes);
+        if entries.is_empty() && !has_instructions {
+            let message = "Invalid 'input': it holds no message that the model could be given.";
+            return Err(Error::new(Kind::InvalidValue, message).param("input"));
+        }
+        Ok(entries)
+    }
+
+    /// Fields that have the same name and meaning on both sides; `max_output_tokens` is `max_tokens`, which every
+    /// server takes.
+    fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
+        let request = &self.request;
+        if let Some(max) = reply.max_output_tokens {
+            push_key(body, "max_tokens", &max.to_string());
+        }
+        for (key, value) in [
+            ("temperature", request.temperature),
+            ("top_p", request.top_p),
+            ("presence_penalty", request.presence_penalty),
+            ("frequency_penalty", request.frequency_penalty),
+        ] {
+            if let Some(value) = number(value, key)? {
+                push_key(body, key, value.get());
+            }
+        }
+        Ok(())
+    }
+
+    fn logprobs(
+        &mut self,
+        body: &mut Vec<u8>,
+        reply: &ReplyPlan,
+        tools_in_stream: bool,
+    ) -> Result<(), Error> {
+        if !reply.logprobs {
+            return Ok(());
+        }
+        if tools_in_stream && !self.options.dialect.logprobs_with_tools {
+            self.notes.add("dropped_logprobs", "this server refuses them beside tools in a stream");
+            return Ok(());
+        }
+        push_key(body, "logprobs", "true");
+        push_key(body, "top_logprobs", &reply.top_logprobs.to_string());
+        Ok(())
+    }
+
+    fn reasoning_effort(&self, body: &mut Vec<u8>) -> Result<(), Error> {
+        let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
+        let Some(effort) = literal(reasoning.effort, "reasoning.effort")? else { return Ok(()) };
+        push_key(body, "reasoning_effort", effort.get());
+        if effort.get() == "\"none\"" && self.options.dialect.template_kwargs {
+            push_key(body, "chat_template_kwargs", "{\"enable_thinking\":false}");
+        }
+        Ok(())
+    }
+
+    /// `text.format` is flat in Responses and wrapped in Chat.
+    fn response_format(&self, body: &mut Vec<u8>) -> Result<(), Error> {
+        let text: TextConfig<'_> = fields(self.request.text, "text")?;
+        let format: TextFormat<'_> = fields(text.format, "text.format")?;
+        let kind = string(format.r#type, "text.format.type")?;
+        match kind.as_deref() {
+            None if present(text.format).is_some() => return Err(missing("text.format.type")),
+            None | Some("text") => {}
+            Some("json_object") => push_key(body, "response_format", "{\"type\":\"json_object\"}"),
+            Some("json_schema") => {
+                let name =
+                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
+                let schema = object(format.schema, "text.format.schema")?;
+                let schema = schema.ok_or_else(|| missing("text.format.schema"))?;
+                body.extend_from_slice(
+                    b",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":",
+                );
+                body.extend_from_slice(name.get().as_bytes());
+                if let Some(description) = literal(format.description, "text.format.description")? {
+                    push_key(body, "description", description.get());
+                }
+                push_key(body, "schema", schema.get());
+                if let Some(strict) = boolean(format.strict, "text.format.strict")? {
+                    push_key(body, "strict", if strict { "true" } else { "false" });
+                }
+                body.extend_from_slice(b"}}");
+            }
+            Some(other) => {
+                return Err(not_one_of("text.format.type", other, "'text', 'json_object' and 'json_schema'"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the response says about its request: 31 fields, each always there (WIRE.md 4).
+    fn reply(&self, model: &str, stream: bool, tools: &Tools<'_>) -> Result<ReplyPlan, Error> {
+        let request = &self.request;
+        let reasoning: ReasoningConfig<'_> = fields(request.reasoning, "reasoning")?;
+        let text: TextConfig<'_> = fields(request.text, "text")?;
+        let max_output_tokens =
+            integer(request.max_output_tokens, "max_output_tokens", 1, u64::from(u32::MAX))?;
+        let top_logprobs = integer(request.top_logprobs, "top_logprobs", 0, 20)?;
+        let truncation = string(request.truncation, "truncation")?.unwrap_or(Cow::Borrowed("disabled"));
+        if !matches!(&*truncation, "auto" | "disabled") {
+            return Err(not_one_of("truncation", &truncation, "'auto' and 'disabled'"));
+        }
+        let include = array(request.include, "include")?.unwrap_or_default();
+        let logprobs = top_logprobs.is_some_and(|n| n > 0)
+            || include.iter().any(|raw| raw.get() == "\"message.output_text.logprobs\"");
+        let parallel = boolean(request.parallel_tool_calls, "parallel_tool_calls")?.unwrap_or(true);
+        let store = boolean(request.store, "store")?.unwrap_or(true);
+        let raw = |value: Option<&RawValue>, absent: &'static str| match value {
+            Some(value) => compact(value.get()).into_owned(),
+            None => absent.to_owned(),
+        };
+        let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
+        let mut echo = Vec::with_capacity(1024 + tools.echo.len());
+        let max_tool_calls = integer(request.max_tool_calls, "max_tool_calls", 1, u64::from(u32::MAX))?;
+        let or_null = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
+        echo.extend_from_slice(b"\"background\":false");
+        let fields: [(&str, String); 16] = [
+            ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", "0")?),
+            ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
+            ("max_output_tokens", or_null(max_output_tokens)),
+            ("max_tool_calls", or_null(max_tool_calls)),
+            ("metadata", raw(object(request.metadata, "metadata")?, "{}")),
+            ("parallel_tool_calls", parallel.to_string()),
+            ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
+            ("previous_response_id", "null".to_owned()),
+            ("prompt_cache_key", raw(literal(request.prompt_cache_key, "prompt_cache_key")?, "null")),
+            ("safety_identifier", raw(literal(request.safety_identifier, "safety_identifier")?, "null")),
+            ("store", store.to_string()),
+            ("temperature", number_or(request.temperature, "temperature", "1")?),
+            ("top_logprobs", top_logprobs.unwrap_or(0).to_string()),
+            ("top_p", number_or(request.top_p, "top_p", "1")?),
+            ("truncation", format!("\"{truncation}\"")),
+            ("user", raw(literal(request.user, "user")?, "null")),
+        ];
+        for (key, value) in fields {
+            push_key(&mut echo, key, &value);
+        }
+        push_key(&mut echo, "model", &{
+            let mut literal = Vec::new();
+            json::push_string(&mut literal, model);
+            String::from_utf8(literal).unwrap_or_default()
+        });
+        if let Some(retention) = literal(request.prompt_cache_retention, "prompt_cache_retention")? {
+            push_key(&mut echo, "prompt_cache_retention", retention.get());
+        }
+        literal(request.service_tier, "service_tier")?;
+        push_key(&mut echo, "service_tier", "\"default\"");
+        let effort = literal(reasoning.effort, "reasoning.effort")?;
+        let summary = literal(reasoning.summary, "reasoning.summary")?
+            .or(literal(reasoning.generate_summary, "reasoning.generate_summary")?);
+        push_key(
+            &mut echo,
+            "reasoning",
+            &format!("{{\"effort\":{},\"summary\":{}}}", raw(effort, "null"), raw(summary, "null")),
+        );
+        let format = raw(object(text.format, "text.format")?, "{\"type\":\"text\"}");
+        push_key(&mut echo, "text", &format!("{{\"format\":{format}"));
+        if let Some(verbosity) = literal(text.verbosity, "text.verbosity")? {
+            push_key(&mut echo, "verbosity", verbosity.get());
+        }
+        echo.push(b'}');
+        push_key(&mut echo, "tool_choice", &raw(present(request.tool_choice), "\"auto\""));
+        echo.extend_from_slice(b",\"tools\":");
+        echo.extend_from_slice(&tools.echo);
+        Ok(ReplyPlan {
+            echo,
+            stream,
+            reasoning: self.options.reasoning,
+            refusal_as_text: self.options.refusal_as_text,
+            one_call: !parallel,
+            logprobs,
+            top_logprobs: top_logprobs.unwrap_or(0),
+            max_output_tokens,
+        })
+    }
+}
+
+/// Appends `,"key":value`.
+fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+    out.extend_from_slice(value.as_bytes());
+}
+
+/// The id, if the item is an `item_reference`; such an item may come without a type.
+fn reference(raw: &RawValue) -> Option<String> {
+    // cheap look first: nearly no item is one
+    let item = raw.get();
+    if item.len() > 400 || item.contains("\"role\"") || item.contains("\"call_id\"") {
+        return None;
+    }
+    let item: crate::wire::request::Item<'_> = serde_json::from_str(item).ok()?;
+    let kind = present(item.r#type).and_then(json::decode);
+    match kind.as_deref() {
+        Some("item_reference") => {}
+        None if item.content.is_none() && item.summary.is_none() => {}
+        _ => return None,
+    }
+    present(item.id).and_then(json::decode).map(Cow::into_owned)
+}

@@ -1,0 +1,250 @@
+//! Owns the reading of an upstream's errors: its status and words in, one row of our table out. The words of
+//! llama-server b11434 and vLLM 0.32 are known (WIRE.md 9.4); anything else is judged by its status.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Kind};
+use crate::wire::json;
+
+/// Longest part of an upstream's message that a client is shown, in bytes.
+const MESSAGE_LIMIT: usize = 4096;
+
+#[derive(Debug, Default, Deserialize)]
+struct Body<'a> {
+    #[serde(borrow, default)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    message: Option<&'a RawValue>,
+    /// FastAPI's own
+    #[serde(borrow, default)]
+    detail: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    r#type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    code: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    param: Option<&'a RawValue>,
+}
+
+/// What an HTTP answer that is no success means. `body` may be anything.
+pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
+    match std::str::from_utf8(body).ok().and_then(|text| serde_json::from_str::<Body<'_>>(text).ok()) {
+        Some(body) => judge(Some(status), &body),
+        None => {
+            let kind = match status.as_u16() {
+                429 => Kind::RateLimited,
+                503 => Kind::Unavailable,
+                504 => Kind::Timeout,
+                400 | 401 | 403 | 404 | 422 => Kind::Rejected(status),
+                _ => Kind::BadGateway,
+            };
+            let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
+            Error::new(
+                kind,
+                format!("The upstream server answered with status {} and no JSON.", status.as_u16()),
+            )
+            .detail(shown)
+        }
+    }
+}
+
+/// What an error object within a stream (`data: {"error": ...}`) means; `raw` is the whole payload.
+pub fn from_stream(raw: &str) -> Error {
+    judge(None, &serde_json::from_str::<Body<'_>>(raw).unwrap_or_default())
+}
+
+fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
+    let inner = body.error.and_then(|raw| serde_json::from_str::<Body<'_>>(raw.get()).ok());
+    let body = inner.as_ref().unwrap_or(body);
+    let text = |raw: Option<&RawValue>| raw.and_then(json::decode).map(Cow::into_owned);
+    let message = text(body.message)
+        .or_else(|| body.error.and_then(json::decode).map(Cow::into_owned))
+        .or_else(|| body.detail.map(|raw| json::decode(raw).map_or(raw.get().to_owned(), Cow::into_owned)))
+        .unwrap_or_else(|| "The upstream server reported an error without a message.".to_owned());
+    let message = shorten(message);
+    let kind = text(body.r#type).unwrap_or_default();
+    let param = text(body.param);
+    let code = text(body.code).filter(|code| code.parse::<u16>().is_err());
+    let number = body.code.and_then(|raw| raw.get().trim_matches('"').parse::<u16>().ok());
+    let status = status
+        .or_else(|| number.and_then(|n| StatusCode::from_u16(n).ok()).filter(|status| status.as_u16() >= 400))
+        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+
+    if is_overflow(&kind, code.as_deref(), &message) {
+        // some clients look for the code in the message alone
+        let message = match message.contains("context_length_exceeded") {
+            true => message,
+            false => format!("{message} (context_length_exceeded)"),
+        };
+        return Error::new(Kind::ContextLength, message).param("input");
+    }
+    let row = match status.as_u16() {
+        429 => Kind::RateLimited,
+        503 => Kind::Unavailable,
+        504 | 408 => Kind::Timeout,
+        404 if message.to_ascii_lowercase().contains("model") => Kind::ModelNotFound,
+        401 | 403 | 404 | 413 | 415 => Kind::Rejected(status),
+        400..=499 => Kind::Rejected(StatusCode::BAD_REQUEST),
+        _ if is_deterministic(&message) => Kind::Rejected(StatusCode::BAD_REQUEST),
+        502 => Kind::BadGateway,
+        _ => Kind::UpstreamFailed,
+    };
+    let mut error = Error::new(row, message);
+    error.param = param.map(|param| ours(&param));
+    error.code = code;
+    error
+}
+
+/// Our name of the field that the upstream names.
+fn ours(param: &str) -> String {
+    match param {
+        "max_tokens" | "max_completion_tokens" => "max_output_tokens",
+        "messages" => "input",
+        "response_format" => "text.format",
+        "reasoning_effort" => "reasoning.effort",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// The prompt does not fit; `max_tokens` beyond the model's length alone is a plain mistake in the request.
+fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
+    if kind == "exceed_context_size_error" || code == Some("context_length_exceeded") {
+        return true;
+    }
+    let message = message.to_ascii_lowercase();
+    [
+        "maximum context length",
+        "exceeds the available context size",
+        "context length exceeded",
+        "context_length_exceeded",
+        "exceeds the context window",
+        "exceed context window",
+        "context window exceeded",
+        "prompt is too long",
+        "input is too long",
+        "longer than the model's context length",
+        "longer than the maximum model length",
+        "exceeds the model's maximum context",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// llama-server reports what is wrong with a request as 500 in places (every `std::runtime_error`); a client that
+/// retried would get the same answer for ever.
+fn is_deterministic(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    [
+        "jinja",
+        "chat template",
+        "template",
+        "conversation roles must alternate",
+        "system message must be",
+        "schema",
+        "grammar",
+        "unsupported",
+        "not supported",
+        "failed to parse",
+        "parse error",
+        "missing tool call",
+        "missing 'content'",
+        "tool call",
+        "'type' of tool",
+        "invalid",
+        "expected",
+        "json.exception",
+        "image input",
+        "audio input",
+        "mmproj",
+        "only one of",
+        "cannot specify",
+        "cannot use",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+fn shorten(mut message: String) -> String {
+    if message.len() > MESSAGE_LIMIT {
+        let mut end = MESSAGE_LIMIT;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(status: u16, body: &str) -> Error {
+        from_http(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+    }
+
+    #[test]
+    fn the_words_of_real_servers() {
+        for (status, body, want, code) in [
+            (
+                400,
+                r#"{"error":{"code":400,"message":"request (20024 tokens) exceeds the available context size (8192 tokens), try increasing it","type":"exceed_context_size_error","n_prompt_tokens":20024,"n_ctx":8192}}"#,
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                503,
+                r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#,
+                503,
+                None,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"This model's maximum context length is 4096 tokens. However, your prompt contains at least 4097 input tokens, ...","type":"BadRequestError","param":"input_tokens","code":400}}"#,
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                r#"{"error":{"message":"max_tokens=5000 cannot be greater than max_model_len=4096. Please request fewer output tokens. (parameter=max_tokens, value=5000)","type":"BadRequestError","param":"max_tokens","code":400}}"#,
+                400,
+                None,
+            ),
+            (
+                404,
+                r#"{"error":{"message":"The model `x` does not exist.","type":"NotFoundError","param":"model","code":404}}"#,
+                404,
+                Some("model_not_found"),
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"Jinja Exception: Conversation roles must alternate","type":"server_error"}}"#,
+                400,
+                None,
+            ),
+            (
+                500,
+                r#"{"error":{"code":500,"message":"CUDA out of memory","type":"server_error"}}"#,
+                500,
+                None,
+            ),
+            (502, "<html>bad</html>", 502, None),
+            (500, "<html>bad</html>", 502, None),
+            (429, "busy", 429, Some("rate_limit_exceeded")),
+            (422, r#"{"detail":[{"loc":["body"],"msg":"x"}]}"#, 400, None),
+        ] {
+            let error = http(status, body);
+            assert_eq!(error.status().as_u16(), want, "{body}");
+            assert_eq!(error.code().as_deref(), code, "{body}");
+            assert_eq!(error.retry_after().is_some(), matches!(want, 429 | 503), "{body}");
+        }
+        let error = http(400, r#"{"error":{"message":"m","param":"max_tokens","code":400}}"#);
+        assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
+    }
+}

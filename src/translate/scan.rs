@@ -1,0 +1,64 @@
+//! Owns the question whether a call's arguments, which arrive in pieces, are one whole JSON object by now. It must
+//! not judge their syntax: what the model wrote is passed on as it is.
+
+/// Follows the brackets of JSON text that is itself the inside of a JSON string literal; each byte is read once.
+#[derive(Debug, Default)]
+pub struct Scan {
+    read: usize,
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+    complete: bool,
+}
+
+impl Scan {
+    /// Whether `escaped` (all of it, of which earlier calls saw a prefix) holds an object or array that is closed.
+    pub fn complete(&mut self, escaped: &str) -> bool {
+        let mut bytes = escaped.as_bytes().get(self.read..).unwrap_or_default().iter().copied();
+        while let Some(mut byte) = bytes.next() {
+            if byte == b'\\' {
+                // undo one level: only quotes and backslashes matter here
+                byte = bytes.next().filter(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(b' ');
+            }
+            if self.in_string {
+                match byte {
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match byte {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.complete |= self.depth == 0;
+                }
+                _ => {}
+            }
+        }
+        self.read = escaped.len();
+        self.complete && self.depth == 0 && !self.in_string
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_when_arguments_are_whole() {
+        let text = r#"{"a":"}\"","b":[{"c":"\\"}]}"#;
+        let escaped = crate::wire::json::escape(text);
+        for cut in (0..escaped.len()).filter(|&c| !escaped[..c].ends_with('\\')) {
+            let mut scan = Scan::default();
+            assert!(!scan.complete(&escaped[..cut]), "{}", &escaped[..cut]);
+        }
+        let mut scan = Scan::default();
+        assert!(scan.complete(&escaped));
+        assert!(!Scan::default().complete(""));
+        assert!(!Scan::default().complete("42"));
+    }
+}

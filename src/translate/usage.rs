@@ -1,0 +1,69 @@
+//! Owns token counts: what a chat server reports, and `usage` as Responses has it. It must not invent a count:
+//! what was never reported stays null, since Codex takes zeros for an empty context and then never compacts.
+
+use serde_json::value::RawValue;
+
+use crate::wire::chat;
+use crate::wire::json::push_number;
+
+/// Token counts of one response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The whole prompt, cached part included.
+    pub input: u64,
+    /// Part of `input` that the upstream's prefix cache held.
+    pub cached: u64,
+    /// Tokens newly written to that cache, where the upstream says so.
+    pub written: u64,
+    /// All that was generated.
+    pub output: u64,
+    /// Part of `output` that was reasoning.
+    pub reasoning: u64,
+}
+
+impl Usage {
+    /// Reads `usage`; `None` when it holds no counts.
+    pub fn from_chat(raw: &RawValue) -> Option<Usage> {
+        let usage: chat::Usage = serde_json::from_str(raw.get()).ok()?;
+        let prompt = usage.prompt_tokens_details.unwrap_or_default();
+        let input = usage.prompt_tokens?;
+        let output = usage.completion_tokens.unwrap_or(0);
+        let reasoning = usage.completion_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0);
+        Some(Usage {
+            input,
+            cached: prompt.cached_tokens.unwrap_or(0).min(input),
+            written: prompt.created_cache_tokens.unwrap_or(0),
+            output,
+            reasoning: reasoning.min(output),
+        })
+    }
+
+    /// Reads llama-server's `timings`, for streams on which `usage` never comes.
+    pub fn from_timings(raw: &RawValue) -> Option<Usage> {
+        let timings: chat::Timings = serde_json::from_str(raw.get()).ok()?;
+        let cached = timings.cache_n.unwrap_or(0);
+        Some(Usage {
+            input: cached.saturating_add(timings.prompt_n?),
+            cached,
+            written: 0,
+            output: timings.predicted_n?,
+            reasoning: 0,
+        })
+    }
+
+    /// Appends the `usage` object; total = input + output.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for (key, value) in [
+            (&b"{\"input_tokens\":"[..], self.input),
+            (b",\"input_tokens_details\":{\"cached_tokens\":", self.cached),
+            (b",\"cache_write_tokens\":", self.written),
+            (b"},\"output_tokens\":", self.output),
+            (b",\"output_tokens_details\":{\"reasoning_tokens\":", self.reasoning),
+            (b"},\"total_tokens\":", self.input.saturating_add(self.output)),
+        ] {
+            out.extend_from_slice(key);
+            push_number(out, value);
+        }
+        out.push(b'}');
+    }
+}

@@ -1,0 +1,5 @@
+//! What is on the wires: request bodies, chat chunks, and the JSON text between them. Types and parsing only.
+
+pub mod chat;
+pub mod json;
+pub mod request;

@@ -1,0 +1,89 @@
+//! Owns the shape of a create request, its input items and their parts: field names only, every value still JSON
+//! text. It must not judge: which value is wrong, and what that means, is `translate`'s business.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// Declares a struct whose fields are optional, borrowed JSON values of the same name.
+macro_rules! raw_fields {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize)]
+        #[allow(missing_docs)] // the names are the documents' own
+        pub struct $name<'a> {
+            $(#[serde(borrow, default)] pub $field: Option<&'a RawValue>,)*
+        }
+    };
+}
+
+raw_fields!(
+    /// `CreateResponse` (WIRE.md 2). Keys that are not listed are accepted and dropped: Codex sends
+    /// `client_metadata`, others `stream_options`, `prompt_cache_options`, ...
+    CreateResponse {
+        background,
+        conversation,
+        frequency_penalty,
+        include,
+        input,
+        instructions,
+        max_output_tokens,
+        max_tool_calls,
+        metadata,
+        model,
+        parallel_tool_calls,
+        presence_penalty,
+        previous_response_id,
+        prompt_cache_key,
+        prompt_cache_retention,
+        reasoning,
+        safety_identifier,
+        service_tier,
+        store,
+        stream,
+        temperature,
+        text,
+        tool_choice,
+        tools,
+        top_logprobs,
+        top_p,
+        truncation,
+        user,
+    }
+);
+
+raw_fields!(
+    /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
+    Item { r#type, id, role, content, call_id, name, arguments, input, output, summary }
+);
+
+raw_fields!(
+    /// One part of a message's `content`, of a tool output, or of a reasoning item.
+    Part {
+        r#type, text, refusal, image_url, detail, file_id, file_data, file_url, filename, input_audio,
+    }
+);
+
+raw_fields!(
+    /// One element of `tools`.
+    Tool { r#type, name, description, parameters, strict }
+);
+
+raw_fields!(
+    /// `tool_choice` as an object.
+    ToolChoice { r#type, name, mode, tools }
+);
+
+raw_fields!(
+    /// `text`.
+    TextConfig { format, verbosity }
+);
+
+raw_fields!(
+    /// `text.format`.
+    TextFormat { r#type, name, description, schema, strict }
+);
+
+raw_fields!(
+    /// `reasoning`.
+    ReasoningConfig { effort, summary, generate_summary }
+);
