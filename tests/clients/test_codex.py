@@ -208,12 +208,13 @@ def test_a_second_turn_of_the_same_thread(codex, proxy, upstream):
     assert [m["role"] for m in messages].count("system") == 1
 
 
+@pytest.mark.timeout(330)
 def test_codex_on_llama_cpp(codex, llama_proxy, llama, tmp_path):
     """A whole turn with the full Codex prompt and tools; the schema makes a model that never ends come to an end."""
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({
         "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}))
-    finished = codex(llama_proxy, "Say hi.", "--output-schema", str(schema), model=llama.model, timeout=140,
+    finished = codex(llama_proxy, "Say hi.", "--output-schema", str(schema), model=llama.model, timeout=300,
                      config=["model_context_window=16000", 'web_search="disabled"'])
     usage = assert_turn(finished)["usage"]
     assert usage["input_tokens"] > 1000 and usage["output_tokens"] > 0, usage

@@ -13,7 +13,7 @@ from harness import (
 )
 from scripted import (
     LLAMA_LOADING, LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, VLLM_UNKNOWN_MODEL, Reply, Upstream, answer, answer_chunks, chunk,
-    held_then, refuse, text_then, text_then_cut, text_then_hold, text_then_write,
+    held_then, refuse, text_then, text_then_cut, text_then_hold, text_then_write, usage_chunk,
 )
 
 pytestmark = pytest.mark.timeout(90)
@@ -221,7 +221,7 @@ def test_a_stream_without_done_completes(proxy, upstream):
         reply.end()
 
     upstream.script(turn)
-    stream = raw_stream(proxy.base_url, HELLO)
+    stream = raw_stream(proxy.base_url, HELLO, usage=False)
     assert stream.types[-1] == "response.completed" and stream.output_text == "All of it.", str(stream)
     assert stream.terminal["usage"] is None, "usage that the upstream never gave must be null"
 
@@ -283,6 +283,7 @@ def test_life_signs_while_the_upstream_is_silent(rejoinder, upstream):
         if not request.disconnected.is_set():
             for c in answer_chunks("llama", "nd on.")[1:]:
                 reply.event(c)
+            reply.event(usage_chunk("llama", 20, 4))
             reply.done()
             reply.end()
 
@@ -375,9 +376,28 @@ def test_a_body_that_is_too_large(rejoinder, upstream):
     assert not upstream.chats
 
 
-def test_an_unknown_path(proxy):
-    status, headers, text = request_json("GET", proxy.base_url + "/no-such-thing")
-    assert_error(status, headers, text, 404)
+def test_an_unknown_path_is_the_upstreams(proxy, upstream):
+    direct = request_json("GET", upstream.url + "/v1/no-such-thing")
+    through = request_json("GET", proxy.base_url + "/no-such-thing")
+    assert (through[0], through[2]) == (direct[0], direct[2]) and direct[0] == 404
+
+
+def test_a_wrong_method(proxy):
+    assert_error(*request_json("PUT", proxy.base_url + "/responses", HELLO), 405, type="invalid_request_error")
+
+
+def test_an_unknown_stored_response(proxy):
+    for method in ("GET", "DELETE"):
+        assert_error(*request_json(method, proxy.base_url + "/responses/resp_unknown"), 404)
+
+
+def test_a_websocket_upgrade_is_refused_so_that_codex_falls_back(proxy):
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    connection.request("GET", "/v1/responses", headers={
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
+    assert connection.getresponse().status == 426
+    connection.close()
 
 
 def test_an_unknown_previous_response(proxy, upstream):
@@ -397,7 +417,7 @@ def test_unknown_items_and_hosted_tools_are_no_error(proxy, upstream):
     upstream.script(answer("Hello."))
     stream = raw_stream(proxy.base_url, {
         "model": MODEL,
-        "tools": [{"type": "web_search"}, {"type": "brand_new_tool", "x": 1}],
+        "tools": [{"type": "web_search"}],
         "input": [
             {"role": "user", "content": "Hi."},
             {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "q"}},
@@ -406,4 +426,11 @@ def test_unknown_items_and_hosted_tools_are_no_error(proxy, upstream):
         ],
     })
     assert stream.types[-1] == "response.completed" and stream.output_text == "Hello.", str(stream)
+    assert "tools" not in upstream.chats[0].json
+
+
+def test_an_unknown_tool_is_no_error(proxy, upstream):
+    upstream.script(answer("Hello."))
+    status, _, text = post(proxy, {**HELLO, "tools": [{"type": "brand_new_tool", "x": 1}]})
+    assert status == 200 and json.loads(text)["status"] == "completed", text
     assert "tools" not in upstream.chats[0].json
