@@ -1,5 +1,6 @@
 """What every test here uses: processes that end with the test, raw event streams, and the judge of a stream."""
 
+import ctypes
 import http.client
 import importlib.util
 import json
@@ -55,6 +56,15 @@ def answers_200(url):
 
 # ---------------------------------------------------------------- processes
 
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent():
+    """In a child: SIGTERM when the process that started it is gone, however that ended (Linux; elsewhere nothing)."""
+    if hasattr(LIBC, "prctl"):
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
 
 class Process:
     """A child in its own process group, its output in a file; `stop()` ends the group and nothing else."""
@@ -64,7 +74,7 @@ class Process:
         self._out = self.log.open("wb")
         self.child = subprocess.Popen(
             [str(c) for c in command], stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT,
-            env=env, cwd=cwd, start_new_session=True)
+            env=env, cwd=cwd, start_new_session=True, preexec_fn=end_with_parent)
 
     def alive(self):
         return self.child.poll() is None
@@ -106,7 +116,7 @@ def run(command, env, cwd, timeout=90, stdin=""):
     """Run a client to its end; its whole process group ends with it or with the time limit."""
     child = subprocess.Popen(
         [str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=env, cwd=cwd, start_new_session=True, text=True, errors="replace")
+        env=env, cwd=cwd, start_new_session=True, text=True, errors="replace", preexec_fn=end_with_parent)
     try:
         out, err = child.communicate(stdin, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -140,9 +150,9 @@ def find_binary():
 class Rejoinder(Process):
     """The built proxy in front of `upstream_url`. Settings are environment variables: `upstream__idle_timeout="2s"`."""
 
-    def __init__(self, binary, upstream_url, log, home, **settings):
+    def __init__(self, binary, upstream_url, log, home, ports=None, **settings):
         self.may_end = False  # a test that ends the proxy itself says so here
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = ports or (free_port(), free_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         self.base_url = self.url + "/v1"
