@@ -14,8 +14,8 @@ pub struct Dialect {
     pub logprobs_with_tools: bool,
     /// Whether `chat_template_kwargs` is understood, which is how templates of the Qwen kind turn thinking off.
     pub template_kwargs: bool,
-    /// Whether a history that ends with an assistant message has to be told not to be continued: llama-server takes
-    /// such a message for the beginning of its own answer.
+    /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
+    /// `continue_final_message` and `add_generation_prompt` say (llama-server b11434, by `/apply-template`).
     pub continues_assistant: bool,
 }
 

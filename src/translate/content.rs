@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::params::{elements, present};
 use super::plan::Notes;
 use crate::wire::json;
-use crate::wire::request::Part;
+use crate::wire::request::{Part, fields};
 
 /// One part of a chat message. Texts are escaped JSON.
 #[derive(Debug, Clone)]
@@ -57,12 +57,9 @@ fn piece<'a>(raw: &'a RawValue, notes: &mut Notes) -> Option<Piece<'a>> {
     if let Some(text) = json::text(raw) {
         return Some(Piece::Text(text));
     }
-    let part: Part<'a> = match serde_json::from_str(raw.get()) {
-        Ok(part) => part,
-        Err(_) => {
-            notes.add("skipped_part", "no object");
-            return None;
-        }
+    let Some(part) = fields::<Part<'a>>(raw) else {
+        notes.add("skipped_part", "no object");
+        return None;
     };
     let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
     let read = match &*kind {

@@ -10,7 +10,7 @@ use super::content::{Piece, pieces};
 use super::params::{elements, present};
 use super::plan::Notes;
 use crate::wire::json;
-use crate::wire::request::Item;
+use crate::wire::request::{Item, fields};
 
 /// Who speaks, apart from the assistant and tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl<'a> Reader<'a> {
 }
 
 fn step<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
-    let Ok(item) = serde_json::from_str::<Item<'a>>(raw.get()) else {
+    let Some(item) = fields::<Item<'a>>(raw) else {
         notes.add("skipped_item", &format!("input[{index}] is no object"));
         return Step::Skipped;
     };

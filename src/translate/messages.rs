@@ -30,6 +30,11 @@ pub fn write(
             Entry::Assistant(assistant) => turn(out, start, assistant, options.dialect.reasoning_key),
         }
     }
+    // such a server takes an assistant message at the end for the beginning of its own answer
+    let unanswered = matches!(entries.last(), Some(Entry::Assistant(last)) if last.calls.is_empty());
+    if unanswered && options.dialect.continues_assistant {
+        prompt(out, start, Role::User, &[Piece::Text(Cow::Borrowed(""))]);
+    }
     out.push(b']');
 }
 

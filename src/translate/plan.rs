@@ -17,7 +17,7 @@ use super::{content, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
-use crate::wire::request::{CreateResponse, ReasoningConfig, TextConfig, TextFormat};
+use crate::wire::request::{self, CreateResponse, Item, ReasoningConfig, TextConfig, TextFormat};
 
 /// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,9 @@ impl Notes {
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    if !text.trim_start().starts_with('{') {
+        return Err(invalid_json("expected one JSON object".to_owned()));
+    }
     let request: CreateResponse<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
         _ => invalid_json(error.to_string()),
@@ -134,7 +137,6 @@ impl<'a> Planner<'a, '_> {
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, &model);
         body.extend_from_slice(b",\"messages\":");
-        let after_assistant = matches!(entries.last(), Some(Entry::Assistant(a)) if a.calls.is_empty());
         messages::write(&mut body, instructions, entries, self.options);
         tools.write(&mut body, &choice, self.options.dialect);
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
@@ -145,9 +147,6 @@ impl<'a> Planner<'a, '_> {
         self.logprobs(&mut body, &reply, stream && tools.visible())?;
         self.reasoning_effort(&mut body)?;
         self.response_format(&mut body)?;
-        if after_assistant && self.options.dialect.continues_assistant {
-            body.extend_from_slice(b",\"continue_final_message\":false,\"add_generation_prompt\":true");
-        }
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
         }
@@ -381,11 +380,11 @@ fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
 /// The id, if the item is an `item_reference`; such an item may come without a type.
 fn reference(raw: &RawValue) -> Option<String> {
     // cheap look first: nearly no item is one
-    let item = raw.get();
-    if item.len() > 400 || item.contains("\"role\"") || item.contains("\"call_id\"") {
+    let text = raw.get();
+    if text.len() > 400 || text.contains("\"role\"") || text.contains("\"call_id\"") {
         return None;
     }
-    let item: crate::wire::request::Item<'_> = serde_json::from_str(item).ok()?;
+    let item: Item<'_> = request::fields(raw)?;
     let kind = present(item.r#type).and_then(json::decode);
     match kind.as_deref() {
         Some("item_reference") => {}

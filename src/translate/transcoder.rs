@@ -194,7 +194,10 @@ impl Transcoder {
             }
             return;
         }
-        let chunk: Chunk<'_> = match serde_json::from_str(data) {
+        // an array would be read by position
+        let parsed =
+            if data.starts_with('{') { serde_json::from_str(data) } else { serde_json::from_str("") };
+        let chunk: Chunk<'_> = match parsed {
             Ok(chunk) => chunk,
             Err(error) => {
                 let message = "The upstream server sent an event that is no chat completion chunk.";

@@ -4,6 +4,11 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+/// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
+pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok())?
+}
+
 /// Declares a struct whose fields are optional, borrowed JSON values of the same name.
 macro_rules! raw_fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {

@@ -1,0 +1,477 @@
+//! The request side: what each form of a Responses request becomes in Chat Completions (WIRE.md 9.1, 9.2 and 10).
+
+use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
+use rejoinder::error::Error;
+use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, ReasoningDisplay, plan};
+use serde_json::{Value, json};
+
+fn options(dialect: &'static Dialect) -> PlanOptions<'static> {
+    PlanOptions {
+        dialect,
+        default_model: None,
+        developer_messages: DeveloperMessages::Leading,
+        alternate_roles: false,
+        reasoning: ReasoningDisplay::Summary,
+        refusal_as_text: false,
+    }
+}
+
+fn planned(request: &Value, options: &PlanOptions<'_>) -> Result<Plan, Error> {
+    plan(request.to_string().as_bytes(), options)
+}
+
+/// The chat body for a request with these fields besides `model`.
+fn chat_for(dialect: &'static Dialect, fields: Value) -> Value {
+    let mut request = json!({"model": "m", "input": "hi"});
+    request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let plan = planned(&request, &options(dialect)).unwrap();
+    serde_json::from_slice(&plan.body).expect("the chat body is JSON")
+}
+
+fn messages(input: Value) -> Value {
+    chat_for(&VLLM, json!({"input": input}))["messages"].take()
+}
+
+fn refusal(fields: Value) -> (String, Option<String>, u16) {
+    let mut request = json!({"model": "m", "input": "hi"});
+    request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let error = planned(&request, &options(&GENERIC)).unwrap_err();
+    (error.param.clone().unwrap_or_default(), error.code().map(|c| c.into_owned()), error.status().as_u16())
+}
+
+fn call(id: &str, name: &str) -> Value {
+    json!({"type": "function_call", "call_id": id, "name": name, "arguments": "{}"})
+}
+
+fn output(id: &str, text: &str) -> Value {
+    json!({"type": "function_call_output", "call_id": id, "output": text})
+}
+
+fn chat_call(id: &str, name: &str) -> Value {
+    json!({"id": id, "type": "function", "function": {"name": name, "arguments": "{}"}})
+}
+
+#[test]
+fn a_string_is_one_user_message() {
+    let chat = chat_for(&LLAMA_SERVER, json!({"instructions": "be brief", "stream": true}));
+    assert_eq!(
+        chat,
+        json!({
+            "model": "m",
+            "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+            "stream": true,
+            "stream_options": {"include_usage": true},
+        })
+    );
+    // vLLM refuses stream_options without a stream
+    assert_eq!(chat_for(&VLLM, json!({})).get("stream_options"), None);
+}
+
+#[test]
+fn parts_of_every_kind() {
+    let file = "data:text/plain;base64,aGVsbG8K";
+    let got = messages(json!([{"role": "user", "content": [
+        {"type": "input_text", "text": "look \u{1f600} \"q\""},
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "high"},
+        {"type": "input_image", "image_url": "http://x/y.png"},
+        {"type": "input_image", "file_id": "file-1"},
+        {"type": "input_file", "filename": "a.txt", "file_data": file},
+        {"type": "input_file", "filename": "b.pdf", "file_data": "data:application/pdf;base64,/9j/AA=="},
+        {"type": "input_file", "file_url": "http://x/c.txt"},
+        {"type": "hologram", "text": "?"},
+    ]}]));
+    assert_eq!(
+        got,
+        json!([{"role": "user", "content": [
+            {"type": "text", "text": "look \u{1f600} \"q\""},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "high"}},
+            {"type": "image_url", "image_url": {"url": "http://x/y.png"}},
+            {"type": "text", "text": "[image file-1: not available to this server]"},
+            {"type": "text", "text": "<file name=\"a.txt\">\nhello\n\n</file>"},
+            {"type": "text", "text": "[file b.pdf: its content is not text and was left out]"},
+            {"type": "text", "text": "[file http://x/c.txt: its content is not text and was left out]"},
+        ]}])
+    );
+}
+
+#[test]
+fn text_parts_are_one_string() {
+    let got = messages(json!([
+        {"type": "message", "role": "user", "content": [
+            {"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+        {"type": "message", "role": "assistant", "content": [
+            {"type": "output_text", "text": "c"}, {"type": "refusal", "refusal": "d"}]},
+        {"role": "user", "content": "e"},
+    ]));
+    assert_eq!(
+        got,
+        json!([
+            {"role": "user", "content": "a\nb"},
+            {"role": "assistant", "content": "cd"},
+            {"role": "user", "content": "e"},
+        ])
+    );
+}
+
+#[test]
+fn reasoning_in_every_form_goes_to_the_message_behind_it() {
+    for (item, want) in [
+        (json!({"summary": [], "content": [{"type": "reasoning_text", "text": "t"}]}), Some("t")),
+        (json!({"summary": [], "content": "t"}), Some("t")),
+        (json!({"summary": [{"type": "summary_text", "text": "t"}], "content": null}), Some("t")),
+        (json!({"summary": [{"type": "summary_text", "text": "s"}], "content": []}), Some("s")),
+        (
+            json!({"summary": [{"type": "summary_text", "text": "s"}],
+                   "content": [{"type": "reasoning_text", "text": "t"}], "encrypted_content": "x"}),
+            Some("t"),
+        ),
+        (json!({"summary": [], "encrypted_content": "opaque"}), None),
+        (json!({}), None),
+    ] {
+        let mut reasoning = json!({"type": "reasoning", "id": "rs_1"});
+        reasoning.as_object_mut().unwrap().extend(item.as_object().unwrap().clone());
+        let input = json!([
+            {"role": "user", "content": "q"},
+            reasoning,
+            call("c1", "f"),
+            output("c1", "o"),
+        ]);
+        for (dialect, key) in [(&VLLM, "reasoning"), (&LLAMA_SERVER, "reasoning_content")] {
+            let chat = chat_for(dialect, json!({"input": input}));
+            let message = &chat["messages"][1];
+            assert_eq!(message["tool_calls"], json!([chat_call("c1", "f")]));
+            assert_eq!(message.get(key).and_then(Value::as_str), want, "{item} for {key}");
+        }
+    }
+}
+
+#[test]
+fn reasoning_that_led_to_nothing_is_left_out() {
+    let got = messages(json!([
+        {"role": "user", "content": "q"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+        {"role": "user", "content": "again"},
+    ]));
+    assert_eq!(got, json!([{"role": "user", "content": "q"}, {"role": "user", "content": "again"}]));
+}
+
+#[test]
+fn calls_of_one_turn_share_a_message_and_outputs_follow_it() {
+    // Codex puts a message that came after a call between the call and its output
+    let got = messages(json!([
+        {"role": "user", "content": "q"},
+        call("c1", "f"),
+        call("c2", "g"),
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "running"}]},
+        {"role": "developer", "content": "a notice"},
+        output("c2", "two"),
+        output("c1", "one"),
+        {"role": "user", "content": "next"},
+    ]));
+    assert_eq!(
+        got,
+        json!([
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "running", "tool_calls": [chat_call("c1", "f"), chat_call("c2", "g")]},
+            {"role": "tool", "tool_call_id": "c1", "content": "one"},
+            {"role": "tool", "tool_call_id": "c2", "content": "two"},
+            {"role": "user", "content": "a notice"},
+            {"role": "user", "content": "next"},
+        ])
+    );
+}
+
+#[test]
+fn missing_outputs_orphans_and_double_ids() {
+    let got = messages(json!([
+        {"role": "user", "content": "q"},
+        call("x", "f"),
+        call("x", "f"),
+        call("", "h"),
+        output("x", "first"),
+        output("x", "second"),
+        output("lost", "orphan"),
+        {"type": "function_call_output", "output": "no id"},
+    ]));
+    assert_eq!(
+        got,
+        json!([
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": null,
+             "tool_calls": [chat_call("x", "f"), chat_call("x_2", "f"), chat_call("call_3", "h")]},
+            {"role": "tool", "tool_call_id": "x", "content": "first"},
+            {"role": "tool", "tool_call_id": "x_2", "content": "second"},
+            {"role": "tool", "tool_call_id": "call_3", "content": "no id"},
+            {"role": "user", "content": "[Output of tool call lost]\norphan"},
+        ])
+    );
+    let interrupted = messages(
+        json!([{"role": "user", "content": "q"}, call("c", "f"), {"role": "user", "content": "stop"}]),
+    );
+    assert_eq!(interrupted[2], json!({"role": "tool", "tool_call_id": "c", "content": "aborted"}));
+}
+
+#[test]
+fn outputs_may_be_arrays_and_images_follow_in_a_user_message() {
+    let got = messages(json!([
+        {"role": "user", "content": "q"},
+        call("c", "view_image"),
+        {"type": "function_call_output", "call_id": "c", "output": [
+            {"type": "input_text", "text": "Wall time: 1 s"},
+            {"type": "input_text", "text": "done"},
+            {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "high"},
+        ]},
+    ]));
+    assert_eq!(got[2]["content"], json!("Wall time: 1 s\ndone\n[see the next user message for the image]"));
+    assert_eq!(got[3]["role"], "user");
+    assert_eq!(got[3]["content"][1]["image_url"]["url"], "data:image/png;base64,AAAA");
+    let object = messages(json!([{"role": "user", "content": "q"}, call("c", "f"),
+        {"type": "function_call_output", "call_id": "c", "output": {"ok": true}}]));
+    assert_eq!(object[2]["content"], json!("{\"ok\":true}"));
+}
+
+#[test]
+fn arguments_reach_the_upstream_as_an_object_always() {
+    for (arguments, want) in [
+        (json!("{\"a\": 1}"), json!({"a": 1})),
+        (json!(""), json!({})),
+        (json!(null), json!({})),
+        (json!({"a": 1}), json!({"a": 1})),
+        (json!("{\"a\": "), json!({"invalid_arguments": "{\"a\": "})),
+        (json!("[1]"), json!({"invalid_arguments": "[1]"})),
+    ] {
+        let got = messages(json!([{"role": "user", "content": "q"},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}]));
+        let text = got[1]["tool_calls"][0]["function"]["arguments"].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), want, "{arguments}");
+    }
+}
+
+#[test]
+fn developer_messages_in_three_modes() {
+    let request = json!({"model": "m", "instructions": "I", "input": [
+        {"role": "developer", "content": "D1"},
+        {"role": "system", "content": "S1"},
+        {"role": "user", "content": "q"},
+        {"role": "developer", "content": "D2"},
+    ]});
+    for (mode, want) in [
+        (DeveloperMessages::Leading, json!([["system", "I\n\nD1\n\nS1"], ["user", "q"], ["user", "D2"]])),
+        (DeveloperMessages::All, json!([["system", "I\n\nD1\n\nS1\n\nD2"], ["user", "q"]])),
+        (
+            DeveloperMessages::Keep,
+            json!([
+                ["system", "I"],
+                ["developer", "D1"],
+                ["system", "S1"],
+                ["user", "q"],
+                ["developer", "D2"]
+            ]),
+        ),
+    ] {
+        let options = PlanOptions { developer_messages: mode, ..options(&GENERIC) };
+        let chat: Value = serde_json::from_slice(&planned(&request, &options).unwrap().body).unwrap();
+        let got: Vec<Value> =
+            chat["messages"].as_array().unwrap().iter().map(|m| json!([m["role"], m["content"]])).collect();
+        assert_eq!(json!(got), want, "{mode:?}");
+    }
+}
+
+#[test]
+fn alternation_joins_neighbours() {
+    let request = json!({"model": "m", "input": [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c"},
+        {"role": "developer", "content": "d"},
+        {"role": "user", "content": [{"type": "input_image", "image_url": "http://x"}]},
+    ]});
+    let options = PlanOptions { alternate_roles: true, ..options(&GENERIC) };
+    let chat: Value = serde_json::from_slice(&planned(&request, &options).unwrap().body).unwrap();
+    let roles: Vec<&str> =
+        chat["messages"].as_array().unwrap().iter().map(|m| m["role"].as_str().unwrap()).collect();
+    assert_eq!(roles, ["user", "assistant", "user"]);
+    assert_eq!(chat["messages"][0]["content"], "a\n\nb");
+}
+
+#[test]
+fn llama_server_is_not_given_an_answer_to_continue() {
+    let fields = json!({"input": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
+    assert_eq!(
+        chat_for(&LLAMA_SERVER, fields.clone())["messages"][2],
+        json!({"role": "user", "content": ""})
+    );
+    assert_eq!(chat_for(&VLLM, fields)["messages"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn unknown_items_are_skipped_and_noted() {
+    let request = json!({"model": "m", "input": [
+        {"role": "user", "content": "q"},
+        {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
+        {"type": "compaction_trigger"},
+        {"type": "message", "content": "no role"},
+        {"type": "message", "role": "user", "content": 5},
+        "a string", 7, null, [],
+        {"type": "function_call", "call_id": "c"},
+    ]});
+    let plan = planned(&request, &options(&GENERIC)).unwrap();
+    let chat: Value = serde_json::from_slice(&plan.body).unwrap();
+    assert_eq!(chat["messages"], json!([{"role": "user", "content": "q"}]));
+    assert_eq!(plan.notes.0.iter().filter(|(kind, _)| *kind == "skipped_item").count(), 9);
+}
+
+#[test]
+fn tools_and_choices() {
+    let tools = json!([
+        {"type": "function", "name": "f", "description": "d", "strict": false,
+         "parameters": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}}},
+        {"type": "function", "name": "g"},
+        {"type": "web_search"},
+        {"type": "custom", "name": "apply_patch"},
+    ]);
+    let chat = chat_for(&VLLM, json!({"tools": tools, "tool_choice": "auto", "parallel_tool_calls": false}));
+    assert_eq!(
+        chat["tools"],
+        json!([
+            {"type": "function", "function": {"name": "f", "description": "d", "strict": false,
+             "parameters": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}}}},
+            {"type": "function", "function": {"name": "g", "parameters": {"type": "object", "properties": {}}}},
+        ])
+    );
+    assert_eq!(chat["parallel_tool_calls"], false);
+    let names = |chat: &Value| -> Vec<String> {
+        chat["tools"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|t| t["function"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let forced = json!({"tools": tools, "tool_choice": {"type": "function", "name": "g"}});
+    let chat = chat_for(&VLLM, forced.clone());
+    assert_eq!(chat["tool_choice"], json!({"type": "function", "function": {"name": "g"}}));
+    assert_eq!(names(&chat), ["f", "g"]);
+    // llama-server reads an object as auto: only that tool, and required
+    let chat = chat_for(&LLAMA_SERVER, forced);
+    assert_eq!((chat["tool_choice"].clone(), names(&chat)), (json!("required"), vec!["g".to_owned()]));
+    let allowed = json!({"tools": tools, "tool_choice":
+        {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}});
+    let chat = chat_for(&GENERIC, allowed);
+    assert_eq!((chat["tool_choice"].clone(), names(&chat)), (json!("required"), vec!["f".to_owned()]));
+    // nothing to show: neither tools nor choice, vLLM refuses an empty array
+    let chat = chat_for(&VLLM, json!({"tools": [{"type": "web_search"}], "tool_choice": "required"}));
+    assert_eq!((chat.get("tools"), chat.get("tool_choice")), (None, None));
+}
+
+#[test]
+fn fields_that_have_another_name_or_none() {
+    let schema = json!({"type": "object", "properties": {"b": {}, "a": {}}});
+    let chat = chat_for(
+        &LLAMA_SERVER,
+        json!({
+            "max_output_tokens": 1, "temperature": 0.25, "top_p": 0.5, "presence_penalty": 1, "frequency_penalty": null,
+            "reasoning": {"effort": "none", "summary": "auto"},
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": true}, "verbosity": "low"},
+            "store": false, "metadata": {"a": "b"}, "prompt_cache_key": "k", "prompt_cache_retention": "24h",
+            "safety_identifier": "s", "service_tier": "flex", "truncation": "auto", "user": "u",
+            "include": ["reasoning.encrypted_content", "something.new"], "client_metadata": {"x": 1},
+            "stream_options": {"include_obfuscation": false}, "whatever": [1], "max_tool_calls": 3,
+        }),
+    );
+    assert_eq!(
+        chat,
+        json!({
+            "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1, "temperature": 0.25,
+            "top_p": 0.5, "presence_penalty": 1, "reasoning_effort": "none",
+            "chat_template_kwargs": {"enable_thinking": false},
+            "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": true}},
+            "user": "u", "stream": false,
+        })
+    );
+    let chat = chat_for(&GENERIC, json!({"text": {"format": {"type": "json_object"}}, "top_logprobs": 3}));
+    assert_eq!(chat["response_format"], json!({"type": "json_object"}));
+    assert_eq!((chat["logprobs"].clone(), chat["top_logprobs"].clone()), (json!(true), json!(3)));
+    let chat = chat_for(&GENERIC, json!({"include": ["message.output_text.logprobs"]}));
+    assert_eq!((chat["logprobs"].clone(), chat["top_logprobs"].clone()), (json!(true), json!(0)));
+}
+
+#[test]
+fn refusals_name_the_field() {
+    let bad = |fields, param: &str, code: &str| {
+        assert_eq!(refusal(fields), (param.to_owned(), Some(code.to_owned()), 400));
+    };
+    bad(json!({"input": 3}), "input", "invalid_type");
+    bad(json!({"input": null}), "input", "missing_required_parameter");
+    bad(json!({"model": null}), "model", "missing_required_parameter");
+    bad(json!({"model": 1}), "model", "invalid_type");
+    bad(json!({"stream": "yes"}), "stream", "invalid_type");
+    bad(json!({"temperature": "hot"}), "temperature", "invalid_type");
+    bad(json!({"max_output_tokens": 0}), "max_output_tokens", "integer_below_min_value");
+    bad(json!({"max_output_tokens": 1.5}), "max_output_tokens", "invalid_type");
+    bad(json!({"top_logprobs": 21}), "top_logprobs", "integer_above_max_value");
+    bad(json!({"tools": {}}), "tools", "invalid_type");
+    bad(json!({"tools": [{"type": "function"}]}), "tools[0].name", "missing_required_parameter");
+    bad(
+        json!({"tools": [{"type": "function", "name": "f", "parameters": []}]}),
+        "tools[0].parameters",
+        "invalid_type",
+    );
+    bad(json!({"tool_choice": "maybe"}), "tool_choice", "invalid_value");
+    bad(json!({"tool_choice": {"type": "function", "name": "x"}}), "tool_choice", "invalid_value");
+    bad(
+        json!({"text": {"format": {"type": "json_schema", "name": "n"}}}),
+        "text.format.schema",
+        "missing_required_parameter",
+    );
+    bad(json!({"text": {"format": {"type": "yaml"}}}), "text.format.type", "invalid_value");
+    bad(json!({"reasoning": {"effort": 3}}), "reasoning.effort", "invalid_type");
+    bad(json!({"metadata": []}), "metadata", "invalid_type");
+    bad(json!({"previous_response_id": "resp_x"}), "previous_response_id", "previous_response_not_found");
+    bad(json!({"background": true}), "background", "unsupported_parameter");
+    let (param, code, status) = refusal(json!({"input": [{"type": "item_reference", "id": "msg_1"}]}));
+    assert_eq!((param.as_str(), code, status), ("input[0]", None, 400));
+    for body in [&b"{"[..], b"", b"[]", b"\xff", b"null", b"{\"model\":\"m\",\"model\":\"n\"}"] {
+        let error = plan(body, &options(&GENERIC)).unwrap_err();
+        assert_eq!(error.code().as_deref(), Some("invalid_json"), "{body:?}");
+    }
+}
+
+#[test]
+fn a_default_model_stands_in() {
+    let options = PlanOptions { default_model: Some("local"), ..options(&GENERIC) };
+    assert_eq!(planned(&json!({"input": "x"}), &options).unwrap().model, "local");
+}
+
+#[test]
+fn the_same_history_makes_the_same_bytes_and_a_longer_one_only_adds() {
+    let mut input =
+        vec![json!({"role": "developer", "content": "base"}), json!({"role": "user", "content": "q"})];
+    let mut before: Option<Vec<u8>> = None;
+    for turn in 0..6 {
+        let id = format!("c{}", turn % 2); // ids repeat: they must be told apart alike each time
+        input.push(
+            json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": format!("r{turn}")}]}),
+        );
+        input.push(call(&id, "f"));
+        input.push(json!({"role": "developer", "content": "notice"}));
+        input.push(output(&id, "done"));
+        let request = json!({"model": "m", "input": input, "tools": [{"type": "function", "name": "f"}]});
+        let body = planned(&request, &options(&LLAMA_SERVER)).unwrap().body;
+        assert_eq!(body, planned(&request, &options(&LLAMA_SERVER)).unwrap().body);
+        let end = body.windows(9).position(|w| w == b"],\"tools\"").unwrap();
+        let messages = body[..end].to_vec();
+        if let Some(before) = before {
+            assert!(messages.starts_with(&before), "turn {turn} changed an earlier byte");
+        }
+        before = Some(messages);
+    }
+}
+
+#[test]
+fn lone_surrogates_are_replaced_before_they_reach_a_parser_that_refuses_them() {
+    let body = br#"{"model":"m","input":[{"role":"user","content":"a\ud83d b \ud83d\ude00"}]}"#;
+    let plan = plan(body, &options(&GENERIC)).unwrap();
+    let chat: Value = serde_json::from_slice(&plan.body).unwrap();
+    assert_eq!(chat["messages"][0]["content"], "a\u{fffd} b \u{1f600}");
+}
