@@ -295,6 +295,8 @@ def assert_stream(stream, request=None, usage=True):
     violations, _ = check.check_sse(stream.text, profile="strict", request=request)
     if not usage and stream.terminal["usage"] is None:
         violations = [v for v in violations if "usage" not in v]
+    if stream.types[-1] == "response.incomplete":  # a call cut by the limit has no arguments.done, on purpose
+        violations = [v for v in violations if "[args.no_done]" not in v]
     assert not violations, "\n".join(violations) + f"\n{stream}"
 
 

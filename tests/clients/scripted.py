@@ -308,7 +308,7 @@ class Upstream:
         if flavour not in ("llama", "vllm"):
             raise ValueError(flavour)
         self.flavour = flavour
-        self.chats, self.others = [], []
+        self.chats, self.others, self.errors = [], [], []
         self.released = threading.Event()
         self._turns, self._repeat = [], None
         self._changed = threading.Condition()
@@ -360,6 +360,8 @@ class Upstream:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+        if self.errors:
+            raise AssertionError("a scripted turn failed") from self.errors[0]
 
     def script(self, *turns, repeat=None):
         """What the next chat requests get, in order; `repeat` is what every further one gets."""
@@ -398,6 +400,9 @@ class Upstream:
         except (BrokenPipeError, ConnectionResetError):
             request.disconnected.set()
             handler.close_connection = True
+        except Exception as e:  # the test's own turn is wrong: tell it, not the proxy
+            self.errors.append(e)
+            raise
         finally:
             request.finished.set()
             with self._changed:

@@ -12,7 +12,7 @@ from harness import (
     request_json, wait_until,
 )
 from scripted import (
-    LLAMA_LOADING, LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, VLLM_UNKNOWN_MODEL, Reply, Upstream, answer, answer_chunks, chunk,
+    LLAMA_LOADING, LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, VLLM_UNKNOWN_MODEL, Reply, Upstream, answer, answer_chunks, call, chunk,
     held_then, refuse, text_then, text_then_cut, text_then_hold, text_then_write, usage_chunk,
 )
 
@@ -231,6 +231,17 @@ def test_a_content_filter(proxy, upstream):
     stream = raw_stream(proxy.base_url, HELLO)
     assert stream.types[-1] == "response.incomplete"
     assert stream.terminal["incomplete_details"] == {"reason": "content_filter"}
+
+
+def test_a_call_cut_by_the_token_limit(proxy, upstream):
+    """It must not look like a call that can be executed."""
+    upstream.script(answer(calls=[call("get", '{"x":1}', "id1"), call("get", '{"x":', "id2")], finish="length"))
+    tool = {"type": "function", "name": "get", "parameters": {"type": "object", "properties": {}}}
+    stream = raw_stream(proxy.base_url, {**HELLO, "tools": [tool]})
+    assert stream.types[-1] == "response.incomplete"
+    assert [(i["status"], i["arguments"]) for i in stream.items("function_call")] == [
+        ("completed", '{"x":1}'), ("incomplete", '{"x":')]
+    assert stream.types.count("response.function_call_arguments.done") == 1
 
 
 def test_a_line_of_20_megabytes(proxy, upstream):
