@@ -1,4 +1,11 @@
 //! The request side: what each form of a Responses request becomes in Chat Completions (WIRE.md 9.1, 9.2 and 10).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::error::Error;

@@ -194,14 +194,15 @@ impl Transcoder {
             }
             return;
         }
-        // an array would be read by position
-        let parsed =
-            if data.starts_with('{') { serde_json::from_str(data) } else { serde_json::from_str("") };
-        let chunk: Chunk<'_> = match parsed {
-            Ok(chunk) => chunk,
-            Err(error) => {
+        // serde would read an array by position
+        let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
+        let chunk = match parsed {
+            Some(Ok(chunk)) => chunk,
+            other => {
                 let message = "The upstream server sent an event that is no chat completion chunk.";
-                return self.fail(Error::new(ErrorKind::BadGateway, message).detail(error), out);
+                let detail =
+                    other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
+                return self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
             }
         };
         let error = chunk.error.is_some_and(|error| error.get() != "null");

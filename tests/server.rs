@@ -1,0 +1,367 @@
+//! The running binary between a client and a scripted upstream: silence, hang-ups, refusals, the drain, encodings,
+//! and what passes through.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "support/proxy.rs"]
+mod proxy;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
+use futures::StreamExt;
+use proxy::{EVENTS, Proxy, STOP, STREAM, text, until, upstream, whole};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+/// Types of the events in an SSE text, comments as `:`.
+fn kinds(sse: &str) -> Vec<&str> {
+    sse.lines()
+        .filter_map(|line| line.strip_prefix("event: ").or(line.starts_with(':').then_some(":")))
+        .collect()
+}
+
+fn last_response(sse: &str) -> Value {
+    let data = sse.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+    serde_json::from_str::<Value>(data.collect::<Vec<_>>().last().unwrap()).unwrap()["response"].take()
+}
+
+#[tokio::test]
+async fn an_event_arrives_while_the_upstream_is_still_writing() {
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
+    let at = upstream(move |_, mut stream| {
+        let wait = wait.clone();
+        async move {
+            stream.write_all(EVENTS).await.unwrap();
+            // a character cut in two: its event waits for the rest, the one before does not
+            let chunk = text("\u{1f600}");
+            stream.write_all(text("first").as_bytes()).await.unwrap();
+            let (head, tail) = chunk.as_bytes().split_at(chunk.find('\u{1f600}').unwrap() + 2);
+            stream.write_all(head).await.unwrap();
+            wait.notified().await;
+            stream.write_all(tail).await.unwrap();
+            stream.write_all(STOP.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
+    let mut seen = String::new();
+    while !seen.contains("first") {
+        seen.push_str(std::str::from_utf8(&body.next().await.unwrap().unwrap()).unwrap());
+    }
+    go.notify_one();
+    while let Some(piece) = body.next().await {
+        let piece = piece.unwrap();
+        let piece = std::str::from_utf8(&piece).unwrap();
+        assert!(piece.ends_with("\n\n"), "a write that does not end with an event: {piece:?}");
+        seen.push_str(piece);
+    }
+    assert_eq!(last_response(&seen)["output_text"], "first\u{1f600}");
+    assert!(seen.ends_with("data: [DONE]\n\n"));
+}
+
+#[tokio::test]
+async fn silence_is_bridged_and_the_stream_begins_without_the_upstream() {
+    let at = upstream(|_, mut stream| async move {
+        // longer than commit_after: the client gets its 200 before this
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        stream
+            .write_all(&whole("400 Bad Request", "application/json", "{\"error\":{\"message\":\"no\"}}"))
+            .await
+            .unwrap();
+    })
+    .await;
+    let env = [
+        ("REJOINDER_COMMIT_AFTER", "50ms"),
+        ("REJOINDER_HEARTBEAT", "60ms"),
+        ("REJOINDER_IN_PROGRESS_AFTER", "250ms"),
+    ];
+    let proxy = Proxy::start(at, &env, true).await;
+    let response = proxy.post(STREAM).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let sse = response.text().await.unwrap();
+    let kinds = kinds(&sse);
+    assert_eq!(kinds[..2], ["response.created", "response.in_progress"]);
+    assert_eq!(kinds[kinds.len() - 2..], ["error", "response.failed"]);
+    let between = &kinds[2..kinds.len() - 2];
+    assert!(between.iter().filter(|kind| **kind == ":").count() >= 3, "{kinds:?}");
+    let again = between.iter().filter(|kind| **kind == "response.in_progress").count();
+    assert!((1..=3).contains(&again), "{kinds:?}");
+    assert_eq!(last_response(&sse)["error"], json!({"code": "invalid_prompt", "message": "no"}));
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_first_event_is_a_status() {
+    let at = upstream(|got, mut stream| async move {
+        let body: Value = serde_json::from_slice(&got.body).unwrap();
+        let answer = match body["model"].as_str().unwrap() {
+            "busy" => {
+                whole("429 Too Many Requests", "application/json", "{\"error\":{\"message\":\"wait\"}}")
+            }
+            "html" => whole("200 OK", "text/html", "<html>hello</html>"),
+            "moved" => whole("302 Found", "text/html", ""),
+            _ => whole(
+                "500 Internal Server Error",
+                "application/json",
+                "{\"error\":{\"code\":500,\"message\":\"CUDA\"}}",
+            ),
+        };
+        stream.write_all(&answer).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    for (model, status) in [("busy", 429), ("html", 502), ("moved", 502), ("broken", 500)] {
+        for stream in [true, false] {
+            let request = json!({"model": model, "input": "x", "stream": stream}).to_string();
+            let response = proxy.post(request).send().await.unwrap();
+            assert_eq!(response.status(), status, "{model}");
+            assert_eq!(response.headers().contains_key("retry-after"), status == 429);
+            let error: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+            let keys: Vec<&String> = error["error"].as_object().unwrap().keys().collect();
+            assert_eq!(keys, ["message", "type", "param", "code"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_request_back() {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let count = gone.clone();
+    let at = upstream(move |got, mut stream| {
+        let count = count.clone();
+        async move {
+            let streamed = got.header("accept") == Some("text/event-stream");
+            if streamed {
+                stream.write_all(EVENTS).await.unwrap();
+                stream.write_all(text("a").as_bytes()).await.unwrap();
+            }
+            // reading ends when the proxy closes its side
+            let mut rest = [0; 16];
+            while !matches!(stream.read(&mut rest).await, Ok(0) | Err(_)) {}
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
+    body.next().await.unwrap().unwrap();
+    drop(body);
+    until(async || gone.load(Ordering::SeqCst) == 1).await;
+    // and the same before any answer came
+    let request = proxy.post("{\"model\":\"m\",\"input\":\"hi\"}").timeout(Duration::from_millis(200)).send();
+    assert!(request.await.unwrap_err().is_timeout());
+    until(async || gone.load(Ordering::SeqCst) == 2).await;
+}
+
+#[tokio::test]
+async fn a_stalled_upstream_fails_the_response() {
+    let at = upstream(|_, mut stream| async move {
+        stream.write_all(EVENTS).await.unwrap();
+        stream.write_all(text("a").as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__IDLE_TIMEOUT", "300ms")], true).await;
+    let sse = proxy.stream().await;
+    assert_eq!(last_response(&sse)["status"], "failed");
+    assert!(last_response(&sse)["error"]["message"].as_str().unwrap().contains("0.3 s"));
+}
+
+#[tokio::test]
+async fn bodies_in_every_encoding_and_none_too_large() {
+    let at = upstream(|got, mut stream| async move {
+        let body: Value = serde_json::from_slice(&got.body).unwrap();
+        let echo = json!({"choices": [{"index": 0, "message": {"content": body["messages"][0]["content"]},
+            "finish_reason": "stop"}]});
+        stream.write_all(&whole("200 OK", "application/json", &echo.to_string())).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_MAX_BODY_BYTES", "65536")], true).await;
+    let request = json!({"model": "m", "input": "x".repeat(40_000)}).to_string();
+    macro_rules! packed {
+        ($encoder:ident, $text:expr) => {{
+            let mut encoder = $encoder::new(Vec::new());
+            encoder.write_all($text.as_bytes()).await.unwrap();
+            encoder.shutdown().await.unwrap();
+            encoder.into_inner()
+        }};
+    }
+    for (name, body) in [
+        ("identity", request.clone().into_bytes()),
+        ("gzip", packed!(GzipEncoder, request)),
+        ("zstd", packed!(ZstdEncoder, request)),
+        ("br", packed!(BrotliEncoder, request)),
+        ("deflate", packed!(ZlibEncoder, request)),
+    ] {
+        let response = proxy.post(body).header("content-encoding", name).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{name}");
+        let response: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        assert_eq!(response["output_text"].as_str().unwrap().len(), 40_000, "{name}");
+        assert_eq!(response["usage"], Value::Null, "never reported, never zero");
+    }
+    let bomb = packed!(ZstdEncoder, json!({"model": "m", "input": "x".repeat(1 << 20)}).to_string());
+    assert!(bomb.len() < 65_536);
+    for (name, body, status) in [
+        ("zstd", bomb, 413),
+        ("identity", vec![b' '; 70_000], 413),
+        ("compress", vec![1], 415),
+        ("gzip", vec![1, 2], 400),
+    ] {
+        let response = proxy.post(body).header("content-encoding", name).send().await.unwrap();
+        assert_eq!(response.status(), status, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn everything_else_passes_through_unchanged() {
+    let at = upstream(|got, mut stream| async move {
+        let seen = format!(
+            "{} | {} | {} | {}",
+            got.line,
+            got.header("authorization").unwrap_or("-"),
+            got.header("x-custom").unwrap_or("-"),
+            String::from_utf8_lossy(&got.body)
+        );
+        let answer = String::from_utf8(whole("418 I'm a teapot", "text/x-own", &seen)).unwrap();
+        let answer = answer.replacen("\r\n\r\n", "\r\nX-Upstream: yes\r\n\r\n", 1);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let client = reqwest::Client::new();
+    let sent = client
+        .post(format!("{}/v1/embeddings?a=b%20c", proxy.base))
+        .header("authorization", "Bearer k")
+        .header("x-custom", "1")
+        .header("content-encoding", "gzip")
+        .body("not really gzip");
+    let response = sent.send().await.unwrap();
+    assert_eq!(response.status(), 418);
+    assert_eq!(response.headers()["x-upstream"], "yes");
+    assert_eq!(response.headers()["content-type"], "text/x-own");
+    assert_eq!(
+        response.text().await.unwrap(),
+        "POST /v1/embeddings?a=b%20c | Bearer k | 1 | not really gzip"
+    );
+    let models = reqwest::get(format!("{}/codex/v1/models", proxy.base)).await.unwrap().text().await.unwrap();
+    assert_eq!(models, "GET /v1/models | - | - | ");
+    let upgrade = client.get(format!("{}/v1/responses", proxy.base)).header("upgrade", "websocket");
+    let upgrade = upgrade.header("connection", "upgrade").send().await.unwrap();
+    assert_eq!(upgrade.status(), 426);
+    let stored = reqwest::get(format!("{}/v1/responses/resp_1", proxy.base)).await.unwrap();
+    assert_eq!(stored.status(), 404);
+}
+
+#[tokio::test]
+async fn it_starts_without_an_upstream_and_finds_it_later() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = free.local_addr().unwrap();
+    drop(free);
+    let proxy = Proxy::start(at, &[], false).await;
+    let readyz = format!("{}/readyz", proxy.admin);
+    until(async || reqwest::get(&readyz).await.is_ok_and(|r| r.status() == 503)).await;
+    let response = proxy.post(STREAM).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+    let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let props = "{\"chat_template\":\"\"}";
+            let _ = stream.write_all(&whole("200 OK", "application/json", props)).await;
+        }
+    });
+    until(async || reqwest::get(&readyz).await.is_ok_and(|r| r.status() == 200)).await;
+    let health = reqwest::get(format!("{}/health", proxy.base)).await.unwrap();
+    assert_eq!(health.text().await.unwrap(), "{\"status\":\"ok\"}");
+}
+
+/// Sends SIGTERM to the proxy.
+fn terminate(proxy: &Proxy) {
+    let pid = proxy.child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_drain_lets_streams_end_and_takes_no_new_connection() {
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
+    let at = upstream(move |_, mut stream| {
+        let wait = wait.clone();
+        async move {
+            stream.write_all(EVENTS).await.unwrap();
+            stream.write_all(text("a").as_bytes()).await.unwrap();
+            wait.notified().await;
+            stream.write_all(STOP.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let mut proxy = Proxy::start(at, &[], true).await;
+    let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
+    let mut sse = String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap();
+    terminate(&proxy);
+    let readyz = format!("{}/readyz", proxy.admin);
+    until(async || reqwest::get(&readyz).await.unwrap().text().await.unwrap().contains("draining")).await;
+    assert!(proxy.post(STREAM).send().await.unwrap_err().is_connect());
+    go.notify_one();
+    while let Some(piece) = body.next().await {
+        sse.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+    }
+    assert_eq!(last_response(&sse)["status"], "completed");
+    assert!(tokio::time::timeout(proxy::PATIENCE, proxy.child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_drain_that_takes_too_long_ends_streams_with_a_word() {
+    let at = upstream(|_, mut stream| async move {
+        stream.write_all(EVENTS).await.unwrap();
+        stream.write_all(text("a").as_bytes()).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut proxy = Proxy::start(at, &[("REJOINDER_DRAIN_TIMEOUT", "200ms")], true).await;
+    let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
+    let mut sse = String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap();
+    terminate(&proxy);
+    while let Some(piece) = body.next().await {
+        sse.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
+    }
+    assert_eq!(kinds(&sse).last(), Some(&"response.failed"));
+    assert!(tokio::time::timeout(proxy::PATIENCE, proxy.child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn keys_go_where_they_are_meant_to() {
+    let at = upstream(|got, mut stream| async move {
+        let key = got.header("authorization").unwrap_or("-").to_owned();
+        let echo = json!({"choices": [{"index": 0, "message": {"content": key}, "finish_reason": "stop"}]});
+        stream.write_all(&whole("200 OK", "application/json", &echo.to_string())).await.unwrap();
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let key_file = file.path().to_str().unwrap();
+    for (env, want) in [
+        (vec![], "Bearer client"),
+        (vec![("REJOINDER_UPSTREAM__FORWARD_AUTHORIZATION", "false")], "-"),
+        (vec![("REJOINDER_UPSTREAM__API_KEY_FILE", key_file)], "Bearer secret"),
+    ] {
+        let proxy = Proxy::start(at, &env, true).await;
+        let request = proxy.post("{\"model\":\"m\",\"input\":\"hi\"}").bearer_auth("client");
+        let response: Value =
+            serde_json::from_str(&request.send().await.unwrap().text().await.unwrap()).unwrap();
+        assert_eq!(response["output_text"], want);
+    }
+}

@@ -1,0 +1,178 @@
+//! A running rejoinder (the built binary) and the upstream that a test scripts for it, byte by byte.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+
+/// No condition takes longer to come true than this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One request that the upstream got.
+#[derive(Debug, Clone)]
+pub struct Got {
+    /// `POST /v1/chat/completions`
+    pub line: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Got {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Serves each connection's requests with `script`; looks at health and props are answered as by llama-server.
+pub async fn upstream<F, A>(script: F) -> SocketAddr
+where
+    F: Fn(Got, TcpStream) -> A + Send + Sync + 'static,
+    A: Future<Output = ()> + Send,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let script = Arc::new(script);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let script = script.clone();
+            tokio::spawn(async move {
+                let Some((got, mut stream)) = read(stream).await else { return };
+                match got.line.as_str() {
+                    "GET /props" => {
+                        let props = "{\"default_generation_settings\":{},\"chat_template\":\"\"}";
+                        let _ = stream.write_all(&whole("200 OK", "application/json", props)).await;
+                    }
+                    "GET /health" => {
+                        let _ = stream.write_all(&whole("200 OK", "application/json", "{}")).await;
+                    }
+                    _ => script(got, stream).await,
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn read(stream: TcpStream) -> Option<(Got, TcpStream)> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).await.ok()?;
+    let line = line.rsplit_once(' ')?.0.to_owned();
+    let mut headers = Vec::new();
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).await.ok()?;
+        let Some((name, value)) = header.trim_end().split_once(": ") else { break };
+        headers.push((name.to_lowercase(), value.to_owned()));
+    }
+    let mut got = Got { line, headers, body: Vec::new() };
+    if let Some(length) = got.header("content-length").and_then(|l| l.parse().ok()) {
+        got.body = vec![0; length];
+        reader.read_exact(&mut got.body).await.ok()?;
+    } else if got.header("transfer-encoding") == Some("chunked") {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).await.ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            let mut piece = vec![0; size + 2];
+            reader.read_exact(&mut piece).await.ok()?;
+            if size == 0 {
+                break;
+            }
+            got.body.extend_from_slice(&piece[..size]);
+        }
+    }
+    Some((got, reader.into_inner()))
+}
+
+/// An answer of one piece, after which the connection is closed.
+pub fn whole(status: &str, content_type: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// The head of an event stream that ends with its connection.
+pub const EVENTS: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n";
+
+/// A chunk with this text.
+pub fn text(text: &str) -> String {
+    let delta = serde_json::json!({"content": text});
+    format!("data: {{\"choices\":[{{\"index\":0,\"delta\":{delta},\"finish_reason\":null}}]}}\n\n")
+}
+
+/// The end of an answer.
+pub const STOP: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+    data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n\
+    data: [DONE]\n\n";
+
+/// The built binary in front of an upstream.
+pub struct Proxy {
+    pub base: String,
+    pub admin: String,
+    pub child: Child,
+}
+
+impl Proxy {
+    /// Starts it on free ports with these variables, and waits until it is ready (or, with `ready` false, listens).
+    pub async fn start(upstream: SocketAddr, env: &[(&str, &str)], ready: bool) -> Proxy {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_rejoinder"))
+            .args([
+                "--upstream",
+                &format!("http://{upstream}"),
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ])
+            .envs(env.iter().copied())
+            .current_dir(env!("CARGO_TARGET_TMPDIR"))
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first: serde_json::Value =
+            serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        // the pipe must not fill up
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let at = |name: &str| format!("http://{}", first[name].as_str().unwrap());
+        let proxy = Proxy { base: at("listen"), admin: at("admin"), child };
+        if ready {
+            let url = format!("{}/readyz", proxy.admin);
+            until(async || reqwest::get(&url).await.is_ok_and(|r| r.status() == 200)).await;
+        }
+        proxy
+    }
+
+    pub fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+        reqwest::Client::new().post(format!("{}/v1/responses", self.base)).body(body)
+    }
+
+    /// The whole answer to a streamed request with this input.
+    pub async fn stream(&self) -> String {
+        self.post(STREAM).send().await.unwrap().text().await.unwrap()
+    }
+}
+
+/// A small streamed request.
+pub const STREAM: &str = "{\"model\":\"m\",\"input\":\"hi\",\"stream\":true}";
+
+/// Waits for a condition.
+pub async fn until(condition: impl AsyncFn() -> bool) {
+    let check = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, check).await.expect("the condition came true in time");
+}
