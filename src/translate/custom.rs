@@ -25,6 +25,8 @@ pub struct CustomInput {
     /// All that came, until the text inside is found: what cannot be read as `{"input": ...}` is judged at the end.
     unread: String,
     key: String,
+    /// White space behind such a quote.
+    gap: String,
     decoder: Decoder,
     patch: Option<Patch>,
     repaired: u64,
@@ -59,6 +61,7 @@ impl CustomInput {
             at: At::Start,
             unread: String::new(),
             key: String::new(),
+            gap: String::new(),
             decoder: Decoder::default(),
             patch: patch.map(Patch::new),
             repaired: 0,
@@ -144,10 +147,18 @@ impl CustomInput {
             At::ValueStart => other_value(0, false, false, c),
             At::OtherValue { depth, in_string, escaped } => other_value(depth, in_string, escaped, c),
             At::Input => {
-                if self.decoder.step(c, text) { At::AfterInput } else { At::Input }
+                if self.decoder.step(c, text) {
+                    At::AfterInput
+                } else {
+                    At::Input
+                }
             }
             At::AfterInput if space || matches!(c, ',' | '}') => {
-                if space { At::AfterInput } else { At::Done }
+                if space {
+                    At::AfterInput
+                } else {
+                    At::Done
+                }
             }
             At::AfterInput => {
                 // the quote was part of the text
@@ -187,7 +198,8 @@ fn fallback(arguments: &str) -> String {
         return text(input);
     }
     let named = ["patch", "code", "command", "cmd", "text", "content", "script", "source"];
-    let value = named.iter().find_map(|key| object.get(*key)).or_else(|| object.values().find(|v| v.is_string()));
+    let value =
+        named.iter().find_map(|key| object.get(*key)).or_else(|| object.values().find(|v| v.is_string()));
     match value {
         Some(value) => text(value),
         None if object.is_empty() => String::new(),

@@ -65,7 +65,8 @@ fn local_shell(arguments: &Value) -> Option<Item> {
     let mut action = json!({ "type": "exec", "command": command, "env": {} });
     let directory = arguments.get("working_directory").or_else(|| arguments.get("workdir"));
     for (key, value) in [("working_directory", directory), ("timeout_ms", arguments.get("timeout_ms"))] {
-        if let (Some(object), Some(value)) = (action.as_object_mut(), value.filter(|value| !value.is_null())) {
+        if let (Some(object), Some(value)) = (action.as_object_mut(), value.filter(|value| !value.is_null()))
+        {
             object.insert(key.to_owned(), value.clone());
         }
     }
@@ -91,7 +92,9 @@ fn apply_patch(arguments: &Value) -> Option<Item> {
     let path = text("path")?;
     let operation = match text("type")? {
         "delete_file" => json!({ "type": "delete_file", "path": path }),
-        kind @ ("create_file" | "update_file") => json!({ "type": kind, "path": path, "diff": text("diff")? }),
+        kind @ ("create_file" | "update_file") => {
+            json!({ "type": kind, "path": path, "diff": text("diff")? })
+        }
         _ => return None,
     };
     Some(own("apply_patch_call", "apc_", [("operation", operation)]))
@@ -119,5 +122,9 @@ fn strings(vector: &Value) -> Option<Value> {
 }
 
 fn own<const N: usize>(kind: &'static str, prefix: &'static str, members: [(&str, Value); N]) -> Item {
-    Item::Own { kind, prefix, members: members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+    Item::Own {
+        kind,
+        prefix,
+        members: members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    }
 }

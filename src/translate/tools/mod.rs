@@ -54,12 +54,12 @@ pub enum Choice {
     Allowed(bool),
 }
 
-const CUSTOM_PARAMETERS: &str = r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}"#;
+const CUSTOM_PARAMETERS: &str =
+    r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}"#;
 const LOCAL_SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"},"description":"The command and its arguments."},"working_directory":{"type":"string"},"timeout_ms":{"type":"integer"}},"required":["command"]}"#;
 const SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"commands":{"type":"array","items":{"type":"string"},"description":"Shell commands, run one after the other."},"timeout_ms":{"type":"integer"},"max_output_length":{"type":"integer"}},"required":["commands"]}"#;
 const APPLY_PATCH_PARAMETERS: &str = r#"{"type":"object","properties":{"type":{"type":"string","enum":["create_file","update_file","delete_file"]},"path":{"type":"string"},"diff":{"type":"string","description":"Lines with a leading +, - or space; hunks begin with @@. Empty for delete_file."}},"required":["type","path"]}"#;
-const TOOL_SEARCH_PARAMETERS: &str =
-    r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
+const TOOL_SEARCH_PARAMETERS: &str = r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
 
 impl<'a> Tools<'a> {
     /// Reads `tools`, then the tools that input items bring (`additional_tools`, `tool_search_output`), in the order
@@ -109,7 +109,9 @@ impl<'a> Tools<'a> {
         let kind = string(tool.r#type, &kind_path)?.ok_or_else(|| missing(&kind_path))?;
         if matches!(&*kind, "function" | "custom" | "namespace") {
             let name_path = format!("{path}.name");
-            string(tool.name, &name_path)?.filter(|name| !name.is_empty()).ok_or_else(|| missing(&name_path))?;
+            string(tool.name, &name_path)?
+                .filter(|name| !name.is_empty())
+                .ok_or_else(|| missing(&name_path))?;
         }
         if kind == "function" {
             literal(tool.description, &format!("{path}.description"))?;
@@ -175,7 +177,9 @@ impl<'a> Tools<'a> {
         let (description, parameters) = match kind {
             "function" => (given, own),
             "custom" => (Some(custom_description(given, tool)), Some(CUSTOM_PARAMETERS)),
-            "tool_search" => (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS))),
+            "tool_search" => {
+                (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
+            }
             "local_shell" => (default("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
             "shell" => (default("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
             _ => (default("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
@@ -184,9 +188,11 @@ impl<'a> Tools<'a> {
         let strict = strict.filter(|strict| kind == "function" && matches!(*strict, "true" | "false"));
         if self.table.shell.is_none() {
             self.table.shell = match kind {
-                "local_shell" => {
-                    Some(ShellTool { route, form: ShellForm::Vector("command".to_owned()), others: Vec::new() })
-                }
+                "local_shell" => Some(ShellTool {
+                    route,
+                    form: ShellForm::Vector("command".to_owned()),
+                    others: Vec::new(),
+                }),
                 "function" => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
                 _ => None,
             };
@@ -302,7 +308,9 @@ impl Shown<'_> {
             json::push_literal(out, description);
         }
         out.extend_from_slice(b",\"parameters\":");
-        out.extend_from_slice(self.parameters.unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes());
+        out.extend_from_slice(
+            self.parameters.unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
+        );
         if let Some(strict) = self.strict {
             out.extend_from_slice(b",\"strict\":");
             out.extend_from_slice(strict.as_bytes());
@@ -357,10 +365,13 @@ impl Choice {
                 let required = match mode.as_deref() {
                     None | Some("auto") => false,
                     Some("required") => true,
-                    Some(other) => return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'")),
+                    Some(other) => {
+                        return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'"));
+                    }
                 };
                 let mut allowed = Vec::new();
-                for (n, raw) in array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
+                for (n, raw) in
+                    array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
                 {
                     let path = format!("tool_choice.tools[{n}]");
                     let tool: ToolChoice<'_> = fields(Some(raw), &path)?;

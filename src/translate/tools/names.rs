@@ -22,7 +22,8 @@ pub fn hashed(namespace: Option<&str>, name: &str, round: u32) -> String {
         None | Some("") => name.to_owned(),
         Some(namespace) => format!("{namespace}__{name}"),
     };
-    let mut short: String = joined.chars().map(|c| if c.is_ascii() && is_legal(c as u8) { c } else { '_' }).collect();
+    let mut short: String =
+        joined.chars().map(|c| if c.is_ascii() && is_legal(c as u8) { c } else { '_' }).collect();
     short.truncate(LIMIT - 9);
     // FNV-1a: stable between builds, which std's hasher does not promise
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -39,7 +40,11 @@ pub fn normal(called: &str) -> Cow<'_, str> {
         .iter()
         .find_map(|prefix| called.strip_prefix(prefix))
         .unwrap_or(called);
-    if bare.contains(['.', ':', '/']) { Cow::Owned(bare.replace(['.', ':', '/'], "__")) } else { Cow::Borrowed(bare) }
+    if bare.contains(['.', ':', '/']) {
+        Cow::Owned(bare.replace(['.', ':', '/'], "__"))
+    } else {
+        Cow::Borrowed(bare)
+    }
 }
 
 fn is_legal(byte: u8) -> bool {

@@ -56,7 +56,8 @@ impl Search {
     pub fn line(self, wrappers: &Wrappers, arguments: &Value) -> Option<String> {
         let text = |key: &str| arguments.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
         // what begins with a dash would be taken for an option
-        let word = |text: &str| quote(&if text.starts_with('-') { format!(" {text}") } else { text.to_owned() });
+        let word =
+            |text: &str| quote(&if text.starts_with('-') { format!(" {text}") } else { text.to_owned() });
         Some(match self {
             Search::Web => {
                 let query = text("query").or_else(|| arguments.as_str())?;
@@ -73,8 +74,16 @@ impl Search {
                         let glob = quote(&format!("*{}*", query.replace(['[', ']', '{', '}', '\\'], "?")));
                         format!("{rg} --files {GLOBS} --iglob {glob} -- {}", quote(path))
                     }
-                    "files" => format!("{rg} --files-with-matches {LIMITS} {GLOBS} -- {} {}", quote(query), quote(path)),
-                    _ => format!("{rg} --line-number --no-heading {LIMITS} {GLOBS} -- {} {}", quote(query), quote(path)),
+                    "files" => format!(
+                        "{rg} --files-with-matches {LIMITS} {GLOBS} -- {} {}",
+                        quote(query),
+                        quote(path)
+                    ),
+                    _ => format!(
+                        "{rg} --line-number --no-heading {LIMITS} {GLOBS} -- {} {}",
+                        quote(query),
+                        quote(path)
+                    ),
                 }
             }
         })
@@ -86,10 +95,13 @@ impl Search {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let (command, rest) = words.split_first()?;
         let candidate = match rest {
-            ["search", query, "--json"] if Some(*command) == wrappers.web.as_deref() => {
-                (Search::Web, json!({ "query": query.strip_prefix(" -").map_or((*query).to_owned(), |q| format!("-{q}")) }))
+            ["search", query, "--json"] if Some(*command) == wrappers.web.as_deref() => (
+                Search::Web,
+                json!({ "query": query.strip_prefix(" -").map_or((*query).to_owned(), |q| format!("-{q}")) }),
+            ),
+            ["extract", url] if Some(*command) == wrappers.web.as_deref() => {
+                (Search::Page, json!({ "url": url }))
             }
-            ["extract", url] if Some(*command) == wrappers.web.as_deref() => (Search::Page, json!({ "url": url })),
             _ if Some(*command) == wrappers.file.as_deref() => {
                 let dashes = rest.iter().position(|word| *word == "--")?;
                 let (options, operands) = rest.split_at(dashes);
@@ -176,7 +188,10 @@ pub struct ShellTool {
 impl ShellTool {
     /// Reads a function's parameters; `None` when it cannot be a shell tool.
     pub fn of(route: usize, name: &str, parameters: &str) -> Option<ShellTool> {
-        if !matches!(name, "exec_command" | "shell" | "shell_command" | "local_shell" | "Execute" | "bash" | "Bash") {
+        if !matches!(
+            name,
+            "exec_command" | "shell" | "shell_command" | "local_shell" | "Execute" | "bash" | "Bash"
+        ) {
             return None;
         }
         let schema: Value = serde_json::from_str(parameters).ok()?;
@@ -249,9 +264,14 @@ mod tests {
 
     #[test]
     fn hostile_words_stay_words() {
-        for text in ["a b", "it's", "$(reboot)", "`x`", "a\nb", "--json", "-x", "\"q\"", "*", "\\", "' ; rm -rf / #"] {
+        for text in
+            ["a b", "it's", "$(reboot)", "`x`", "a\nb", "--json", "-x", "\"q\"", "*", "\\", "' ; rm -rf / #"]
+        {
             let line = Search::Web.line(&wrappers(), &json!({"query": text})).unwrap();
-            let out = std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
+            let out = std::process::Command::new("sh")
+                .args(["-c", &format!("printf '%s\\n' {line}")])
+                .output()
+                .unwrap();
             let want = if text.starts_with('-') { format!(" {text}") } else { text.to_owned() };
             assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("tvly\nsearch\n{want}\n--json\n"));
         }
@@ -270,7 +290,9 @@ mod tests {
             let line = search.line(&wrappers(), &arguments).unwrap();
             assert_eq!(Search::from_line(&wrappers(), &line), Some((search, arguments)), "{line}");
         }
-        for line in ["tvly search x --json", "tvly search 'a' --json; reboot", "rg foo", "ls", "tvly search 'a"] {
+        for line in
+            ["tvly search x --json", "tvly search 'a' --json; reboot", "rg foo", "ls", "tvly search 'a"]
+        {
             assert_eq!(Search::from_line(&wrappers(), line), None, "{line}");
         }
     }
@@ -278,6 +300,12 @@ mod tests {
     #[test]
     fn a_wrapper_is_one_word() {
         assert!(is_wrapper("tvly") && is_wrapper("/opt/x-1/rg"));
-        assert!(!is_wrapper("rg -n") && !is_wrapper("") && !is_wrapper("a;b") && !is_wrapper("$x") && !is_wrapper("-x"));
+        assert!(
+            !is_wrapper("rg -n")
+                && !is_wrapper("")
+                && !is_wrapper("a;b")
+                && !is_wrapper("$x")
+                && !is_wrapper("-x")
+        );
     }
 }

@@ -110,7 +110,8 @@ impl Table {
         let normal = names::normal(name);
         let found = exact(name).or_else(|| exact(&normal)).or_else(|| {
             let mut ending = self.routes.iter().filter(|route| {
-                route.name == *normal || route.chat.strip_suffix(&*normal).is_some_and(|rest| rest.ends_with("__"))
+                route.name == *normal
+                    || route.chat.strip_suffix(&*normal).is_some_and(|rest| rest.ends_with("__"))
             });
             let first = ending.next()?;
             ending.next().is_none().then_some(first)
