@@ -6,7 +6,7 @@ CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
 
-.PHONY: build lint unit clients test demo venv node clean
+.PHONY: build lint unit documents bench clients test demo venv node clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -19,6 +19,10 @@ lint:
 unit:
 	cargo test --locked --quiet
 
+documents: ## what README, ARCHITECTURE and the Dockerfile say is so
+	scripts/check-docs
+	scripts/check-dockerfile
+
 # The real clients, and a real llama.cpp server, against the release binary.
 clients: build venv node
 	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest $(PYTEST_ARGS)
@@ -26,8 +30,12 @@ clients: build venv node
 test:
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory documents
 	$(MAKE) --no-print-directory clients
-	@echo "make test: passed (cargo fmt, clippy, cargo test, clients; skipped client tests, if any, are named above)"
+	@echo "make test: passed (cargo fmt, clippy, cargo test, documents, clients; skipped client tests, if any, are named above)"
+
+bench: ## the pure core, by criterion
+	cargo bench --locked --bench core
 
 demo: ## llama.cpp and a small model behind the proxy, until Ctrl-C
 	@scripts/demo
