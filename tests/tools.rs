@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::ids::Ids;
 use rejoinder::translate::plan::{Plan, PlanOptions, plan};
+use rejoinder::translate::reply::ReplyPlan;
 use rejoinder::translate::tools::search::Wrappers;
 use rejoinder::translate::tools::table::{Called, Kind, Table};
 use rejoinder::translate::transcoder::{End, Transcoder};
@@ -38,7 +39,8 @@ fn names(chat: &Value) -> Vec<&str> {
 
 /// The output items for an answer of these chunks' deltas; the stream passes the checker and async-openai.
 fn answer(plan: &Plan, deltas: &[Value], finish: &str) -> Vec<Value> {
-    let mut transcoder = Transcoder::new(plan.reply.clone(), Ids::new("seed"), 1);
+    let reply = ReplyPlan { stream: true, ..plan.reply.clone() };
+    let mut transcoder = Transcoder::new(reply, Ids::new("seed"), 1);
     let mut out = Vec::new();
     transcoder.start(&mut out);
     for delta in deltas {
@@ -79,8 +81,8 @@ fn codex_like() -> Value {
          "format": {"type": "grammar", "syntax": "lark", "definition": "start: \"x\"\n"}},
         {"type": "namespace", "name": "mcp__lab", "description": "lab", "tools": [
             {"type": "function", "name": "echo", "parameters": {"type": "object", "properties": {}}},
-            {"type": "custom", "name": "note"}]},
-        {"type": "namespace", "name": "functions", "tools": [{"type": "custom", "name": "exec"}]},
+            {"type": "custom", "name": "note", "format": {"type": "text"}}]},
+        {"type": "namespace", "name": "functions", "description": "own", "tools": [{"type": "custom", "name": "exec", "format": {"type": "text"}}]},
         {"type": "tool_search", "execution": "client", "description": "find", "parameters": {"type": "object"}},
         {"type": "local_shell"}, {"type": "shell"}, {"type": "web_search"}, {"type": "image_generation"},
     ])

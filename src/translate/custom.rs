@@ -153,16 +153,15 @@ impl CustomInput {
                     At::Input
                 }
             }
-            At::AfterInput if space || matches!(c, ',' | '}') => {
-                if space {
-                    At::AfterInput
-                } else {
-                    At::Done
-                }
+            At::AfterInput if space => {
+                self.gap.push(c);
+                At::AfterInput
             }
+            At::AfterInput if matches!(c, ',' | '}') => At::Done,
             At::AfterInput => {
                 // the quote was part of the text
                 text.push('"');
+                text.push_str(&std::mem::take(&mut self.gap));
                 if self.decoder.step(c, text) { At::AfterInput } else { At::Input }
             }
             At::Done => At::Done,

@@ -83,7 +83,13 @@ impl<'a> Tools<'a> {
             if kind == "function" {
                 tools.echo_function(&tool);
             } else {
-                tools.echo.extend_from_slice(compact(raw.get()).as_bytes());
+                let text = compact(raw.get());
+                tools.echo.extend_from_slice(text.as_bytes());
+                if kind == "custom" && tool.format.is_none() {
+                    // the default, which strict parsers of the echo want spelled out
+                    tools.echo.pop();
+                    tools.echo.extend_from_slice(b",\"format\":{\"type\":\"text\"}}");
+                }
             }
             // found through tool_search later, it comes back in that item
             let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
