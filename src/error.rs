@@ -189,6 +189,12 @@ impl Error {
         }
     }
 
+    /// The table's own code or type, never the upstream's word: fit for a metric's label.
+    pub fn label(&self) -> &'static str {
+        let row = self.kind.row();
+        row.code.unwrap_or(row.r#type)
+    }
+
     /// `code` inside `response.failed`, where null is not allowed.
     pub fn failed_code(&self) -> &str {
         self.code.as_deref().unwrap_or(self.kind.row().failed_code)

@@ -121,7 +121,8 @@ async fn whole(
     limit: Duration,
     begun: Instant,
 ) -> Result<Response<ResponseBody>, Error> {
-    let answer = upstream::whole(sent.await?, limit).await?;
+    let waiting = Waiting { app, begun, over: false };
+    let answer = waiting.through(async { upstream::whole(sent.await?, limit).await }).await?;
     let text = String::from_utf8_lossy(&answer);
     let mut unused = Vec::new();
     transcoder.chunk(&text, unix_now(), &mut unused);
@@ -130,6 +131,31 @@ async fn whole(
     match transcoder.failure() {
         Some(error) => Err(error.clone()),
         None => Ok(reply::json(StatusCode::OK, transcoder.into_body())),
+    }
+}
+
+/// A client that leaves before its answer: the request's future is dropped, and so is this.
+struct Waiting<'a> {
+    app: &'a App,
+    begun: Instant,
+    over: bool,
+}
+
+impl Waiting<'_> {
+    async fn through<T>(mut self, answer: impl Future<Output = T>) -> T {
+        let answer = answer.await;
+        self.over = true;
+        answer
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.app.metrics.responses.get_or_create(&Ended { outcome: "cancelled", stream: "false" }).inc();
+            let ms = self.begun.elapsed().as_millis() as u64;
+            tracing::info!(outcome = "cancelled", ms, "response ended");
+        }
     }
 }
 
@@ -148,12 +174,14 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
     let (response, ms) = (transcoder.id(), took.as_millis() as u64);
     let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));
     match transcoder.failure() {
-        Some(error) => {
-            let (code, detail) = (error.failed_code(), error.detail.as_deref().unwrap_or(""));
+        // without a stream it becomes an HTTP error, which is logged and counted as such
+        Some(error) if stream == "true" => {
+            let code = error.label();
             app.metrics.error(code);
             tracing::warn!(response, outcome, ms, code, "response ended");
+            let detail = error.detail.as_deref().unwrap_or("");
             tracing::debug!(response, message = error.message, detail, "why it failed");
         }
-        None => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
+        _ => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
     }
 }

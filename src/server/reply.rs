@@ -35,16 +35,14 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody
 /// An error in its envelope, with the headers that clients act on; it is logged here, once.
 pub fn error(error: &Error) -> Response<ResponseBody> {
     let status = error.status();
-    let detail = error.detail.as_deref().unwrap_or("");
-    let code = error.code();
-    let code = code.as_deref().unwrap_or("null");
+    let (status_code, code) = (status.as_u16(), error.label());
     match error.origin() {
-        Origin::Internal => tracing::error!(status = status.as_u16(), code, detail, "request failed"),
-        Origin::Upstream => {
-            tracing::warn!(status = status.as_u16(), code, detail, "upstream failed a request")
-        }
-        Origin::Client => tracing::debug!(status = status.as_u16(), code, detail, "request refused"),
+        Origin::Internal => tracing::error!(status = status_code, code, "request failed"),
+        Origin::Upstream => tracing::warn!(status = status_code, code, "upstream failed a request"),
+        Origin::Client => tracing::debug!(status = status_code, code, "request refused"),
     }
+    // an upstream may repeat the prompt in its words
+    tracing::debug!(message = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
     let mut response = json(status, error.envelope());
     let headers = response.headers_mut();
     if let Some(seconds) = error.retry_after() {

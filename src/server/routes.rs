@@ -91,7 +91,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     .await;
     let _entered = span.enter();
     let mut response = result.unwrap_or_else(|error| {
-        app.metrics.error(error.code().as_deref().unwrap_or(error.r#type()));
+        app.metrics.error(error.label());
         reply::error(&error)
     });
     let status = response.status().as_u16();

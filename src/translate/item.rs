@@ -6,6 +6,16 @@
 
 use crate::wire::json::{push_literal, push_number, push_string};
 
+/// Adds elements to the two forms of log probabilities, joined with commas.
+pub(super) fn append_logprobs(all: &mut [String; 2], new: &[String; 2]) {
+    for (all, new) in all.iter_mut().zip(new) {
+        if !all.is_empty() && !new.is_empty() {
+            all.push(',');
+        }
+        all.push_str(new);
+    }
+}
+
 /// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
 #[derive(Debug, Default)]
 pub(super) struct Events {
@@ -191,19 +201,15 @@ impl Open {
             out.extend_from_slice(b",\"delta\":");
             push_literal(out, text);
         }
-        if self.with_logprobs {
-            let [in_event, in_part] = logprobs.map_or(["", ""], |[event, part]| [event, part]);
+        if let Some(new) = logprobs.filter(|_| self.with_logprobs) {
             if events.enabled {
                 out.extend_from_slice(b",\"logprobs\":[");
-                out.extend_from_slice(in_event.as_bytes());
+                out.extend_from_slice(new[0].as_bytes());
                 out.push(b']');
             }
-            for (all, new) in self.logprobs.iter_mut().zip([in_event, in_part]) {
-                if !all.is_empty() && !new.is_empty() {
-                    all.push(',');
-                }
-                all.push_str(new);
-            }
+            append_logprobs(&mut self.logprobs, new);
+        } else if self.with_logprobs && events.enabled {
+            out.extend_from_slice(b",\"logprobs\":[]");
         }
         if events.enabled {
             out.extend_from_slice(b"}\n\n");

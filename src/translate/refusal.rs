@@ -39,7 +39,7 @@ pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
                 429 => Kind::RateLimited,
                 503 => Kind::Unavailable,
                 504 => Kind::Timeout,
-                400 | 401 | 403 | 404 | 422 => Kind::Rejected(status),
+                400..=499 => Kind::Rejected(status),
                 _ => Kind::BadGateway,
             };
             let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
@@ -62,13 +62,18 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
     let body = inner.as_ref().unwrap_or(body);
     let text = |raw: Option<&RawValue>| raw.and_then(json::decode).map(Cow::into_owned);
     let message = text(body.message)
-        .or_else(|| body.error.and_then(json::decode).map(Cow::into_owned))
-        .or_else(|| body.detail.map(|raw| json::decode(raw).map_or(raw.get().to_owned(), Cow::into_owned)))
+        .filter(|message| !message.is_empty())
+        .or_else(|| body.error.and_then(json::decode).map(Cow::into_owned).filter(|m| !m.is_empty()))
+        .or_else(|| {
+            body.detail
+                .map(|raw| json::decode(raw).map_or(raw.get().to_owned(), Cow::into_owned))
+                .filter(|m| !m.is_empty())
+        })
         .unwrap_or_else(|| "The upstream server reported an error without a message.".to_owned());
     let message = shorten(message);
     let kind = text(body.r#type).unwrap_or_default();
     let param = text(body.param);
-    let code = text(body.code).filter(|code| code.parse::<u16>().is_err());
+    let code = text(body.code).filter(|code| !code.is_empty() && code.parse::<u16>().is_err());
     let number = body.code.and_then(|raw| raw.get().trim_matches('"').parse::<u16>().ok());
     let status = status
         .or_else(|| number.and_then(|n| StatusCode::from_u16(n).ok()).filter(|status| status.as_u16() >= 400))
@@ -142,28 +147,27 @@ fn is_deterministic(message: &str) -> bool {
     [
         "jinja",
         "chat template",
-        "template",
-        "conversation roles must alternate",
+        "roles must alternate",
         "system message must be",
-        "schema",
+        "json schema",
+        "json_schema",
         "grammar",
-        "unsupported",
-        "not supported",
+        "json.exception",
         "failed to parse",
-        "parse error",
+        "'type' of tool",
         "missing tool call",
         "missing 'content'",
-        "tool call",
-        "'type' of tool",
-        "invalid",
-        "expected",
-        "json.exception",
-        "image input",
-        "audio input",
+        "expected '",
+        "unsupported content",
+        "unsupported param",
+        "invalid tool",
+        "invalid type",
+        "invalid role",
+        "invalid message",
+        "invalid param",
+        "input is not supported",
+        "not supported by",
         "mmproj",
-        "only one of",
-        "cannot specify",
-        "cannot use",
     ]
     .iter()
     .any(|words| message.contains(words))
@@ -236,6 +240,9 @@ mod tests {
             ),
             (502, "<html>bad</html>", 502, None),
             (500, "<html>bad</html>", 502, None),
+            (413, "<html>too large</html>", 413, None),
+            (500, r#"{"error":{"code":500,"message":"unexpected end of worker pipe"}}"#, 500, None),
+            (500, r#"{"error":{"code":500,"message":"CUDA error: invalid argument"}}"#, 500, None),
             (429, "busy", 429, Some("rate_limit_exceeded")),
             (422, r#"{"detail":[{"loc":["body"],"msg":"x"}]}"#, 400, None),
         ] {

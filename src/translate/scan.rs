@@ -17,8 +17,17 @@ impl Scan {
         let mut bytes = escaped.as_bytes().get(self.read..).unwrap_or_default().iter().copied();
         while let Some(mut byte) = bytes.next() {
             if byte == b'\\' {
-                // undo one level: only quotes and backslashes matter here
-                byte = bytes.next().filter(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(b' ');
+                // undo one level: only quotes, backslashes and brackets matter here
+                byte = match bytes.next() {
+                    Some(byte @ (b'"' | b'\\')) => byte,
+                    Some(b'u') => {
+                        let hex: Vec<u8> = bytes.by_ref().take(4).collect();
+                        let code =
+                            std::str::from_utf8(&hex).ok().and_then(|h| u8::from_str_radix(h, 16).ok());
+                        code.unwrap_or(b'.')
+                    }
+                    _ => b' ',
+                };
             }
             if self.in_string {
                 match byte {

@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::item::{Events, Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY};
+use super::item::{
+    Events, Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
+};
 use super::plan::ReasoningDisplay;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
@@ -42,15 +44,17 @@ pub struct Transcoder {
     items: String,
     count: u64,
     output_text: String,
+    closed_text: usize,
     calls: Vec<Slot>,
     /// Text that arrived while a call was open whose arguments were not whole.
-    late: Vec<(Channel, String)>,
+    late: Vec<(Channel, String, [String; 2])>,
     reasoning: Flow,
     text: Flow,
     refusal: Flow,
     logprobs: [String; 2],
     finish: Option<Finish>,
     usage: Option<Usage>,
+    timings: Option<Usage>,
     ended: bool,
     failure: Option<Error>,
     dropped: u64,
@@ -68,8 +72,9 @@ enum Channel {
 /// What a channel holds back.
 #[derive(Debug, Default)]
 struct Flow {
-    /// White space that has opened no item yet.
+    /// White space that has opened no item yet, and its log probabilities.
     blank: String,
+    blank_logprobs: [String; 2],
     /// Half of a surrogate pair.
     seam: Seam,
 }
@@ -111,6 +116,7 @@ impl Transcoder {
             items: String::new(),
             count: 0,
             output_text: String::new(),
+            closed_text: 0,
             calls: Vec::new(),
             late: Vec::new(),
             reasoning: Flow::default(),
@@ -119,6 +125,7 @@ impl Transcoder {
             logprobs: Default::default(),
             finish: None,
             usage: None,
+            timings: None,
             ended: false,
             failure: None,
             dropped: 0,
@@ -153,7 +160,7 @@ impl Transcoder {
 
     /// Token counts, as far as the upstream told.
     pub fn usage(&self) -> Option<Usage> {
-        self.usage
+        self.usage.or(self.timings)
     }
 
     /// Pieces of the upstream's answer that had no place: arguments after a call was whole, calls without a name.
@@ -209,12 +216,10 @@ impl Transcoder {
         if error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
             return self.fail(refusal::from_stream(data), out);
         }
-        if let Some(usage) = chunk.usage.and_then(Usage::from_chat) {
-            self.usage = Some(usage);
-        } else if self.usage.is_none()
-            && let Some(usage) = chunk.timings.and_then(Usage::from_timings)
-        {
-            self.usage = Some(usage);
+        self.usage = chunk.usage.and_then(Usage::from_chat).or(self.usage);
+        if self.usage.is_none() {
+            // on every chunk with timings_per_token: the last one counts
+            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
         }
         let last = chunk.choices.is_none() && chunk.usage.is_some();
         if let Some(choice) = &chunk.choices {
@@ -322,7 +327,8 @@ impl Transcoder {
             return;
         }
         if self.call_in_the_way() {
-            self.late.push((channel, piece.to_owned()));
+            let logprobs = std::mem::take(&mut self.logprobs);
+            self.late.push((channel, piece.to_owned(), logprobs));
             return;
         }
         let fits = match (&self.open, channel) {
@@ -332,13 +338,12 @@ impl Transcoder {
         };
         let mut joined = Cow::Borrowed(piece);
         if !fits {
-            let blank = &mut self.flow(channel).blank;
             if is_blank(piece) {
-                blank.push_str(piece);
+                let logprobs = std::mem::take(&mut self.logprobs);
+                let flow = self.flow(channel);
+                flow.blank.push_str(piece);
+                append_logprobs(&mut flow.blank_logprobs, &logprobs);
                 return;
-            }
-            if !blank.is_empty() {
-                joined = Cow::Owned(std::mem::take(blank) + piece);
             }
             self.close(false, out);
             let (kind, prefix) = match channel {
@@ -346,6 +351,13 @@ impl Transcoder {
                 _ => (Kind::Message, "msg_"),
             };
             self.begin(kind, prefix, out);
+        }
+        let flow = self.flow(channel);
+        if !flow.blank.is_empty() {
+            joined = Cow::Owned(std::mem::take(&mut flow.blank) + piece);
+            let mut logprobs = std::mem::take(&mut flow.blank_logprobs);
+            append_logprobs(&mut logprobs, &self.logprobs);
+            self.logprobs = logprobs;
         }
         let family: &'static Family = match channel {
             Channel::Text => &OUTPUT_TEXT,
@@ -459,8 +471,10 @@ impl Transcoder {
     }
 
     fn put_late(&mut self, out: &mut Vec<u8>) {
-        for (channel, piece) in std::mem::take(&mut self.late) {
+        for (channel, piece, logprobs) in std::mem::take(&mut self.late) {
+            let current = std::mem::replace(&mut self.logprobs, logprobs);
             self.put(channel, &piece, out);
+            self.logprobs = current;
         }
     }
 
@@ -512,6 +526,7 @@ impl Transcoder {
             }
         }
         let item = open.end(&mut self.events, out, cut);
+        self.closed_text = self.output_text.len();
         if !self.items.is_empty() {
             self.items.push(',');
         }
@@ -564,13 +579,13 @@ impl Transcoder {
             self.drain_open_call(out);
         }
         self.close(cut, out);
-        let blank = std::mem::take(&mut self.text.blank);
+        let Flow { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
         if self.count == 0 && !blank.is_empty() {
             // an answer of white space alone is still the answer
             self.begin(Kind::Message, "msg_", out);
             if let Some(open) = &mut self.open {
-                open.part(&mut self.events, out, &OUTPUT_TEXT, false);
-                open.delta(&mut self.events, out, &blank, None);
+                open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
+                open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));
             }
             self.output_text.push_str(&blank);
             self.close(cut, out);
@@ -593,7 +608,10 @@ impl Transcoder {
 
     /// `error` in both published shapes, then `response.failed`: each other form breaks at least one SDK. The open
     /// item stays open, as it never became what it was to be; finished ones are in the snapshot.
-    fn fail(&mut self, error: Error, out: &mut Vec<u8>) {
+    fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
+        if error.code().is_none() {
+            error.code = Some(error.failed_code().to_owned());
+        }
         self.events.write(out, "error", |out| {
             out.extend_from_slice(b",\"code\":");
             json::push_string(out, error.failed_code());
@@ -605,6 +623,7 @@ impl Transcoder {
             error.write_object(out);
         });
         self.open = None;
+        self.output_text.truncate(self.closed_text);
         self.terminate("response.failed", Status::Failed(&error), out);
         self.failure = Some(error);
     }
@@ -638,7 +657,7 @@ impl Transcoder {
             status,
             output: if running { "" } else { &self.items },
             output_text: &self.output_text,
-            usage: if running { None } else { self.usage },
+            usage: if running { None } else { self.usage() },
         }
     }
 
@@ -679,12 +698,15 @@ fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, bytes: bool, top: b
     out.push_str(&json::text(token.token).unwrap_or_default());
     out.push_str("\",\"logprob\":");
     // vLLM writes -9999.0 for what cannot be; JSON has no infinity
-    out.push_str(if token.logprob.get() == "null" { "-9999.0" } else { token.logprob.get() });
+    let number = token.logprob.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    out.push_str(if number { token.logprob.get() } else { "-9999.0" });
     if bytes {
         out.push_str(",\"bytes\":");
         match token.bytes {
-            Some(raw) => out.push_str(&compact(raw.get())),
-            None => out.push_str("[]"),
+            Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => {
+                out.push_str(&compact(raw.get()))
+            }
+            _ => out.push_str("[]"),
         }
     }
     if top {

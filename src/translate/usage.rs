@@ -32,10 +32,11 @@ impl Usage {
         Some(Usage {
             input,
             cached: prompt.cached_tokens.unwrap_or(0).min(input),
-            written: prompt.created_cache_tokens.unwrap_or(0),
+            written: prompt.created_cache_tokens.unwrap_or(0).min(input),
             output,
             reasoning: reasoning.min(output),
         })
+        .filter(Usage::is_sane)
     }
 
     /// Reads llama-server's `timings`, for streams on which `usage` never comes.
@@ -49,6 +50,11 @@ impl Usage {
             output: timings.predicted_n?,
             reasoning: 0,
         })
+        .filter(Usage::is_sane)
+    }
+
+    fn is_sane(&self) -> bool {
+        self.input.checked_add(self.output).is_some_and(|total| total <= u64::from(u32::MAX))
     }
 
     /// Appends the `usage` object; total = input + output.

@@ -232,6 +232,14 @@ impl Upstream {
         let client = headers.clone();
         headers.remove(header::HOST);
         headers.remove(header::AUTHORIZATION);
+        if self.shared.key.is_some() || !self.shared.config.forward_authorization {
+            // the other places where clients put a key
+            for name in
+                [header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")]
+            {
+                headers.remove(name);
+            }
+        }
         self.authorize(&mut headers, &client);
         let url = format!("{}{path_and_query}", target.base);
         self.shared.client.request(method, url).headers(headers).body(body).send().await.map_err(unreachable)

@@ -32,6 +32,9 @@ pub struct Chunk<'a> {
 /// One element of `choices`.
 #[derive(Debug, Deserialize)]
 pub struct Choice<'a> {
+    /// Which of several answers; absent in old servers' chunks.
+    #[serde(borrow, default)]
+    pub index: Option<&'a RawValue>,
     /// What a chunk adds.
     #[serde(borrow, default)]
     pub delta: Option<Delta<'a>>,
@@ -161,7 +164,7 @@ pub struct Logprobs<'a> {
     pub content: Option<Vec<TokenLogprob<'a>>>,
 }
 
-/// Reads the first element of an array without allocating one.
+/// Reads the choice with index 0 from an array without allocating one.
 fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Choice<'de>>, D::Error> {
     struct First;
     impl<'de> Visitor<'de> for First {
@@ -173,9 +176,13 @@ fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Choice<'de
             Ok(None)
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let choice = seq.next_element()?;
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
-            Ok(choice)
+            while let Some(choice) = seq.next_element::<Choice<'de>>()? {
+                if choice.index.is_none_or(|index| index.get() == "0") {
+                    while seq.next_element::<IgnoredAny>()?.is_some() {}
+                    return Ok(Some(choice));
+                }
+            }
+            Ok(None)
         }
     }
     deserializer.deserialize_any(First)

