@@ -142,8 +142,8 @@ fn readable(mut event: Value) -> String {
         response.retain(|name, value| told.contains(&name.as_str()) && !value.is_null());
     }
     let fields = event.as_object_mut().unwrap();
-    let kind = fields.remove("type").unwrap();
-    let number = fields.remove("sequence_number").unwrap();
+    let kind = fields.shift_remove("type").unwrap();
+    let number = fields.shift_remove("sequence_number").unwrap();
     format!("{number} {} {event}\n", kind.as_str().unwrap())
 }
 
