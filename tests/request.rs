@@ -9,7 +9,7 @@
 
 use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::error::Error;
-use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, plan};
 use serde_json::{Value, json};
 
 fn options(dialect: &'static Dialect) -> PlanOptions<'static> {

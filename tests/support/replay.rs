@@ -13,7 +13,7 @@ use rejoinder::dialect::GENERIC;
 use rejoinder::error::{Error, Kind};
 use rejoinder::ids::Ids;
 use rejoinder::sse::{self, SseError};
-use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{PlanOptions, ReasoningDisplay, plan};
 use rejoinder::translate::reply::ReplyPlan;
 use rejoinder::translate::transcoder::{End, Transcoder};
 use serde_json::Value;
