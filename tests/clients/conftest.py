@@ -1,6 +1,5 @@
 """Fixtures: the built proxy, a scripted upstream, the real llama.cpp server, and an empty home for each client."""
 
-import json
 import os
 import subprocess
 import sys

@@ -5,7 +5,6 @@ import http.client
 import importlib.util
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -334,10 +333,5 @@ def assert_failed(stream, code=...):
 
 
 def droid_binary():
-    """npm's install scripts stay off, so take the platform package's own binary; npm's shim is the way round it."""
-    machine = {"x86_64": "x64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    for name in (f"cli-linux-{machine}", f"cli-linux-{machine}-baseline"):
-        binary = HERE / "node_modules" / "@factory" / name / "bin" / "droid"
-        if binary.exists():
-            return binary
-    return BIN / "droid"
+    """Droid's program itself: the `droid` package is an install script around it, and not every mirror has its parts."""
+    return HERE / "node_modules" / "@factory" / "cli-linux-x64" / "bin" / "droid"
