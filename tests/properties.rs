@@ -12,9 +12,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
-use rejoinder::translate::plan::ReasoningDisplay;
+use rejoinder::translate::plan::{ReasoningDisplay, plan};
 use rejoinder::translate::reply::ReplyPlan;
-use replay::{Told, reply, told, transcode};
+use replay::{Told, options, reply, told, transcode};
 use serde_json::{Value, json};
 
 fn run(plan: &ReplyPlan, payloads: &[String]) -> (String, Told) {
@@ -278,6 +278,27 @@ fn payload() -> impl Strategy<Value = String> {
         1 => select(vec!["[DONE]", "", " ", "{}", "null", "[]", "{\"choices\":[", "\"\\ud800\"", "x"])
             .prop_map(String::from),
     ]
+}
+
+#[test]
+fn a_lone_surrogate_in_a_request_harms_nobody() {
+    for fields in [
+        r#""input":"a\ud83d""#,
+        r#""input":"a","instructions":"\ud83d""#,
+        r#""input":"a","metadata":{"a":"\ud83d"}"#,
+        r#""input":"a","user":"\ud83d""#,
+        r#""input":"a","prompt_cache_key":"\ud83d""#,
+        r#""input":"a","reasoning":{"effort":"\ud83d"}"#,
+        r#""input":"a","tools":[{"type":"function","name":"f","description":"\ud83d","parameters":{}}]"#,
+        r#""input":"a","text":{"format":{"type":"json_schema","name":"n","schema":{"title":"\ud83d"}}}"#,
+    ] {
+        let body = format!(r#"{{"model":"m","stream":true,{fields}}}"#);
+        let planned = plan(body.as_bytes(), &options()).unwrap();
+        let chat = serde_json::from_slice::<Value>(&planned.body);
+        assert!(chat.is_ok(), "{body}: {}", String::from_utf8_lossy(&planned.body));
+        let chunk = chunk(r#"{"content":"a"}"#, "\"stop\"");
+        assert_eq!(check(&transcode(&planned.reply, &[Ok::<_, ()>(chunk)])), [""; 0], "{body}");
+    }
 }
 
 proptest! {
