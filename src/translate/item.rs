@@ -276,6 +276,11 @@ impl Open {
         String::from_utf8(json).unwrap_or_default()
     }
 
+    /// Whether a part is open, and text can go somewhere.
+    pub fn has_part(&self) -> bool {
+        self.family.is_some()
+    }
+
     fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
         let Some(family) = self.family.take() else { return };
         events.write(out, &[family.text, ".done"].concat(), |out| {

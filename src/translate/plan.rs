@@ -123,6 +123,8 @@ impl Notes {
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
+    let text = &*json::Seam::default().join(text);
     if !text.trim_start().starts_with('{') {
         return Err(invalid_json("expected one JSON object".to_owned()));
     }

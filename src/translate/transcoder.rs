@@ -48,6 +48,8 @@ pub struct Transcoder {
     count: u64,
     output_text: String,
     closed_text: usize,
+    /// Which channel the open message's part belongs to.
+    last: Channel,
     calls: Vec<Slot>,
     /// Text that arrived while a call was open whose arguments were not whole.
     late: Vec<(Channel, String, [String; 2])>,
@@ -147,6 +149,7 @@ impl Transcoder {
             count: 0,
             output_text: String::new(),
             closed_text: 0,
+            last: Channel::Text,
             calls: Vec::new(),
             late: Vec::new(),
             reasoning: Flow::default(),
@@ -387,6 +390,13 @@ impl Transcoder {
                 _ => (Kind::Message, "msg_"),
             };
             self.begin(kind, prefix, out);
+        }
+        if self.last != channel {
+            if let Some(mut open) = self.open.take() {
+                self.pay(&mut open, out);
+                self.open = Some(open);
+            }
+            self.last = channel;
         }
         let flow = self.flow(channel);
         if !flow.blank.is_empty() {
@@ -648,13 +658,7 @@ impl Transcoder {
                 let rest = self.flow(Channel::Reasoning).seam.flush();
                 open.delta(&mut self.events, out, rest, None);
             }
-            Kind::Message => {
-                for channel in [Channel::Text, Channel::Refusal] {
-                    let rest = self.flow(channel).seam.flush();
-                    open.delta(&mut self.events, out, rest, None);
-                    self.output_text.push_str(rest);
-                }
-            }
+            Kind::Message => self.pay(&mut open, out),
         }
         let item = open.end(&mut self.events, out, cut);
         self.closed_text = self.output_text.len();
@@ -664,7 +668,24 @@ impl Transcoder {
         self.items.push_str(&item);
     }
 
+    /// Sends the half of a surrogate pair that the open part of a message still owes.
+    fn pay(&mut self, open: &mut Open, out: &mut Vec<u8>) {
+        let last = self.last;
+        if !matches!(open.kind, Kind::Message) || last == Channel::Reasoning || !open.has_part() {
+            return;
+        }
+        let rest = self.flow(last).seam.flush();
+        open.delta(&mut self.events, out, rest, None);
+        if last == Channel::Text {
+            self.output_text.push_str(rest);
+        }
+    }
+
     fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
+        if self.open.is_none() && self.count == 0 {
+            let rest = self.flow(Channel::Text).seam.flush();
+            self.put(Channel::Text, rest, out);
+        }
         let finish = self.finish.clone().unwrap_or(Finish::Stop);
         if let Finish::Unknown(reason) = &finish {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
