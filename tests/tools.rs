@@ -176,6 +176,19 @@ fn every_call_comes_back_as_it_was_declared() {
     );
 }
 
+/// Codex says apply_patch, Droid says ApplyPatch, and takes the first half of a fenced one.
+#[test]
+fn a_patch_is_mended_under_either_name() {
+    for (name, mended) in [("apply_patch", true), ("ApplyPatch", true), ("exec", false)] {
+        let plan = planned(&json!({"model": "m", "input": "x", "tools": [{"type": "custom", "name": name}]}));
+        let fenced =
+            "```diff\n*** Begin Patch\n*** Update File: a\n@@ -1,2 +1,2 @@\n-x\n+y\n*** End Patch\n```\n";
+        let bare = "*** Begin Patch\n*** Update File: a\n@@\n-x\n+y\n*** End Patch\n";
+        let item = called(&plan, name, &json!({ "input": fenced }).to_string(), 5);
+        assert_eq!(item["input"], if mended { bare } else { fenced }, "{name}");
+    }
+}
+
 #[test]
 fn the_input_of_a_freeform_call_streams_while_it_grows() {
     let plan = planned(

@@ -5,7 +5,7 @@ import os
 import sys
 
 import pytest
-from harness import HERE
+from harness import HERE, program_on_path
 from scripted import answer, call
 from test_codex import after_last_user, assert_turn, catalog, codex, items, messages_printed, png, tool_named  # noqa: F401
 
@@ -168,24 +168,13 @@ def test_view_image(codex, rejoinder, upstream, project, sees):  # noqa: F811
         assert len(tool["content"]) < 300, tool
 
 
-def script_on_path(tmp_path, monkeypatch, name, source):
-    """A program of that name, found first; gives its path."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / name
-    program.write_text(f"#!{sys.executable}\n{source}")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return program
-
-
 NASTY = """it's "quoted" $(touch pwned) `touch pwned` ; touch pwned & \\ * ~ äöü"""
 
 
 @pytest.mark.parametrize("named", ["on the path", "by its path"])
 def test_a_web_search_through_a_wrapper(codex, rejoinder, any_upstream, tmp_path, project, monkeypatch, named):  # noqa: F811
     source = "import json, sys\nprint(json.dumps({'asked': sys.argv[1:], 'results': ['RESULT-' + str(6 * 7)]}))\n"
-    program = script_on_path(tmp_path, monkeypatch, "findit", source)
+    program = program_on_path(tmp_path, monkeypatch, "findit", source)
     wrapper = "findit" if named == "on the path" else str(program)
     header = f'model_providers.r.http_headers={{"X-Rejoinder-Web-Search-Wrapper"="{wrapper}"}}'
     any_upstream.script(answer(calls=[call("web_search", {"query": NASTY}, "id1")]), answer("Found."))

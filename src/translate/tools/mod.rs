@@ -163,7 +163,11 @@ impl<'a> Tools<'a> {
                 return;
             }
             "function" => self.table.add(namespace, &name, Kind::Function),
-            "custom" => self.table.add(namespace, &name, Kind::Custom(name == "apply_patch")),
+            "custom" => {
+                // Codex's name for it, and Droid's
+                let patch = matches!(&*name, "apply_patch" | "ApplyPatch");
+                self.table.add(namespace, &name, Kind::Custom(patch))
+            }
             "tool_search" if client => self.table.add(None, "tool_search", Kind::ToolSearch),
             "local_shell" => self.table.add(None, "local_shell", Kind::LocalShell),
             "shell" => self.table.add(None, "shell", Kind::Shell),
