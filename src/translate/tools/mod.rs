@@ -98,9 +98,11 @@ impl<'a> Tools<'a> {
             }
         }
         tools.echo.push(b']');
+        tools.add_searches();
         for item in items {
             tools.found(item, notes);
         }
+        // where the shell itself came with an item
         tools.add_searches();
         Ok(tools)
     }

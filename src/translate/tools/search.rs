@@ -110,15 +110,11 @@ impl Search {
                     (&"--files", [_, path]) => {
                         let glob = options.last()?;
                         let query = glob.strip_prefix('*')?.strip_suffix('*')?;
-                        call.insert("query".into(), json!(query));
-                        call.insert("path".into(), json!(path));
-                        call.insert("mode".into(), json!("names"));
+                        file_call(&mut call, query, path, "names");
                     }
                     (first, [_, query, path]) => {
-                        call.insert("query".into(), json!(query));
-                        call.insert("path".into(), json!(path));
                         let mode = if *first == "--files-with-matches" { "files" } else { "content" };
-                        call.insert("mode".into(), json!(mode));
+                        file_call(&mut call, query, path, mode);
                     }
                     _ => return None,
                 }
@@ -128,6 +124,17 @@ impl Search {
         };
         // ours, or somebody's own line that only looks like it
         (candidate.0.line(wrappers, &candidate.1).as_deref() == Some(line)).then_some(candidate)
+    }
+}
+
+/// The arguments of a `file_search` as a model writes them: what is the default, it mostly leaves out.
+fn file_call(call: &mut Map<String, Value>, query: &str, path: &str, mode: &str) {
+    call.insert("query".into(), json!(query));
+    if path != "." {
+        call.insert("path".into(), json!(path));
+    }
+    if mode != "content" {
+        call.insert("mode".into(), json!(mode));
     }
 }
 
@@ -283,9 +290,9 @@ mod tests {
             (Search::Web, json!({"query": "rust's -- \"async\" $HOME"})),
             (Search::Web, json!({"query": "-v"})),
             (Search::Page, json!({"url": "https://x.org/a?b=c&d='e'"})),
-            (Search::File, json!({"query": "fn \\w+\\(", "path": "src/a b", "mode": "content"})),
-            (Search::File, json!({"query": "x", "path": ".", "mode": "files"})),
-            (Search::File, json!({"query": "main", "path": ".", "mode": "names"})),
+            (Search::File, json!({"query": "fn \\w+\\(", "path": "src/a b"})),
+            (Search::File, json!({"query": "x", "mode": "files"})),
+            (Search::File, json!({"query": "main", "mode": "names"})),
         ] {
             let line = search.line(&wrappers(), &arguments).unwrap();
             assert_eq!(Search::from_line(&wrappers(), &line), Some((search, arguments)), "{line}");
