@@ -74,6 +74,7 @@ pub struct Metrics {
     tokens: Family<Kind, Counter>,
     errors: Family<Kind, Counter>,
     notes: Family<Kind, Counter>,
+    repairs: Family<Kind, Counter>,
 }
 
 impl Metrics {
@@ -91,6 +92,7 @@ impl Metrics {
             tokens: Family::default(),
             errors: Family::default(),
             notes: Family::default(),
+            repairs: Family::default(),
         };
         metrics.registered()
     }
@@ -110,6 +112,7 @@ impl Metrics {
         registry.register("tokens", "Tokens as the upstream counted them", self.tokens.clone());
         registry.register("errors", "Failed requests and responses by code", self.errors.clone());
         registry.register("notes", "Input left out or changed, by kind", self.notes.clone());
+        registry.register("repairs", "Lines of the model's that a quirk repaired", self.repairs.clone());
         self.registry = registry;
         self
     }
@@ -117,6 +120,13 @@ impl Metrics {
     /// Counts something that was left out of a request, or changed in it.
     pub fn note(&self, kind: &str) {
         self.notes.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
+    /// Counts lines of the model's that a quirk repaired.
+    pub fn repair(&self, quirk: &str, lines: u64) {
+        if lines > 0 {
+            self.repairs.get_or_create(&Kind { kind: quirk.to_owned() }).inc_by(lines);
+        }
     }
 
     /// Counts a failure by the code that the client saw.

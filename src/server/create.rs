@@ -226,8 +226,9 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
     for _ in 0..transcoder.dropped() {
         app.metrics.note("dropped_output");
     }
-    for _ in 0..transcoder.repaired() {
-        app.metrics.note("repaired_patch_line");
+    let repaired = transcoder.repaired();
+    for (quirk, lines) in [("patch_fences", repaired.fences), ("patch_hunk_headers", repaired.headers)] {
+        app.metrics.repair(quirk, lines);
     }
     let (response, ms) = (transcoder.id(), took.as_millis() as u64);
     let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));

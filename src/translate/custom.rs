@@ -18,6 +18,22 @@ pub struct Repairs {
     pub headers: bool,
 }
 
+/// How many lines each repair touched.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Repaired {
+    /// By `patch_fences`.
+    pub fences: u64,
+    /// By `patch_hunk_headers`.
+    pub headers: u64,
+}
+
+impl std::ops::AddAssign for Repaired {
+    fn add_assign(&mut self, other: Repaired) {
+        self.fences += other.fences;
+        self.headers += other.headers;
+    }
+}
+
 /// Decodes the arguments of one freeform call.
 #[derive(Debug)]
 pub struct CustomInput {
@@ -29,7 +45,7 @@ pub struct CustomInput {
     gap: String,
     decoder: Decoder,
     patch: Option<Patch>,
-    repaired: u64,
+    repaired: Repaired,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +80,7 @@ impl CustomInput {
             gap: String::new(),
             decoder: Decoder::default(),
             patch: patch.map(Patch::new),
-            repaired: 0,
+            repaired: Repaired::default(),
         }
     }
 
@@ -73,8 +89,8 @@ impl CustomInput {
         matches!(self.at, At::AfterInput | At::Done)
     }
 
-    /// How many lines of a patch were repaired.
-    pub fn repaired(&self) -> u64 {
+    /// How many lines of a patch were repaired, by quirk.
+    pub fn repaired(&self) -> Repaired {
         self.repaired
     }
 
@@ -104,8 +120,8 @@ impl CustomInput {
         match &mut self.patch {
             None => json::push_escaped(&mut escaped, text),
             Some(patch) => {
-                let (mended, repaired) = patch.push(text, last);
-                self.repaired += repaired;
+                let mended = patch.push(text, last);
+                self.repaired = patch.repaired;
                 json::push_escaped(&mut escaped, &mended);
             }
         }
@@ -301,50 +317,48 @@ struct Patch {
     line: String,
     begun: bool,
     ended: bool,
+    repaired: Repaired,
 }
 
 impl Patch {
     fn new(repairs: Repairs) -> Self {
-        Patch { repairs, line: String::new(), begun: false, ended: false }
+        Patch { repairs, line: String::new(), begun: false, ended: false, repaired: Repaired::default() }
     }
 
-    /// Whole lines, mended, and how many were; the last line needs no end.
-    fn push(&mut self, text: &str, last: bool) -> (String, u64) {
+    /// Whole lines, mended; the last line needs no end.
+    fn push(&mut self, text: &str, last: bool) -> String {
         let mut out = String::with_capacity(text.len());
-        let mut repaired = 0;
         for piece in text.split_inclusive('\n') {
             self.line.push_str(piece);
             if piece.ends_with('\n') {
-                repaired += self.take_line(&mut out);
+                self.take_line(&mut out);
             }
         }
         if last {
-            repaired += self.take_line(&mut out);
+            self.take_line(&mut out);
         }
-        (out, repaired)
+        out
     }
 
-    fn take_line(&mut self, out: &mut String) -> u64 {
+    fn take_line(&mut self, out: &mut String) {
         let line = std::mem::take(&mut self.line);
         let bare = line.trim();
         if bare.is_empty() && (!self.begun || self.ended) {
-            return 0;
+            return;
         }
         let outside = !self.begun || self.ended;
         if outside && self.repairs.fences && bare.starts_with("```") {
-            return 1;
+            self.repaired.fences += 1;
+            return;
         }
         self.begun = true;
         self.ended |= bare == "*** End Patch";
         match header(&line).filter(|_| self.repairs.headers) {
             Some(mended) => {
                 out.push_str(&mended);
-                1
+                self.repaired.headers += 1;
             }
-            None => {
-                out.push_str(&line);
-                0
-            }
+            None => out.push_str(&line),
         }
     }
 }
@@ -410,6 +424,10 @@ mod tests {
         let arguments = serde_json::json!({ "input": fenced }).to_string();
         assert_eq!(decode(&arguments, Some(ALL)), want);
         assert_eq!(decode(fenced, Some(ALL)), want);
+        let mut counted = CustomInput::new(Some(ALL));
+        counted.push(&json::escape(fenced));
+        counted.finish();
+        assert_eq!(counted.repaired(), Repaired { fences: 2, headers: 1 });
         let plain = "*** Begin Patch\n*** Update File: a\n@@\n-x\n+@@ -1 +1 @@\n*** End Patch";
         assert_eq!(decode(&serde_json::json!({ "input": plain }).to_string(), Some(ALL)), plain);
         let off = Repairs { fences: false, headers: false };

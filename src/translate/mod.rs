@@ -4,7 +4,7 @@
 //! lines of this folder and fails on anything else.
 
 mod content;
-mod custom;
+pub mod custom;
 mod history;
 mod item;
 mod messages;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::custom::{CustomInput, Repairs};
+use super::custom::{CustomInput, Repaired, Repairs};
 use super::item::{
     Call, Events, Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
 };
@@ -63,7 +63,7 @@ pub struct Transcoder {
     ended: bool,
     failure: Option<Error>,
     dropped: u64,
-    repaired: u64,
+    repaired: Repaired,
     body: Vec<u8>,
 }
 
@@ -162,7 +162,7 @@ impl Transcoder {
             ended: false,
             failure: None,
             dropped: 0,
-            repaired: 0,
+            repaired: Repaired::default(),
             body: Vec::new(),
         }
     }
@@ -202,8 +202,8 @@ impl Transcoder {
         self.dropped
     }
 
-    /// Lines of patches that were mended.
-    pub fn repaired(&self) -> u64 {
+    /// Lines of patches that were mended, by quirk.
+    pub fn repaired(&self) -> Repaired {
         self.repaired
     }
 
@@ -634,7 +634,7 @@ impl Transcoder {
                     cut = cut && !slot.complete(&open.text);
                     let rest = slot.take(true);
                     open.delta(&mut self.events, out, &rest, None);
-                    self.repaired += slot.custom.as_ref().map_or(0, CustomInput::repaired);
+                    self.repaired += slot.custom.as_ref().map(CustomInput::repaired).unwrap_or_default();
                 }
                 if !cut && !custom && is_blank(&open.text) {
                     open.delta(&mut self.events, out, "{}", None);
