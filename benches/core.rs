@@ -7,18 +7,9 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rejoinder::dialect::LLAMA_SERVER;
 use rejoinder::ids::Ids;
-use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
 use serde_json::json;
-
-const OPTIONS: PlanOptions<'static> = PlanOptions {
-    dialect: &LLAMA_SERVER,
-    default_model: None,
-    developer_messages: DeveloperMessages::Leading,
-    alternate_roles: false,
-    reasoning: ReasoningDisplay::Summary,
-    refusal_as_text: false,
-};
 
 /// A transcript of about a megabyte: 400 items, tool rounds with long outputs.
 fn transcript() -> Vec<u8> {
@@ -42,12 +33,14 @@ fn request(c: &mut Criterion) {
     let body = transcript();
     let mut group = c.benchmark_group("plan");
     group.throughput(Throughput::Bytes(body.len() as u64));
-    group.bench_function("1 MB transcript", |b| b.iter(|| plan(black_box(&body), &OPTIONS).unwrap()));
+    group.bench_function("1 MB transcript", |b| {
+        b.iter(|| plan(black_box(&body), &PlanOptions::new(&LLAMA_SERVER)).unwrap())
+    });
     group.finish();
 }
 
 fn stream(c: &mut Criterion) {
-    let plan = plan(br#"{"model":"m","input":"x","stream":true}"#, &OPTIONS).unwrap();
+    let plan = plan(br#"{"model":"m","input":"x","stream":true}"#, &PlanOptions::new(&LLAMA_SERVER)).unwrap();
     let chunk = r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" token"}}],"created":1795231653,"id":"chatcmpl-MYiJ2SSsnC4aWuZiblEsIkYtkIAO4IXo","model":"gemma3-270m.gguf","system_fingerprint":"b0-unknown","object":"chat.completion.chunk"}"#;
     let stop = r#"{"choices":[{"finish_reason":"stop","index":0,"delta":{}}]}"#;
     let mut group = c.benchmark_group("transcode");

@@ -46,6 +46,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The server behind.
     pub upstream: UpstreamConfig,
+    /// What is done for tools that a chat server does not know.
+    pub tools: ToolsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -64,6 +66,9 @@ pub struct UpstreamConfig {
     pub forward_authorization: bool,
     /// Whether adjacent messages of one role are joined; `auto` joins for chat templates that refuse them.
     pub alternate_roles: Switch,
+    /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
+    /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
+    pub reasoning_budget_tokens: Option<String>,
     /// Longest TCP (and TLS) connect.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -78,6 +83,21 @@ pub struct UpstreamConfig {
     pub probe_interval: Duration,
 }
 
+/// `[tools]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ToolsConfig {
+    /// Command that serves web searches through the client's own shell tool, for example `tvly`. A request's own
+    /// `X-Rejoinder-Web-Search-Wrapper` header goes before it.
+    pub web_search_wrapper: Option<String>,
+    /// Command that serves file searches in the same way, for example `rg`; header
+    /// `X-Rejoinder-File-Search-Wrapper`.
+    pub file_search_wrapper: Option<String>,
+    /// Repairs of the model's calls that are switched off, separated by commas: `patch_fences`,
+    /// `patch_hunk_headers`.
+    pub disabled_quirks: Option<String>,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -86,6 +106,27 @@ pub struct LogConfig {
     pub level: String,
     /// `auto` writes text to a terminal and JSON elsewhere.
     pub format: LogFormat,
+}
+
+/// Repairs of the model's calls, each with its evidence in `translate/custom.rs`.
+pub const QUIRKS: [&str; 2] = ["patch_fences", "patch_hunk_headers"];
+
+/// Reads `minimal=2048,low=4096`: tokens by `reasoning.effort`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn read_budgets(text: &str) -> Result<Vec<(String, u64)>, String> {
+    text.split(',')
+        .map(|pair| {
+            let (effort, tokens) = pair.split_once('=').unwrap_or((pair, ""));
+            match tokens.trim().parse() {
+                Ok(tokens) if !effort.trim().is_empty() => Ok((effort.trim().to_owned(), tokens)),
+                _ => Err(format!(
+                    "expected effort=tokens pairs such as \"low=4096,high=16384\", found {pair:?}"
+                )),
+            }
+        })
+        .collect()
 }
 
 /// Values of `upstream.dialect`.
@@ -133,6 +174,7 @@ impl Default for Config {
             in_progress_after: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             upstream: UpstreamConfig::default(),
+            tools: ToolsConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -146,6 +188,7 @@ impl Default for UpstreamConfig {
             api_key_file: None,
             forward_authorization: true,
             alternate_roles: Switch::Auto,
+            reasoning_budget_tokens: None,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(1800),
             idle_timeout: Duration::from_secs(300),

@@ -14,6 +14,8 @@ pub struct Dialect {
     pub logprobs_with_tools: bool,
     /// Whether `chat_template_kwargs` is understood, which is how templates of the Qwen kind turn thinking off.
     pub template_kwargs: bool,
+    /// Key of the request under which a thinking budget in tokens is understood.
+    pub budget_key: Option<&'static str>,
     /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
     /// `continue_final_message` and `add_generation_prompt` say (llama-server b11434, by `/apply-template`).
     pub continues_assistant: bool,
@@ -26,6 +28,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     named_tool_choice: false,
     logprobs_with_tools: false,
     template_kwargs: true,
+    budget_key: Some("reasoning_budget_tokens"),
     continues_assistant: true,
 };
 
@@ -36,6 +39,7 @@ pub const VLLM: Dialect = Dialect {
     named_tool_choice: true,
     logprobs_with_tools: true,
     template_kwargs: true,
+    budget_key: Some("thinking_token_budget"),
     continues_assistant: false,
 };
 
@@ -46,5 +50,6 @@ pub const GENERIC: Dialect = Dialect {
     named_tool_choice: true,
     logprobs_with_tools: true,
     template_kwargs: false,
+    budget_key: None,
     continues_assistant: false,
 };

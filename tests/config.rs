@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use rejoinder::config::{Config, Flags, Problem, Resolved, load_from, redact_url};
+use rejoinder::config::{Config, Flags, Problem, Resolved, ToolsConfig, load_from, redact_url};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -456,6 +456,8 @@ fn the_reference_file_has_every_key_and_its_default() {
     let mut config: Config = Figment::from(Toml::string(&reference_file())).extract().unwrap();
     // those have no default, what the file shows is an example
     config.default_model = None;
+    config.upstream.reasoning_budget_tokens = None;
+    config.tools = ToolsConfig::default();
     config.upstream.url = None;
     config.upstream.api_key_file = None;
     assert_eq!(config, Config::default());

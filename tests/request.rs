@@ -9,18 +9,11 @@
 
 use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::error::Error;
-use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, plan};
 use serde_json::{Value, json};
 
 fn options(dialect: &'static Dialect) -> PlanOptions<'static> {
-    PlanOptions {
-        dialect,
-        default_model: None,
-        developer_messages: DeveloperMessages::Leading,
-        alternate_roles: false,
-        reasoning: ReasoningDisplay::Summary,
-        refusal_as_text: false,
-    }
+    PlanOptions::new(dialect)
 }
 
 fn planned(request: &Value, options: &PlanOptions<'_>) -> Result<Plan, Error> {
@@ -335,7 +328,7 @@ fn tools_and_choices() {
          "parameters": {"type": "object", "properties": {"z": {"type": "string"}, "a": {"type": "string"}}}},
         {"type": "function", "name": "g"},
         {"type": "web_search"},
-        {"type": "custom", "name": "apply_patch"},
+        {"type": "code_interpreter", "container": {"type": "auto"}},
     ]);
     let chat = chat_for(&VLLM, json!({"tools": tools, "tool_choice": "auto", "parallel_tool_calls": false}));
     assert_eq!(

@@ -23,11 +23,29 @@ static PLANS: LazyLock<Vec<ReplyPlan>> = LazyLock::new(|| {
             false,
         ),
         replay::reply(Some(r#"{"tools":[],"instructions":"a"}"#), ReasoningDisplay::Summary, true),
+        // every kind of call that the script below makes
+        replay::reply(
+            Some(
+                r#"{"tools":[{"type":"custom","name":"get_time"},{"type":"tool_search","execution":"client"},
+                {"type":"namespace","name":"n","description":"d","tools":[{"type":"function","name":"b","description":"d","parameters":{}}]},
+                {"type":"local_shell"},{"type":"shell"}]}"#,
+            ),
+            ReasoningDisplay::Summary,
+            false,
+        ),
+        replay::reply(
+            Some(
+                r#"{"tool_choice":{"type":"custom","name":"apply_patch"},
+                "tools":[{"type":"custom","name":"apply_patch"},{"type":"function","name":"get_time"}]}"#,
+            ),
+            ReasoningDisplay::Summary,
+            false,
+        ),
     ]
 });
 
 /// Pieces of text that are difficult alone or side by side.
-const TEXTS: [&str; 24] = [
+const TEXTS: [&str; 29] = [
     "",
     " ",
     "\\n",
@@ -52,6 +70,11 @@ const TEXTS: [&str; 24] = [
     "😀",
     "\\u0000",
     "null",
+    "{\\\"input\\\":\\\"",
+    "\\\"}",
+    "{\\\"command\\\":[\\\"ls\\\"]}",
+    "*** Begin Patch\\n@@ -1 +1 @@\\n",
+    "```\\n",
 ];
 
 /// Reads bytes as a script of a server, two or three a chunk.
@@ -72,7 +95,11 @@ fn script(bytes: &[u8]) -> Vec<String> {
             4..=7 => {
                 let index = ["", r#""index":0,"#, r#""index":1,"#, r#""index":2,"#][second % 4];
                 let id = ["", r#""id":"","#, r#""id":"call_1","#, r#""id":"call_2","#][second / 4 % 4];
-                let name = ["", r#""name":"get_time","#, r#""name":"","#, r#""name":"b","#][second / 16 % 4];
+                let names = ["", "get_time", "", "b", "tool_search", "local_shell", "apply_patch", "n.b"];
+                let name = match names[second / 16 % names.len()] {
+                    "" => String::new(),
+                    name => format!(r#""name":"{name}","#),
+                };
                 chunk(&format!(
                     r#"{{"tool_calls":[{{{index}{id}"function":{{{name}"arguments":"{text}"}}}}]}}"#
                 ))

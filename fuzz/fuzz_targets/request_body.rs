@@ -10,20 +10,23 @@ use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
 use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
-use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, plan};
+use rejoinder::translate::tools::search::Wrappers;
 use serde_json::Value;
 
 fuzz_target!(|input: &[u8]| {
     // JSON begins with a brace or white space, so the last byte has to choose
     let choice = usize::from(input.last().copied().unwrap_or_default());
+    let wrappers = Wrappers { web: Some("tvly".to_owned()), file: Some("rg".to_owned()) };
     let options = PlanOptions {
         dialect: [&LLAMA_SERVER, &VLLM, &GENERIC][choice % 3],
         default_model: (choice & 4 != 0).then_some("default"),
         developer_messages: [DeveloperMessages::Leading, DeveloperMessages::All, DeveloperMessages::Keep]
             [choice / 8 % 3],
         alternate_roles: choice & 64 != 0,
-        reasoning: ReasoningDisplay::Summary,
-        refusal_as_text: false,
+        sees: choice & 128 == 0,
+        wrappers: Some(&wrappers),
+        ..PlanOptions::new(&GENERIC)
     };
     let planned = match plan(input, &options) {
         Ok(planned) => planned,

@@ -12,7 +12,8 @@ use serde::de::value::StrDeserializer;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{DeveloperMessages, DialectChoice, LogFormat, ReasoningDisplay, Switch};
+use super::{DeveloperMessages, DialectChoice, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets};
+use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -25,6 +26,8 @@ enum Kind {
     Address,
     Bool,
     Bytes,
+    /// Text that a function finds nothing wrong with.
+    Checked(fn(&str) -> Result<(), String>),
     Choice(fn(&str) -> Result<(), Choices>),
     Duration,
     Filter,
@@ -53,10 +56,14 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
+    Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
     Key { name: "upstream.connect_timeout", kind: Kind::Duration },
     Key { name: "upstream.response_timeout", kind: Kind::Duration },
     Key { name: "upstream.idle_timeout", kind: Kind::Duration },
     Key { name: "upstream.probe_interval", kind: Kind::Duration },
+    Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
+    Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },
+    Key { name: "tools.disabled_quirks", kind: Kind::Checked(quirks) },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
 ];
@@ -87,6 +94,10 @@ impl Key {
                 .map(Value::from)
                 .ok_or_else(|| expected("true or false", value)),
             Kind::Bytes => read_bytes(value),
+            Kind::Checked(check) => match text {
+                Some(text) => check(text).map(|()| value.clone()),
+                None => Err(expected("text in quotes", value)),
+            },
             Kind::Choice(choice) => match text.map(choice) {
                 Some(Ok(())) => Ok(value.clone()),
                 Some(Err(choices)) => Err(expected(&one_of(choices), value)),
@@ -110,6 +121,24 @@ impl Key {
                 None => Err(expected(A_URL, value)),
             },
         }
+    }
+}
+
+fn wrapper(text: &str) -> Result<(), String> {
+    match is_wrapper(text) {
+        true => Ok(()),
+        false => Err("must be one command name or path, without spaces or options".to_owned()),
+    }
+}
+
+fn budgets(text: &str) -> Result<(), String> {
+    read_budgets(text).map(|_| ())
+}
+
+fn quirks(text: &str) -> Result<(), String> {
+    match text.split(',').map(str::trim).find(|name| !QUIRKS.contains(name)) {
+        Some(name) => Err(format!("{name:?} is none of {}", QUIRKS.join(", "))),
+        None => Ok(()),
     }
 }
 

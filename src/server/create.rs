@@ -11,11 +11,13 @@ use hyper::body::Incoming;
 
 use super::reply::{self, ResponseBody};
 use super::{App, body};
+use crate::config::{Config, read_budgets};
 use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::telemetry::Ended;
 use crate::translate::plan::{Notes, Plan, PlanOptions, plan};
+use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream;
 
@@ -28,6 +30,7 @@ pub async fn answer(
     let (parts, incoming) = request.into_parts();
     let bytes = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
     let target = app.upstream.wait_target().await?;
+    let wishes = Wishes::read(&parts.headers, &app.config);
     let options = PlanOptions {
         dialect: target.dialect,
         default_model: app.config.default_model.as_deref(),
@@ -35,6 +38,10 @@ pub async fn answer(
         alternate_roles: target.alternate_roles,
         reasoning: app.config.reasoning,
         refusal_as_text: is_codex(&parts.headers),
+        sees: target.sees,
+        wrappers: Some(&wishes.wrappers),
+        budgets: &wishes.budgets,
+        quirks_off: &wishes.quirks_off,
     };
     let Plan { body, stream, model, reply, notes } = plan(&bytes, &options)?;
     drop(bytes);
@@ -51,6 +58,54 @@ pub async fn answer(
         streamed(app, transcoder, Box::pin(sent), begun).await
     } else {
         whole(&app, transcoder, sent, limit, begun).await
+    }
+}
+
+/// What headers and configuration ask for, the request's own header first.
+struct Wishes {
+    wrappers: Wrappers,
+    budgets: Vec<(String, u64)>,
+    quirks_off: Vec<String>,
+}
+
+impl Wishes {
+    fn read(headers: &HeaderMap, config: &Config) -> Wishes {
+        let header = |name: &str| {
+            let names = [format!("x-rejoinder-{name}"), format!("x-llama-responses-{name}")];
+            names.iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok())
+        };
+        let wrapper = |name: &str, key: &Option<String>| match header(name) {
+            Some(command) if is_wrapper(command) => Some(command.to_owned()),
+            Some(_) => {
+                tracing::warn!(header = name, "a wrapper that is no bare command name or path is ignored");
+                None
+            }
+            None => key.clone(),
+        };
+        let budgets = match header("reasoning-budget-tokens").map(read_budgets) {
+            Some(Ok(budgets)) => Some(budgets),
+            Some(Err(problem)) => {
+                tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
+                None
+            }
+            None => None,
+        };
+        let configured =
+            || config.upstream.reasoning_budget_tokens.as_deref().and_then(|text| read_budgets(text).ok());
+        Wishes {
+            wrappers: Wrappers {
+                web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
+                file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
+            },
+            budgets: budgets.or_else(configured).unwrap_or_default(),
+            quirks_off: config
+                .tools
+                .disabled_quirks
+                .iter()
+                .flat_map(|names| names.split(','))
+                .map(|name| name.trim().to_owned())
+                .collect(),
+        }
     }
 }
 
@@ -170,6 +225,9 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
     }
     for _ in 0..transcoder.dropped() {
         app.metrics.note("dropped_output");
+    }
+    for _ in 0..transcoder.repaired() {
+        app.metrics.note("repaired_patch_line");
     }
     let (response, ms) = (transcoder.id(), took.as_millis() as u64);
     let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));

@@ -5,10 +5,14 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::value::RawValue;
+use serde_json::{Value, json as value};
 
 use super::content::{Piece, pieces};
-use super::params::{elements, present};
+use super::params::present;
 use super::plan::Notes;
+use super::tools::search::Search;
+use super::tools::search::vector_line;
+use super::tools::table::{Kind, Table};
 use crate::wire::json;
 use crate::wire::request::{Item, fields};
 
@@ -58,8 +62,8 @@ pub struct Call<'a> {
 
 /// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
-pub fn read<'a>(items: &[&'a RawValue], notes: &mut Notes) -> Vec<Entry<'a>> {
-    let items: Vec<Step<'a>> = items.iter().enumerate().map(|(n, raw)| step(n, raw, notes)).collect();
+pub fn read<'a>(items: &[&'a RawValue], table: &Table, notes: &mut Notes) -> Vec<Entry<'a>> {
+    let items: Vec<Step<'a>> = items.iter().enumerate().map(|(n, raw)| step(n, raw, table, notes)).collect();
     let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
     for (at, item) in items.iter().enumerate() {
         if let Step::Output { id, .. } = item {
@@ -178,7 +182,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn step<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
+fn step<'a>(index: usize, raw: &'a RawValue, table: &Table, notes: &mut Notes) -> Step<'a> {
     let Some(item) = fields::<Item<'a>>(raw) else {
         notes.add("skipped_item", &format!("input[{index}] is no object"));
         return Step::Skipped;
@@ -188,8 +192,22 @@ fn step<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
         Some("message") => message(&item, notes),
         None if item.role.is_some() => message(&item, notes),
         Some("reasoning") => Some(Step::Reasoning(reasoning(&item, notes))),
-        Some("function_call") => call(&item, item.arguments),
-        Some("function_call_output" | "custom_tool_call_output") => output(&item, notes),
+        Some("function_call") => function_call(&item, table),
+        Some("custom_tool_call") => custom_tool_call(&item, table),
+        Some("tool_search_call") => own_call(&item, table, Kind::ToolSearch, "tool_search", item.arguments),
+        Some("local_shell_call") => own_call(&item, table, Kind::LocalShell, "local_shell", item.action),
+        Some("shell_call") => own_call(&item, table, Kind::Shell, "shell", item.action),
+        Some("apply_patch_call") => own_call(&item, table, Kind::ApplyPatch, "apply_patch", item.operation),
+        Some(
+            "function_call_output"
+            | "custom_tool_call_output"
+            | "local_shell_call_output"
+            | "apply_patch_call_output",
+        ) => output(&item, notes),
+        Some("shell_call_output") => shell_output(&item),
+        Some("tool_search_output") => found_tools(&item, table),
+        // hoisted into the tools
+        Some("additional_tools") => Some(Step::Skipped),
         _ => None,
     };
     read.unwrap_or_else(|| {
@@ -242,10 +260,115 @@ fn reasoning<'a>(item: &Item<'a>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
     if content.is_empty() { read(item.summary) } else { content }
 }
 
-fn call<'a>(item: &Item<'a>, arguments: Option<&'a RawValue>) -> Option<Step<'a>> {
-    let name = present(item.name).and_then(json::text).filter(|name| !name.is_empty())?;
+fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
+    let name = present(item.name).and_then(json::decode).filter(|name| !name.is_empty())?;
+    let namespace = present(item.namespace).and_then(json::decode);
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
-    Some(Step::Call { id, name, arguments: arguments_object(present(arguments)) })
+    let arguments = present(item.arguments);
+    if table.shell.is_some()
+        && let Some(text) = arguments.and_then(json::decode)
+        && let Some((search, call)) = table.search_in(&name, &text)
+    {
+        return Some(search_call(id, search, &call));
+    }
+    let name = escaped(&table.chat_name(namespace.as_deref(), &name));
+    Some(Step::Call { id, name, arguments: arguments_object(arguments) })
+}
+
+/// The model's own search, which the client ran through its shell.
+fn search_call<'a>(id: Cow<'a, str>, search: Search, call: &Value) -> Step<'a> {
+    Step::Call { id, name: Cow::Borrowed(search.function().0), arguments: escaped(&call.to_string()) }
+}
+
+/// A freeform call is shown as the model wrote it: `{"input": "..."}`.
+fn custom_tool_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
+    let name = present(item.name).and_then(json::decode).filter(|name| !name.is_empty())?;
+    let namespace = present(item.namespace).and_then(json::decode);
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let input = present(item.input).and_then(json::decode).unwrap_or_default();
+    let name = escaped(&table.chat_name(namespace.as_deref(), &name));
+    Some(Step::Call { id, name, arguments: escaped(&value!({ "input": input }).to_string()) })
+}
+
+/// A call of a type of its own. `arguments`: the member that holds what the model wrote.
+fn own_call<'a>(
+    item: &Item<'a>,
+    table: &Table,
+    kind: Kind,
+    name: &str,
+    arguments: Option<&'a RawValue>,
+) -> Option<Step<'a>> {
+    let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
+    let mut arguments: Value = match present(arguments) {
+        Some(raw) => serde_json::from_str(raw.get()).ok()?,
+        None => value!({}),
+    };
+    if kind == Kind::LocalShell {
+        let line = arguments.get("command").and_then(vector_line);
+        if let Some((search, call)) = line.and_then(|line| Search::from_line(&table.wrappers, &line)) {
+            return Some(search_call(id, search, &call));
+        }
+    }
+    if let Some(object) = arguments.as_object_mut() {
+        // what the client or we put in, not the model
+        object.retain(|key, value| !(value.is_null() || key == "env" && *value == value!({})));
+        if kind == Kind::LocalShell {
+            object.shift_remove("type");
+        }
+    }
+    let declared = table.routes.iter().find(|route| route.kind == kind);
+    let name = declared.map_or(name, |route| &route.chat);
+    Some(Step::Call { id, name: escaped(name), arguments: escaped(&arguments.to_string()) })
+}
+
+/// What a `shell` call printed, command by command.
+fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let results: Vec<Value> = present(item.output).and_then(|raw| serde_json::from_str(raw.get()).ok())?;
+    let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+    let mut shown = String::new();
+    for result in &results {
+        shown.push_str(&text(result, "stdout"));
+        let stderr = text(result, "stderr");
+        if !stderr.is_empty() {
+            shown.push_str(&format!("\n[stderr]\n{stderr}"));
+        }
+        match result.get("outcome").and_then(|outcome| outcome.get("exit_code")) {
+            Some(code) => shown.push_str(&format!("\n[exit code {code}]\n")),
+            None => shown.push_str("\n[timed out]\n"),
+        }
+    }
+    Some(Step::Output { id, pieces: vec![Piece::Text(escaped(&shown))] })
+}
+
+/// What a tool search found: names and descriptions. The tools themselves are among the request's tools by now.
+fn found_tools<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let tools: Vec<Value> = present(item.tools).and_then(|raw| serde_json::from_str(raw.get()).ok())?;
+    let mut shown = String::new();
+    list(&tools, None, table, &mut shown);
+    if shown.is_empty() {
+        shown.push_str("No tools were found.");
+    }
+    Some(Step::Output { id, pieces: vec![Piece::Text(escaped(shown.trim_end()))] })
+}
+
+fn list(tools: &[Value], namespace: Option<&str>, table: &Table, into: &mut String) {
+    for tool in tools {
+        let text = |key: &str| tool.get(key).and_then(Value::as_str).unwrap_or("");
+        if let Some(nested) = tool.get("tools").and_then(Value::as_array) {
+            list(nested, Some(text("name")), table, into);
+            continue;
+        }
+        into.push_str(&table.chat_name(namespace, text("name")));
+        into.push_str(": ");
+        into.push_str(text("description").lines().next().unwrap_or(""));
+        into.push('\n');
+    }
+}
+
+fn escaped<'a>(text: &str) -> Cow<'a, str> {
+    Cow::Owned(json::escape(text).into_owned())
 }
 
 /// Arguments as the upstream can take them: llama-server and vLLM both parse them, and refuse the whole request for
@@ -276,17 +399,12 @@ fn wrapped<'a>(text: &str) -> Cow<'a, str> {
 }
 
 fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
-    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
     let content = match present(item.output) {
-        None => Vec::new(),
+        None => present(item.status).and_then(json::text).map(Piece::Text).into_iter().collect(),
         Some(raw) => pieces(raw, notes).unwrap_or_else(|| {
             vec![Piece::Text(Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()))]
         }),
     };
     Some(Step::Output { id, pieces: content })
-}
-
-/// The items of `input`, when it is an array.
-pub fn items(input: &RawValue) -> Vec<&RawValue> {
-    elements(input)
 }

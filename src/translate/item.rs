@@ -106,15 +106,43 @@ pub(super) enum Kind {
     Message,
     /// `reasoning`
     Reasoning,
-    /// `function_call`, with the number of the call it stands for.
-    Call {
+    /// `function_call` or `custom_tool_call`.
+    Call(Call),
+    /// A call whose item is known only when its arguments are whole: nothing is sent before.
+    Held {
         /// Index into the transcoder's calls.
         slot: usize,
-        /// Escaped name.
-        name: String,
+    },
+    /// An item of another type, complete as it is.
+    Whole {
+        /// `tool_search_call`, ...
+        kind: &'static str,
         /// Escaped id.
         call_id: String,
+        /// Members beside `id`, `type`, `status` and `call_id`, each with a leading comma.
+        members: String,
     },
+}
+
+/// A call whose arguments or input are streamed. All texts are escaped.
+#[derive(Debug)]
+pub(super) struct Call {
+    /// Index into the transcoder's calls.
+    pub slot: usize,
+    /// Whether it is a `custom_tool_call`.
+    pub custom: bool,
+    pub name: String,
+    pub namespace: Option<String>,
+    pub call_id: String,
+}
+
+impl Call {
+    fn events(&self) -> (&'static str, &'static str) {
+        match self.custom {
+            true => ("response.custom_tool_call_input", "input"),
+            false => ("response.function_call_arguments", "arguments"),
+        }
+    }
 }
 
 /// One open item.
@@ -153,10 +181,14 @@ impl Open {
             logprobs: Default::default(),
             with_logprobs: false,
         };
-        events.write(out, "response.output_item.added", |out| open.item_member(out, "in_progress"));
         let mut open = open;
-        if matches!(open.kind, Kind::Call { .. }) {
-            open.set_prefix("response.function_call_arguments.delta", None);
+        if matches!(open.kind, Kind::Held { .. }) {
+            return open;
+        }
+        events.write(out, "response.output_item.added", |out| open.item_member(out, "in_progress"));
+        if let Kind::Call(call) = &open.kind {
+            let delta = [call.events().0, ".delta"].concat();
+            open.set_prefix(&delta, None);
         }
         open
     }
@@ -195,6 +227,9 @@ impl Open {
             return;
         }
         self.text.push_str(text);
+        if matches!(self.kind, Kind::Held { .. }) {
+            return;
+        }
         if events.enabled {
             out.extend_from_slice(&self.prefix);
             events.number(out);
@@ -220,12 +255,17 @@ impl Open {
     /// `arguments.done` (WIRE.md 10).
     pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> String {
         self.end_part(events, out);
-        if !cut && let Kind::Call { name, .. } = &self.kind {
-            events.write(out, "response.function_call_arguments.done", |out| {
+        if !cut && let Kind::Call(call) = &self.kind {
+            let (base, field) = call.events();
+            events.write(out, &[base, ".done"].concat(), |out| {
                 self.position(out, None);
-                out.extend_from_slice(b",\"name\":");
-                push_literal(out, name);
-                out.extend_from_slice(b",\"arguments\":");
+                if !call.custom {
+                    out.extend_from_slice(b",\"name\":");
+                    push_literal(out, &call.name);
+                }
+                out.push(b',');
+                push_string(out, field);
+                out.push(b':');
                 push_literal(out, &self.text);
             });
         }
@@ -234,6 +274,11 @@ impl Open {
         let mut json = Vec::with_capacity(self.text.len() + self.parts.len() + 160);
         self.item_json(&mut json, status);
         String::from_utf8(json).unwrap_or_default()
+    }
+
+    /// Whether a part is open, and text can go somewhere.
+    pub fn has_part(&self) -> bool {
+        self.family.is_some()
     }
 
     fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
@@ -319,11 +364,18 @@ impl Open {
     fn item_json(&self, out: &mut Vec<u8>, status: &str) {
         out.extend_from_slice(b"{\"id\":");
         push_string(out, &self.id);
-        out.extend_from_slice(match self.kind {
-            Kind::Message => b",\"type\":\"message\",\"status\":",
-            Kind::Reasoning => b",\"type\":\"reasoning\",\"status\":",
-            Kind::Call { .. } => &b",\"type\":\"function_call\",\"status\":"[..],
-        });
+        out.extend_from_slice(b",\"type\":");
+        push_string(
+            out,
+            match &self.kind {
+                Kind::Message => "message",
+                Kind::Reasoning => "reasoning",
+                Kind::Call(call) if call.custom => "custom_tool_call",
+                Kind::Call(_) | Kind::Held { .. } => "function_call",
+                Kind::Whole { kind, .. } => kind,
+            },
+        );
+        out.extend_from_slice(b",\"status\":");
         push_string(out, status);
         match &self.kind {
             Kind::Message => {
@@ -342,13 +394,25 @@ impl Open {
                 out.extend_from_slice(self.parts.as_bytes());
                 out.push(b']');
             }
-            Kind::Call { name, call_id, .. } => {
-                out.extend_from_slice(b",\"arguments\":");
+            Kind::Call(call) => {
+                out.push(b',');
+                push_string(out, call.events().1);
+                out.push(b':');
                 push_literal(out, &self.text);
                 out.extend_from_slice(b",\"call_id\":");
-                push_literal(out, call_id);
+                push_literal(out, &call.call_id);
                 out.extend_from_slice(b",\"name\":");
-                push_literal(out, name);
+                push_literal(out, &call.name);
+                if let Some(namespace) = &call.namespace {
+                    out.extend_from_slice(b",\"namespace\":");
+                    push_literal(out, namespace);
+                }
+            }
+            Kind::Held { .. } => {}
+            Kind::Whole { call_id, members, .. } => {
+                out.extend_from_slice(b",\"call_id\":");
+                push_literal(out, call_id);
+                out.extend_from_slice(members.as_bytes());
             }
         }
         out.push(b'}');

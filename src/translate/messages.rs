@@ -20,7 +20,10 @@ pub fn write(
     entries: Vec<Entry<'_>>,
     options: &PlanOptions<'_>,
 ) {
-    let entries = place(instructions, entries, options.developer_messages);
+    let mut entries = place(instructions, entries, options.developer_messages);
+    if !options.sees {
+        blind(&mut entries);
+    }
     let entries = if options.alternate_roles { alternate(entries) } else { entries };
     out.push(b'[');
     let start = out.len();
@@ -36,6 +39,23 @@ pub fn write(
         prompt(out, start, Role::User, &[Piece::Text(Cow::Borrowed(""))]);
     }
     out.push(b']');
+}
+
+/// A short text in place of what the model cannot take in: never base64 in a prompt.
+fn blind(entries: &mut [Entry<'_>]) {
+    let cover = |pieces: &mut Vec<Piece<'_>>| {
+        for piece in pieces.iter_mut().filter(|piece| matches!(piece, Piece::Image { .. })) {
+            *piece = Piece::Text(Cow::Borrowed("[image: this model cannot see images]"));
+        }
+    };
+    for entry in entries {
+        match entry {
+            Entry::Prompt(_, pieces) => cover(pieces),
+            Entry::Assistant(assistant) => {
+                assistant.calls.iter_mut().filter_map(|call| call.output.as_mut()).for_each(cover);
+            }
+        }
+    }
 }
 
 /// Puts system and developer text where the mode wants it. In every mode the first message depends on the beginning

@@ -4,6 +4,7 @@
 //! lines of this folder and fails on anything else.
 
 mod content;
+mod custom;
 mod history;
 mod item;
 mod messages;
@@ -12,7 +13,7 @@ pub mod plan;
 pub mod refusal;
 pub mod reply;
 mod scan;
-mod tools;
+pub mod tools;
 pub mod transcoder;
 mod usage;
 

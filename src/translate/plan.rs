@@ -9,9 +9,11 @@ use serde_json::value::RawValue;
 use super::history::{self, Entry, Role};
 use super::params::wrong_type;
 use super::params::{
-    array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string,
+    array, boolean, elements, fields, integer, literal, missing, not_one_of, number, object, present, string,
 };
 use super::reply::ReplyPlan;
+use super::tools::search::Wrappers;
+use super::tools::table::Table;
 use super::tools::{Choice, Tools};
 use super::{content, messages};
 use crate::dialect::Dialect;
@@ -58,6 +60,32 @@ pub struct PlanOptions<'a> {
     pub reasoning: ReasoningDisplay,
     /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part (CLIENTS.md 2.2).
     pub refusal_as_text: bool,
+    /// Whether the model takes images; one that does not gets a short text in their place.
+    pub sees: bool,
+    /// Commands that serve searches.
+    pub wrappers: Option<&'a Wrappers>,
+    /// Thinking budget in tokens by `reasoning.effort`.
+    pub budgets: &'a [(String, u64)],
+    /// Repairs of the model's calls that are switched off.
+    pub quirks_off: &'a [String],
+}
+
+impl<'a> PlanOptions<'a> {
+    /// The options of a server with its default configuration in front of `dialect`.
+    pub fn new(dialect: &'a Dialect) -> PlanOptions<'a> {
+        PlanOptions {
+            dialect,
+            default_model: None,
+            developer_messages: DeveloperMessages::Leading,
+            alternate_roles: false,
+            reasoning: ReasoningDisplay::Summary,
+            refusal_as_text: false,
+            sees: true,
+            wrappers: None,
+            budgets: &[],
+            quirks_off: &[],
+        }
+    }
 }
 
 /// A request, understood.
@@ -95,6 +123,8 @@ impl Notes {
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
+    let text = &*json::Seam::default().join(text);
     if !text.trim_start().starts_with('{') {
         return Err(invalid_json("expected one JSON object".to_owned()));
     }
@@ -127,9 +157,13 @@ impl<'a> Planner<'a, '_> {
         let stream = boolean(request.stream, "stream")?.unwrap_or(false);
         let instructions = literal(request.instructions, "instructions")?;
         self.state()?;
-        let entries = self.entries(instructions.is_some())?;
-        let tools = Tools::read(self.request.tools, &mut self.notes)?;
-        let choice = Choice::read(self.request.tool_choice, &tools, &mut self.notes)?;
+        let items = self.items()?;
+        let none = Wrappers::default();
+        let wrappers = self.options.wrappers.unwrap_or(&none);
+        let mut tools = Tools::read(self.request.tools, &items, wrappers, &mut self.notes)?;
+        tools.table.quirks_off = self.options.quirks_off.to_vec();
+        let choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
+        let entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let reply = self.reply(&model, stream, &tools)?;
 
         let mut body =
@@ -174,16 +208,26 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    fn entries(&mut self, has_instructions: bool) -> Result<Vec<Entry<'a>>, Error> {
+    /// The items of an array input; none of a string, which is one user message.
+    fn items(&self) -> Result<Vec<&'a RawValue>, Error> {
         let input = present(self.request.input).ok_or_else(|| missing("input"))?;
-        if input.get().starts_with('"') {
-            let pieces = content::pieces(input, &mut self.notes).unwrap_or_default();
+        match input.get().as_bytes().first() {
+            Some(b'"') => Ok(Vec::new()),
+            Some(b'[') => Ok(elements(input)),
+            _ => Err(wrong_type(input, "input", "a string or an array")),
+        }
+    }
+
+    fn entries(
+        &mut self,
+        items: &[&'a RawValue],
+        table: &Table,
+        has_instructions: bool,
+    ) -> Result<Vec<Entry<'a>>, Error> {
+        if let Some(text) = self.request.input.filter(|input| input.get().starts_with('"')) {
+            let pieces = content::pieces(text, &mut self.notes).unwrap_or_default();
             return Ok(vec![Entry::Prompt(Role::User, pieces)]);
         }
-        if !input.get().starts_with('[') {
-            return Err(wrong_type(input, "input", "a string or an array"));
-        }
-        let items = history::items(input);
         for (n, item) in items.iter().enumerate() {
             if let Some(id) = reference(item) {
                 let message = format!(
@@ -192,7 +236,7 @@ impl<'a> Planner<'a, '_> {
                 return Err(Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]")));
             }
         }
-        let entries = history::read(&items, &mut self.notes);
+        let entries = history::read(items, table, &mut self.notes);
         if entries.is_empty() && !has_instructions {
             let message = "Invalid 'input': it holds no message that the model could be given.";
             return Err(Error::new(Kind::InvalidValue, message).param("input"));
@@ -242,6 +286,11 @@ impl<'a> Planner<'a, '_> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
         let Some(effort) = literal(reasoning.effort, "reasoning.effort")? else { return Ok(()) };
         push_key(body, "reasoning_effort", effort.get());
+        let budget =
+            self.options.budgets.iter().find(|(name, _)| Some(name.as_str()) == json::literal(effort));
+        if let (Some(key), Some((_, tokens))) = (self.options.dialect.budget_key, budget) {
+            push_key(body, key, &tokens.to_string());
+        }
         if effort.get() == "\"none\"" && self.options.dialect.template_kwargs {
             push_key(body, "chat_template_kwargs", "{\"enable_thinking\":false}");
         }
@@ -364,6 +413,7 @@ impl<'a> Planner<'a, '_> {
             one_call: !parallel,
             logprobs,
             top_logprobs: top_logprobs.unwrap_or(0),
+            tools: tools.table.clone(),
             max_output_tokens,
         })
     }

@@ -2,6 +2,7 @@
 //! output came about.
 
 use super::plan::ReasoningDisplay;
+use super::tools::table::Table;
 use super::usage::Usage;
 use crate::error::Error;
 use crate::wire::json::{self, push_number};
@@ -23,6 +24,8 @@ pub struct ReplyPlan {
     pub logprobs: bool,
     /// How many alternatives a token.
     pub top_logprobs: u64,
+    /// Which chat function stands for which declared tool.
+    pub tools: Table,
     /// The token limit, if there is one.
     pub max_output_tokens: Option<u64>,
 }

@@ -9,13 +9,16 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::custom::{CustomInput, Repairs};
 use super::item::{
-    Events, Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
+    Call, Events, Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
 };
 use super::plan::ReasoningDisplay;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
 use super::scan::Scan;
+use super::tools::answer;
+use super::tools::table::{Called, Kind as ToolKind, Route};
 use super::usage::Usage;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::ids::Ids;
@@ -45,6 +48,8 @@ pub struct Transcoder {
     count: u64,
     output_text: String,
     closed_text: usize,
+    /// Which channel the open message's part belongs to.
+    last: Channel,
     calls: Vec<Slot>,
     /// Text that arrived while a call was open whose arguments were not whole.
     late: Vec<(Channel, String, [String; 2])>,
@@ -58,6 +63,7 @@ pub struct Transcoder {
     ended: bool,
     failure: Option<Error>,
     dropped: u64,
+    repaired: u64,
     body: Vec<u8>,
 }
 
@@ -98,8 +104,34 @@ struct Slot {
     waiting: String,
     seam: Seam,
     scan: Scan,
+    /// Decodes the arguments of a freeform tool.
+    custom: Option<CustomInput>,
     begun: bool,
     closed: bool,
+}
+
+impl Slot {
+    /// What can be sent of the arguments that wait.
+    fn take(&mut self, last: bool) -> String {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if last {
+            waiting.push_str(self.seam.flush());
+        }
+        let Some(custom) = &mut self.custom else { return waiting };
+        let mut text = custom.push(&waiting);
+        if last {
+            text.push_str(&custom.finish());
+        }
+        text
+    }
+
+    /// Whether the arguments are whole; `sent` are those of a call that is not freeform.
+    fn complete(&mut self, sent: &str) -> bool {
+        match &self.custom {
+            Some(custom) => custom.complete(),
+            None => self.scan.complete(sent),
+        }
+    }
 }
 
 impl Transcoder {
@@ -117,6 +149,7 @@ impl Transcoder {
             count: 0,
             output_text: String::new(),
             closed_text: 0,
+            last: Channel::Text,
             calls: Vec::new(),
             late: Vec::new(),
             reasoning: Flow::default(),
@@ -129,6 +162,7 @@ impl Transcoder {
             ended: false,
             failure: None,
             dropped: 0,
+            repaired: 0,
             body: Vec::new(),
         }
     }
@@ -166,6 +200,11 @@ impl Transcoder {
     /// Pieces of the upstream's answer that had no place: arguments after a call was whole, calls without a name.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Lines of patches that were mended.
+    pub fn repaired(&self) -> u64 {
+        self.repaired
     }
 
     /// The Response object as it ended; only for an answer without a stream.
@@ -352,6 +391,13 @@ impl Transcoder {
             };
             self.begin(kind, prefix, out);
         }
+        if self.last != channel {
+            if let Some(mut open) = self.open.take() {
+                self.pay(&mut open, out);
+                self.open = Some(open);
+            }
+            self.last = channel;
+        }
         let flow = self.flow(channel);
         if !flow.blank.is_empty() {
             joined = Cow::Owned(std::mem::take(&mut flow.blank) + piece);
@@ -374,12 +420,21 @@ impl Transcoder {
         }
     }
 
+    /// The call that is open, if one is.
+    fn open_slot(&self) -> Option<usize> {
+        match &self.open.as_ref()?.kind {
+            Kind::Call(call) => Some(call.slot),
+            Kind::Held { slot } => Some(*slot),
+            _ => None,
+        }
+    }
+
     /// Whether a call is open that cannot be closed yet.
     fn call_in_the_way(&mut self) -> bool {
-        let Some(Open { kind: Kind::Call { slot, .. }, text, .. }) = &self.open else { return false };
-        match self.calls.get_mut(*slot) {
-            Some(slot) => !slot.scan.complete(text),
-            None => false,
+        let slot = self.open_slot().and_then(|at| self.calls.get_mut(at));
+        match (slot, &self.open) {
+            (Some(slot), Some(open)) => !slot.complete(&open.text),
+            _ => false,
         }
     }
 
@@ -407,6 +462,7 @@ impl Transcoder {
                     waiting: String::new(),
                     seam: Seam::default(),
                     scan: Scan::default(),
+                    custom: None,
                     begun: false,
                     closed: false,
                 });
@@ -448,12 +504,8 @@ impl Transcoder {
     /// Sends what can be sent: the open call's arguments, then, once they are whole, what waited behind it.
     fn advance(&mut self, out: &mut Vec<u8>) {
         loop {
-            if let Some(open) = &mut self.open
-                && let Kind::Call { slot, .. } = open.kind
-            {
-                let Some(slot) = self.calls.get_mut(slot) else { return };
-                let waiting = std::mem::take(&mut slot.waiting);
-                open.delta(&mut self.events, out, &waiting, None);
+            if self.open_slot().is_some() {
+                self.drain_open_call(out);
                 let more = !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun);
                 if !more || self.call_in_the_way() {
                     return;
@@ -478,6 +530,9 @@ impl Transcoder {
         }
     }
 
+    /// Opens the item of a call. What the model calls outside `tool_choice` is left out: a call that its client never
+    /// allowed must not reach it. A name that nobody declared is passed on as the model wrote it: the client's own
+    /// words ("unsupported call") put the model right, and the conversation goes on.
     fn begin_call(&mut self, at: usize, out: &mut Vec<u8>) {
         self.close(false, out);
         let generated =
@@ -487,8 +542,77 @@ impl Transcoder {
             slot.id = id;
         }
         slot.begun = true;
-        let kind = Kind::Call { slot: at, name: slot.name.clone(), call_id: slot.id.clone() };
-        self.begin(kind, "fc_", out);
+        let called = json::unescape(&slot.name).unwrap_or_default();
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let mut call = Call {
+            slot: at,
+            custom: false,
+            name: slot.name.clone(),
+            namespace: None,
+            call_id: slot.id.clone(),
+        };
+        let table = &self.plan.tools;
+        let route: Option<&Route> = match table.called(&called) {
+            Called::Tool(route) => Some(route),
+            Called::Unknown => None,
+            Called::Forbidden => {
+                slot.closed = true;
+                slot.waiting.clear();
+                self.dropped += 1;
+                return;
+            }
+        };
+        let prefix = match route {
+            Some(route) if matches!(route.kind, ToolKind::Function | ToolKind::Custom(_)) => {
+                call.name = escaped(&route.name);
+                call.namespace = route.namespace.as_deref().map(escaped);
+                if let ToolKind::Custom(patch) = route.kind {
+                    let repairs = Repairs {
+                        fences: table.quirk("patch_fences"),
+                        headers: table.quirk("patch_hunk_headers"),
+                    };
+                    slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
+                    call.custom = true;
+                    "ctc_"
+                } else {
+                    "fc_"
+                }
+            }
+            Some(_) => {
+                let (id, index) = (String::new(), self.count);
+                self.open = Some(Open::begin(&mut self.events, out, Kind::Held { slot: at }, id, index));
+                return;
+            }
+            None => "fc_",
+        };
+        self.begin(Kind::Call(call), prefix, out);
+    }
+
+    /// Sends a call that was held until its arguments were whole, as the item that it stands for.
+    fn end_held(&mut self, at: usize, arguments: &str, cut: bool, out: &mut Vec<u8>) {
+        let Some(slot) = self.calls.get(at) else { return };
+        let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let text = json::unescape(arguments).unwrap_or_default();
+        let item = match self.plan.tools.called(&name) {
+            Called::Tool(route) if !cut => answer::item(&self.plan.tools, route, &text),
+            _ => answer::Item::Function { name, namespace: None, arguments: text },
+        };
+        match item {
+            answer::Item::Function { name, namespace, arguments } => {
+                let namespace = namespace.as_deref().map(escaped);
+                let call = Call { slot: at, custom: false, name: escaped(&name), namespace, call_id };
+                self.begin(Kind::Call(call), "fc_", out);
+                let arguments = if arguments.trim().is_empty() && !cut { "{}" } else { &arguments };
+                if let Some(open) = &mut self.open {
+                    open.delta(&mut self.events, out, &escaped(arguments), None);
+                }
+            }
+            answer::Item::Own { kind, prefix, members } => {
+                let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
+                self.begin(Kind::Whole { kind, call_id, members }, prefix, out);
+            }
+        }
     }
 
     fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
@@ -502,28 +626,39 @@ impl Transcoder {
         let Some(mut open) = self.open.take() else { return };
         let mut cut = cut;
         match open.kind {
-            Kind::Call { slot, .. } => {
+            Kind::Call(Call { slot, custom, .. }) => {
                 if let Some(slot) = self.calls.get_mut(slot) {
                     slot.closed = true;
-                    let rest = std::mem::take(&mut slot.waiting) + slot.seam.flush();
+                    let waiting = slot.take(false);
+                    open.delta(&mut self.events, out, &waiting, None);
+                    cut = cut && !slot.complete(&open.text);
+                    let rest = slot.take(true);
                     open.delta(&mut self.events, out, &rest, None);
-                    cut = cut && !slot.scan.complete(&open.text);
+                    self.repaired += slot.custom.as_ref().map_or(0, CustomInput::repaired);
                 }
-                if !cut && is_blank(&open.text) {
+                if !cut && !custom && is_blank(&open.text) {
                     open.delta(&mut self.events, out, "{}", None);
                 }
             }
+            Kind::Held { slot: at } => {
+                if let Some(slot) = self.calls.get_mut(at) {
+                    slot.closed = true;
+                    let rest = slot.take(true);
+                    open.delta(&mut self.events, out, &rest, None);
+                    cut = cut && !slot.complete(&open.text);
+                }
+                self.end_held(at, &open.text, cut, out);
+                match self.open.take() {
+                    Some(held) => open = held,
+                    None => return,
+                }
+            }
+            Kind::Whole { .. } => {}
             Kind::Reasoning => {
                 let rest = self.flow(Channel::Reasoning).seam.flush();
                 open.delta(&mut self.events, out, rest, None);
             }
-            Kind::Message => {
-                for channel in [Channel::Text, Channel::Refusal] {
-                    let rest = self.flow(channel).seam.flush();
-                    open.delta(&mut self.events, out, rest, None);
-                    self.output_text.push_str(rest);
-                }
-            }
+            Kind::Message => self.pay(&mut open, out),
         }
         let item = open.end(&mut self.events, out, cut);
         self.closed_text = self.output_text.len();
@@ -533,7 +668,24 @@ impl Transcoder {
         self.items.push_str(&item);
     }
 
+    /// Sends the half of a surrogate pair that the open part of a message still owes.
+    fn pay(&mut self, open: &mut Open, out: &mut Vec<u8>) {
+        let last = self.last;
+        if !matches!(open.kind, Kind::Message) || last == Channel::Reasoning || !open.has_part() {
+            return;
+        }
+        let rest = self.flow(last).seam.flush();
+        open.delta(&mut self.events, out, rest, None);
+        if last == Channel::Text {
+            self.output_text.push_str(rest);
+        }
+    }
+
     fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
+        if self.open.is_none() && self.count == 0 {
+            let rest = self.flow(Channel::Text).seam.flush();
+            self.put(Channel::Text, rest, out);
+        }
         let finish = self.finish.clone().unwrap_or(Finish::Stop);
         if let Finish::Unknown(reason) = &finish {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
@@ -597,11 +749,10 @@ impl Transcoder {
     }
 
     fn drain_open_call(&mut self, out: &mut Vec<u8>) {
-        if let Some(open) = &mut self.open
-            && let Kind::Call { slot, .. } = open.kind
-            && let Some(slot) = self.calls.get_mut(slot)
+        if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
+            && let Some(open) = &mut self.open
         {
-            let waiting = std::mem::take(&mut slot.waiting);
+            let waiting = slot.take(false);
             open.delta(&mut self.events, out, &waiting, None);
         }
     }

@@ -40,6 +40,8 @@ pub struct Target {
     pub dialect: &'static Dialect,
     /// Whether its chat template refuses two messages of one role in a row.
     pub alternate_roles: bool,
+    /// Whether its model takes images.
+    pub sees: bool,
 }
 
 /// What the last look showed.
@@ -87,6 +89,7 @@ impl Upstream {
             base: Arc::from(url),
             dialect: chosen(config.dialect).unwrap_or(&GENERIC),
             alternate_roles: config.alternate_roles == Switch::On,
+            sees: true,
         });
         let state = State { target, ready: Err("not looked at yet".to_owned()), looked: false };
         let shared =
@@ -120,11 +123,11 @@ impl Upstream {
             match probe::look(&self.shared.client, base, self.shared.key.as_ref()).await {
                 Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
                 Sight::Loading(reason) => {
-                    let target = before.target.or_else(|| Some(self.target(base, &GENERIC, false)));
+                    let target = before.target.or_else(|| Some(self.target(base, &GENERIC, false, true)));
                     return State { target, ready: Err(reason), looked: true };
                 }
-                Sight::Ready { dialect, alternates } => {
-                    let target = Some(self.target(base, dialect, alternates));
+                Sight::Ready { dialect, alternates, sees } => {
+                    let target = Some(self.target(base, dialect, alternates, sees));
                     return State { target, ready: Ok(()), looked: true };
                 }
             }
@@ -134,7 +137,7 @@ impl Upstream {
         State { target, ready: Err(reasons.join("; ")), looked: true }
     }
 
-    fn target(&self, base: &str, seen: &'static Dialect, alternates: bool) -> Target {
+    fn target(&self, base: &str, seen: &'static Dialect, alternates: bool, sees: bool) -> Target {
         Target {
             base: Arc::from(base),
             dialect: chosen(self.shared.config.dialect).unwrap_or(seen),
@@ -143,6 +146,7 @@ impl Upstream {
                 Switch::On => true,
                 Switch::Off => false,
             },
+            sees,
         }
     }
 

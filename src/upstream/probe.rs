@@ -18,7 +18,7 @@ pub enum Sight {
     /// A server that cannot serve yet.
     Loading(String),
     /// A server that can.
-    Ready { dialect: &'static Dialect, alternates: bool },
+    Ready { dialect: &'static Dialect, alternates: bool, sees: bool },
 }
 
 /// The part of llama-server's `/props` that we read.
@@ -28,6 +28,13 @@ struct Props {
     chat_template: Option<String>,
     #[serde(default)]
     default_generation_settings: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    modalities: Option<Modalities>,
+}
+
+#[derive(Deserialize)]
+struct Modalities {
+    vision: Option<bool>,
 }
 
 struct Answer {
@@ -49,8 +56,11 @@ pub async fn look(client: &reqwest::Client, base: &str, key: Option<&SecretStrin
     if llama || props.status == StatusCode::SERVICE_UNAVAILABLE {
         return match get(client, base, "/health", key).await {
             Ok(health) if health.status.is_success() && llama => {
+                // servers that do not tell are trusted to see
+                let vision = parsed.as_ref().and_then(|props| props.modalities.as_ref()?.vision);
                 let template = parsed.and_then(|props| props.chat_template).unwrap_or_default();
-                Sight::Ready { dialect: &LLAMA_SERVER, alternates: demands_alternation(&template) }
+                let alternates = demands_alternation(&template);
+                Sight::Ready { dialect: &LLAMA_SERVER, alternates, sees: vision.unwrap_or(true) }
             }
             Ok(health) => Sight::Loading(format!("/health answers {}", health.status.as_u16())),
             Err(reason) => Sight::Absent(reason),
@@ -63,14 +73,14 @@ pub async fn look(client: &reqwest::Client, base: &str, key: Option<&SecretStrin
             version: String,
         }
         if version.status.is_success() && serde_json::from_slice::<Version>(&version.body).is_ok() {
-            return Sight::Ready { dialect: &VLLM, alternates: false };
+            return Sight::Ready { dialect: &VLLM, alternates: false, sees: true };
         }
     }
     match get(client, base, "/v1/models", key).await {
         Ok(models) if models.status.is_server_error() => {
             Sight::Loading(format!("/v1/models answers {}", models.status.as_u16()))
         }
-        Ok(_) => Sight::Ready { dialect: &GENERIC, alternates: false },
+        Ok(_) => Sight::Ready { dialect: &GENERIC, alternates: false, sees: true },
         Err(reason) => Sight::Absent(reason),
     }
 }

@@ -58,7 +58,10 @@ raw_fields!(
 
 raw_fields!(
     /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
-    Item { r#type, id, role, content, call_id, name, arguments, input, output, summary }
+    Item {
+        r#type, id, role, content, call_id, namespace, name, arguments, input, output, summary, tools, action,
+        operation, status,
+    }
 );
 
 raw_fields!(
@@ -70,12 +73,17 @@ raw_fields!(
 
 raw_fields!(
     /// One element of `tools`.
-    Tool { r#type, name, description, parameters, strict }
+    Tool { r#type, name, description, parameters, strict, format, tools, execution, defer_loading }
+);
+
+raw_fields!(
+    /// `format` of a custom tool.
+    CustomFormat { r#type, syntax, definition }
 );
 
 raw_fields!(
     /// `tool_choice` as an object.
-    ToolChoice { r#type, name, mode, tools }
+    ToolChoice { r#type, namespace, name, mode, tools }
 );
 
 raw_fields!(

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -330,6 +331,17 @@ def assert_failed(stream, code=...):
 
 
 # ---------------------------------------------------------------- clients
+
+
+def program_on_path(tmp_path, monkeypatch, name, source):
+    """A Python program of that name, found before any other; gives its path."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / name
+    program.write_text(f"#!{sys.executable}\n{source}")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return program
 
 
 def droid_binary():

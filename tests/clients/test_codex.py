@@ -215,7 +215,6 @@ def tool_named(request, ending):
     return next((name for name in names if name.endswith(ending)), f"no tool named {ending}")
 
 
-@pytest.mark.xfail(strict=True, reason="namespace tools are hidden from the model so far")
 def test_a_tool_of_an_mcp_server_keeps_its_namespace(codex, rejoinder, any_upstream):
     """Codex offers it as a namespace and runs only a call that comes back with it: a flat name is "unsupported"."""
 
@@ -256,7 +255,6 @@ def catalog(tmp_path):
     return f'model_catalog_json="{path}"'
 
 
-@pytest.mark.xfail(strict=True, reason="custom tools are hidden from the model so far")
 def test_a_patch_through_the_custom_tool(codex, rejoinder, any_upstream, catalog, project):
     any_upstream.script(answer(calls=[call("apply_patch", {"input": PATCH}, "id1")]), answer("Patched."))
     finished = codex(rejoinder(any_upstream.url), "patch it", config=[catalog])

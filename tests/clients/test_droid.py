@@ -11,12 +11,12 @@ pytestmark = pytest.mark.timeout(150)
 
 @pytest.fixture
 def droid(droid_bin, home, project):
-    def start(proxy, prompt, *more, timeout=100):
+    def start(proxy, prompt, *more, timeout=100, model=MODEL, headers=None):
         settings = home / ".factory" / "settings.json"
         settings.parent.mkdir(exist_ok=True)
         settings.write_text(json.dumps({"customModels": [{
-            "model": MODEL, "id": "custom:local-0", "index": 0, "baseUrl": proxy.base_url, "apiKey": "sk-test",
-            "displayName": "local", "maxOutputTokens": 4096, "provider": "openai"}]}))
+            "model": model, "id": "custom:local-0", "index": 0, "baseUrl": proxy.base_url, "apiKey": "sk-test",
+            "displayName": "local", "maxOutputTokens": 4096, "provider": "openai", "extraHeaders": headers or {}}]}))
         env = offline_env(home, FACTORY_API_KEY="fk-test")
         return run([droid_bin, "exec", "-m", "custom:local-0", *more, prompt], env, project, timeout)
 

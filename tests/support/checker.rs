@@ -91,11 +91,15 @@ const CHANGING: [&str; 8] = [
     "usage",
     "service_tier",
 ];
-const PREFIXES: [(&str, &str); 5] = [
+const PREFIXES: [(&str, &str); 9] = [
     ("message", "msg_"),
     ("reasoning", "rs_"),
     ("function_call", "fc_"),
     ("custom_tool_call", "ctc_"),
+    ("tool_search_call", "tsc_"),
+    ("local_shell_call", "lsh_"),
+    ("shell_call", "sh_"),
+    ("apply_patch_call", "apc_"),
     ("compaction", "cmp_"),
 ];
 
@@ -554,6 +558,8 @@ impl Check {
             "function_call" => (&["id", "status", "call_id", "name", "arguments"], &[]),
             "custom_tool_call" => (&["id", "status", "call_id", "name", "input"], &[]),
             "compaction" => (&["id", "encrypted_content"], &[]),
+            "tool_search_call" => (&["id", "status", "call_id", "execution"], &[]),
+            "local_shell_call" | "shell_call" | "apply_patch_call" => (&["id", "status", "call_id"], &[]),
             _ => return self.bad("item.type", format!("unknown item type {kind:?}")),
         };
         for name in strings {

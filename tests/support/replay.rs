@@ -13,7 +13,7 @@ use rejoinder::dialect::GENERIC;
 use rejoinder::error::{Error, Kind};
 use rejoinder::ids::Ids;
 use rejoinder::sse::{self, SseError};
-use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, ReasoningDisplay, plan};
+use rejoinder::translate::plan::{PlanOptions, ReasoningDisplay, plan};
 use rejoinder::translate::reply::ReplyPlan;
 use rejoinder::translate::transcoder::{End, Transcoder};
 use serde_json::Value;
@@ -64,14 +64,7 @@ pub fn reply(more: Option<&str>, reasoning: ReasoningDisplay, refusal_as_text: b
 
 /// The options that a server would have by default.
 pub fn options() -> PlanOptions<'static> {
-    PlanOptions {
-        dialect: &GENERIC,
-        default_model: None,
-        developer_messages: DeveloperMessages::Leading,
-        alternate_roles: false,
-        reasoning: ReasoningDisplay::Summary,
-        refusal_as_text: false,
-    }
+    PlanOptions::new(&GENERIC)
 }
 
 /// Reads the events of a stream that arrives in these pieces.

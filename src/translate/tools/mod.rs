@@ -1,0 +1,445 @@
+//! Owns tools and `tool_choice`: what the model is shown of what the client declared, wherever it declared it, and
+//! what the client hears back of its own list. It must not look at messages.
+
+pub mod answer;
+pub mod names;
+pub mod search;
+pub mod table;
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use self::search::{Search, ShellForm, ShellTool, Wrappers};
+use self::table::{Kind, Table};
+use super::params::{array, fields, literal, missing, not_one_of, object, present, string, wrong_type};
+use super::plan::Notes;
+use crate::dialect::Dialect;
+use crate::error::{Error, Kind as ErrorKind};
+use crate::wire::json::{self, compact};
+use crate::wire::request::{self, CustomFormat, Item, Tool, ToolChoice};
+
+/// The tools that a chat model is shown, and what else was declared.
+#[derive(Debug, Default)]
+pub struct Tools<'a> {
+    shown: Vec<Shown<'a>>,
+    /// Both directions of every name.
+    pub table: Table,
+    /// The `tools` array as the response shows it.
+    pub echo: Vec<u8>,
+}
+
+/// A chat function's definition; the name is the table's.
+#[derive(Debug)]
+struct Shown<'a> {
+    /// Escaped.
+    description: Option<Cow<'a, str>>,
+    /// JSON text.
+    parameters: Option<&'a str>,
+    strict: Option<&'a str>,
+}
+
+/// `tool_choice`, read; names are chat names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Absent, or `auto`.
+    Auto,
+    /// The model may not call.
+    None,
+    /// The model must call.
+    Required,
+    /// It must call this function.
+    Function(String),
+    /// It may (or, if true, must) call an allowed one; the table says which are.
+    Allowed(bool),
+}
+
+const CUSTOM_PARAMETERS: &str =
+    r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}"#;
+const LOCAL_SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"},"description":"The command and its arguments."},"working_directory":{"type":"string"},"timeout_ms":{"type":"integer"}},"required":["command"]}"#;
+const SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"commands":{"type":"array","items":{"type":"string"},"description":"Shell commands, run one after the other."},"timeout_ms":{"type":"integer"},"max_output_length":{"type":"integer"}},"required":["commands"]}"#;
+const APPLY_PATCH_PARAMETERS: &str = r#"{"type":"object","properties":{"type":{"type":"string","enum":["create_file","update_file","delete_file"]},"path":{"type":"string"},"diff":{"type":"string","description":"Lines with a leading +, - or space; hunks begin with @@. Empty for delete_file."}},"required":["type","path"]}"#;
+const TOOL_SEARCH_PARAMETERS: &str = r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
+
+impl<'a> Tools<'a> {
+    /// Reads `tools`, then the tools that input items bring (`additional_tools`, `tool_search_output`), in the order
+    /// of the history: what a longer history adds comes last, and the prompt's beginning stays the same.
+    pub fn read(
+        raw: Option<&'a RawValue>,
+        items: &[&'a RawValue],
+        wrappers: &Wrappers,
+        notes: &mut Notes,
+    ) -> Result<Tools<'a>, Error> {
+        let mut tools = Tools { echo: vec![b'['], ..Tools::default() };
+        tools.table.wrappers = wrappers.clone();
+        let declared = array(raw, "tools")?.unwrap_or_default();
+        let searches = declared.iter().any(|raw| raw.get().contains("\"tool_search\""));
+        for (n, raw) in declared.into_iter().enumerate() {
+            let path = format!("tools[{n}]");
+            let (kind, tool) = tools.check(raw, &path)?;
+            if n > 0 {
+                tools.echo.push(b',');
+            }
+            if kind == "function" {
+                tools.echo_function(&tool);
+            } else {
+                let text = compact(raw.get());
+                tools.echo.extend_from_slice(text.as_bytes());
+                if kind == "custom" && tool.format.is_none() {
+                    // the default, which strict parsers of the echo want spelled out
+                    tools.echo.pop();
+                    tools.echo.extend_from_slice(b",\"format\":{\"type\":\"text\"}}");
+                }
+            }
+            // found through tool_search later, it comes back in that item
+            let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
+            if !deferred {
+                tools.declare(None, &kind, &tool, notes);
+            }
+        }
+        tools.echo.push(b']');
+        tools.add_searches();
+        for item in items {
+            tools.found(item, notes);
+        }
+        // where the shell itself came with an item
+        tools.add_searches();
+        Ok(tools)
+    }
+
+    /// The type and the fields of a declared tool, checked.
+    fn check(&self, raw: &'a RawValue, path: &str) -> Result<(Cow<'a, str>, Tool<'a>), Error> {
+        if object(Some(raw), path)?.is_none() {
+            return Err(wrong_type(raw, path, "an object"));
+        }
+        let tool: Tool<'a> = fields(Some(raw), path)?;
+        let kind_path = format!("{path}.type");
+        let kind = string(tool.r#type, &kind_path)?.ok_or_else(|| missing(&kind_path))?;
+        if matches!(&*kind, "function" | "custom" | "namespace") {
+            let name_path = format!("{path}.name");
+            string(tool.name, &name_path)?
+                .filter(|name| !name.is_empty())
+                .ok_or_else(|| missing(&name_path))?;
+        }
+        if kind == "function" {
+            literal(tool.description, &format!("{path}.description"))?;
+            object(tool.parameters, &format!("{path}.parameters"))?;
+        }
+        Ok((kind, tool))
+    }
+
+    /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
+    fn found(&mut self, raw: &'a RawValue, notes: &mut Notes) {
+        let text = raw.get();
+        // nearly no item is one: look before parsing
+        if !text.contains("\"additional_tools\"") && !text.contains("\"tool_search_output\"") {
+            return;
+        }
+        let Some(item) = request::fields::<Item<'a>>(raw) else { return };
+        let kind = present(item.r#type).and_then(json::decode);
+        if !matches!(kind.as_deref(), Some("additional_tools" | "tool_search_output")) {
+            return;
+        }
+        for raw in array(item.tools, "tools").ok().flatten().unwrap_or_default() {
+            self.nested(None, raw, notes);
+        }
+    }
+
+    fn nested(&mut self, namespace: Option<&str>, raw: &'a RawValue, notes: &mut Notes) {
+        match self.check(raw, "") {
+            Ok((kind, tool)) => self.declare(namespace, &kind, &tool, notes),
+            Err(error) => notes.add("skipped_tool", &error.message),
+        }
+    }
+
+    /// Adds one tool to what the model is shown. Hosted tools, which run nowhere here, are hidden.
+    fn declare(&mut self, namespace: Option<&str>, kind: &str, tool: &Tool<'a>, notes: &mut Notes) {
+        let name = present(tool.name).and_then(json::decode).unwrap_or_default();
+        let client = present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
+        let route = match kind {
+            "namespace" => {
+                let joined = namespace.map_or(name.to_string(), |outer| format!("{outer}__{name}"));
+                for raw in array(tool.tools, "tools").ok().flatten().unwrap_or_default() {
+                    self.nested(Some(&joined), raw, notes);
+                }
+                return;
+            }
+            "function" => self.table.add(namespace, &name, Kind::Function),
+            "custom" => {
+                // Codex's name for it, and Droid's
+                let patch = matches!(&*name, "apply_patch" | "ApplyPatch");
+                self.table.add(namespace, &name, Kind::Custom(patch))
+            }
+            "tool_search" if client => self.table.add(None, "tool_search", Kind::ToolSearch),
+            "local_shell" => self.table.add(None, "local_shell", Kind::LocalShell),
+            "shell" => self.table.add(None, "shell", Kind::Shell),
+            "apply_patch" => self.table.add(None, "apply_patch", Kind::ApplyPatch),
+            other => {
+                notes.add("hidden_tool", other);
+                return;
+            }
+        };
+        let Some(route) = route else {
+            notes.add("repeated_tool", &name);
+            return;
+        };
+        let own = present(tool.parameters).map(RawValue::get);
+        let given = present(tool.description).and_then(json::text);
+        let default = |text: &'static str| given.clone().or(Some(Cow::Borrowed(text)));
+        let (description, parameters) = match kind {
+            "function" => (given, own),
+            "custom" => (Some(custom_description(given, tool)), Some(CUSTOM_PARAMETERS)),
+            "tool_search" => {
+                (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
+            }
+            "local_shell" => (default("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
+            "shell" => (default("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
+            _ => (default("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
+        };
+        let strict = present(tool.strict).map(RawValue::get);
+        let strict = strict.filter(|strict| kind == "function" && matches!(*strict, "true" | "false"));
+        if self.table.shell.is_none() {
+            self.table.shell = match kind {
+                "local_shell" => Some(ShellTool {
+                    route,
+                    form: ShellForm::Vector("command".to_owned()),
+                    others: Vec::new(),
+                }),
+                "function" => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
+                _ => None,
+            };
+        }
+        self.shown.push(Shown { description, parameters, strict });
+    }
+
+    /// The search functions, where a wrapper was named and the client has a shell to run it.
+    fn add_searches(&mut self) {
+        if self.table.shell.is_none() {
+            return;
+        }
+        let web = self.table.wrappers.web.is_some();
+        let file = self.table.wrappers.file.is_some();
+        for (search, wanted) in [(Search::Web, web), (Search::Page, web), (Search::File, file)] {
+            let (name, description, parameters) = search.function();
+            // a function of the client's own with that name is what the client wants called
+            let taken = self.table.routes.iter().any(|route| route.chat == name);
+            if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
+                self.shown.push(Shown {
+                    description: Some(Cow::Borrowed(description)),
+                    parameters: Some(parameters),
+                    strict: None,
+                });
+            }
+        }
+    }
+
+    /// A function tool with all the keys that both published schemas require (WIRE.md 0, `tools[]` echo).
+    fn echo_function(&mut self, tool: &Tool<'_>) {
+        let out = &mut self.echo;
+        out.extend_from_slice(b"{\"type\":\"function\"");
+        for (key, value, absent) in [
+            (&b",\"name\":"[..], tool.name, "null"),
+            (b",\"description\":", tool.description, "null"),
+            (b",\"parameters\":", tool.parameters, "null"),
+            (b",\"strict\":", tool.strict, "true"),
+        ] {
+            out.extend_from_slice(key);
+            match value {
+                Some(value) => out.extend_from_slice(compact(value.get()).as_bytes()),
+                None => out.extend_from_slice(absent.as_bytes()),
+            }
+        }
+        out.push(b'}');
+    }
+
+    /// Whether the model is shown any tool.
+    pub fn visible(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
+    /// Appends `,"tools":[...],"tool_choice":...` as this server can take them; nothing without visible tools, since
+    /// vLLM refuses an empty array. Forced and allowed choices narrow the list where the server knows no such choice.
+    pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect) {
+        let mut any = false;
+        for (route, shown) in self.table.routes.iter().zip(&self.shown) {
+            let wanted = match choice {
+                Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
+                _ => route.allowed,
+            };
+            if !wanted {
+                continue;
+            }
+            out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
+            any = true;
+            shown.write(out, &route.chat);
+        }
+        if !any {
+            return;
+        }
+        out.extend_from_slice(b"],\"tool_choice\":");
+        match choice {
+            Choice::Function(name) if dialect.named_tool_choice => {
+                out.extend_from_slice(b"{\"type\":\"function\",\"function\":{\"name\":");
+                json::push_string(out, name);
+                out.extend_from_slice(b"}}");
+            }
+            Choice::Required | Choice::Function(_) | Choice::Allowed(true) => {
+                out.extend_from_slice(b"\"required\"");
+            }
+            Choice::Auto | Choice::Allowed(false) => out.extend_from_slice(b"\"auto\""),
+            Choice::None => out.extend_from_slice(b"\"none\""),
+        }
+    }
+}
+
+/// What a freeform tool's description needs besides, for a model that only knows JSON arguments.
+fn custom_description<'a>(given: Option<Cow<'a, str>>, tool: &Tool<'a>) -> Cow<'a, str> {
+    let mut text = given.unwrap_or_default().into_owned();
+    if !text.is_empty() {
+        text.push_str("\\n\\n");
+    }
+    text.push_str("Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.");
+    let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
+    if let Some(definition) = present(format.definition).and_then(json::text) {
+        let syntax = present(format.syntax).and_then(json::text).unwrap_or_default();
+        text.push_str("\\n\\nThe text must match this ");
+        text.push_str(&syntax);
+        text.push_str(" grammar:\\n");
+        text.push_str(&definition);
+    }
+    Cow::Owned(text)
+}
+
+impl Shown<'_> {
+    /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
+    fn write(&self, out: &mut Vec<u8>, name: &str) {
+        out.extend_from_slice(b"{\"type\":\"function\",\"function\":{\"name\":");
+        json::push_string(out, name);
+        if let Some(description) = &self.description {
+            out.extend_from_slice(b",\"description\":");
+            json::push_literal(out, description);
+        }
+        out.extend_from_slice(b",\"parameters\":");
+        out.extend_from_slice(
+            self.parameters.unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
+        );
+        if let Some(strict) = self.strict {
+            out.extend_from_slice(b",\"strict\":");
+            out.extend_from_slice(strict.as_bytes());
+        }
+        out.extend_from_slice(b"}}");
+    }
+}
+
+impl Choice {
+    /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
+    pub fn read(raw: Option<&RawValue>, table: &mut Table, notes: &mut Notes) -> Result<Choice, Error> {
+        const PATH: &str = "tool_choice";
+        let Some(raw) = present(raw) else { return Ok(Choice::Auto) };
+        if let Some(word) = json::decode(raw) {
+            return match &*word {
+                "auto" => Ok(Choice::Auto),
+                "none" => {
+                    table.closed = true;
+                    Ok(Choice::None)
+                }
+                "required" => Ok(Choice::Required),
+                other => Err(not_one_of(PATH, other, "'none', 'auto' and 'required'")),
+            };
+        }
+        if !raw.get().starts_with('{') {
+            return Err(wrong_type(raw, PATH, "a string or an object"));
+        }
+        let choice: ToolChoice<'_> = fields(Some(raw), PATH)?;
+        let kind = string(choice.r#type, "tool_choice.type")?.ok_or_else(|| missing("tool_choice.type"))?;
+        match &*kind {
+            "function" | "custom" => {
+                // the chat form nests the name; SDK users mix the two up
+                let name = match string(choice.name, "tool_choice.name")? {
+                    Some(name) => name,
+                    None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
+                };
+                let namespace = string(choice.namespace, "tool_choice.namespace")?;
+                match find(table, &kind, namespace.as_deref(), &name) {
+                    Some(chat) => {
+                        let chat = chat.to_owned();
+                        only(table, std::slice::from_ref(&chat));
+                        Ok(Choice::Function(chat))
+                    }
+                    None => {
+                        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
+                        Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
+                    }
+                }
+            }
+            "allowed_tools" => {
+                let mode = string(choice.mode, "tool_choice.mode")?;
+                let required = match mode.as_deref() {
+                    None | Some("auto") => false,
+                    Some("required") => true,
+                    Some(other) => {
+                        return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'"));
+                    }
+                };
+                let mut allowed = Vec::new();
+                for (n, raw) in
+                    array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
+                {
+                    let path = format!("tool_choice.tools[{n}]");
+                    let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
+                    let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
+                    let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
+                    let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
+                    allowed.extend(find(table, &kind, namespace.as_deref(), &name).map(str::to_owned));
+                }
+                only(table, &allowed);
+                Ok(Choice::Allowed(required))
+            }
+            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search")
+                if find(table, builtin, None, builtin).is_some() =>
+            {
+                let chat = find(table, builtin, None, builtin).unwrap_or_default().to_owned();
+                only(table, std::slice::from_ref(&chat));
+                Ok(Choice::Function(chat))
+            }
+            other => {
+                notes.add("hidden_tool_choice", other);
+                Ok(Choice::Auto)
+            }
+        }
+    }
+}
+
+/// The chat name of the tool that a choice names.
+fn find<'t>(table: &'t Table, kind: &str, namespace: Option<&str>, name: &str) -> Option<&'t str> {
+    let fits = |route: &&table::Route| {
+        route.name == name
+            && (namespace.is_none() || route.namespace.as_deref() == namespace)
+            && match kind {
+                "custom" => matches!(route.kind, Kind::Custom(_)),
+                "function" => matches!(route.kind, Kind::Function),
+                _ => true,
+            }
+    };
+    table.routes.iter().find(fits).map(|route| route.chat.as_str())
+}
+
+fn only(table: &mut Table, allowed: &[String]) {
+    for route in &mut table.routes {
+        route.allowed = allowed.contains(&route.chat);
+    }
+}
+
+fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Chat<'a> {
+        #[serde(borrow)]
+        function: Named<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Named<'a> {
+        #[serde(borrow)]
+        name: &'a RawValue,
+    }
+    serde_json::from_str::<Chat<'_>>(raw.get()).ok().and_then(|chat| json::decode(chat.function.name))
+}

@@ -1,0 +1,82 @@
+"""What Codex sent elsewhere, sent again: every tool that it declares can be called, and comes back as declared."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from harness import ROOT, raw_stream
+from scripted import MODEL, answer, call
+
+pytestmark = pytest.mark.timeout(120)
+
+FOLDER = Path(os.environ.get("REJOINDER_CAPTURES_DIR") or ROOT.parent / "shared" / "captures") / "clients" / "codex-0.169"
+FILES = sorted(FOLDER.glob("*.json"))
+HOSTED = {"web_search"}
+
+
+def declared(tools, namespace=None):
+    """(type, namespace, name) of every tool in a list, those in namespaces included."""
+    for tool in tools:
+        if tool["type"] == "namespace":
+            yield from declared(tool["tools"], tool["name"])
+        elif tool["type"] not in HOSTED:
+            yield tool["type"], namespace, tool.get("name", tool["type"])
+
+
+def all_declared(body):
+    """Those of `tools`, and then those that items of the history bring, each once."""
+    found = list(declared(body.get("tools") or []))
+    for item in body["input"]:
+        if item["type"] in ("additional_tools", "tool_search_output"):
+            found += declared(item["tools"])
+    return list(dict.fromkeys(found))
+
+
+ITEM = {"function": "function_call", "custom": "custom_tool_call", "tool_search": "tool_search_call"}
+
+
+@pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "none")
+def test_every_declared_tool_can_be_called(path, rejoinder, any_upstream):
+    if path is None:
+        pytest.skip(f"no recorded requests in {FOLDER} (REJOINDER_CAPTURES_DIR names another folder)")
+    body = json.loads(path.read_text())["body"]
+    if not isinstance(body, dict) or "input" not in body:
+        pytest.skip(f"{path.name} is no request for a response")
+    body = {**body, "model": MODEL}
+    proxy = rejoinder(any_upstream.url)
+    any_upstream.script(answer("Converted."))
+    stream = raw_stream(proxy.base_url, body)
+    assert stream.status == 200 and stream.output_text == "Converted.", str(stream)
+    (first,) = any_upstream.chats
+    functions = [t["function"] for t in first.json.get("tools") or []]
+    assert all(t["type"] == "function" for t in first.json.get("tools") or [])
+    names = [f["name"] for f in functions]
+    wanted = all_declared(body)
+    assert len(names) == len(set(names)) == len(wanted), (names, wanted)
+
+    text = "*** Begin Patch\n*** End Patch\n"
+    any_upstream.script(*(answer(calls=[call(name, {"input": text, "query": "q"}, "id1")]) for name in names))
+    came_back = []
+    for name in names:
+        stream = raw_stream(proxy.base_url, body)
+        (item,) = stream.items()
+        if item["type"] == "tool_search_call":
+            assert item["execution"] == "client" and item["arguments"] == {"input": text, "query": "q"}, item
+        elif item["type"] == "custom_tool_call":
+            assert item["input"] == text, item
+        else:
+            assert json.loads(item["arguments"]) == {"input": text, "query": "q"}, item
+        assert item["call_id"], item
+        came_back.append((item["type"], item.get("namespace"), item.get("name", "tool_search")))
+    assert came_back == [(ITEM[type], namespace, name) for type, namespace, name in wanted]
+    # a prompt cache lives on the same bytes
+    assert {request.raw for request in any_upstream.chats} == {first.raw}
+
+    if names and body.get("parallel_tool_calls"):
+        # all at once, too; a client that wants no parallel calls gets the first one
+        any_upstream.script(answer(calls=[call(name, {"input": text, "query": "q"}, f"id{n}") for n, name in enumerate(names)]))
+        stream = raw_stream(proxy.base_url, body)
+        got = [(i["type"], i.get("namespace"), i.get("name", "tool_search")) for i in stream.items()]
+        assert got == came_back
+        assert len({i["call_id"] for i in stream.items()}) == len({i["id"] for i in stream.items()}) == len(names)
