@@ -275,7 +275,8 @@ impl Guard {
         };
         let too_long = piece.len() > line_room.min(event_room);
         piece.truncate(line_room.min(event_room));
-        self.batch.reserve(piece.len() + 1);
+        // two line ends follow, mostly
+        self.batch.reserve(piece.len() + 2);
         self.batch.extend_from_slice(&piece);
         self.check_utf8()?;
         match too_long {
