@@ -8,7 +8,6 @@
 )]
 
 #[path = "support/checker.rs"]
-#[allow(dead_code, reason = "each test file uses a part of it")]
 mod checker;
 
 use proptest::prelude::*;

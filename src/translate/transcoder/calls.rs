@@ -1,0 +1,274 @@
+//! Owns the calls of an answer: which chunk's piece belongs to which, when one opens and closes, what each becomes. It
+//! must not end the response.
+
+use std::borrow::Cow;
+
+use super::Transcoder;
+use super::text::is_blank;
+use crate::translate::custom::{CustomInput, Repairs};
+use crate::translate::item::{Call, Kind, Open};
+use crate::translate::scan::Scan;
+use crate::translate::tools::answer;
+use crate::translate::tools::table::{Called, Kind as ToolKind, Route};
+use crate::wire::chat::{Function, ToolCall};
+use crate::wire::json::{self, Seam, compact};
+
+/// One call of the answer.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) index: u64,
+    /// Escaped; empty until the upstream names one.
+    pub(super) id: String,
+    /// Escaped; empty until the upstream says.
+    pub(super) name: String,
+    /// Escaped arguments that have not been sent.
+    pub(super) waiting: String,
+    pub(super) seam: Seam,
+    pub(super) scan: Scan,
+    /// Decodes the arguments of a freeform tool.
+    pub(super) custom: Option<CustomInput>,
+    pub(super) begun: bool,
+    pub(super) closed: bool,
+}
+
+impl Slot {
+    /// What can be sent of the arguments that wait.
+    pub(super) fn take(&mut self, last: bool) -> String {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if last {
+            waiting.push_str(self.seam.flush());
+        }
+        let Some(custom) = &mut self.custom else { return waiting };
+        let mut text = custom.push(&waiting);
+        if last {
+            text.push_str(&custom.finish());
+        }
+        text
+    }
+
+    /// Whether the arguments are whole; `sent` are those of a call that is not freeform.
+    pub(super) fn complete(&mut self, sent: &str) -> bool {
+        match &self.custom {
+            Some(custom) => custom.complete(),
+            None => self.scan.complete(sent),
+        }
+    }
+}
+
+/// A piece of a call, its values still escaped.
+pub(super) struct Piece<'a> {
+    pub(super) index: Option<u64>,
+    pub(super) id: &'a str,
+    pub(super) function: &'a Function<'a>,
+}
+
+impl<'a> Piece<'a> {
+    pub(super) fn of(call: &'a ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
+        const NONE: Function<'static> = Function { name: None, arguments: None };
+        let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
+        let id = call.id.and_then(json::literal).unwrap_or("");
+        Piece { index, id, function: call.function.as_ref().unwrap_or(&NONE) }
+    }
+}
+
+impl Transcoder {
+    /// The call that is open, if one is.
+    pub(super) fn open_slot(&self) -> Option<usize> {
+        match &self.open.as_ref()?.kind {
+            Kind::Call(call) => Some(call.slot),
+            Kind::Held { slot } => Some(*slot),
+            _ => None,
+        }
+    }
+
+    /// Whether a call is open that cannot be closed yet.
+    pub(super) fn call_in_the_way(&mut self) -> bool {
+        let slot = self.open_slot().and_then(|at| self.calls.get_mut(at));
+        match (slot, &self.open) {
+            (Some(slot), Some(open)) => !slot.complete(&open.text),
+            _ => false,
+        }
+    }
+
+    /// Takes a piece of a call.
+    pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        let name = piece.function.name.and_then(json::text).unwrap_or_default();
+        let arguments = match piece.function.arguments {
+            None => Cow::Borrowed(""),
+            Some(raw) => match json::literal(raw) {
+                Some(text) => Cow::Borrowed(text),
+                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
+            },
+        };
+        let at = match self.slot_of(piece, &name) {
+            Some(at) => at,
+            None if self.plan.one_call && !self.calls.is_empty() => {
+                self.dropped += 1;
+                return;
+            }
+            None => {
+                self.calls.push(Slot {
+                    index: piece.index.unwrap_or(self.calls.len() as u64),
+                    id: String::new(),
+                    name: String::new(),
+                    waiting: String::new(),
+                    seam: Seam::default(),
+                    scan: Scan::default(),
+                    custom: None,
+                    begun: false,
+                    closed: false,
+                });
+                self.calls.len() - 1
+            }
+        };
+        let taken = self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if slot.id.is_empty() && !piece.id.is_empty() && !slot.begun {
+            // two calls of one id would be executed twice under it
+            slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
+        }
+        if slot.name.is_empty() {
+            slot.name = name.into_owned();
+        }
+        if slot.closed {
+            self.dropped += u64::from(!is_blank(&arguments));
+            return;
+        }
+        let arguments = slot.seam.join(&arguments);
+        slot.waiting.push_str(&arguments);
+        self.advance(out);
+    }
+
+    /// The call that a piece belongs to: by index; a new id together with a name on an index that is taken begins
+    /// another call (servers that number every call 0); without an index, by id, or the last one.
+    pub(super) fn slot_of(&self, piece: &Piece<'_>, name: &str) -> Option<usize> {
+        let fresh = |slot: &Slot| !piece.id.is_empty() && !slot.id.is_empty() && slot.id != piece.id;
+        let at = match piece.index {
+            Some(index) => self.calls.iter().rposition(|slot| slot.index == index)?,
+            None if piece.id.is_empty() => self.calls.len().checked_sub(1)?,
+            None => self.calls.iter().rposition(|slot| slot.id == piece.id)?,
+        };
+        let slot = self.calls.get(at)?;
+        let another = fresh(slot) && !name.is_empty() && !slot.id.starts_with(&format!("{}_", piece.id));
+        (!another).then_some(at)
+    }
+
+    /// Sends what can be sent: the open call's arguments, then, once they are whole, what waited behind it.
+    pub(super) fn advance(&mut self, out: &mut Vec<u8>) {
+        loop {
+            if self.open_slot().is_some() {
+                self.drain_open_call(out);
+                let more = !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun);
+                if !more || self.call_in_the_way() {
+                    return;
+                }
+                self.close(false, out);
+                self.put_late(out);
+                continue;
+            }
+            let Some(next) = self.calls.iter().position(|slot| !slot.begun) else { return };
+            if self.calls.get(next).is_none_or(|slot| slot.name.is_empty()) {
+                return;
+            }
+            self.begin_call(next, out);
+        }
+    }
+
+    /// Opens the item of a call. What the model calls outside `tool_choice` is left out: a call that its client never
+    /// allowed must not reach it. A name that nobody declared is passed on as the model wrote it: the client's own
+    /// words ("unsupported call") put the model right, and the conversation goes on.
+    pub(super) fn begin_call(&mut self, at: usize, out: &mut Vec<u8>) {
+        self.close(false, out);
+        let generated =
+            self.calls.get(at).is_some_and(|slot| slot.id.is_empty()).then(|| self.ids.item("call_"));
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if let Some(id) = generated {
+            slot.id = id;
+        }
+        slot.begun = true;
+        let called = json::unescape(&slot.name).unwrap_or_default();
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let mut call = Call {
+            slot: at,
+            custom: false,
+            name: slot.name.clone(),
+            namespace: None,
+            call_id: slot.id.clone(),
+        };
+        let table = &self.plan.tools;
+        let route: Option<&Route> = match table.called(&called) {
+            Called::Tool(route) => Some(route),
+            Called::Unknown => None,
+            Called::Forbidden => {
+                slot.closed = true;
+                slot.waiting.clear();
+                self.dropped += 1;
+                return;
+            }
+        };
+        let prefix = match route {
+            Some(route) if matches!(route.kind, ToolKind::Function | ToolKind::Custom(_)) => {
+                call.name = escaped(&route.name);
+                call.namespace = route.namespace.as_deref().map(escaped);
+                if let ToolKind::Custom(patch) = route.kind {
+                    let repairs = Repairs {
+                        fences: table.quirk("patch_fences"),
+                        headers: table.quirk("patch_hunk_headers"),
+                    };
+                    slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
+                    call.custom = true;
+                    "ctc_"
+                } else {
+                    "fc_"
+                }
+            }
+            Some(_) => {
+                let (id, index) = (String::new(), self.count);
+                self.open = Some(Open::begin(&mut self.events, out, Kind::Held { slot: at }, id, index));
+                return;
+            }
+            None => "fc_",
+        };
+        self.begin(Kind::Call(call), prefix, out);
+    }
+
+    /// Sends a call that was held until its arguments were whole, as the item that it stands for.
+    pub(super) fn end_held(&mut self, at: usize, arguments: &str, cut: bool, out: &mut Vec<u8>) {
+        let Some(slot) = self.calls.get(at) else { return };
+        let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let text = json::unescape(arguments).unwrap_or_default();
+        let item = match self.plan.tools.called(&name) {
+            Called::Tool(route) if !cut => answer::item(&self.plan.tools, route, &text),
+            _ => answer::Item::Function { name, namespace: None, arguments: text },
+        };
+        match item {
+            answer::Item::Function { name, namespace, arguments } => {
+                let namespace = namespace.as_deref().map(escaped);
+                let call = Call { slot: at, custom: false, name: escaped(&name), namespace, call_id };
+                self.begin(Kind::Call(call), "fc_", out);
+                let arguments = if arguments.trim().is_empty() && !cut { "{}" } else { &arguments };
+                if let Some(open) = &mut self.open {
+                    open.delta(&mut self.events, out, &escaped(arguments), None);
+                }
+            }
+            answer::Item::Own { kind, prefix, members } => {
+                let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
+                self.begin(Kind::Whole { kind, call_id, members }, prefix, out);
+            }
+        }
+    }
+
+    pub(super) fn waiting(&self) -> bool {
+        !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun)
+    }
+
+    pub(super) fn drain_open_call(&mut self, out: &mut Vec<u8>) {
+        if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
+            && let Some(open) = &mut self.open
+        {
+            let waiting = slot.take(false);
+            open.delta(&mut self.events, out, &waiting, None);
+        }
+    }
+}

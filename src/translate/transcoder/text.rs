@@ -1,0 +1,204 @@
+//! Owns the text of an answer: reasoning, message and refusal, what of it waits, and its log probabilities. It must not
+//! end the response.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::Transcoder;
+use crate::translate::item::{
+    Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
+};
+use crate::translate::plan::ReasoningDisplay;
+use crate::wire::chat::{Logprobs, TokenLogprob};
+use crate::wire::json::{self, Seam, compact};
+
+/// Where text goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Channel {
+    Reasoning,
+    Text,
+    Refusal,
+}
+
+/// What a channel holds back.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// White space that has opened no item yet, and its log probabilities.
+    pub(super) blank: String,
+    pub(super) blank_logprobs: [String; 2],
+    /// Half of a surrogate pair.
+    pub(super) seam: Seam,
+}
+
+impl Transcoder {
+    /// Content as an array of parts, as some servers have it.
+    pub(super) fn say_parts(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
+        #[derive(serde::Deserialize)]
+        struct Part<'a> {
+            #[serde(borrow, default)]
+            text: Option<&'a RawValue>,
+        }
+        for part in serde_json::from_str::<Vec<Part<'_>>>(raw.get()).unwrap_or_default() {
+            if let Some(text) = part.text.and_then(json::literal) {
+                self.say(channel, text, out);
+            }
+        }
+    }
+
+    /// Takes a piece of text, escaped.
+    pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+        let channel = match channel {
+            Channel::Reasoning if self.plan.reasoning == ReasoningDisplay::Hidden => return,
+            Channel::Refusal if self.plan.refusal_as_text => Channel::Text,
+            other => other,
+        };
+        let piece = self.flow(channel).seam.join(piece);
+        self.put(channel, &piece, out);
+    }
+
+    pub(super) fn flow(&mut self, channel: Channel) -> &mut Flow {
+        match channel {
+            Channel::Reasoning => &mut self.reasoning,
+            Channel::Text => &mut self.text,
+            Channel::Refusal => &mut self.refusal,
+        }
+    }
+
+    pub(super) fn put(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+        if piece.is_empty() {
+            return;
+        }
+        if self.call_in_the_way() {
+            let logprobs = std::mem::take(&mut self.logprobs);
+            self.late.push((channel, piece.to_owned(), logprobs));
+            return;
+        }
+        let fits = match (&self.open, channel) {
+            (Some(open), Channel::Reasoning) => matches!(open.kind, Kind::Reasoning),
+            (Some(open), _) => matches!(open.kind, Kind::Message),
+            (None, _) => false,
+        };
+        let mut joined = Cow::Borrowed(piece);
+        if !fits {
+            if is_blank(piece) {
+                let logprobs = std::mem::take(&mut self.logprobs);
+                let flow = self.flow(channel);
+                flow.blank.push_str(piece);
+                append_logprobs(&mut flow.blank_logprobs, &logprobs);
+                return;
+            }
+            self.close(false, out);
+            let (kind, prefix) = match channel {
+                Channel::Reasoning => (Kind::Reasoning, "rs_"),
+                _ => (Kind::Message, "msg_"),
+            };
+            self.begin(kind, prefix, out);
+        }
+        if self.last != channel {
+            if let Some(mut open) = self.open.take() {
+                self.pay(&mut open, out);
+                self.open = Some(open);
+            }
+            self.last = channel;
+        }
+        let flow = self.flow(channel);
+        if !flow.blank.is_empty() {
+            joined = Cow::Owned(std::mem::take(&mut flow.blank) + piece);
+            let mut logprobs = std::mem::take(&mut flow.blank_logprobs);
+            append_logprobs(&mut logprobs, &self.logprobs);
+            self.logprobs = logprobs;
+        }
+        let family: &'static Family = match channel {
+            Channel::Text => &OUTPUT_TEXT,
+            Channel::Refusal => &REFUSAL,
+            Channel::Reasoning if self.plan.reasoning == ReasoningDisplay::Text => &REASONING_TEXT,
+            Channel::Reasoning => &SUMMARY,
+        };
+        let Some(open) = &mut self.open else { return };
+        open.part(&mut self.events, out, family, self.plan.logprobs);
+        open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(&self.logprobs));
+        if channel == Channel::Text {
+            self.logprobs.iter_mut().for_each(String::clear);
+            self.output_text.push_str(&joined);
+        }
+    }
+
+    pub(super) fn put_late(&mut self, out: &mut Vec<u8>) {
+        for (channel, piece, logprobs) in std::mem::take(&mut self.late) {
+            let current = std::mem::replace(&mut self.logprobs, logprobs);
+            self.put(channel, &piece, out);
+            self.logprobs = current;
+        }
+    }
+
+    /// Sends the half of a surrogate pair that the open part of a message still owes.
+    pub(super) fn pay(&mut self, open: &mut Open, out: &mut Vec<u8>) {
+        let last = self.last;
+        if !matches!(open.kind, Kind::Message) || last == Channel::Reasoning || !open.has_part() {
+            return;
+        }
+        let rest = self.flow(last).seam.flush();
+        open.delta(&mut self.events, out, rest, None);
+        if last == Channel::Text {
+            self.output_text.push_str(rest);
+        }
+    }
+
+    /// Reads `logprobs.content` into the form of events, which has no `bytes`, and that of parts, which has.
+    pub(super) fn take_logprobs(&mut self, raw: &RawValue) {
+        let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else {
+            return;
+        };
+        for (form, into) in self.logprobs.iter_mut().enumerate() {
+            for token in &tokens {
+                if !into.is_empty() {
+                    into.push(',');
+                }
+                write_logprob(into, token, form == 1, true);
+            }
+        }
+    }
+}
+
+fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, bytes: bool, top: bool) {
+    out.push_str("{\"token\":\"");
+    out.push_str(&json::text(token.token).unwrap_or_default());
+    out.push_str("\",\"logprob\":");
+    // vLLM writes -9999.0 for what cannot be; JSON has no infinity
+    let number = token.logprob.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
+    out.push_str(if number { token.logprob.get() } else { "-9999.0" });
+    if bytes {
+        out.push_str(",\"bytes\":");
+        match token.bytes {
+            Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => {
+                out.push_str(&compact(raw.get()))
+            }
+            _ => out.push_str("[]"),
+        }
+    }
+    if top {
+        out.push_str(",\"top_logprobs\":[");
+        for (n, token) in token.top_logprobs.iter().flatten().enumerate() {
+            if n > 0 {
+                out.push(',');
+            }
+            write_logprob(out, token, bytes, false);
+        }
+        out.push(']');
+    }
+    out.push('}');
+}
+
+/// Whether an escaped text is white space alone.
+pub(super) fn is_blank(escaped: &str) -> bool {
+    let mut bytes = escaped.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b' ' => {}
+            b'\\' if matches!(bytes.next(), Some(b'n' | b'r' | b't')) => {}
+            _ => return false,
+        }
+    }
+    true
+}
