@@ -63,6 +63,31 @@ impl Answer {
             response.bytes_stream().map(|piece| piece.map_err(|error| error.without_url().to_string()));
         Ok(Answer::Events(Box::new(sse::events(bytes.boxed()))))
     }
+
+    /// Moves all of it into `transcoder`, for an answer without a stream; it may fall silent for `limit`.
+    ///
+    /// # Errors
+    /// When it is cut or falls silent; what the upstream itself calls a failure is the transcoder's.
+    pub async fn feed(self, transcoder: &mut Transcoder, limit: Duration) -> Result<(), Error> {
+        let mut unused = Vec::new();
+        match self {
+            // JSON has no other encoding; what is not UTF-8 fails as no JSON
+            Answer::Whole(body) => {
+                transcoder.chunk(&String::from_utf8_lossy(&body), unix_now(), &mut unused);
+            }
+            Answer::Events(mut events) => {
+                let silent = |_| {
+                    let silence = limit.as_secs_f64();
+                    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {silence} s."))
+                };
+                while let Some(data) = tokio::time::timeout(limit, events.next()).await.map_err(silent)? {
+                    transcoder.chunk(&data.map_err(broken)?, unix_now(), &mut unused);
+                }
+            }
+        }
+        transcoder.end(End::Eof, unix_now(), &mut unused);
+        Ok(())
+    }
 }
 
 enum Source {

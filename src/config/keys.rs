@@ -12,7 +12,9 @@ use serde::de::value::StrDeserializer;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{DeveloperMessages, DialectChoice, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets};
+use super::{
+    Api, DeveloperMessages, DialectChoice, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets,
+};
 use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
@@ -53,6 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "upstream.url", kind: Kind::Url },
     Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
+    Key { name: "upstream.api", kind: Kind::Choice(choice::<Api>) },
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::reply::{self, ResponseBody};
-use super::{App, body};
+use super::{App, body, mended};
 use crate::config::{Config, read_budgets};
 use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
 use crate::error::Error;
@@ -18,8 +18,7 @@ use crate::ids::Ids;
 use crate::telemetry::Ended;
 use crate::translate::plan::{Notes, Plan, PlanOptions, plan};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::translate::transcoder::Transcoder;
 
 pub async fn answer(
     app: Arc<App>,
@@ -42,13 +41,15 @@ pub async fn answer(
         wrappers: Some(&wishes.wrappers),
         budgets: &wishes.budgets,
         quirks_off: &wishes.quirks_off,
+        native: mended::native(&app, &target),
     };
     let Plan { body, stream, model, reply, notes } = plan(&bytes, &options)?;
     drop(bytes);
     count(&app, &notes);
     let mut headers = parts.headers;
     headers.insert("x-request-id", request_id.clone());
-    let sent = app.upstream.chat(&target, body, &headers, stream);
+    let (path, events) = mended::endpoint(reply.native, stream);
+    let sent = app.upstream.create(&target, path, body, &headers, events);
     let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
@@ -57,7 +58,8 @@ pub async fn answer(
         let sent = async move { Answer::of(sent.await?, limit).await };
         streamed(app, transcoder, Box::pin(sent), begun).await
     } else {
-        whole(&app, transcoder, sent, limit, begun).await
+        let sent = async move { Answer::of(sent.await?, limit).await };
+        whole(&app, transcoder, sent, begun).await
     }
 }
 
@@ -172,16 +174,11 @@ async fn streamed(
 async fn whole(
     app: &App,
     mut transcoder: Transcoder,
-    sent: impl Future<Output = Result<reqwest::Response, Error>>,
-    limit: Duration,
+    sent: impl Future<Output = Result<Answer, Error>>,
     begun: Instant,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = waiting.through(async { upstream::whole(sent.await?, limit).await }).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let mut unused = Vec::new();
-    transcoder.chunk(&text, unix_now(), &mut unused);
-    transcoder.end(End::Eof, unix_now(), &mut unused);
+    waiting.through(async { sent.await?.feed(&mut transcoder, app.upstream.idle_timeout()).await }).await?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     match transcoder.failure() {
         Some(error) => Err(error.clone()),

@@ -3,6 +3,7 @@
 mod admin;
 mod body;
 mod create;
+mod mended;
 mod passthrough;
 mod reply;
 mod routes;

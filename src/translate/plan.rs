@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::history::{self, Entry, Role};
+use super::native::{self, Native};
 use super::params::wrong_type;
 use super::params::{
     array, boolean, elements, fields, integer, literal, missing, not_one_of, number, object, present, string,
@@ -68,6 +69,8 @@ pub struct PlanOptions<'a> {
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
+    /// How the server takes Responses requests, where it is asked to speak Responses itself.
+    pub native: Option<&'static Native>,
 }
 
 impl<'a> PlanOptions<'a> {
@@ -84,6 +87,7 @@ impl<'a> PlanOptions<'a> {
             wrappers: None,
             budgets: &[],
             quirks_off: &[],
+            native: None,
         }
     }
 }
@@ -91,7 +95,7 @@ impl<'a> PlanOptions<'a> {
 /// A request, understood.
 #[derive(Debug)]
 pub struct Plan {
-    /// The Chat Completions request, ready to be sent.
+    /// The Chat Completions request, or the upstream's own kind of Responses request, ready to be sent.
     pub body: Vec<u8>,
     /// Whether the client asked for a stream.
     pub stream: bool,
@@ -132,7 +136,7 @@ pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
         serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
         _ => invalid_json(error.to_string()),
     })?;
-    Planner { request, options, notes: Notes::default() }.plan()
+    Planner { text, request, options, notes: Notes::default() }.plan()
 }
 
 fn invalid_json(why: String) -> Error {
@@ -140,6 +144,8 @@ fn invalid_json(why: String) -> Error {
 }
 
 struct Planner<'a, 'o> {
+    /// The whole request.
+    text: &'a str,
     request: CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
     notes: Notes,
@@ -165,6 +171,13 @@ impl<'a> Planner<'a, '_> {
         let choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
         let entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let reply = self.reply(&model, stream, &tools)?;
+        if let Some(native) = self.options.native {
+            let body = match native.functions {
+                true => self.functions(native, &model, instructions, entries, (&tools, &choice), &reply)?,
+                false => native::whole(self.text, &model, stream, &[], native),
+            };
+            return Ok(Plan { body, stream, model: model.into_owned(), reply, notes: self.notes });
+        }
 
         let mut body =
             Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
@@ -172,7 +185,7 @@ impl<'a> Planner<'a, '_> {
         json::push_string(&mut body, &model);
         body.extend_from_slice(b",\"messages\":");
         messages::write(&mut body, instructions, entries, self.options);
-        tools.write(&mut body, &choice, self.options.dialect);
+        tools.write(&mut body, &choice, self.options.dialect, false);
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
         if let Some(parallel) = parallel.filter(|_| tools.visible()) {
             push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
@@ -189,6 +202,46 @@ impl<'a> Planner<'a, '_> {
             false => b",\"stream\":false}",
         });
         Ok(Plan { body, stream, model: model.into_owned(), reply, notes: self.notes })
+    }
+
+    /// The body for a server that speaks Responses, and knows functions and plain items alone.
+    fn functions(
+        &self,
+        native: &Native,
+        model: &str,
+        instructions: Option<&'a RawValue>,
+        entries: Vec<Entry<'a>>,
+        (tools, choice): (&Tools<'a>, &Choice),
+        reply: &ReplyPlan,
+    ) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::with_capacity(self.text.len() + 1024);
+        body.extend_from_slice(b"{\"model\":");
+        json::push_string(&mut body, model);
+        body.extend_from_slice(b",\"input\":");
+        native::write_plain(&mut body, instructions, entries, self.options);
+        tools.write(&mut body, choice, self.options.dialect, true);
+        let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
+        if let Some(parallel) = parallel.filter(|_| tools.visible()) {
+            push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
+        }
+        self.sampling(&mut body, reply)?;
+        if native.chat_fields {
+            self.reasoning_effort(&mut body)?;
+            self.response_format(&mut body)?;
+        } else {
+            for (key, value) in [
+                ("reasoning", self.request.reasoning),
+                ("text", self.request.text),
+                ("include", self.request.include),
+                ("top_logprobs", self.request.top_logprobs),
+            ] {
+                if let Some(value) = present(value) {
+                    push_key(&mut body, key, value.get());
+                }
+            }
+        }
+        native::end(&mut body, reply.stream, native);
+        Ok(body)
     }
 
     /// What names stored state. This version stores nothing, so every such name is unknown.
@@ -249,7 +302,8 @@ impl<'a> Planner<'a, '_> {
     fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
         let request = &self.request;
         if let Some(max) = reply.max_output_tokens {
-            push_key(body, "max_tokens", &max.to_string());
+            let key = if self.options.native.is_some() { "max_output_tokens" } else { "max_tokens" };
+            push_key(body, key, &max.to_string());
         }
         for (key, value) in [
             ("temperature", request.temperature),
@@ -415,6 +469,7 @@ impl<'a> Planner<'a, '_> {
             top_logprobs: top_logprobs.unwrap_or(0),
             tools: tools.table.clone(),
             max_output_tokens,
+            native: self.options.native,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Owns the Response object: its echo of the request, rendered once, and its snapshots. It must not know how the
 //! output came about.
 
+use super::native::Native;
 use super::plan::ReasoningDisplay;
 use super::tools::table::Table;
 use super::usage::Usage;
@@ -28,6 +29,8 @@ pub struct ReplyPlan {
     pub tools: Table,
     /// The token limit, if there is one.
     pub max_output_tokens: Option<u64>,
+    /// The upstream speaks Responses itself.
+    pub native: Option<&'static Native>,
 }
 
 /// How a response stands.

@@ -6,12 +6,15 @@
 //! call's arguments are whole; text of white space alone opens no item.
 
 mod calls;
+mod native;
+mod own;
 mod text;
 
 use self::calls::{Piece, Slot};
 use self::text::{Channel, Flow, is_blank};
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
+use super::mend::Mend;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
 use super::usage::Usage;
@@ -59,6 +62,8 @@ pub struct Transcoder {
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
+    /// Items of an upstream that speaks Responses itself.
+    mend: Mend,
     body: Vec<u8>,
 }
 
@@ -98,6 +103,7 @@ impl Transcoder {
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
+            mend: Mend::default(),
             body: Vec::new(),
         }
     }
@@ -168,6 +174,9 @@ impl Transcoder {
         let data = data.trim_ascii();
         if data.is_empty() {
             return;
+        }
+        if self.plan.native.is_some() {
+            return self.native(data, now, out);
         }
         if data == "[DONE]" {
             if self.finish.is_some() {
@@ -264,8 +273,10 @@ impl Transcoder {
     }
 
     fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
-        let id = self.ids.item(prefix);
-        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count));
+        let wanted = self.mend.wanted.take().filter(|id| id.starts_with(prefix));
+        let id = wanted.unwrap_or_else(|| self.ids.item(prefix));
+        let extra = std::mem::take(&mut self.mend.extra);
+        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
         self.count += 1;
     }
 

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
-use crate::config::{DialectChoice, Resolved, Switch, UpstreamConfig, redact_url};
+use crate::config::{Api, DialectChoice, Resolved, Switch, UpstreamConfig, redact_url};
 use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use crate::error::{Error, Kind};
 use crate::translate::refusal;
@@ -186,16 +186,17 @@ impl Upstream {
         })
     }
 
-    /// Sends a Chat Completions request. The future resolves with the upstream's success, or with what its refusal
+    /// Sends a request for an answer to `path`. The future resolves with the upstream's success, or with what its refusal
     /// means; dropped, it takes the request back. `client` are the headers of the client's own request.
-    pub fn chat(
+    pub fn create(
         &self,
         target: &Target,
+        path: &str,
         body: Vec<u8>,
         client: &HeaderMap,
         stream: bool,
     ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send + use<> {
-        let url = format!("{}/v1/chat/completions", target.base);
+        let url = format!("{}{path}", target.base);
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -259,6 +260,11 @@ impl Upstream {
         if let Some(value) = value {
             headers.insert(header::AUTHORIZATION, value);
         }
+    }
+
+    /// Which API it is asked to speak.
+    pub fn api(&self) -> Api {
+        self.shared.config.api
     }
 
     /// Longest silence within an upstream body.

@@ -21,6 +21,8 @@ macro_rules! raw_fields {
     };
 }
 
+pub(super) use raw_fields;
+
 raw_fields!(
     /// `CreateResponse` (WIRE.md 2). Keys that are not listed are accepted and dropped: Codex sends
     /// `client_metadata`, others `stream_options`, `prompt_cache_options`, ...
