@@ -146,6 +146,7 @@ impl Transcoder {
 
     /// Passes one event of the current item on.
     fn apply(&mut self, kind: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
+        let functions = self.functions();
         let Some(entry) = self.mend.current() else { return };
         if entry.skipped {
             entry.done |= kind == "response.output_item.done";
@@ -156,13 +157,11 @@ impl Transcoder {
             return self.own(kind, data, out);
         }
         match kind {
+            // a server that makes nothing but functions announces what it then leaves empty
+            "response.output_item.added" if functions => {}
             "response.output_item.added" => {
-                // a server that makes nothing but functions announces what it then leaves empty
-                if !self.functions() {
-                    let extra = event.item.map(extra).unwrap_or_default();
-                    self.mend.extra = extra;
-                    self.open_item(out);
-                }
+                self.mend.extra = event.item.map(extra).unwrap_or_default();
+                self.open_item(out);
             }
             "response.output_item.done" => {
                 let Some(raw) = event.item else { return };
