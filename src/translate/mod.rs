@@ -13,6 +13,7 @@ pub mod plan;
 pub mod refusal;
 pub mod reply;
 mod scan;
+pub mod sealing;
 pub mod tools;
 pub mod transcoder;
 mod usage;
