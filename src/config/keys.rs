@@ -28,6 +28,8 @@ enum Kind {
     Address,
     Bool,
     Bytes,
+    /// A whole number from 1 on.
+    Count,
     /// Text that a function finds nothing wrong with.
     Checked(fn(&str) -> Result<(), String>),
     Choice(fn(&str) -> Result<(), Choices>),
@@ -53,6 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "heartbeat", kind: Kind::Duration },
     Key { name: "in_progress_after", kind: Kind::Duration },
     Key { name: "drain_timeout", kind: Kind::Duration },
+    Key { name: "keys_file", kind: Kind::Path },
     Key { name: "upstream.url", kind: Kind::Url },
     Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
     Key { name: "upstream.api", kind: Kind::Choice(choice::<Api>) },
@@ -64,6 +67,16 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.response_timeout", kind: Kind::Duration },
     Key { name: "upstream.idle_timeout", kind: Kind::Duration },
     Key { name: "upstream.probe_interval", kind: Kind::Duration },
+    Key { name: "store.url", kind: Kind::Checked(store_url) },
+    Key { name: "store.ttl", kind: Kind::Duration },
+    Key { name: "store.max_entries", kind: Kind::Count },
+    Key { name: "store.max_bytes", kind: Kind::Bytes },
+    Key { name: "store.max_turns", kind: Kind::Count },
+    Key { name: "store.timeout", kind: Kind::Duration },
+    Key { name: "store.seal", kind: Kind::Bool },
+    Key { name: "store.resume_window", kind: Kind::Duration },
+    Key { name: "store.replay_window", kind: Kind::Duration },
+    Key { name: "store.lease", kind: Kind::Duration },
     Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.disabled_quirks", kind: Kind::Checked(quirks) },
@@ -97,6 +110,11 @@ impl Key {
                 .map(Value::from)
                 .ok_or_else(|| expected("true or false", value)),
             Kind::Bytes => read_bytes(value),
+            Kind::Count => match whole_number(value) {
+                Some(0) => Err("must be at least 1".to_owned()),
+                Some(number) => Ok(number.into()),
+                None => Err(expected("a whole number such as 1000", value)),
+            },
             Kind::Checked(check) => match text {
                 Some(text) => check(text).map(|()| value.clone()),
                 None => Err(expected("text in quotes", value)),
@@ -134,6 +152,15 @@ fn wrapper(text: &str) -> Result<(), String> {
     }
 }
 
+/// No message repeats the text: it may hold a password.
+fn store_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text.trim()).map_err(|error| format!("expected {A_STORE} ({error})"))?;
+    match url.scheme() {
+        "redis" | "rediss" | "valkey" | "valkeys" if url.has_host() => Ok(()),
+        _ => Err(format!("expected {A_STORE}")),
+    }
+}
+
 fn budgets(text: &str) -> Result<(), String> {
     read_budgets(text).map(|_| ())
 }
@@ -150,14 +177,18 @@ pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn read_bytes(value: &Value) -> Result<Value, String> {
+fn whole_number(value: &Value) -> Option<usize> {
     let number = match value {
         Value::Num(_, number) => {
             number.to_u128().or_else(|| number.to_i128().and_then(|n| n.try_into().ok()))
         }
         other => other.as_str().and_then(|text| text.trim().parse().ok()),
     };
-    match number.and_then(|number| usize::try_from(number).ok()) {
+    number.and_then(|number| usize::try_from(number).ok())
+}
+
+fn read_bytes(value: &Value) -> Result<Value, String> {
+    match whole_number(value) {
         Some(bytes) if bytes < MIN_BODY_BYTES => Err(format!("must be at least {MIN_BODY_BYTES} bytes")),
         Some(bytes) => Ok(bytes.into()),
         None => Err(expected("a number of bytes such as 134217728", value)),
@@ -233,6 +264,7 @@ fn expected(what: &str, found: &Value) -> String {
 }
 
 const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
+const A_STORE: &str = "a URL such as \"redis://127.0.0.1:6379/0\"";
 const MIN_BODY_BYTES: usize = 1024;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 

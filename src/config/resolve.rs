@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::Serialized;
@@ -15,6 +16,7 @@ use secrecy::SecretString;
 use super::Config;
 use super::keys::KEYS;
 use super::layers::{self, Flags, Problem, Source};
+use crate::keyring::Keyring;
 
 /// A configuration that passed every check.
 #[derive(Debug, Clone)]
@@ -23,6 +25,8 @@ pub struct Resolved {
     pub config: Config,
     /// The content of `upstream.api_key_file`.
     pub upstream_key: Option<SecretString>,
+    /// The keys of `keys_file`, or one of this start's own.
+    pub keyring: Arc<Keyring>,
     /// Where each key's value came from: `default`, a file's path, `env NAME` or `flag --name`.
     pub sources: BTreeMap<String, String>,
 }
@@ -79,12 +83,18 @@ pub fn load_from(
             None
         }
     };
-    if !problems.is_empty() {
-        return Err(problems);
-    }
+    problems.extend(checks.shared_store(&config));
+    let keyring = match config.keys_file.as_deref().map_or_else(Keyring::generate, Keyring::read) {
+        Ok(keyring) if problems.is_empty() => Arc::new(keyring),
+        Ok(_) => return Err(problems),
+        Err(message) => {
+            problems.push(checks.problem(&["keys_file"], message));
+            return Err(problems);
+        }
+    };
     let sources =
         checks.sources.into_iter().map(|(key, source)| (key.to_owned(), source.to_string())).collect();
-    Ok(Resolved { config, upstream_key, sources })
+    Ok(Resolved { config, upstream_key, keyring, sources })
 }
 
 impl Resolved {
@@ -92,6 +102,7 @@ impl Resolved {
     pub fn to_toml(&self) -> String {
         let mut shown = self.config.clone();
         shown.upstream.url = shown.upstream.url.as_deref().map(redact_url);
+        shown.store.url = shown.store.url.as_deref().map(redact_url);
         let document = serde_json::to_value(&shown).unwrap_or_default();
         let mut text = String::new();
         let mut section = "";
@@ -157,6 +168,14 @@ impl Checks {
             problems.push(self.problem(&["upstream.url"], message));
         }
         problems
+    }
+
+    /// Replicas must agree on whose a record is.
+    fn shared_store(&self, config: &Config) -> Option<Problem> {
+        let missing = config.store.url.is_some() && config.keys_file.is_none();
+        let message = "store.url needs keys_file: replicas that share a store must share its keys \
+                       (make one: openssl rand -base64 32 > keys)";
+        missing.then(|| self.problem(&["store.url"], message))
     }
 
     fn silences(&self, config: &Config) -> Vec<Problem> {

@@ -263,6 +263,16 @@ impl Mend {
         if sort == Sort::Own && item.is_none() && event.item_id.is_none() && event.output_index.is_none() {
             return None;
         }
+        if item.is_none()
+            && let Some(id) = event.item_id.and_then(json::literal)
+            && let Some(entry) = self.entries.get(self.live)
+            && entry.sort == sort
+            && entry.id == id
+            && entry.index == number(event.output_index)
+        {
+            // nearly every event: the next piece of what is being written
+            return Some(self.live);
+        }
         let added = kind == "response.output_item.added";
         let done = kind == "response.output_item.done";
         let found = self.find(sort, event, item.as_ref(), added, done);

@@ -3,10 +3,13 @@
 //! Pure: no IO, no clock, no randomness, no logging; ids and times are passed in. `tests/purity.rs` reads the `use`
 //! lines of this folder and fails on anything else.
 
+pub mod compaction;
 mod content;
 pub mod custom;
+pub mod draft;
 mod history;
 mod item;
+pub mod listing;
 mod mend;
 mod messages;
 pub mod native;
@@ -15,6 +18,7 @@ pub mod plan;
 pub mod refusal;
 pub mod reply;
 mod scan;
+pub mod sealing;
 pub mod tools;
 pub mod transcoder;
 mod usage;

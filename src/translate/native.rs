@@ -5,11 +5,15 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use super::compaction::{SUMMARY_INTRODUCTION, Summary};
 use super::content::Piece;
 use super::history::{Assistant, Entry, Role};
 use super::messages::{self, ABORTED};
+use super::params::present;
 use super::plan::PlanOptions;
-use crate::wire::json::{self, compact, push_literal, push_string};
+use super::sealing::{Purpose, Seal};
+use crate::wire::json::{self, push_literal, push_string};
+use crate::wire::request::{Item, fields};
 
 /// How a kind of server takes Responses requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,60 +84,101 @@ pub const OURS: [&str; 6] =
     ["background", "client_metadata", "conversation", "previous_response_id", "store", "stream_options"];
 
 /// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
-/// what the server rejects. `request` is the client's JSON object, `earlier` the items of the turns before, which come
-/// first in `input`.
-pub fn whole(request: &str, model: &str, stream: bool, earlier: &[&RawValue], native: &Native) -> Vec<u8> {
-    let mut out = Vec::with_capacity(request.len() + 64);
+/// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
+pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, native: &Native) -> Vec<u8> {
+    let mut out = Vec::with_capacity(request.len() + input.map_or(0, str::len) + 64);
     out.extend_from_slice(b"{\"model\":");
     push_string(&mut out, model);
-    let mut input = None;
+    let mut input = input;
     for (key, value) in json::members(request).unwrap_or_default() {
         match &*key {
-            "input" => {
-                input = Some(value);
-                // where the client had it
-                push_key(&mut out, "input");
-                write_input(&mut out, Some(value), earlier);
-            }
             "model" | "stream" => {}
             key if OURS.contains(&key) || native.rejects.contains(&key) => {}
             key => {
                 push_key(&mut out, key);
-                out.extend_from_slice(value.get().as_bytes());
+                // where the client had it
+                let own = if key == "input" { input.take() } else { None };
+                out.extend_from_slice(own.unwrap_or(value.get()).as_bytes());
             }
         }
     }
-    if input.is_none() && !earlier.is_empty() {
+    if let Some(input) = input {
         push_key(&mut out, "input");
-        write_input(&mut out, None, earlier);
+        out.extend_from_slice(input.as_bytes());
     }
     end(&mut out, stream, native);
     out
 }
 
-fn write_input(out: &mut Vec<u8>, input: Option<&RawValue>, earlier: &[&RawValue]) {
-    let given = input.map_or("[]", RawValue::get);
-    if earlier.is_empty() {
-        return out.extend_from_slice(given.as_bytes());
+/// The `input` array of all these items: those of earlier turns, the request's own, with references resolved, and the
+/// `text` of a request whose input is a string, as its literal. What we sealed is opened, since nobody else can. `prompt`
+/// is put behind. `None`: the request's own input says the same.
+pub fn input(
+    items: &[&RawValue],
+    text: Option<&RawValue>,
+    seal: Option<&dyn Seal>,
+    prompt: Option<&str>,
+) -> Option<String> {
+    if items.is_empty() && prompt.is_none() {
+        return None;
     }
-    out.push(b'[');
-    for (n, item) in earlier.iter().enumerate() {
-        if n > 0 {
-            out.push(b',');
+    let mut all: Vec<Cow<'_, str>> = Vec::with_capacity(items.len() + 2);
+    for item in items {
+        match seal.and_then(|seal| unsealed(item, seal)) {
+            Some(Unsealed { item, replaces }) => {
+                if replaces {
+                    all.clear();
+                }
+                all.push(Cow::Owned(item));
+            }
+            None => all.push(Cow::Borrowed(item.get())),
         }
-        out.extend_from_slice(compact(item.get()).as_bytes());
     }
-    if given.starts_with('"') {
-        out.extend_from_slice(b",{\"type\":\"message\",\"role\":\"user\",\"content\":");
-        out.extend_from_slice(given.as_bytes());
-        out.push(b'}');
-    } else if let Some(inside) = given.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'))
-        && !inside.trim().is_empty()
-    {
-        out.push(b',');
-        out.extend_from_slice(inside.as_bytes());
+    let said = |literal: &str| format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{literal}}}");
+    all.extend(text.map(|text| Cow::Owned(said(text.get()))));
+    all.extend(prompt.map(|prompt| Cow::Owned(said(&literal(prompt)))));
+    Some(format!("[{}]", all.join(",")))
+}
+
+/// What stands for an item that we sealed.
+struct Unsealed {
+    item: String,
+    /// Whether it stands for everything before it.
+    replaces: bool,
+}
+
+fn unsealed(item: &RawValue, seal: &dyn Seal) -> Option<Unsealed> {
+    // cheap look first: nearly no item is one
+    if !item.get().contains("\"encrypted_content\"") {
+        return None;
     }
-    out.push(b']');
+    let read: Item<'_> = fields(item)?;
+    let blob = present(read.encrypted_content).and_then(json::decode)?;
+    match &*present(read.r#type).and_then(json::decode)? {
+        "reasoning" => {
+            seal.open(Purpose::Reasoning, &blob)?;
+            // its text is in it as well, or was not to be seen
+            let mut out = b"{\"type\":\"reasoning\"".to_vec();
+            for (key, value) in json::members(item.get()).unwrap_or_default() {
+                if !matches!(&*key, "type" | "id" | "encrypted_content") {
+                    push_key(&mut out, &key);
+                    out.extend_from_slice(value.get().as_bytes());
+                }
+            }
+            out.push(b'}');
+            Some(Unsealed { item: String::from_utf8(out).ok()?, replaces: false })
+        }
+        _ => {
+            let summary = Summary::read(&seal.open(Purpose::Compaction, &blob)?)?;
+            let text = literal(&format!("{SUMMARY_INTRODUCTION}{}", summary.text));
+            let item = format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{text}}}");
+            Some(Unsealed { item, replaces: summary.replaces })
+        }
+    }
+}
+
+fn literal(text: &str) -> String {
+    format!("\"{}\"", json::escape(text))
 }
 
 /// `store` is always false: what is kept is kept by us, and the Codex backend takes nothing else.

@@ -130,7 +130,7 @@ def shape(events):
         for part in item.get("content", []):
             part.pop("logprobs", None)
         if not e["type"].endswith(".delta"):
-            rows.append((e["type"], e.get("output_index"), e.get("item_id"), e.get("text"), e.get("arguments"), item))
+            rows.append((e["type"], e.get("item_id"), e.get("text"), e.get("arguments"), item))
     return rows
 
 

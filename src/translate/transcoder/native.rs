@@ -154,13 +154,16 @@ impl Transcoder {
         }
         let index = number(event.content_index.or(event.summary_index));
         if entry.sort == Sort::Own {
-            return self.own(kind, data, out);
+            if !self.plan.compacts {
+                self.own(kind, data, out);
+            }
+            return;
         }
         match kind {
             // a server that makes nothing but functions announces what it then leaves empty
             "response.output_item.added" if functions => {}
             "response.output_item.added" => {
-                self.mend.extra = event.item.map(extra).unwrap_or_default();
+                self.mend.extra = event.item.map(|item| extra(item, false)).unwrap_or_default();
                 self.open_item(out);
             }
             "response.output_item.done" => {
@@ -244,11 +247,21 @@ impl Transcoder {
             self.dropped += u64::from(!piece.is_empty());
             return;
         }
-        if reasoning && self.plan.reasoning == ReasoningDisplay::Hidden {
+        let hidden = reasoning && self.plan.reasoning == ReasoningDisplay::Hidden;
+        let sealed = reasoning && self.plan.seals_reasoning;
+        if hidden && !sealed {
             return;
         }
         let functions = self.functions();
         let Some(entry) = self.mend.current() else { return };
+        if self.plan.compacts {
+            entry.heard.push_str(piece);
+            if text == Text::Output {
+                let piece = self.mend.seam.join(piece);
+                self.summary.push_str(&piece);
+            }
+            return;
+        }
         let mut joined = piece.to_owned();
         if entry.opened.is_none() && functions {
             if is_blank(piece) {
@@ -272,6 +285,12 @@ impl Transcoder {
             }
         }
         let piece = self.mend.seam.join(&joined);
+        if sealed {
+            self.raw_reasoning.push_str(&piece);
+            if hidden {
+                return;
+            }
+        }
         let Some(open) = &mut self.open else { return };
         open.part(&mut self.events, out, family, self.plan.logprobs);
         open.delta(&mut self.events, out, &piece, self.plan.logprobs.then_some(&self.logprobs));
@@ -299,10 +318,12 @@ impl Transcoder {
             return;
         }
         self.settle_seam(out);
-        let blank = self.mend.current().map(|entry| entry.blank.clone()).unwrap_or_default();
+        let compacts = self.plan.compacts;
+        let Some(entry) = self.mend.current() else { return };
+        let unsent = if compacts && turn == Turn::Same { &entry.heard } else { &entry.blank }.clone();
         let sent = match (&self.open, &turn) {
             (Some(open), Turn::Same) if open.has_part() => open.text.clone(),
-            _ => blank,
+            _ => unsent,
         };
         match rest(&sent, whole) {
             Some(rest) => self.write_text(text, turn, &rest, out),
@@ -355,8 +376,9 @@ impl Transcoder {
                 }
             }
         }
+        let functions = self.functions();
         if let Some(open) = &mut self.open {
-            open.extra = extra(raw);
+            open.extra = extra(raw, functions);
         }
     }
 
@@ -383,25 +405,32 @@ impl Transcoder {
     fn open_item(&mut self, out: &mut Vec<u8>) {
         let number = self.count;
         let functions = self.functions();
+        let compacts = self.plan.compacts;
         let Some(entry) = self.mend.current() else { return };
-        if entry.opened.is_some() || entry.skipped || !entry.ready() {
+        if compacts || entry.opened.is_some() || entry.skipped || !entry.ready() {
             return;
         }
         entry.opened = Some(number);
         let id = entry.id.clone();
         match entry.sort {
             Sort::Message => {
-                self.mend.wanted = self.mend.keep(&id, "msg_");
+                self.mend.wanted = self.kept(&id, "msg_");
                 self.begin(Kind::Message, "msg_", out);
             }
             Sort::Reasoning => {
-                self.mend.wanted = self.mend.keep(&id, "rs_");
+                self.mend.wanted = self.kept(&id, "rs_");
                 self.begin(Kind::Reasoning, "rs_", out);
             }
             Sort::Call(custom) if custom || !functions => self.open_call(custom, out),
             Sort::Call(_) => self.open_function(out),
             Sort::Own => {}
         }
+    }
+
+    /// The upstream's id, where that matters: a server that seals its reasoning does not know it again under another.
+    /// Ours are found by the store.
+    fn kept(&mut self, id: &str, prefix: &str) -> Option<String> {
+        if self.functions() { None } else { self.mend.keep(id, prefix) }
     }
 
     /// A call of a tool that the upstream knows as the client declared it.
@@ -414,7 +443,7 @@ impl Transcoder {
         let call_id = call_id.unwrap_or_else(|| self.ids.item("call_"));
         self.calls.push(Slot { id: call_id.clone(), name: name.clone(), begun: true, ..Slot::default() });
         let prefix = if custom { "ctc_" } else { "fc_" };
-        self.mend.wanted = self.mend.keep(&id, prefix);
+        self.mend.wanted = self.kept(&id, prefix);
         self.begin(Kind::Call(Call { slot, custom, name, namespace, call_id }), prefix, out);
     }
 
@@ -429,10 +458,9 @@ impl Transcoder {
             return;
         }
         entry.slot = slot;
-        let (id, name) = (entry.id.clone(), entry.name.clone());
-        let call_id = call_id(&entry.call_id, &id).unwrap_or_default();
+        let name = entry.name.clone();
+        let call_id = call_id(&entry.call_id, &entry.id).unwrap_or_default();
         self.calls.push(Slot { index: slot as u64, id: call_id, name, ..Slot::default() });
-        self.mend.wanted = self.mend.keep(&id, "fc_");
         self.begin_call(slot, out);
         if self.open.is_none()
             && let Some(entry) = self.mend.current()
@@ -584,10 +612,11 @@ fn rest(sent: &str, whole: &str) -> Option<String> {
 }
 
 /// The members of an item that we have no name for, each with a leading comma. What is absent is left out, never null.
-fn extra(item: &RawValue) -> String {
+/// `sealed`: what is sealed in it is ours to say.
+fn extra(item: &RawValue, sealed: bool) -> String {
     let mut out = Vec::new();
     for (key, value) in json::members(item.get()).unwrap_or_default() {
-        let ours = MODELLED.contains(&&*key);
+        let ours = MODELLED.contains(&&*key) || sealed && key == "encrypted_content";
         if !ours && !matches!(value.get(), "null" | "\"\"") {
             out.push(b',');
             json::push_string(&mut out, &key);
