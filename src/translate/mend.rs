@@ -387,28 +387,6 @@ fn tail(id: &str) -> Option<&str> {
     id.split_once('_').map(|(_, rest)| rest).filter(|rest| rest.len() >= SHORTEST)
 }
 
-/// Prefix of an item's id by its type (WIRE.md 3).
-pub(super) fn prefix(kind: &str) -> &'static str {
-    PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
-}
-
 /// `msg_0` and `msg_123456` come again in the next response, and clients key on ids.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 120;
-const PREFIXES: [(&str, &str); 15] = [
-    ("web_search_call", "ws_"),
-    ("file_search_call", "fs_"),
-    ("code_interpreter_call", "ci_"),
-    ("image_generation_call", "ig_"),
-    ("computer_call", "cu_"),
-    ("mcp_call", "mcp_"),
-    ("mcp_list_tools", "mcpl_"),
-    ("mcp_approval_request", "mcpr_"),
-    ("local_shell_call", "lsh_"),
-    ("shell_call", "sh_"),
-    ("apply_patch_call", "apc_"),
-    ("tool_search_call", "tsc_"),
-    ("tool_search_output", "tso_"),
-    ("compaction", "cmp_"),
-    ("program", "cm_"),
-];

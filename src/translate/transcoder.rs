@@ -8,6 +8,7 @@
 mod calls;
 mod native;
 mod own;
+mod settle;
 mod text;
 
 use self::calls::{Piece, Slot};

@@ -2,7 +2,7 @@
 //! not understand them.
 
 use super::Transcoder;
-use crate::translate::mend::{Entry, prefix};
+use crate::translate::mend::Entry;
 use crate::wire::json::{self, compact, push_number, push_string};
 
 impl Transcoder {
@@ -117,3 +117,26 @@ fn write_item(out: &mut Vec<u8>, item: &str, id: &str, status: Option<&str>) {
     }
     out.push(b'}');
 }
+
+/// Prefix of an item's id by its type (WIRE.md 3).
+fn prefix(kind: &str) -> &'static str {
+    PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
+}
+
+const PREFIXES: [(&str, &str); 15] = [
+    ("web_search_call", "ws_"),
+    ("file_search_call", "fs_"),
+    ("code_interpreter_call", "ci_"),
+    ("image_generation_call", "ig_"),
+    ("computer_call", "cu_"),
+    ("mcp_call", "mcp_"),
+    ("mcp_list_tools", "mcpl_"),
+    ("mcp_approval_request", "mcpr_"),
+    ("local_shell_call", "lsh_"),
+    ("shell_call", "sh_"),
+    ("apply_patch_call", "apc_"),
+    ("tool_search_call", "tsc_"),
+    ("tool_search_output", "tso_"),
+    ("compaction", "cmp_"),
+    ("program", "cm_"),
+];
