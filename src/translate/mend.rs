@@ -4,94 +4,25 @@
 //! Such servers leave out indices, change an item's id from event to event, announce items late or never, and close
 //! them all at the end. So an event is matched by id, then by index, then by what it is about.
 
+mod kind;
+
 use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use self::kind::subject;
+pub(super) use self::kind::{Sort, Text, Turn};
 use super::params::present;
 use crate::wire::json::{self, Seam};
-use crate::wire::native::{Event, Item, Part};
+use crate::wire::native::{Event, Item};
 use crate::wire::request::fields;
-
-/// What an item is, as far as its stream is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sort {
-    Message,
-    Reasoning,
-    /// `function_call`; true: `custom_tool_call`.
-    Call(bool),
-    /// A type that the upstream runs by itself (`web_search_call`, `mcp_call`, ...): passed on whole.
-    Own,
-}
-
-impl Sort {
-    /// Of an item's `type`.
-    pub fn of(kind: &str) -> Sort {
-        match kind {
-            "message" => Sort::Message,
-            "reasoning" => Sort::Reasoning,
-            "function_call" => Sort::Call(false),
-            "custom_tool_call" => Sort::Call(true),
-            _ => Sort::Own,
-        }
-    }
-
-    /// Of the item that an event of this type is about.
-    fn of_event(kind: &str, event: &Event<'_>) -> Sort {
-        let name = kind.strip_prefix("response.").unwrap_or(kind);
-        match name.split('.').next().unwrap_or(name) {
-            "output_text" | "refusal" => Sort::Message,
-            "content_part" => {
-                let part: Part<'_> = event.part.and_then(fields).unwrap_or_default();
-                let reasoning =
-                    part.r#type.and_then(json::decode).is_some_and(|kind| kind == "reasoning_text");
-                if reasoning { Sort::Reasoning } else { Sort::Message }
-            }
-            name if name.starts_with("reasoning") => Sort::Reasoning,
-            "function_call_arguments" => Sort::Call(false),
-            "custom_tool_call_input" => Sort::Call(true),
-            _ => Sort::Own,
-        }
-    }
-}
-
-/// Which text of an item a piece belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Text {
-    Output,
-    Refusal,
-    Raw,
-    Summary,
-}
-
-impl Text {
-    /// Of a part's `type`.
-    pub fn of_part(kind: &str) -> Option<Text> {
-        Some(match kind {
-            "output_text" | "text" => Text::Output,
-            "refusal" => Text::Refusal,
-            "reasoning_text" => Text::Raw,
-            "summary_text" => Text::Summary,
-            _ => return None,
-        })
-    }
-}
-
-/// Where a piece of text goes.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
-    /// On with the open part.
-    Same,
-    /// A part begins.
-    New,
-    /// Its part is closed.
-    Late,
-}
 
 /// One item of the upstream's.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub sort: Sort,
+    /// Its `type`, or as much of it as is known.
+    kind: String,
     /// As the upstream has them, escaped; empty while unknown.
     pub id: String,
     /// Another id, under which its texts come.
@@ -128,9 +59,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(sort: Sort) -> Entry {
+    fn new(sort: Sort, kind: &str) -> Entry {
         Entry {
             sort,
+            kind: kind.to_owned(),
             id: String::new(),
             alias: String::new(),
             call_id: String::new(),
@@ -162,6 +94,12 @@ impl Entry {
             Sort::Own => !self.item.is_empty(),
             Sort::Message | Sort::Reasoning => true,
         }
+    }
+
+    /// Whether an id or an index shows that this is another item, whatever else they share.
+    fn differs(&self, id: &str, index: Option<u64>) -> bool {
+        tail(id).is_some() && tail(&self.id).is_some() && self.id != id
+            || index.is_some() && self.index.is_some() && self.index != index
     }
 
     /// A part was announced; `index` may be unknown.
@@ -228,7 +166,8 @@ impl Entry {
         if self.namespace.is_none() {
             self.namespace = text(item.namespace).filter(|name| !name.is_empty()).map(Cow::into_owned);
         }
-        if let Some(raw) = event.item.filter(|_| self.sort == Sort::Own) {
+        let done = event.r#type.is_some_and(|kind| kind.get().ends_with(".done\""));
+        if let Some(raw) = event.item.filter(|_| self.sort == Sort::Own && (done || self.item.is_empty())) {
             self.item = json::compact(raw.get()).into_owned();
         }
     }
@@ -256,9 +195,11 @@ impl Mend {
     /// about no item.
     pub fn of(&mut self, kind: &str, event: &Event<'_>) -> Option<usize> {
         let item: Option<Item<'_>> = event.item.and_then(fields);
-        let sort = match &item {
-            Some(item) => Sort::of(&present(item.r#type).and_then(json::decode)?),
-            None => Sort::of_event(kind, event),
+        let told = item.as_ref().and_then(|item| item.r#type).and_then(json::decode);
+        let (sort, name) = match (&item, &told) {
+            (Some(_), Some(told)) => (Sort::of(told), &**told),
+            (Some(_), None) => return None,
+            (None, _) => (Sort::of_event(kind, event), subject(kind)),
         };
         if sort == Sort::Own && item.is_none() && event.item_id.is_none() && event.output_index.is_none() {
             return None;
@@ -275,9 +216,14 @@ impl Mend {
         }
         let added = kind == "response.output_item.added";
         let done = kind == "response.output_item.done";
-        let found = self.find(sort, event, item.as_ref(), added, done);
+        let alike = |entry: &Entry| {
+            // `mcp_call_arguments.delta` is about an `mcp_call`
+            let same = name.starts_with(&*entry.kind) || entry.kind.starts_with(name);
+            entry.sort == sort && (sort != Sort::Own || same)
+        };
+        let found = self.find(&alike, event, item.as_ref(), added, done);
         let at = found.unwrap_or_else(|| {
-            self.entries.push(Entry::new(sort));
+            self.entries.push(Entry::new(sort, name));
             self.entries.len() - 1
         });
         let entry = self.entries.get_mut(at)?;
@@ -288,7 +234,7 @@ impl Mend {
 
     fn find(
         &self,
-        sort: Sort,
+        alike: &dyn Fn(&Entry) -> bool,
         event: &Event<'_>,
         item: Option<&Item<'_>>,
         added: bool,
@@ -298,11 +244,20 @@ impl Mend {
         let id = text(event.item_id).or(item.and_then(|item| text(item.id))).unwrap_or_default();
         let call_id = item.and_then(|item| text(item.call_id)).unwrap_or_default();
         let index = number(event.output_index);
+        // told of once more, a call must not become a second one; short ids come again for other items
+        let again = |entry: &Entry| {
+            let same_id = tail(&id).is_some() && entry.id == id;
+            let same_call = !call_id.is_empty() && entry.call_id == call_id;
+            alike(entry) && (same_id || same_call && !entry.differs(&id, index))
+        };
+        if let Some(at) = self.entries.iter().rposition(again) {
+            return Some(at);
+        }
         let mut fits: Vec<usize> = Vec::new();
         for (at, entry) in self.entries.iter().enumerate() {
             // an announcement opens an item, unless its text came first
             let open = if added { !entry.announced } else { !done || !entry.done };
-            if entry.sort == sort && open {
+            if alike(entry) && open {
                 fits.push(at);
             }
         }
@@ -314,16 +269,16 @@ impl Mend {
             let tails = tail(&id).is_some_and(|rest| Some(rest) == tail(&entry.id));
             !id.is_empty() && ([&*entry.id, &*entry.alias, &*entry.call_id].contains(&&*id) || tails)
         };
-        let same_call = |entry: &Entry| !call_id.is_empty() && entry.call_id == call_id;
         let other_call =
             |entry: &Entry| !call_id.is_empty() && !entry.call_id.is_empty() && entry.call_id != call_id;
         let at_index = |entry: &Entry| index.is_some() && entry.index == index && !other_call(entry);
         of(&|entry| same_id(entry) && (index.is_none() || entry.index == index))
             .or_else(|| of(&same_id))
-            .or_else(|| of(&same_call))
             .or_else(|| of(&at_index))
             .or_else(|| {
-                let untold = |entry: &Entry| entry.part.is_none() && entry.heard.is_empty();
+                let untold = |entry: &Entry| {
+                    entry.part.is_none() && entry.heard.is_empty() && entry.waiting.is_empty()
+                };
                 let unnamed = |entry: &Entry| {
                     !other_call(entry)
                         && !entry.done
@@ -351,6 +306,15 @@ impl Mend {
             .find(|(at, entry)| free(at, entry) && same(entry))
             .or_else(|| all.find(|(at, entry)| free(at, entry)))
             .map(|(at, _)| at)
+    }
+
+    /// Whether a call of that `call_id` was told of before: `Some(true)` where the current one is another call all the
+    /// same.
+    pub fn twin(&self, call_id: &str) -> Option<bool> {
+        let current = self.entries.get(self.live)?;
+        let mut before = self.entries.iter().take(self.live);
+        let twin = before.find(|entry| !call_id.is_empty() && entry.call_id == call_id)?;
+        Some(twin.differs(&current.id, current.index))
     }
 
     /// The entry whose turn it is.

@@ -148,6 +148,10 @@ impl Transcoder {
             entry.done |= kind == "response.output_item.done";
             return;
         }
+        if entry.done && (event.delta.is_some() || entry.sort == Sort::Own) {
+            self.dropped += 1;
+            return;
+        }
         let index = number(event.content_index.or(event.summary_index));
         if entry.sort == Sort::Own {
             if !self.plan.compacts {

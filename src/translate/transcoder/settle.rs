@@ -181,7 +181,7 @@ impl Transcoder {
         }
         let functions = self.functions();
         if let Some(open) = &mut self.open {
-            open.extra = extra(raw, functions);
+            open.extra = merged(&open.extra, &extra(raw, functions));
         }
     }
 
@@ -224,8 +224,20 @@ impl Transcoder {
                 self.mend.wanted = self.kept(&id, "rs_");
                 self.begin(Kind::Reasoning, "rs_", out);
             }
-            Sort::Call(custom) if custom || !functions => self.open_call(custom, out),
-            Sort::Call(_) => self.open_function(out),
+            Sort::Call(custom) => {
+                let call_id = call_id(&entry.call_id, &entry.id).unwrap_or_default();
+                let call_id = match self.mend.twin(&call_id) {
+                    None => call_id,
+                    // two calls of one id would be executed twice under it
+                    Some(true) => format!("{call_id}_{number}"),
+                    Some(false) => return self.skip(),
+                };
+                if custom || !functions {
+                    self.open_call(custom, call_id, out);
+                } else {
+                    self.open_function(call_id, out);
+                }
+            }
             Sort::Own => {}
         }
     }
@@ -237,13 +249,12 @@ impl Transcoder {
     }
 
     /// A call of a tool that the upstream knows as the client declared it.
-    fn open_call(&mut self, custom: bool, out: &mut Vec<u8>) {
+    fn open_call(&mut self, custom: bool, call_id: String, out: &mut Vec<u8>) {
         let slot = self.calls.len();
         let Some(entry) = self.mend.current() else { return };
         entry.slot = slot;
         let (id, name, namespace) = (entry.id.clone(), entry.name.clone(), entry.namespace.clone());
-        let call_id = call_id(&entry.call_id, &id);
-        let call_id = call_id.unwrap_or_else(|| self.ids.item("call_"));
+        let call_id = if call_id.is_empty() { self.ids.item("call_") } else { call_id };
         self.calls.push(Slot { id: call_id.clone(), name: name.clone(), begun: true, ..Slot::default() });
         let prefix = if custom { "ctc_" } else { "fc_" };
         self.mend.wanted = self.kept(&id, prefix);
@@ -251,24 +262,28 @@ impl Transcoder {
     }
 
     /// A call of a function that stands for a declared tool.
-    fn open_function(&mut self, out: &mut Vec<u8>) {
+    fn open_function(&mut self, call_id: String, out: &mut Vec<u8>) {
         let slot = self.calls.len();
-        let second = self.plan.one_call && slot > 0;
-        let Some(entry) = self.mend.current() else { return };
-        if second {
-            entry.skipped = true;
-            self.dropped += 1;
-            return;
+        if self.plan.one_call && slot > 0 {
+            return self.skip();
         }
+        let Some(entry) = self.mend.current() else { return };
         entry.slot = slot;
         let name = entry.name.clone();
-        let call_id = call_id(&entry.call_id, &entry.id).unwrap_or_default();
         self.calls.push(Slot { index: slot as u64, id: call_id, name, ..Slot::default() });
         self.begin_call(slot, out);
         if self.open.is_none()
             && let Some(entry) = self.mend.current()
         {
             entry.skipped = true;
+        }
+    }
+
+    /// Leaves the current item out.
+    fn skip(&mut self) {
+        if let Some(entry) = self.mend.current() {
+            entry.skipped = true;
+            self.dropped += 1;
         }
     }
 
@@ -331,6 +346,26 @@ pub(super) fn extra(item: &RawValue, sealed: bool) -> String {
             out.push(b':');
             out.extend_from_slice(compact(value.get()).as_bytes());
         }
+    }
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// Members as they were announced and as they were done. A phase stays what it was: clients act on it.
+fn merged(announced: &str, done: &str) -> String {
+    let object = |members: &str| format!("{{{}}}", members.trim_start_matches(','));
+    let (before, after) = (object(announced), object(done));
+    let before = json::members(&before).unwrap_or_default();
+    let after = json::members(&after).unwrap_or_default();
+    let stays = |key: &str| before.iter().any(|(known, _)| known == "phase" && key == "phase");
+    let told = |key: &str| after.iter().any(|(known, _)| known == key);
+    let new = after.iter().filter(|(key, _)| !stays(key));
+    let old = before.iter().filter(|(key, _)| stays(key) || !told(key));
+    let mut out = Vec::with_capacity(announced.len() + done.len());
+    for (key, value) in new.chain(old) {
+        out.push(b',');
+        json::push_string(&mut out, key);
+        out.push(b':');
+        out.extend_from_slice(value.get().as_bytes());
     }
     String::from_utf8(out).unwrap_or_default()
 }
