@@ -9,10 +9,11 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde_json::value::RawValue;
 
 use super::reply::{self, ResponseBody};
 use super::state::{self, Keep, Past};
-use super::{App, body, stored};
+use super::{App, body, compact, stored, tokens};
 use crate::config::{Config, read_budgets};
 use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::error::{Error, Kind};
@@ -20,7 +21,7 @@ use crate::ids::Ids;
 use crate::keyring::Caller;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
-use crate::translate::draft::{self, Asks, Draft};
+use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::translate::transcoder::{End, Transcoder};
@@ -85,15 +86,13 @@ pub async fn answer(
 
 /// A request, with all that is needed to plan it anew.
 pub(super) struct Job {
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     body: Bytes,
     wishes: Wishes,
     caller: Arc<Caller>,
     pub(super) scope: Scope,
     pub(super) asks: Asks,
     pub(super) past: Past,
-    /// Whether a summary is wanted in place of an answer.
-    pub(super) compact: bool,
 }
 
 impl Job {
@@ -106,7 +105,7 @@ impl Job {
         let scope = caller.scope();
         let past = Past::load(app, scope, &asks).await?;
         let wishes = Wishes::read(&headers, &app.config);
-        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, compact: false })
+        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past })
     }
 
     pub(super) fn options<'a>(&'a self, app: &'a App, target: &Target) -> PlanOptions<'a> {
@@ -123,9 +122,9 @@ impl Job {
             quirks_off: &self.wishes.quirks_off,
             seal: Some(self.caller.clone()),
             drop_turns: 0,
-            compact: self.compact,
+            compact: None,
             // a run is read as it grows, by its client or another replica's
-            stream: self.asks.background,
+            stream: self.asks.background.then_some(true),
         }
     }
 
@@ -134,13 +133,14 @@ impl Job {
         &self,
         app: &App,
         target: &Target,
+        summary: Option<&RawValue>,
         change: impl FnOnce(&mut PlanOptions<'_>),
     ) -> Result<Plan, Error> {
         let text = draft::text(&self.body)?;
         let draft = Draft::read(&text)?;
         let mut options = self.options(app, target);
         change(&mut options);
-        draft.plan(&options, &self.past.context())
+        draft.plan(&options, &Context { summary, ..self.past.context() })
     }
 }
 
@@ -150,7 +150,8 @@ pub(super) struct Answered {
     pub(super) compaction: Option<String>,
 }
 
-/// Sends the chat request. With `truncation: "auto"` the oldest turns are left out until the server takes it.
+/// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
+/// `truncation: "auto"` the oldest turns are left out until the server takes it.
 pub(super) async fn send(
     app: Arc<App>,
     job: Job,
@@ -159,17 +160,28 @@ pub(super) async fn send(
     mut droppable: usize,
     stream: bool,
 ) -> Result<Answered, Error> {
+    let mut summary = None;
+    if let Some(threshold) = job.asks.compact_threshold
+        // no token is shorter than a byte
+        && body.len() as u64 >= threshold
+        && tokens::count(&app, &target, &job.headers, &body).await? >= threshold
+    {
+        summary = compact::before(&app, &job, &target).await?;
+        let plan = job.plan_with(&app, &target, summary.as_ref().map(|made| &*made.item), |_| {})?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
+    }
     let mut dropped = 0;
     loop {
         let refused = match app.upstream.chat(&target, body, &job.headers, stream).await {
             Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
             Err(error) => return Err(error),
-            Ok(response) => return Ok(Answered { response, compaction: None }),
+            Ok(response) => return Ok(Answered { response, compaction: summary.map(|made| made.blob) }),
         };
         dropped += droppable.div_ceil(4);
         tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
         app.metrics.note("truncated");
-        let plan = job.plan_with(&app, &target, |options| options.drop_turns = dropped)?;
+        let made = summary.as_ref().map(|made| &*made.item);
+        let plan = job.plan_with(&app, &target, made, |options| options.drop_turns = dropped)?;
         (body, droppable) = (plan.body, plan.droppable_turns);
     }
 }
@@ -228,7 +240,7 @@ fn is_codex(headers: &HeaderMap) -> bool {
     value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
 }
 
-fn count(app: &App, notes: &Notes) {
+pub(super) fn count(app: &App, notes: &Notes) {
     for (kind, what) in &notes.0 {
         app.metrics.note(kind);
         tracing::debug!(kind, what, "left out or changed");

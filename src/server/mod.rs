@@ -2,6 +2,7 @@
 
 mod admin;
 mod body;
+mod compact;
 mod conversations;
 mod create;
 mod passthrough;
@@ -11,6 +12,7 @@ mod routes;
 mod runs;
 mod state;
 mod stored;
+mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;
