@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
-use super::create::Job;
+use super::job::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, body};
 use crate::driver::unix_now;
@@ -97,7 +97,7 @@ async fn summarise(app: &App, job: &Job, target: &Target, how: Compact) -> Resul
         options.stream = Some(false);
     })?;
     let Plan { body, reply, notes, .. } = plan;
-    super::create::count(app, &notes);
+    super::job::count(app, &notes);
     let response = app.upstream.chat(target, body, &job.headers, false).await?;
     let answer = upstream::whole(response, app.upstream.response_timeout()).await?;
     let mut transcoder =

@@ -5,6 +5,7 @@ mod body;
 mod compact;
 mod conversations;
 mod create;
+mod job;
 mod passthrough;
 mod query;
 mod reply;
