@@ -71,10 +71,12 @@ pub async fn answer(
     }
     // a client that says so itself means to come back for the rest
     let resumable = asks.store_named;
+    let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
     let id = transcoder.id().to_owned();
     let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
     if resumable {
-        let run = app.runs.start(&app, scope, &id, body, Some(app.config.store.resume_window));
+        let window = app.config.store.resume_window;
+        let run = app.runs.start(&app, scope, &id, body, turn, Some(window));
         return Ok(reply::events(run.read(0, app.config.heartbeat)));
     }
     Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))
@@ -101,7 +103,7 @@ async fn background(
     app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
     turn.state = TurnState::Queued;
     let body = open(app.clone(), transcoder, sent, begun, Some(keep));
-    let run = app.runs.start(&app, scope, &id, body, None);
+    let run = app.runs.start(&app, scope, &id, body, None, None);
     Ok(match asks.stream {
         true => reply::events(run.read(0, app.config.heartbeat)),
         false => reply::json(StatusCode::OK, stored::render(&turn)),
