@@ -17,7 +17,7 @@ use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::ids::Ids;
 use rejoinder::translate::draft::{Context, Draft};
 use rejoinder::translate::native::{self, Native};
-use rejoinder::translate::plan::{Plan, PlanOptions, plan};
+use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
 use rejoinder::translate::sealing::{Purpose, Seal};
 use rejoinder::translate::transcoder::Transcoder;
 use serde_json::value::RawValue;
@@ -249,7 +249,7 @@ fn reasoning_and_text() -> [Value; 6] {
 #[test]
 fn a_summary_is_sealed_not_shown() {
     for (dialect, native) in [(&LLAMA_SERVER, &native::LLAMA_SERVER), (&GENERIC, &native::WHOLE)] {
-        let options = PlanOptions { compact: true, ..options(dialect, native) };
+        let options = PlanOptions { compact: Some(Compact::Beside), ..options(dialect, native) };
         let (_, response) = told(json!({}), &options, &reasoning_and_text());
         let items = response["output"].as_array().unwrap();
         assert_eq!(items.len(), 1, "{response}");

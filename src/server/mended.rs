@@ -18,3 +18,8 @@ pub fn endpoint(native: Option<&'static Native>, stream: bool) -> (&'static str,
         None => ("/v1/chat/completions", stream),
     }
 }
+
+/// Whether conversations are summarised here, not by a server that does so itself.
+pub fn compacts(app: &App, target: &Target) -> bool {
+    native(app, target).is_none_or(|native| native.functions)
+}

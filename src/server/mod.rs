@@ -2,8 +2,10 @@
 
 mod admin;
 mod body;
+mod compact;
 mod conversations;
 mod create;
+mod job;
 mod mended;
 mod passthrough;
 mod query;
@@ -12,6 +14,7 @@ mod routes;
 mod runs;
 mod state;
 mod stored;
+mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -186,9 +186,9 @@ impl Upstream {
         })
     }
 
-    /// Sends a request for an answer to `path`. The future resolves with the upstream's success, or with what its refusal
+    /// Posts JSON to a path of the upstream's. The future resolves with the upstream's success, or with what its refusal
     /// means; dropped, it takes the request back. `client` are the headers of the client's own request.
-    pub fn create(
+    pub fn post(
         &self,
         target: &Target,
         path: &str,

@@ -154,7 +154,7 @@ impl Transcoder {
         }
         let index = number(event.content_index.or(event.summary_index));
         if entry.sort == Sort::Own {
-            if !self.plan.compacts {
+            if self.plan.compacts.is_none() {
                 self.own(kind, data, out);
             }
             return;

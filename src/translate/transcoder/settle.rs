@@ -57,7 +57,7 @@ impl Transcoder {
         }
         let functions = self.functions();
         let Some(entry) = self.mend.current() else { return };
-        if self.plan.compacts {
+        if self.plan.compacts.is_some() {
             entry.heard.push_str(piece);
             if text == Text::Output {
                 let piece = self.mend.seam.join(piece);
@@ -121,7 +121,7 @@ impl Transcoder {
             return;
         }
         self.settle_seam(out);
-        let compacts = self.plan.compacts;
+        let compacts = self.plan.compacts.is_some();
         let Some(entry) = self.mend.current() else { return };
         let unsent = if compacts && turn == Turn::Same { &entry.heard } else { &entry.blank }.clone();
         let sent = match (&self.open, &turn) {
@@ -208,7 +208,7 @@ impl Transcoder {
     pub(super) fn open_item(&mut self, out: &mut Vec<u8>) {
         let number = self.count;
         let functions = self.functions();
-        let compacts = self.plan.compacts;
+        let compacts = self.plan.compacts.is_some();
         let Some(entry) = self.mend.current() else { return };
         if compacts || entry.opened.is_some() || entry.skipped || !entry.ready() {
             return;
