@@ -18,7 +18,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::upstream::Sent;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -51,17 +51,15 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Takes a successful response.
+    /// Takes a success.
     ///
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
-    pub async fn of(response: reqwest::Response, limit: Duration) -> Result<Answer, Error> {
-        if !upstream::is_event_stream(&response)? {
-            return Ok(Answer::Whole(upstream::whole(response, limit).await?));
+    pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
+        if !sent.is_event_stream()? {
+            return Ok(Answer::Whole(sent.whole(limit).await?));
         }
-        let bytes =
-            response.bytes_stream().map(|piece| piece.map_err(|error| error.without_url().to_string()));
-        Ok(Answer::Events(Box::new(sse::events(bytes.boxed()))))
+        Ok(Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))))
     }
 }
 

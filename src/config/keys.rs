@@ -29,9 +29,13 @@ enum Kind {
     /// Text that a function finds nothing wrong with.
     Checked(fn(&str) -> Result<(), String>),
     Choice(fn(&str) -> Result<(), Choices>),
+    /// A whole number of at least 1.
+    Count,
     Duration,
     Filter,
+    Names,
     Path,
+    Table,
     Text,
     Url,
 }
@@ -52,11 +56,19 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "in_progress_after", kind: Kind::Duration },
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "upstream.url", kind: Kind::Url },
+    Key { name: "upstream.models", kind: Kind::Names },
+    Key { name: "upstream.weight", kind: Kind::Count },
+    Key { name: "upstream.max_in_flight", kind: Kind::Count },
     Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
+    Key { name: "upstream.extra_body", kind: Kind::Table },
+    Key { name: "upstream.pin_slots", kind: Kind::Bool },
+    Key { name: "upstream.ready_timeout", kind: Kind::Duration },
+    Key { name: "upstream.max_waiting", kind: Kind::Count },
+    Key { name: "upstream.stall_timeout", kind: Kind::Duration },
     Key { name: "upstream.connect_timeout", kind: Kind::Duration },
     Key { name: "upstream.response_timeout", kind: Kind::Duration },
     Key { name: "upstream.idle_timeout", kind: Kind::Duration },
@@ -103,6 +115,11 @@ impl Key {
                 Some(Err(choices)) => Err(expected(&one_of(choices), value)),
                 None => Err(expected(&one_of(choice("").err().unwrap_or_default()), value)),
             },
+            Kind::Count => match whole(value).and_then(|number| u32::try_from(number).ok()) {
+                Some(0) => Err("must be at least 1".to_owned()),
+                Some(number) => Ok(number.into()),
+                None => Err(expected("a whole number", value)),
+            },
             Kind::Duration => read_duration(value),
             Kind::Filter => match text {
                 Some(text) if is_filter(text) => Ok(value.clone()),
@@ -111,6 +128,8 @@ impl Key {
                     value,
                 )),
             },
+            Kind::Names => read_names(value),
+            Kind::Table => read_table(value),
             Kind::Path | Kind::Text => match text {
                 Some(text) if text.trim().is_empty() => Err("must not be empty".to_owned()),
                 Some(_) => Ok(value.clone()),
@@ -147,14 +166,50 @@ pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn read_bytes(value: &Value) -> Result<Value, String> {
-    let number = match value {
+fn whole(value: &Value) -> Option<u128> {
+    match value {
         Value::Num(_, number) => {
             number.to_u128().or_else(|| number.to_i128().and_then(|n| n.try_into().ok()))
         }
         other => other.as_str().and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// A list of texts, or one text with commas.
+fn read_names(value: &Value) -> Result<Value, String> {
+    let names: Option<Vec<String>> = match value {
+        Value::Array(_, values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
+        other => other.as_str().map(|text| text.split(',').map(str::to_owned).collect()),
     };
-    match number.and_then(|number| usize::try_from(number).ok()) {
+    let names = names.ok_or_else(|| expected("a list such as [\"qwen3\", \"gpt-5=qwen3\"]", value))?;
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
+    match names.iter().find(|name| name.split('=').any(|part| part.trim().is_empty())) {
+        Some(name) => Err(format!("{name:?} is no model name; a name, or name=the server's name for it")),
+        None if names.is_empty() => Err("must not be empty".to_owned()),
+        None => Ok(names.into()),
+    }
+}
+
+/// A table; as text, a JSON object. No message repeats what is in it.
+fn read_table(value: &Value) -> Result<Value, String> {
+    const WANTED: &str = "a table such as { top_k = 40 }, or a JSON object as text";
+    let table = match value {
+        Value::Dict(..) => value.clone(),
+        other => {
+            let text = other.as_str().ok_or_else(|| expected(WANTED, value))?;
+            let object: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text).map_err(|_| format!("expected {WANTED}"))?;
+            Value::serialize(object).map_err(|_| format!("expected {WANTED}"))?
+        }
+    };
+    match table.as_dict().and_then(|table| table.keys().find(|key| RENDERED.contains(&key.as_str()))) {
+        Some(key) => Err(format!("{key} is rejoinder's own to write")),
+        None => Ok(table),
+    }
+}
+
+fn read_bytes(value: &Value) -> Result<Value, String> {
+    match whole(value).and_then(|number| usize::try_from(number).ok()) {
         Some(bytes) if bytes < MIN_BODY_BYTES => Err(format!("must be at least {MIN_BODY_BYTES} bytes")),
         Some(bytes) => Ok(bytes.into()),
         None => Err(expected("a number of bytes such as 134217728", value)),
@@ -229,6 +284,9 @@ fn expected(what: &str, found: &Value) -> String {
     format!("expected {what}, found {found}")
 }
 
+/// Members of a chat body that the translation itself writes and reads back.
+const RENDERED: [&str; 7] =
+    ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
 const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
 const MIN_BODY_BYTES: usize = 1024;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);

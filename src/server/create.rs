@@ -10,16 +10,16 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::reply::{self, ResponseBody};
-use super::{App, body};
+use super::{App, body, conversation};
 use crate::config::{Config, read_budgets};
 use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::telemetry::Ended;
-use crate::translate::plan::{Notes, Plan, PlanOptions, plan};
+use crate::translate::plan::{self, Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::upstream::{ChatRequest, Sent as Begun, Target};
 
 pub async fn answer(
     app: Arc<App>,
@@ -29,26 +29,24 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (parts, incoming) = request.into_parts();
     let bytes = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let target = app.upstream.wait_target().await?;
-    let wishes = Wishes::read(&parts.headers, &app.config);
-    let options = PlanOptions {
-        dialect: target.dialect,
-        default_model: app.config.default_model.as_deref(),
-        developer_messages: app.config.developer_messages,
-        alternate_roles: target.alternate_roles,
-        reasoning: app.config.reasoning,
-        refusal_as_text: is_codex(&parts.headers),
-        sees: target.sees,
-        wrappers: Some(&wishes.wrappers),
-        budgets: &wishes.budgets,
-        quirks_off: &wishes.quirks_off,
-    };
-    let Plan { body, stream, model, reply, notes } = plan(&bytes, &options)?;
-    drop(bytes);
-    count(&app, &notes);
     let mut headers = parts.headers;
     headers.insert("x-request-id", request_id.clone());
-    let sent = app.upstream.chat(&target, body, &headers, stream);
+    let names = plan::names(&bytes);
+    let model = names.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+    let route = conversation::route(&headers, model, names.prompt_cache_key.as_deref(), None);
+    let likely = match model {
+        "" => Target::unknown(),
+        _ => app.upstream.likely(&route).await?,
+    };
+    let planner = Planner { app: app.clone(), wishes: Wishes::read(&headers, &app.config), headers: headers.clone() };
+    let Plan { body, stream, model, reply, notes } = planner.plan(&bytes, &likely)?;
+    count(&app, &notes);
+    // another server than the likely one may read requests in another way
+    let body = move |target: &Target| match target.reads_like(&likely) {
+        true => Ok(body.clone()),
+        false => planner.plan(&bytes, target).map(|plan| plan.body),
+    };
+    let sent = app.upstream.send(ChatRequest { route, headers, stream, body: Arc::new(body) });
     let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
@@ -61,10 +59,40 @@ pub async fn answer(
     }
 }
 
+/// Plans a request for one server or another.
+struct Planner {
+    app: Arc<App>,
+    wishes: Wishes,
+    headers: HeaderMap,
+}
+
+impl Planner {
+    fn plan(&self, body: &[u8], target: &Target) -> Result<Plan, Error> {
+        let Planner { app, wishes, headers } = self;
+        plan::plan(
+            body,
+            &PlanOptions {
+                dialect: target.dialect,
+                default_model: app.config.default_model.as_deref(),
+                upstream_model: target.model.as_deref(),
+                extra_body: target.extra_body.as_ref(),
+                developer_messages: app.config.developer_messages,
+                alternate_roles: target.alternate_roles,
+                reasoning: app.config.reasoning,
+                refusal_as_text: is_codex(headers),
+                sees: target.sees,
+                wrappers: Some(&wishes.wrappers),
+                budgets: wishes.budgets.as_deref().unwrap_or(&target.budgets),
+                quirks_off: &wishes.quirks_off,
+            },
+        )
+    }
+}
+
 /// What headers and configuration ask for, the request's own header first.
 struct Wishes {
     wrappers: Wrappers,
-    budgets: Vec<(String, u64)>,
+    budgets: Option<Vec<(String, u64)>>,
     quirks_off: Vec<String>,
 }
 
@@ -90,14 +118,12 @@ impl Wishes {
             }
             None => None,
         };
-        let configured =
-            || config.upstream.reasoning_budget_tokens.as_deref().and_then(|text| read_budgets(text).ok());
         Wishes {
             wrappers: Wrappers {
                 web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
                 file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
             },
-            budgets: budgets.or_else(configured).unwrap_or_default(),
+            budgets,
             quirks_off: config
                 .tools
                 .disabled_quirks
@@ -172,12 +198,12 @@ async fn streamed(
 async fn whole(
     app: &App,
     mut transcoder: Transcoder,
-    sent: impl Future<Output = Result<reqwest::Response, Error>>,
+    sent: impl Future<Output = Result<Begun, Error>>,
     limit: Duration,
     begun: Instant,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = waiting.through(async { upstream::whole(sent.await?, limit).await }).await?;
+    let answer = waiting.through(async { sent.await?.whole(limit).await }).await?;
     let text = String::from_utf8_lossy(&answer);
     let mut unused = Vec::new();
     transcoder.chunk(&text, unix_now(), &mut unused);

@@ -2,8 +2,11 @@
 
 mod admin;
 mod body;
+mod conversation;
 mod create;
+mod models;
 mod passthrough;
+mod reload;
 mod reply;
 mod routes;
 
@@ -65,18 +68,20 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let admin = listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let own = address(&listener)?;
-    let upstream = Upstream::new(&resolved)?;
+    let metrics = Metrics::new();
+    let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
         admin = %address(&admin)?,
         "rejoinder is listening"
     );
-    tokio::spawn(upstream.clone().watch(own.port()));
+    upstream.watch(own.port());
+    tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
     let app = Arc::new(App {
         config: resolved.config,
         upstream,
-        metrics: Metrics::new(),
+        metrics,
         cut: CancellationToken::new(),
         draining: CancellationToken::new(),
     });

@@ -123,7 +123,7 @@ fn request_id(request: &Request<Incoming>) -> HeaderValue {
 
 /// As llama-server words it, so that what watched the server can watch us.
 fn health(app: &App) -> Response<ResponseBody> {
-    match app.upstream.state().ready {
+    match app.upstream.ready() {
         Ok(()) => reply::json(StatusCode::OK, "{\"status\":\"ok\"}"),
         Err(reason) => {
             let error = Error::new(Kind::Unavailable, "The upstream server is not ready.").detail(reason);

@@ -5,6 +5,7 @@
 
 mod content;
 pub mod custom;
+mod extra;
 mod history;
 mod item;
 mod messages;

@@ -15,7 +15,7 @@ use super::reply::ReplyPlan;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
-use super::{content, messages};
+use super::{content, extra, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
@@ -52,6 +52,10 @@ pub struct PlanOptions<'a> {
     pub dialect: &'a Dialect,
     /// Stands in for an absent `model`.
     pub default_model: Option<&'a str>,
+    /// The server's own name for the model, where that is not the client's.
+    pub upstream_model: Option<&'a str>,
+    /// Members that the chat body gets where the request says nothing of them.
+    pub extra_body: Option<&'a serde_json::Map<String, serde_json::Value>>,
     /// Where system and developer text goes.
     pub developer_messages: DeveloperMessages,
     /// Whether neighbouring messages of one role are joined.
@@ -76,6 +80,8 @@ impl<'a> PlanOptions<'a> {
         PlanOptions {
             dialect,
             default_model: None,
+            upstream_model: None,
+            extra_body: None,
             developer_messages: DeveloperMessages::Leading,
             alternate_roles: false,
             reasoning: ReasoningDisplay::Summary,
@@ -135,6 +141,29 @@ pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     Planner { request, options, notes: Notes::default() }.plan()
 }
 
+/// What decides where a request goes.
+#[derive(Debug, Default)]
+pub struct Names {
+    /// `model`
+    pub model: Option<String>,
+    /// `prompt_cache_key`
+    pub prompt_cache_key: Option<String>,
+}
+
+/// Reads no more than that of a body; what is wrong with it, [`plan`] says.
+pub fn names(body: &[u8]) -> Names {
+    #[derive(Default, Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, default)]
+        model: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        prompt_cache_key: Option<&'a RawValue>,
+    }
+    let fields: Fields<'_> = serde_json::from_slice(body).unwrap_or_default();
+    let text = |raw: Option<&RawValue>| present(raw).and_then(json::decode).map(Cow::into_owned);
+    Names { model: text(fields.model), prompt_cache_key: text(fields.prompt_cache_key) }
+}
+
 fn invalid_json(why: String) -> Error {
     Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
 }
@@ -169,10 +198,11 @@ impl<'a> Planner<'a, '_> {
         let mut body =
             Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
         body.extend_from_slice(b"{\"model\":");
-        json::push_string(&mut body, &model);
+        json::push_string(&mut body, self.options.upstream_model.unwrap_or(&model));
         body.extend_from_slice(b",\"messages\":");
         messages::write(&mut body, instructions, entries, self.options);
         tools.write(&mut body, &choice, self.options.dialect);
+        let settings = body.len();
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
         if let Some(parallel) = parallel.filter(|_| tools.visible()) {
             push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
@@ -183,6 +213,11 @@ impl<'a> Planner<'a, '_> {
         self.response_format(&mut body)?;
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
+        }
+        let own = self.request.others.iter().filter(|(key, _)| self.options.dialect.extra_keys.contains(&&**key));
+        extra::merge(&mut body, settings, own, self.options.extra_body);
+        if let Some(key) = self.options.dialect.progress_key.filter(|_| stream) {
+            push_key(&mut body, key, "true");
         }
         body.extend_from_slice(match stream {
             true => b",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
