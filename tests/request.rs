@@ -59,6 +59,7 @@ fn a_string_is_one_user_message() {
         json!({
             "model": "m",
             "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+            "return_progress": true,
             "stream": true,
             "stream_options": {"include_usage": true},
         })

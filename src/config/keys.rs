@@ -285,8 +285,7 @@ fn expected(what: &str, found: &Value) -> String {
 }
 
 /// Members of a chat body that the translation itself writes and reads back.
-const RENDERED: [&str; 7] =
-    ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
+const RENDERED: [&str; 7] = ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
 const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
 const MIN_BODY_BYTES: usize = 1024;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);

@@ -13,11 +13,8 @@ pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, c
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
     let thread = header("thread-id").filter(named);
-    let conversation = prompt_cache_key
-        .filter(named)
-        .or(thread)
-        .or_else(|| header("session-id").filter(named))
-        .or(chain);
+    let conversation =
+        prompt_cache_key.filter(named).or(thread).or_else(|| header("session-id").filter(named)).or(chain);
     Route {
         model: model.to_owned(),
         conversation: conversation.map(str::to_owned),

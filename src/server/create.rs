@@ -38,7 +38,8 @@ pub async fn answer(
         "" => Target::unknown(),
         _ => app.upstream.likely(&route).await?,
     };
-    let planner = Planner { app: app.clone(), wishes: Wishes::read(&headers, &app.config), headers: headers.clone() };
+    let planner =
+        Planner { app: app.clone(), wishes: Wishes::read(&headers, &app.config), headers: headers.clone() };
     let Plan { body, stream, model, reply, notes } = planner.plan(&bytes, &likely)?;
     count(&app, &notes);
     // another server than the likely one may read requests in another way

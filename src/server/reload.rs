@@ -37,7 +37,10 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
             Ok(next) => {
                 let waiting = current.changed_keys(&next);
                 if !waiting.is_empty() {
-                    tracing::warn!(keys = waiting.join(", "), "changed keys that take effect after a restart");
+                    tracing::warn!(
+                        keys = waiting.join(", "),
+                        "changed keys that take effect after a restart"
+                    );
                 }
                 match upstream.reload(&next.servers) {
                     Ok(()) => tracing::info!(upstreams = next.servers.len(), "configuration read again"),

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tracing::Instrument;
 
 use super::reply::{self, ResponseBody};
-use super::{App, create, passthrough};
+use super::{App, create, models, passthrough};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -24,6 +24,8 @@ enum Route<'a> {
     Stored(&'a str),
     NotAllowed,
     Health,
+    /// The list of models, or one of them.
+    Models(Option<&'a str>),
     Pass,
 }
 
@@ -33,6 +35,7 @@ impl Route<'_> {
             Route::Create | Route::Upgrade | Route::NotAllowed => "responses",
             Route::Stored(_) => "stored",
             Route::Health => "health",
+            Route::Models(_) => "models",
             Route::Pass => "passthrough",
         }
     }
@@ -43,11 +46,12 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     if path == "/health" && method == Method::GET {
         return Route::Health;
     }
-    let Some(rest) = ["/v1/responses", "/responses", "/codex/v1/responses"]
-        .iter()
-        .find_map(|base| path.strip_prefix(base))
-        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-    else {
+    if method == Method::GET
+        && let Some(rest) = below(path, &["/v1/models", "/models", "/codex/v1/models"])
+    {
+        return Route::Models(Some(rest.trim_matches('/')).filter(|id| !id.is_empty()));
+    }
+    let Some(rest) = below(path, &["/v1/responses", "/responses", "/codex/v1/responses"]) else {
         return Route::Pass;
     };
     match (rest.trim_matches('/'), method) {
@@ -58,6 +62,12 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
         ("input_tokens" | "compact", &Method::POST) => Route::Pass,
         (id, _) => Route::Stored(id.split('/').next().unwrap_or(id)),
     }
+}
+
+/// What of a path is behind one of these, itself included.
+fn below<'a>(path: &'a str, bases: &[&str]) -> Option<&'a str> {
+    let rest = bases.iter().find_map(|base| path.strip_prefix(base));
+    rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Answers one request.
@@ -84,6 +94,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 Err(Error::new(Kind::NotFound, format!("Response with id '{id}' not found.")))
             }
             Route::Health => Ok(health(&app)),
+            Route::Models(id) => models::answer(&app, request, id).await,
             Route::Pass => passthrough::answer(&app, request).await,
         }
     }
@@ -146,7 +157,9 @@ mod tests {
             (Method::POST, "/v1/responses/resp_1/cancel", "stored"),
             (Method::POST, "/v1/responses/input_tokens", "passthrough"),
             (Method::GET, "/v1/responsesx", "passthrough"),
-            (Method::GET, "/v1/models", "passthrough"),
+            (Method::GET, "/v1/models", "models"),
+            (Method::GET, "/codex/v1/models/org/name", "models"),
+            (Method::GET, "/v1/modelsx", "passthrough"),
             (Method::POST, "/v1/chat/completions", "passthrough"),
             (Method::GET, "/health", "health"),
         ] {

@@ -214,7 +214,8 @@ impl<'a> Planner<'a, '_> {
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
         }
-        let own = self.request.others.iter().filter(|(key, _)| self.options.dialect.extra_keys.contains(&&**key));
+        let own =
+            self.request.others.iter().filter(|(key, _)| self.options.dialect.extra_keys.contains(&&**key));
         extra::merge(&mut body, settings, own, self.options.extra_body);
         if let Some(key) = self.options.dialect.progress_key.filter(|_| stream) {
             push_key(&mut body, key, "true");

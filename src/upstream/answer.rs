@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn progress_is_no_answer() {
-        let progress = b"data: {\"choices\":[{\"delta\":{\"content\":null}}],\"prompt_progress\":{\"total\":9}}\n\n";
+        let progress =
+            b"data: {\"choices\":[{\"delta\":{\"content\":null}}],\"prompt_progress\":{\"total\":9}}\n\n";
         let text = b"data: {\"choices\":[{\"delta\":{\"content\":\"\\\"prompt_progress\\\":{\"}}]}\n\n";
         for (stream, want) in [
             (&b""[..], false),

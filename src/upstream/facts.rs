@@ -23,6 +23,8 @@ pub struct Facts {
     pub slots: Option<u32>,
     /// What it lists.
     pub models: Vec<Model>,
+    /// Whether it shows that list only to those who have a key.
+    pub locked: bool,
 }
 
 /// One model that a server lists.
@@ -48,6 +50,7 @@ impl Facts {
             context: None,
             slots: None,
             models: Vec::new(),
+            locked: false,
         }
     }
 
@@ -151,7 +154,10 @@ impl Props {
         facts.version = self.build_info.clone();
         facts.sees = self.modalities.as_ref().and_then(|modalities| modalities.vision).unwrap_or(true);
         facts.alternates = self.chat_template.as_deref().is_some_and(demands_alternation);
-        facts.tools = self.chat_template_caps.as_ref().and_then(|caps| caps.supports_tool_calls.or(caps.supports_tools));
+        facts.tools = self
+            .chat_template_caps
+            .as_ref()
+            .and_then(|caps| caps.supports_tool_calls.or(caps.supports_tools));
     }
 }
 
@@ -182,7 +188,8 @@ mod tests {
                 {"id":"b","type":"embeddings"}]}"#,
         );
         assert_eq!(studio, [Model { id: "a".into(), aliases: vec![], context: Some(8192) }]);
-        let mut facts = Facts { models: listing(r#"{"data":[{"id":"q","aliases":["r"]}]}"#), ..Facts::default() };
+        let mut facts =
+            Facts { models: listing(r#"{"data":[{"id":"q","aliases":["r"]}]}"#), ..Facts::default() };
         facts.context = Some(7);
         assert!(facts.lists("r") && !facts.lists("s"));
         assert_eq!(facts.context_of("q"), Some(7));

@@ -192,8 +192,7 @@ impl Upstream {
     /// Whether any server can serve, or why none can.
     pub fn ready(&self) -> Result<(), String> {
         let servers = self.shared.servers();
-        let reasons: Vec<String> =
-            servers.iter().filter_map(|server| server.state().ready.err()).collect();
+        let reasons: Vec<String> = servers.iter().filter_map(|server| server.state().ready.err()).collect();
         if reasons.len() < servers.len() { Ok(()) } else { Err(reasons.join("; ")) }
     }
 

@@ -65,10 +65,14 @@ impl Look<'_> {
             return self.with_models(facts, "/v1/models").await;
         }
         if let Some(version) = self.version("/version").await? {
-            return self.with_models(Facts { version: Some(version), ..Facts::of(&VLLM) }, "/v1/models").await;
+            return self
+                .with_models(Facts { version: Some(version), ..Facts::of(&VLLM) }, "/v1/models")
+                .await;
         }
         if let Some(version) = self.version("/api/version").await? {
-            return self.with_models(Facts { version: Some(version), ..Facts::of(&OLLAMA) }, "/v1/models").await;
+            return self
+                .with_models(Facts { version: Some(version), ..Facts::of(&OLLAMA) }, "/v1/models")
+                .await;
         }
         if let Some(info) = self.server_info().await? {
             let mut facts = Facts { version: info.version, ..Facts::of(&SGLANG) };
@@ -83,10 +87,16 @@ impl Look<'_> {
     }
 
     async fn with_models(&self, mut facts: Facts, path: &str) -> Result<Sight, Sight> {
-        let models = self.ask(path).await?;
-        if models.status.is_server_error() {
+        // a server that is known already has said that it can serve
+        let known = facts.dialect != &GENERIC;
+        let models = match self.ask(path).await {
+            Err(_) if known => return Ok(Sight::Ready(Box::new(facts))),
+            answer => answer?,
+        };
+        if models.status.is_server_error() && !known {
             return Ok(Sight::Loading(format!("{path} answers {}", models.status.as_u16())));
         }
+        facts.locked = matches!(models.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         facts.models = models.json::<Listing>().map(Listing::models).unwrap_or_default();
         if let [only] = facts.models.as_slice() {
             facts.context = facts.context.or(only.context);
@@ -120,11 +130,12 @@ impl Look<'_> {
         if let Some(key) = self.key {
             request = request.bearer_auth(key.expose_secret());
         }
-        let response = request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
-            (true, _) => Sight::Absent("connection refused".to_owned()),
-            (_, true) => Sight::Silent("no answer in time".to_owned()),
-            _ => Sight::Absent(super::answer::causes(error)),
-        })?;
+        let response =
+            request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
+                (true, _) => Sight::Absent("connection refused".to_owned()),
+                (_, true) => Sight::Silent("no answer in time".to_owned()),
+                _ => Sight::Absent(super::answer::causes(error)),
+            })?;
         let status = response.status();
         let server = response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok());
         let server = server.unwrap_or("").to_owned();

@@ -96,7 +96,8 @@ impl Shared {
             return Ok(named);
         }
         if open.is_empty() {
-            let message = format!("The model '{model}' does not exist: no upstream server is configured to have it.");
+            let message =
+                format!("The model '{model}' does not exist: no upstream server is configured to have it.");
             return Err(Error::new(Kind::ModelNotFound, message).param("model"));
         }
         Ok(open)
@@ -140,9 +141,7 @@ impl Shared {
         let only = candidates.len() == 1;
         let waiting = self.waiting();
         let takes = |server: &Arc<Server>| {
-            server.ready()
-                && (only || server.admits())
-                && server.room() > waiting.before(ticket, server.id)
+            server.ready() && (only || server.admits()) && server.room() > waiting.before(ticket, server.id)
         };
         candidates.into_iter().filter(|server| !tried.contains(&server.id)).filter(takes).collect()
     }
@@ -250,11 +249,11 @@ fn why(candidates: &[Arc<Server>]) -> Why {
 }
 
 fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error {
-    let searched = candidates.iter().any(|server| server.config.url.is_none() && server.state().base.is_none());
+    let searched =
+        candidates.iter().any(|server| server.config.url.is_none() && server.state().base.is_none());
     let message = match searched {
-        true => {
-            "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.".to_owned()
-        }
+        true => "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured."
+            .to_owned(),
         false => format!("The upstream server is not ready, also not after {} s.", limit.as_secs_f64()),
     };
     Error::new(Kind::Unavailable, message).detail(reason)

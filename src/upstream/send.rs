@@ -64,10 +64,7 @@ impl Upstream {
     /// Sends a chat request to the server that the route leads to, waiting for it if need be. The future resolves
     /// with the beginning of an answer, or with what the last refusal means; dropped, it takes the request back. A
     /// second server is asked only while the first has generated nothing.
-    pub fn send(
-        &self,
-        request: ChatRequest,
-    ) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
+    pub fn send(&self, request: ChatRequest) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
         let shared = self.shared.clone();
         async move { Trip { shared: &shared, request, tried: Vec::new(), breaks: 0, since: None }.run().await }
     }
@@ -174,11 +171,7 @@ impl Trip<'_> {
     }
 
     /// One request to one server, until its answer begins.
-    async fn attempt(
-        &self,
-        lease: &Lease,
-        target: &Target,
-    ) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
         if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
             && body.last() == Some(&b'}')
@@ -187,7 +180,8 @@ impl Trip<'_> {
             body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
         let url = format!("{}/v1/chat/completions", target.base);
-        let mut watch = Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
+        let mut watch =
+            Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
         let sent = lease.server.client.post(url).headers(self.headers(&lease.server)).body(body).send();
         let response = match watch.over(sent).await? {
             Err(error) if error.is_connect() => return Err(Failure::Refused(answer::unreachable(error))),

@@ -150,7 +150,9 @@ impl Server {
     pub fn own_name(&self, model: &str) -> Result<Option<&str>, ()> {
         match &self.models {
             None => Ok(None),
-            Some(names) => names.iter().find(|(client, _)| client == model).map(|(_, own)| Some(own.as_str())).ok_or(()),
+            Some(names) => {
+                names.iter().find(|(client, _)| client == model).map(|(_, own)| Some(own.as_str())).ok_or(())
+            }
         }
     }
 
@@ -324,7 +326,12 @@ impl Server {
                 }
                 Sight::Loading(reason) => {
                     let base = before.base.or(place);
-                    return Looked::Answered(State { base, facts: before.facts, ready: Err(reason), looked: true });
+                    return Looked::Answered(State {
+                        base,
+                        facts: before.facts,
+                        ready: Err(reason),
+                        looked: true,
+                    });
                 }
                 Sight::Ready(facts) => {
                     let facts = Some(Arc::new(*facts));

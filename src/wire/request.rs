@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
@@ -49,7 +49,11 @@ macro_rules! raw_fields_and_others {
                         let mut read = $name::default();
                         while let Some(key) = map.next_key::<Key<'de>>()? {
                             match &*key.0 {
-                                $(stringify!($field) => read.$field = Some(map.next_value()?),)*
+                                $(stringify!($field) => match read.$field {
+                                    // which of them the client meant, nobody knows
+                                    Some(_) => return Err(A::Error::duplicate_field(stringify!($field))),
+                                    None => read.$field = Some(map.next_value()?),
+                                },)*
                                 _ => read.others.push((key.0, map.next_value()?)),
                             }
                         }
