@@ -17,6 +17,8 @@ use crate::error::{Error, Kind};
 const FORWARDED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 /// Connections that may break before an answer until the request itself is taken for the cause.
 const BREAKS: u32 = 2;
+/// Servers that it may be taken from because they hang.
+const HANGS: u32 = 4;
 
 /// A Chat Completions request, not yet rendered for any server.
 pub struct ChatRequest {
@@ -54,8 +56,10 @@ enum Failure {
     Refused(Error),
     /// The server says that it is not ready, or has no room.
     NotNow(Error),
-    /// The connection ended, or hung, before anything was generated.
+    /// The connection ended before anything was generated.
     Broke(Error),
+    /// Nothing came for so long that another server is the better guess.
+    Hung(Error),
     /// The server failed by itself.
     Failed(Error),
 }
@@ -66,7 +70,7 @@ impl Upstream {
     /// second server is asked only while the first has generated nothing.
     pub fn send(&self, request: ChatRequest) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
         let shared = self.shared.clone();
-        async move { Trip { shared: &shared, request, tried: Vec::new(), breaks: 0, since: None }.run().await }
+        async move { Trip::new(&shared, request).run().await }
     }
 }
 
@@ -74,14 +78,21 @@ impl Upstream {
 struct Trip<'a> {
     shared: &'a Arc<Shared>,
     request: ChatRequest,
-    /// Servers that failed it.
+    /// Servers to leave out: those that failed it, and those that broke or hung while there are others.
     tried: Vec<usize>,
+    /// Servers that failed it by their own word, who would do so again.
+    failed: Vec<usize>,
     breaks: u32,
+    hangs: u32,
     /// When it first waited for a server to become ready.
     since: Option<Instant>,
 }
 
-impl Trip<'_> {
+impl<'a> Trip<'a> {
+    fn new(shared: &'a Arc<Shared>, request: ChatRequest) -> Trip<'a> {
+        Trip { shared, request, tried: Vec::new(), failed: Vec::new(), breaks: 0, hangs: 0, since: None }
+    }
+
     async fn run(mut self) -> Result<Sent, Error> {
         let mut last = None;
         loop {
@@ -137,17 +148,18 @@ impl Trip<'_> {
                 // it may have died, or closed a connection that idled
                 self.look_again(&server).await;
                 self.breaks += 1;
-                if self.breaks >= BREAKS {
-                    return Err(error);
-                }
-                if !self.others() {
-                    self.tried.clear();
-                }
-                Ok(error)
+                if self.breaks < BREAKS && self.others() { Ok(error) } else { Err(error) }
+            }
+            Failure::Hung(error) => {
+                lease.failed();
+                self.tried.push(server.id);
+                self.hangs += 1;
+                if self.hangs < HANGS && self.others() { Ok(error) } else { Err(error) }
             }
             Failure::Failed(error) => {
                 lease.failed();
                 self.tried.push(server.id);
+                self.failed.push(server.id);
                 if self.others() { Ok(error) } else { Err(error) }
             }
         }
@@ -164,10 +176,14 @@ impl Trip<'_> {
         false
     }
 
-    /// Whether there are servers left that did not fail it, ready or not.
-    fn others(&self) -> bool {
+    /// Whether there are servers left that did not fail it, ready or not. Those that broke or hung come last.
+    fn others(&mut self) -> bool {
         let candidates = self.shared.candidates(&self.request.route.model).unwrap_or_default();
-        candidates.iter().any(|server| !self.tried.contains(&server.id))
+        let left = |out: &[usize]| candidates.iter().any(|server| !out.contains(&server.id));
+        if !left(&self.tried) {
+            self.tried.clone_from(&self.failed);
+        }
+        left(&self.tried)
     }
 
     /// One request to one server, until its answer begins.
@@ -266,7 +282,7 @@ impl Watch<'_, '_> {
             let hung = !self.lease.server.ready()
                 || (self.trip.request.stream && self.quiet.elapsed() >= config.stall_timeout);
             if hung && self.elsewhere() {
-                return Err(Failure::Failed(stalled(self.quiet.elapsed())));
+                return Err(Failure::Hung(stalled(self.quiet.elapsed())));
             }
         }
     }
