@@ -44,8 +44,12 @@ pub struct Config {
     /// How long open streams may go on after SIGTERM.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
+    /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
+    pub keys_file: Option<PathBuf>,
     /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
     pub upstream: UpstreamConfig,
+    /// What outlives a request.
+    pub store: StoreConfig,
     /// What is done for tools that a chat server does not know.
     pub tools: ToolsConfig,
     /// What is logged, and how.
@@ -99,6 +103,37 @@ pub struct UpstreamConfig {
     /// Time between two looks at a ready upstream's health.
     #[serde(with = "humantime_serde")]
     pub probe_interval: Duration,
+}
+
+/// `[store]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `redis://...` for a store that several replicas share; without it everything is in this process's memory.
+    pub url: Option<String>,
+    /// Idle time after which a record is gone; use of a conversation renews all of it.
+    #[serde(with = "humantime_serde")]
+    pub ttl: Duration,
+    /// Most records in memory.
+    pub max_entries: usize,
+    /// Most bytes of records in memory.
+    pub max_bytes: usize,
+    /// Most turns of one conversation by `previous_response_id`.
+    pub max_turns: usize,
+    /// Longest wait for a shared store.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Whether records are sealed before they go to a shared store.
+    pub seal: bool,
+    /// How long a stream with an explicit `"store": true` goes on after its client left, for the client to resume it.
+    #[serde(with = "humantime_serde")]
+    pub resume_window: Duration,
+    /// How long the events of an ended background response can be replayed.
+    #[serde(with = "humantime_serde")]
+    pub replay_window: Duration,
+    /// How long a run of a replica that died is taken for alive.
+    #[serde(with = "humantime_serde")]
+    pub lease: Duration,
 }
 
 /// `[tools]`
@@ -194,6 +229,8 @@ impl Default for Config {
             heartbeat: Duration::from_secs(8),
             in_progress_after: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
+            keys_file: None,
+            store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),
             log: LogConfig::default(),
@@ -222,6 +259,23 @@ impl Default for UpstreamConfig {
             response_timeout: Duration::from_secs(1800),
             idle_timeout: Duration::from_secs(300),
             probe_interval: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        StoreConfig {
+            url: None,
+            ttl: Duration::from_secs(24 * 60 * 60),
+            max_entries: 1_000_000,
+            max_bytes: 1 << 30,
+            max_turns: 10_000,
+            timeout: Duration::from_secs(2),
+            seal: false,
+            resume_window: Duration::from_secs(30),
+            replay_window: Duration::from_secs(600),
+            lease: Duration::from_secs(15),
         }
     }
 }

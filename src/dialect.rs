@@ -28,8 +28,8 @@ pub struct Dialect {
     pub slot_key: Option<&'static str>,
     /// Whether one model answers to every name.
     pub any_model: bool,
-    /// Path that turns a text into tokens.
-    pub tokenize_path: Option<&'static str>,
+    /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
+    pub count_tokens: Option<(&'static str, &'static str)>,
 }
 
 /// llama.cpp's `llama-server`, as of b11434.
@@ -82,7 +82,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     progress_key: Some("return_progress"),
     slot_key: Some("id_slot"),
     any_model: true,
-    tokenize_path: Some("/tokenize"),
+    count_tokens: Some(("/v1/chat/completions/input_tokens", "input_tokens")),
 };
 
 /// vLLM 0.32 and 0.33.
@@ -121,7 +121,7 @@ pub const VLLM: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
-    tokenize_path: Some("/tokenize"),
+    count_tokens: Some(("/tokenize", "count")),
 };
 
 /// SGLang, by its documentation.
@@ -158,7 +158,7 @@ pub const SGLANG: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: true,
-    tokenize_path: Some("/tokenize"),
+    count_tokens: None,
 };
 
 /// Ollama's `/v1`, by its documentation: `tool_choice` is not read there, so a forced tool is the only one shown.
@@ -174,7 +174,7 @@ pub const OLLAMA: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
-    tokenize_path: None,
+    count_tokens: None,
 };
 
 /// LM Studio, by its documentation: `tool_choice` takes words alone.
@@ -190,7 +190,7 @@ pub const LM_STUDIO: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
-    tokenize_path: None,
+    count_tokens: None,
 };
 
 /// Any other server that speaks Chat Completions as OpenAI documents it.
@@ -206,5 +206,5 @@ pub const GENERIC: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
-    tokenize_path: None,
+    count_tokens: None,
 };

@@ -73,7 +73,7 @@ fn known(facts: &Facts, text: &mut String) {
     let yes = |yes: bool| if yes { "yes" } else { "no" };
     let tools = facts.tools.map_or("not told", yes);
     let _ = writeln!(text, "  tools: {tools}, images: {}", yes(facts.sees));
-    if let Some(path) = facts.dialect.tokenize_path {
+    if let Some(path) = facts.dialect.count_tokens.map(|(path, _)| path) {
         let _ = writeln!(text, "  counts tokens at: {path}");
     }
 }

@@ -26,11 +26,11 @@ enum Kind {
     Address,
     Bool,
     Bytes,
+    /// A whole number from 1 on.
+    Count,
     /// Text that a function finds nothing wrong with.
     Checked(fn(&str) -> Result<(), String>),
     Choice(fn(&str) -> Result<(), Choices>),
-    /// A whole number of at least 1.
-    Count,
     Duration,
     Filter,
     Names,
@@ -55,6 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "heartbeat", kind: Kind::Duration },
     Key { name: "in_progress_after", kind: Kind::Duration },
     Key { name: "drain_timeout", kind: Kind::Duration },
+    Key { name: "keys_file", kind: Kind::Path },
     Key { name: "upstream.url", kind: Kind::Url },
     Key { name: "upstream.models", kind: Kind::Names },
     Key { name: "upstream.weight", kind: Kind::Count },
@@ -73,6 +74,16 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.response_timeout", kind: Kind::Duration },
     Key { name: "upstream.idle_timeout", kind: Kind::Duration },
     Key { name: "upstream.probe_interval", kind: Kind::Duration },
+    Key { name: "store.url", kind: Kind::Checked(store_url) },
+    Key { name: "store.ttl", kind: Kind::Duration },
+    Key { name: "store.max_entries", kind: Kind::Count },
+    Key { name: "store.max_bytes", kind: Kind::Bytes },
+    Key { name: "store.max_turns", kind: Kind::Count },
+    Key { name: "store.timeout", kind: Kind::Duration },
+    Key { name: "store.seal", kind: Kind::Bool },
+    Key { name: "store.resume_window", kind: Kind::Duration },
+    Key { name: "store.replay_window", kind: Kind::Duration },
+    Key { name: "store.lease", kind: Kind::Duration },
     Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.disabled_quirks", kind: Kind::Checked(quirks) },
@@ -106,6 +117,11 @@ impl Key {
                 .map(Value::from)
                 .ok_or_else(|| expected("true or false", value)),
             Kind::Bytes => read_bytes(value),
+            Kind::Count => match whole_number(value) {
+                Some(0) => Err("must be at least 1".to_owned()),
+                Some(number) => Ok(number.into()),
+                None => Err(expected("a whole number such as 1000", value)),
+            },
             Kind::Checked(check) => match text {
                 Some(text) => check(text).map(|()| value.clone()),
                 None => Err(expected("text in quotes", value)),
@@ -114,11 +130,6 @@ impl Key {
                 Some(Ok(())) => Ok(value.clone()),
                 Some(Err(choices)) => Err(expected(&one_of(choices), value)),
                 None => Err(expected(&one_of(choice("").err().unwrap_or_default()), value)),
-            },
-            Kind::Count => match whole(value).and_then(|number| u32::try_from(number).ok()) {
-                Some(0) => Err("must be at least 1".to_owned()),
-                Some(number) => Ok(number.into()),
-                None => Err(expected("a whole number", value)),
             },
             Kind::Duration => read_duration(value),
             Kind::Filter => match text {
@@ -150,6 +161,15 @@ fn wrapper(text: &str) -> Result<(), String> {
     }
 }
 
+/// No message repeats the text: it may hold a password.
+fn store_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text.trim()).map_err(|error| format!("expected {A_STORE} ({error})"))?;
+    match url.scheme() {
+        "redis" | "rediss" | "valkey" | "valkeys" if url.has_host() => Ok(()),
+        _ => Err(format!("expected {A_STORE}")),
+    }
+}
+
 fn budgets(text: &str) -> Result<(), String> {
     read_budgets(text).map(|_| ())
 }
@@ -166,13 +186,14 @@ pub(super) fn is_section(name: &str) -> bool {
     KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
-fn whole(value: &Value) -> Option<u128> {
-    match value {
+fn whole_number(value: &Value) -> Option<usize> {
+    let number = match value {
         Value::Num(_, number) => {
             number.to_u128().or_else(|| number.to_i128().and_then(|n| n.try_into().ok()))
         }
         other => other.as_str().and_then(|text| text.trim().parse().ok()),
-    }
+    };
+    number.and_then(|number| usize::try_from(number).ok())
 }
 
 /// A list of texts, or one text with commas.
@@ -209,7 +230,7 @@ fn read_table(value: &Value) -> Result<Value, String> {
 }
 
 fn read_bytes(value: &Value) -> Result<Value, String> {
-    match whole(value).and_then(|number| usize::try_from(number).ok()) {
+    match whole_number(value) {
         Some(bytes) if bytes < MIN_BODY_BYTES => Err(format!("must be at least {MIN_BODY_BYTES} bytes")),
         Some(bytes) => Ok(bytes.into()),
         None => Err(expected("a number of bytes such as 134217728", value)),
@@ -287,6 +308,7 @@ fn expected(what: &str, found: &Value) -> String {
 /// Members of a chat body that the translation itself writes and reads back.
 const RENDERED: [&str; 7] = ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
 const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
+const A_STORE: &str = "a URL such as \"redis://127.0.0.1:6379/0\"";
 const MIN_BODY_BYTES: usize = 1024;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 

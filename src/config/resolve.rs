@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::Serialized;
@@ -16,6 +17,7 @@ use secrecy::SecretString;
 use super::keys::{KEYS, Key};
 use super::layers::{self, Flags, Problem, Source, place};
 use super::{Config, UpstreamConfig};
+use crate::keyring::Keyring;
 
 /// A configuration that passed every check.
 #[derive(Debug, Clone)]
@@ -24,6 +26,8 @@ pub struct Resolved {
     pub config: Config,
     /// The servers behind, at least one; only the single server of `[upstream]` may be without a URL.
     pub servers: Vec<ServerConfig>,
+    /// The keys of `keys_file`, or one of this start's own.
+    pub keyring: Arc<Keyring>,
     /// Where each key's value came from: `default`, a file's path, `env NAME` or `flag --name`.
     pub sources: BTreeMap<String, String>,
     /// The flags that were read, for [`Resolved::again`].
@@ -118,11 +122,17 @@ pub fn load_from(
         };
         servers.push(ServerConfig { config, key });
     }
-    if !problems.is_empty() {
-        return Err(problems);
-    }
+    problems.extend(checks.shared_store(&config));
+    let keyring = match config.keys_file.as_deref().map_or_else(Keyring::generate, Keyring::read) {
+        Ok(keyring) if problems.is_empty() => Arc::new(keyring),
+        Ok(_) => return Err(problems),
+        Err(message) => {
+            problems.push(checks.problem(&["keys_file"], message));
+            return Err(problems);
+        }
+    };
     let sources = checks.sources.into_iter().map(|(key, source)| (key, source.to_string())).collect();
-    Ok(Resolved { config, servers, sources, flags: flags.clone() })
+    Ok(Resolved { config, servers, keyring, sources, flags: flags.clone() })
 }
 
 impl Resolved {
@@ -154,7 +164,9 @@ impl Resolved {
 
     /// The effective values as a TOML document that names the source of each; it shows no secret.
     pub fn to_toml(&self) -> String {
-        let document = serde_json::to_value(&self.config).unwrap_or_default();
+        let mut shown = self.config.clone();
+        shown.store.url = shown.store.url.as_deref().map(redact_url);
+        let document = serde_json::to_value(&shown).unwrap_or_default();
         let several = self.servers.len() > 1 || self.sources.contains_key("upstream[0].url");
         let mut text = String::new();
         let mut section = "";
@@ -272,6 +284,14 @@ impl Checks {
             }
         }
         problems
+    }
+
+    /// Replicas must agree on whose a record is.
+    fn shared_store(&self, config: &Config) -> Option<Problem> {
+        let missing = config.store.url.is_some() && config.keys_file.is_none();
+        let message = "store.url needs keys_file: replicas that share a store must share its keys \
+                       (make one: openssl rand -base64 32 > keys)";
+        missing.then(|| self.problem(&["store.url"], message))
     }
 
     fn silences(&self, config: &Config) -> Vec<Problem> {

@@ -4,22 +4,29 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use serde_json::value::RawValue;
 
+use super::compact::Made;
 use super::reply::{self, ResponseBody};
-use super::{App, body, conversation};
+use super::state::{self, Keep, Past};
+use super::{App, body, compact, conversation, stored, tokens};
 use crate::config::{Config, read_budgets};
-use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
-use crate::error::Error;
+use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
+use crate::error::{Error, Kind};
 use crate::ids::Ids;
+use crate::keyring::Caller;
+use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
-use crate::translate::plan::{self, Notes, Plan, PlanOptions};
+use crate::translate::draft::{self, Asks, Context, Draft};
+use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{ChatRequest, Sent as Begun, Target};
+use crate::upstream::{CHAT, ChatRequest, Route, Sent as Begun, Target};
 
 pub async fn answer(
     app: Arc<App>,
@@ -27,71 +34,205 @@ pub async fn answer(
     begun: Instant,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (parts, incoming) = request.into_parts();
-    let bytes = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let mut headers = parts.headers;
-    headers.insert("x-request-id", request_id.clone());
-    let names = plan::names(&bytes);
-    let model = names.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
-    let route = conversation::route(&headers, model, names.prompt_cache_key.as_deref(), None);
-    let likely = match model {
-        "" => Target::unknown(),
-        _ => app.upstream.likely(&route).await?,
+    let (mut parts, incoming) = request.into_parts();
+    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+    parts.headers.insert("x-request-id", request_id.clone());
+    let (job, target, plan, input) = {
+        let text = draft::text(&body)?;
+        let draft = Draft::read(&text)?;
+        let asks = draft.asks()?;
+        let job = Job::new(&app, parts.headers, body.clone(), asks).await?;
+        let target = job.target(&app).await?;
+        let context = job.past.context();
+        let plan = draft.plan(&job.options(&app, &target), &context)?;
+        let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
+        drop(context);
+        (job, target, plan, input)
     };
-    let planner =
-        Planner { app: app.clone(), wishes: Wishes::read(&headers, &app.config), headers: headers.clone() };
-    let Plan { body, stream, model, reply, notes } = planner.plan(&bytes, &likely)?;
+    drop(body);
+    let Plan { body, stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
-    // another server than the likely one may read requests in another way
-    let body = move |target: &Target| match target.reads_like(&likely) {
-        true => Ok(body.clone()),
-        false => planner.plan(&bytes, target).map(|plan| plan.body),
-    };
-    let sent = app.upstream.send(ChatRequest { route, headers, stream, body: Arc::new(body) });
+    let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
+    let asks = job.asks.clone();
+    let scope = job.scope;
     let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
-    if stream {
-        let sent = async move { Answer::of(sent.await?, limit).await };
-        streamed(app, transcoder, Box::pin(sent), begun).await
-    } else {
-        whole(&app, transcoder, sent, limit, begun).await
+    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, stream);
+    if !stream {
+        return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
+    let sent: Sent = Box::pin(async move {
+        let Answered { response, compaction } = sent.await?;
+        let answer = Answer::of(response, limit).await?;
+        Ok(match compaction {
+            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
+            None => answer,
+        })
+    });
+    if asks.background {
+        return background(app, scope, &asks, transcoder, sent, begun, keep).await;
+    }
+    // a client that says so itself means to come back for the rest
+    let resumable = asks.store_named;
+    let id = transcoder.id().to_owned();
+    let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
+    if resumable {
+        let run = app.runs.start(&app, scope, &id, body, Some(app.config.store.resume_window));
+        return Ok(reply::events(run.read(0, app.config.heartbeat)));
+    }
+    Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))
 }
 
-/// Plans a request for one server or another.
-struct Planner {
-    app: Arc<App>,
+/// A request, with all that is needed to plan it anew.
+pub(super) struct Job {
+    pub(super) headers: HeaderMap,
+    body: Bytes,
     wishes: Wishes,
-    headers: HeaderMap,
+    caller: Arc<Caller>,
+    pub(super) scope: Scope,
+    pub(super) asks: Asks,
+    pub(super) past: Past,
+    pub(super) route: Route,
 }
 
-impl Planner {
-    fn plan(&self, body: &[u8], target: &Target) -> Result<Plan, Error> {
-        let Planner { app, wishes, headers } = self;
-        plan::plan(
-            body,
-            &PlanOptions {
-                dialect: target.dialect,
-                default_model: app.config.default_model.as_deref(),
-                upstream_model: target.model.as_deref(),
-                extra_body: target.extra_body.as_ref(),
-                developer_messages: app.config.developer_messages,
-                alternate_roles: target.alternate_roles,
-                reasoning: app.config.reasoning,
-                refusal_as_text: is_codex(headers),
-                sees: target.sees,
-                wrappers: Some(&wishes.wrappers),
-                budgets: wishes.budgets.as_deref().unwrap_or(&target.budgets),
-                quirks_off: &wishes.quirks_off,
-            },
-        )
+impl Job {
+    /// Fetches what the request names of the store.
+    ///
+    /// # Errors
+    /// As [`Past::load`].
+    pub(super) async fn new(app: &App, headers: HeaderMap, body: Bytes, asks: Asks) -> Result<Job, Error> {
+        let caller = app.keyring.caller(&headers);
+        let scope = caller.scope();
+        let past = Past::load(app, scope, &asks).await?;
+        let wishes = Wishes::read(&headers, &app.config);
+        let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+        let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
+        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, route })
     }
+
+    /// How the server that it will likely go to reads it.
+    ///
+    /// # Errors
+    /// 404 when no server has the model.
+    pub(super) async fn target(&self, app: &App) -> Result<Target, Error> {
+        match self.route.model.as_str() {
+            // the plan refuses it, in better words
+            "" => Ok(Target::unknown()),
+            _ => app.upstream.likely(&self.route).await,
+        }
+    }
+
+    /// What goes upstream: `body` where the server reads like `likely`, and what `again` plans for any other.
+    pub(super) fn chat(
+        &self,
+        likely: &Target,
+        body: Vec<u8>,
+        stream: bool,
+        again: impl Fn(&Target) -> Result<Plan, Error> + Send + Sync + 'static,
+    ) -> ChatRequest {
+        let likely = likely.clone();
+        let render = move |target: &Target| match target.reads_like(&likely) {
+            true => Ok(body.clone()),
+            false => again(target).map(|plan| plan.body),
+        };
+        let (route, headers) = (self.route.clone(), self.headers.clone());
+        ChatRequest { route, path: CHAT, headers, stream, body: Arc::new(render) }
+    }
+
+    pub(super) fn options<'a>(&'a self, app: &'a App, target: &'a Target) -> PlanOptions<'a> {
+        PlanOptions {
+            dialect: target.dialect,
+            default_model: app.config.default_model.as_deref(),
+            upstream_model: target.model.as_deref(),
+            extra_body: target.extra_body.as_ref(),
+            developer_messages: app.config.developer_messages,
+            alternate_roles: target.alternate_roles,
+            reasoning: app.config.reasoning,
+            refusal_as_text: is_codex(&self.headers),
+            sees: target.sees,
+            wrappers: Some(&self.wishes.wrappers),
+            budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
+            quirks_off: &self.wishes.quirks_off,
+            seal: Some(self.caller.clone()),
+            drop_turns: 0,
+            compact: None,
+            // a run is read as it grows, by its client or another replica's
+            stream: self.asks.background.then_some(true),
+        }
+    }
+
+    /// Plans it once more, with other options.
+    pub(super) fn plan_with(
+        &self,
+        app: &App,
+        target: &Target,
+        summary: Option<&RawValue>,
+        change: impl FnOnce(&mut PlanOptions<'_>),
+    ) -> Result<Plan, Error> {
+        let text = draft::text(&self.body)?;
+        let draft = Draft::read(&text)?;
+        let mut options = self.options(app, target);
+        change(&mut options);
+        draft.plan(&options, &Context { summary, ..self.past.context() })
+    }
+}
+
+/// What the upstream answered, and the summary that was made before it was asked.
+pub(super) struct Answered {
+    pub(super) response: Begun,
+    pub(super) compaction: Option<String>,
+}
+
+/// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
+/// `truncation: "auto"` the oldest turns are left out until the server takes it.
+pub(super) async fn send(
+    app: Arc<App>,
+    job: Arc<Job>,
+    target: Target,
+    mut body: Vec<u8>,
+    mut droppable: usize,
+    stream: bool,
+) -> Result<Answered, Error> {
+    let mut summary: Option<Arc<Made>> = None;
+    if let Some(threshold) = job.asks.compact_threshold
+        // no token is shorter than a byte
+        && body.len() as u64 >= threshold
+        && tokens::count(&app, &job, &target, &body).await? >= threshold
+    {
+        summary = compact::before(&app, &job, &target).await?.map(Arc::new);
+        let plan = job.plan_with(&app, &target, item(&summary), |_| {})?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
+    }
+    let mut dropped = 0;
+    loop {
+        let (planner, of, with) = (job.clone(), app.clone(), summary.clone());
+        let request = job.chat(&target, body, stream, move |target| {
+            planner.plan_with(&of, target, item(&with), |options| options.drop_turns = dropped)
+        });
+        let refused = match app.upstream.send(request).await {
+            Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
+            Err(error) => return Err(error),
+            Ok(response) => {
+                return Ok(Answered { response, compaction: summary.map(|made| made.blob.clone()) });
+            }
+        };
+        dropped += droppable.div_ceil(4);
+        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
+        app.metrics.note("truncated");
+        let plan = job.plan_with(&app, &target, item(&summary), |options| options.drop_turns = dropped)?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
+    }
+}
+
+/// The item that a summary is to a plan.
+fn item(made: &Option<Arc<Made>>) -> Option<&RawValue> {
+    made.as_deref().map(|made| &*made.item)
 }
 
 /// What headers and configuration ask for, the request's own header first.
-struct Wishes {
+pub(super) struct Wishes {
     wrappers: Wrappers,
     budgets: Option<Vec<(String, u64)>>,
     quirks_off: Vec<String>,
@@ -142,7 +283,7 @@ fn is_codex(headers: &HeaderMap) -> bool {
     value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
 }
 
-fn count(app: &App, notes: &Notes) {
+pub(super) fn count(app: &App, notes: &Notes) {
     for (kind, what) in &notes.0 {
         app.metrics.note(kind);
         tracing::debug!(kind, what, "left out or changed");
@@ -151,13 +292,40 @@ fn count(app: &App, notes: &Notes) {
 
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 
+/// Begins a background response and returns at once: with what it is now, or with its events.
+async fn background(
+    app: Arc<App>,
+    scope: Scope,
+    asks: &Asks,
+    transcoder: Transcoder,
+    sent: Sent,
+    begun: Instant,
+    keep: Option<Keep>,
+) -> Result<Response<ResponseBody>, Error> {
+    let id = transcoder.id().to_owned();
+    let Some(keep) = keep else {
+        return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
+    };
+    // what is not in the store can be neither polled nor fetched
+    let mut turn = keep.turn(&transcoder);
+    app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
+    turn.state = TurnState::Queued;
+    let body = open(app.clone(), transcoder, sent, begun, Some(keep));
+    let run = app.runs.start(&app, scope, &id, body, None);
+    Ok(match asks.stream {
+        true => reply::events(run.read(0, app.config.heartbeat)),
+        false => reply::json(StatusCode::OK, stored::render(&turn)),
+    })
+}
+
 /// Waits `commit_after` for the upstream's status; then the stream begins without it.
 async fn streamed(
     app: Arc<App>,
     transcoder: Transcoder,
     mut sent: Sent,
     begun: Instant,
-) -> Result<Response<ResponseBody>, Error> {
+    keep: Option<Keep>,
+) -> Result<EventBody, Error> {
     let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
     let seen = app.clone();
     let answer: Sent = match early {
@@ -172,6 +340,17 @@ async fn streamed(
             answer
         }),
     };
+    Ok(open(app, transcoder, answer, begun, keep))
+}
+
+/// The body of a stream that begins now.
+fn open(
+    app: Arc<App>,
+    transcoder: Transcoder,
+    answer: Sent,
+    begun: Instant,
+    keep: Option<Keep>,
+) -> EventBody {
     let pace = Pace {
         heartbeat: app.config.heartbeat,
         in_progress_after: app.config.in_progress_after,
@@ -180,40 +359,49 @@ async fn streamed(
     app.metrics.open_streams.inc();
     let shutdown = app.cut.clone().cancelled_owned();
     let span = tracing::Span::current();
+    let keep = keep.map(Arc::new);
+    let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
     let on_end: OnEnd = Box::new(move |transcoder, client_left| {
         let _entered = span.enter();
         app.metrics.open_streams.dec();
         ended(&app, transcoder, client_left, "true", begun.elapsed());
+        if let Some(keep) = keep.filter(|_| client_left) {
+            tokio::spawn(keep.keep_cancelled(transcoder));
+        }
     });
-    let body = EventBody::new(transcoder, answer, pace, shutdown, on_end);
-    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would hold events back
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    EventBody::new(transcoder, answer, pace, shutdown, on_end).before_end(before_end)
 }
 
 /// One completion is one chunk.
 async fn whole(
     app: &App,
     mut transcoder: Transcoder,
-    sent: impl Future<Output = Result<Begun, Error>>,
+    sent: impl Future<Output = Result<Answered, Error>>,
     limit: Duration,
     begun: Instant,
+    keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = waiting.through(async { sent.await?.whole(limit).await }).await?;
+    let answer = async {
+        let Answered { response, compaction } = sent.await?;
+        Ok::<_, Error>((response.whole(limit).await?, compaction))
+    };
+    let (answer, compaction) = waiting.through(answer).await?;
     let text = String::from_utf8_lossy(&answer);
     let mut unused = Vec::new();
+    if let Some(blob) = compaction {
+        transcoder.compacted(&blob, &mut unused);
+    }
     transcoder.chunk(&text, unix_now(), &mut unused);
     transcoder.end(End::Eof, unix_now(), &mut unused);
     ended(app, &transcoder, false, "false", begun.elapsed());
-    match transcoder.failure() {
-        Some(error) => Err(error.clone()),
-        None => Ok(reply::json(StatusCode::OK, transcoder.into_body())),
+    if let Some(error) = transcoder.failure() {
+        return Err(error.clone());
     }
+    if let Some(keep) = keep {
+        keep.keep(&transcoder).await;
+    }
+    Ok(reply::json(StatusCode::OK, transcoder.into_body()))
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.

@@ -2,13 +2,20 @@
 
 mod admin;
 mod body;
+mod compact;
 mod conversation;
+mod conversations;
 mod create;
 mod models;
 mod passthrough;
+mod query;
 mod reload;
 mod reply;
 mod routes;
+mod runs;
+mod state;
+mod stored;
+mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,9 +33,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Resolved};
+use crate::keyring::Keyring;
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use reply::ResponseBody;
+use runs::Runs;
 
 /// Connections that the kernel holds for us between two accepts.
 const BACKLOG: u32 = 4096;
@@ -42,6 +52,9 @@ pub(crate) struct App {
     config: Config,
     upstream: Upstream,
     metrics: Metrics,
+    keyring: Arc<Keyring>,
+    store: Arc<dyn Store>,
+    runs: Runs,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
     /// Cancelled when no new work is wanted.
@@ -78,7 +91,11 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     );
     upstream.watch(own.port());
     tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
+    let store = store::open(&resolved)?;
     let app = Arc::new(App {
+        keyring: resolved.keyring,
+        runs: Runs::new(resolved.config.store.replay_window),
+        store,
         config: resolved.config,
         upstream,
         metrics,
@@ -86,6 +103,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         draining: CancellationToken::new(),
     });
 
+    tokio::spawn(sweep(app.clone()));
     // the admin port answers until the very end: a probe must see the drain
     tokio::spawn(accept(admin, app.clone(), CancellationToken::new(), |app, request| async move {
         admin::answer(&app, &request)
@@ -99,12 +117,23 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     Ok(())
 }
 
+/// Has the store remove what has expired, for ever.
+async fn sweep(app: Arc<App>) {
+    let pause = (app.config.store.ttl / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+    loop {
+        tokio::time::sleep(pause).await;
+        app.store.sweep().await;
+    }
+}
+
 /// Lets what runs end in its own time, then in ours.
 async fn drain(app: &App, api: tokio::task::JoinHandle<GracefulShutdown>, signals: &mut Signals) {
     tracing::info!(open_streams = app.metrics.open_streams.get(), "draining; a second signal ends at once");
     app.draining.cancel();
     let Ok(connections) = api.await else { return };
-    let idle = connections.shutdown();
+    let idle = async {
+        tokio::join!(connections.shutdown(), app.runs.idle());
+    };
     tokio::pin!(idle);
     tokio::select! {
         () = &mut idle => return,

@@ -8,8 +8,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
+use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, create, models, passthrough};
+use super::{App, body, compact, conversations, create, models, passthrough, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -18,10 +19,14 @@ const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms"
 
 enum Route<'a> {
     Create,
+    InputTokens,
+    Compact,
     /// `GET` with an upgrade to a WebSocket.
     Upgrade,
-    /// A stored response, or something of it.
-    Stored(&'a str),
+    /// A stored response, or something of it: its id, and what follows.
+    Stored(&'a str, &'a str),
+    /// What follows `/v1/conversations`.
+    Conversations(&'a str),
     NotAllowed,
     Health,
     /// The list of models, or one of them.
@@ -33,7 +38,10 @@ impl Route<'_> {
     fn name(&self) -> &'static str {
         match self {
             Route::Create | Route::Upgrade | Route::NotAllowed => "responses",
-            Route::Stored(_) => "stored",
+            Route::InputTokens => "input_tokens",
+            Route::Compact => "compact",
+            Route::Stored(..) => "stored",
+            Route::Conversations(_) => "conversations",
             Route::Health => "health",
             Route::Models(_) => "models",
             Route::Pass => "passthrough",
@@ -46,28 +54,37 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     if path == "/health" && method == Method::GET {
         return Route::Health;
     }
+    let below = |names: &[&str]| {
+        let rest = names.iter().find_map(|base| path.strip_prefix(base))?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
+    };
     if method == Method::GET
-        && let Some(rest) = below(path, &["/v1/models", "/models", "/codex/v1/models"])
+        && let Some(id) = below(&["/v1/models", "/models", "/codex/v1/models"])
     {
-        return Route::Models(Some(rest.trim_matches('/')).filter(|id| !id.is_empty()));
+        return Route::Models(Some(id).filter(|id| !id.is_empty()));
     }
-    let Some(rest) = below(path, &["/v1/responses", "/responses", "/codex/v1/responses"]) else {
+    if let Some(rest) = below(&["/v1/conversations", "/conversations"]) {
+        return match method {
+            &Method::OPTIONS => Route::Pass,
+            _ => Route::Conversations(rest),
+        };
+    }
+    let Some(rest) = below(&["/v1/responses", "/responses", "/codex/v1/responses"]) else {
         return Route::Pass;
     };
-    match (rest.trim_matches('/'), method) {
+    match (rest, method) {
         ("", &Method::POST) => Route::Create,
         ("", &Method::GET) if upgrade => Route::Upgrade,
         ("", &Method::OPTIONS) => Route::Pass,
         ("", _) => Route::NotAllowed,
-        ("input_tokens" | "compact", &Method::POST) => Route::Pass,
-        (id, _) => Route::Stored(id.split('/').next().unwrap_or(id)),
+        ("input_tokens", &Method::POST) => Route::InputTokens,
+        ("compact", &Method::POST) => Route::Compact,
+        (_, &Method::OPTIONS) => Route::Pass,
+        (rest, _) => {
+            let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
+            Route::Stored(id, what)
+        }
     }
-}
-
-/// What of a path is behind one of these, itself included.
-fn below<'a>(path: &'a str, bases: &[&str]) -> Option<&'a str> {
-    let rest = bases.iter().find_map(|base| path.strip_prefix(base));
-    rest.filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Answers one request.
@@ -82,6 +99,8 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let result = async {
         match route {
             Route::Create => create::answer(app.clone(), request, begun, &id).await,
+            Route::InputTokens => tokens::answer(app.clone(), request, &id).await,
+            Route::Compact => compact::answer(app.clone(), request, &id).await,
             Route::Upgrade => {
                 let message = "WebSocket is not offered here; use POST with \"stream\": true.";
                 Err(Error::new(Kind::UpgradeRequired, message))
@@ -90,8 +109,13 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 let message = format!("Method {method} is not allowed for {path}; use POST.");
                 Err(Error::new(Kind::MethodNotAllowed, message))
             }
-            Route::Stored(id) => {
-                Err(Error::new(Kind::NotFound, format!("Response with id '{id}' not found.")))
+            Route::Stored(id, what) => stored_answer(&app, &request, id, what).await,
+            Route::Conversations(rest) => {
+                let scope = app.keyring.caller(request.headers()).scope();
+                let (query, method) = (Query::of(request.uri()), request.method().clone());
+                let (parts, incoming) = request.into_parts();
+                let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+                conversations::answer(&app, scope, &method, rest, &query, &body).await
             }
             Route::Health => Ok(health(&app)),
             Route::Models(id) => models::answer(&app, request, id).await,
@@ -117,6 +141,27 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
         _ => tracing::info!(%method, path, status, ms, "answered"),
     }
     response
+}
+
+async fn stored_answer(
+    app: &Arc<App>,
+    request: &Request<Incoming>,
+    id: &str,
+    what: &str,
+) -> Result<Response<ResponseBody>, Error> {
+    let scope = app.keyring.caller(request.headers()).scope();
+    let query = Query::of(request.uri());
+    match (what, request.method()) {
+        ("", &Method::GET) => stored::get(app.clone(), scope, id, &query).await,
+        ("", &Method::DELETE) => stored::delete(app, scope, id).await,
+        ("cancel", &Method::POST) => stored::cancel(app, scope, id).await,
+        ("input_items", &Method::GET) => stored::input_items(app, scope, id, &query).await,
+        ("" | "cancel" | "input_items", method) => {
+            let message = format!("Method {method} is not allowed for {}.", request.uri().path());
+            Err(Error::new(Kind::MethodNotAllowed, message))
+        }
+        _ => Err(Error::new(Kind::NotFound, format!("Unknown path: {}.", request.uri().path()))),
+    }
 }
 
 /// The client's own id where it is fit for a log line, a new one otherwise.
@@ -155,7 +200,10 @@ mod tests {
             (Method::POST, "/codex/v1/responses", "responses"),
             (Method::GET, "/v1/responses/resp_1", "stored"),
             (Method::POST, "/v1/responses/resp_1/cancel", "stored"),
-            (Method::POST, "/v1/responses/input_tokens", "passthrough"),
+            (Method::POST, "/v1/responses/input_tokens", "input_tokens"),
+            (Method::POST, "/v1/responses/compact", "compact"),
+            (Method::GET, "/v1/conversations/conv_1", "conversations"),
+            (Method::GET, "/v1/conversationsx", "passthrough"),
             (Method::GET, "/v1/responsesx", "passthrough"),
             (Method::GET, "/v1/models", "models"),
             (Method::GET, "/codex/v1/models/org/name", "models"),

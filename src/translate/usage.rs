@@ -1,13 +1,14 @@
 //! Owns token counts: what a chat server reports, and `usage` as Responses has it. It must not invent a count:
 //! what was never reported stays null, since Codex takes zeros for an empty context and then never compacts.
 
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::wire::chat;
 use crate::wire::json::push_number;
 
 /// Token counts of one response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// The whole prompt, cached part included.
     pub input: u64,

@@ -26,7 +26,7 @@ use server::Server;
 
 pub use facts::{Facts, Model};
 pub use route::Route;
-pub use send::{ChatRequest, Passed, Sent};
+pub use send::{CHAT, ChatRequest, Passed, Sent};
 
 /// How long a request waits for the first look to be over.
 const FIRST_LOOK: Duration = Duration::from_secs(2);

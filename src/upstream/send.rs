@@ -13,6 +13,8 @@ use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::error::{Error, Kind};
 
+/// Where chat requests go.
+pub const CHAT: &str = "/v1/chat/completions";
 /// Headers of the client's that concern the upstream too.
 const FORWARDED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
 /// Connections that may break before an answer until the request itself is taken for the cause.
@@ -24,6 +26,8 @@ const HANGS: u32 = 4;
 pub struct ChatRequest {
     /// What decides where it goes.
     pub route: Route,
+    /// Where on the server: [`CHAT`], or another path that takes the same body.
+    pub path: &'static str,
     /// The headers of the client's own request.
     pub headers: HeaderMap,
     /// Whether a stream is asked for.
@@ -190,12 +194,13 @@ impl<'a> Trip<'a> {
     async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
         if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
+            && self.request.path == CHAT
             && body.last() == Some(&b'}')
         {
             body.pop();
             body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
-        let url = format!("{}/v1/chat/completions", target.base);
+        let url = format!("{}{}", target.base, self.request.path);
         let mut watch =
             Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
         let sent = lease.server.client.post(url).headers(self.headers(&lease.server)).body(body).send();

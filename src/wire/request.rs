@@ -17,7 +17,7 @@ pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
 macro_rules! raw_fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Default, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, Deserialize)]
         #[allow(missing_docs)] // the names are the documents' own
         pub struct $name<'a> {
             $(#[serde(borrow, default)] pub $field: Option<&'a RawValue>,)*
@@ -75,6 +75,7 @@ raw_fields_and_others!(
     /// `prompt_cache_options`, or what their server takes beyond the documents.
     CreateResponse {
         background,
+        context_management,
         conversation,
         frequency_penalty,
         include,
@@ -109,7 +110,7 @@ raw_fields!(
     /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
     Item {
         r#type, id, role, content, call_id, namespace, name, arguments, input, output, summary, tools, action,
-        operation, status,
+        operation, status, encrypted_content,
     }
 );
 
@@ -128,6 +129,21 @@ raw_fields!(
 raw_fields!(
     /// `format` of a custom tool.
     CustomFormat { r#type, syntax, definition }
+);
+
+raw_fields!(
+    /// `conversation` as an object.
+    ConversationParam { id }
+);
+
+raw_fields!(
+    /// The body of a request about a conversation.
+    ConversationBody { metadata, items }
+);
+
+raw_fields!(
+    /// One element of `context_management`.
+    ContextManagement { r#type, compact_threshold }
 );
 
 raw_fields!(

@@ -1,0 +1,255 @@
+//! Owns the store of a single process: moka bounds it in entries and bytes and drops what was not used for longest;
+//! idle time is counted here, by an injected clock. It must not keep anything that no read can reach.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use super::{Chain, Clock, Conversation, Scope, Store, StoreError, StoredItem, Turn};
+
+/// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
+const OVERHEAD: usize = 256;
+
+/// Bounds of a [`MemoryStore`].
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Idle time after which a record is gone.
+    pub ttl: Duration,
+    /// Most records.
+    pub entries: u64,
+    /// Most bytes, counted with the cache's own.
+    pub bytes: u64,
+}
+
+/// Records in this process's memory.
+pub struct MemoryStore {
+    records: Cache<Key, Arc<Entry>>,
+    clock: Clock,
+    ttl: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    scope: Scope,
+    id: Box<str>,
+}
+
+struct Entry {
+    /// Milliseconds, by the clock.
+    used: AtomicU64,
+    record: Record,
+}
+
+enum Record {
+    Turn(Arc<Turn>),
+    Conversation(Arc<Kept>),
+}
+
+#[derive(Clone)]
+struct Kept {
+    head: Conversation,
+    items: Vec<StoredItem>,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        let item = |item: &StoredItem| item.id.len() + item.json.len() + size_of::<StoredItem>();
+        self.head.metadata.len() + self.items.iter().map(item).sum::<usize>()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store. `clock`: milliseconds.
+    pub fn new(bounds: Bounds, clock: Clock) -> MemoryStore {
+        // one bound serves both: an entry weighs its bytes, and at least its share of them
+        let share = bounds.bytes / bounds.entries.max(1);
+        let weigh = move |key: &Key, entry: &Arc<Entry>| {
+            let bytes = match &entry.record {
+                Record::Turn(turn) => turn.bytes(),
+                Record::Conversation(kept) => kept.bytes(),
+            };
+            let bytes = (bytes + key.id.len() + OVERHEAD) as u64;
+            u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
+        };
+        let records = Cache::builder()
+            .weigher(weigh)
+            .max_capacity(bounds.bytes)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        let ttl = u64::try_from(bounds.ttl.as_millis()).unwrap_or(u64::MAX);
+        MemoryStore { records, clock, ttl }
+    }
+
+    /// Records that are there, expired ones that were not swept included.
+    pub fn len(&self) -> u64 {
+        self.records.run_pending_tasks();
+        self.records.entry_count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that the records count for.
+    pub fn bytes(&self) -> u64 {
+        self.records.run_pending_tasks();
+        self.records.weighted_size()
+    }
+
+    fn fresh(&self, entry: &Entry) -> bool {
+        (self.clock)().saturating_sub(entry.used.load(Ordering::Relaxed)) < self.ttl
+    }
+
+    /// The entry, if it has not expired; its idle time begins anew.
+    fn touch(&self, key: &Key) -> Option<Arc<Entry>> {
+        let entry = self.records.get(key)?;
+        if !self.fresh(&entry) {
+            self.records.invalidate(key);
+            return None;
+        }
+        entry.used.store((self.clock)(), Ordering::Relaxed);
+        Some(entry)
+    }
+
+    fn touch_turn(&self, scope: Scope, id: &str) -> Option<Arc<Turn>> {
+        match &self.touch(&Key { scope, id: id.into() })?.record {
+            Record::Turn(turn) => Some(turn.clone()),
+            Record::Conversation(_) => None,
+        }
+    }
+
+    fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
+        match &self.touch(&Key { scope, id: id.into() })?.record {
+            Record::Conversation(kept) => Some(kept.clone()),
+            Record::Turn(_) => None,
+        }
+    }
+
+    fn entry(&self, record: Record) -> Arc<Entry> {
+        Arc::new(Entry { used: AtomicU64::new((self.clock)()), record })
+    }
+
+    /// Changes a conversation as one step; `None` leaves it as it was. False if there is none.
+    fn change(&self, scope: Scope, id: &str, change: impl FnOnce(&Kept) -> Option<Kept>) -> bool {
+        let mut found = false;
+        self.records.entry(Key { scope, id: id.into() }).and_compute_with(|entry| {
+            let Some(entry) = entry.filter(|entry| self.fresh(entry.value())) else { return Op::Nop };
+            let Record::Conversation(kept) = &entry.value().record else { return Op::Nop };
+            let Some(kept) = change(kept) else { return Op::Nop };
+            found = true;
+            Op::Put(self.entry(Record::Conversation(Arc::new(kept))))
+        });
+        found
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError> {
+        let key = Key { scope, id: turn.id.clone() };
+        self.records.insert(key, self.entry(Record::Turn(turn)));
+        Ok(())
+    }
+
+    async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
+        Ok(self.touch_turn(scope, id))
+    }
+
+    async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError> {
+        let mut turns = Vec::new();
+        let mut next = Some(Box::from(id));
+        while let Some(id) = next.take() {
+            let Some(turn) = self.touch_turn(scope, &id).filter(|turn| turn.state.continuable()) else {
+                return Ok(Chain::Broken);
+            };
+            if turns.len() == limit {
+                return Ok(Chain::TooLong);
+            }
+            next.clone_from(&turn.parent);
+            turns.push(turn);
+        }
+        turns.reverse();
+        Ok(Chain::Whole(turns))
+    }
+
+    async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
+        let found = self.touch_turn(scope, id).is_some();
+        if found {
+            self.records.invalidate(&Key { scope, id: id.into() });
+        }
+        Ok(found)
+    }
+
+    async fn put_conversation(&self, scope: Scope, head: Conversation) -> Result<(), StoreError> {
+        let key = Key { scope, id: head.id.clone() };
+        self.records.entry(key).and_compute_with(|entry| {
+            let items = entry
+                .filter(|entry| self.fresh(entry.value()))
+                .and_then(|entry| match &entry.value().record {
+                    Record::Conversation(kept) => Some(kept.items.clone()),
+                    Record::Turn(_) => None,
+                })
+                .unwrap_or_default();
+            Op::Put(self.entry(Record::Conversation(Arc::new(Kept { head, items }))))
+        });
+        Ok(())
+    }
+
+    async fn conversation(&self, scope: Scope, id: &str) -> Result<Option<Conversation>, StoreError> {
+        Ok(self.touch_conversation(scope, id).map(|kept| kept.head.clone()))
+    }
+
+    async fn delete_conversation(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
+        let found = self.touch_conversation(scope, id).is_some();
+        if found {
+            self.records.invalidate(&Key { scope, id: id.into() });
+        }
+        Ok(found)
+    }
+
+    async fn items(&self, scope: Scope, conversation: &str) -> Result<Option<Vec<StoredItem>>, StoreError> {
+        Ok(self.touch_conversation(scope, conversation).map(|kept| kept.items.clone()))
+    }
+
+    async fn append(
+        &self,
+        scope: Scope,
+        conversation: &str,
+        items: Vec<StoredItem>,
+    ) -> Result<bool, StoreError> {
+        Ok(self.change(scope, conversation, |kept| {
+            let mut kept = kept.clone();
+            for item in items {
+                match kept.items.iter_mut().find(|old| old.id == item.id) {
+                    Some(old) => *old = item,
+                    None => kept.items.push(item),
+                }
+            }
+            Some(kept)
+        }))
+    }
+
+    async fn delete_item(&self, scope: Scope, conversation: &str, item: &str) -> Result<bool, StoreError> {
+        Ok(self.change(scope, conversation, |kept| {
+            let mut kept = kept.clone();
+            let before = kept.items.len();
+            kept.items.retain(|old| *old.id != *item);
+            (kept.items.len() < before).then_some(kept)
+        }))
+    }
+
+    async fn sweep(&self) {
+        for (key, entry) in &self.records {
+            if !self.fresh(&entry) {
+                self.records.invalidate(&*key);
+            }
+        }
+        self.records.run_pending_tasks();
+    }
+}

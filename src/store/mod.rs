@@ -1,0 +1,152 @@
+//! Owns what outlives a request: the trait of a store, and what every store keeps to. It must not know HTTP, and it
+//! must not look into an item.
+//!
+//! Every record belongs to a [`Scope`], and there is no way to ask for a record without one: somebody else's id is
+//! looked up exactly as one that never was.
+
+pub mod memory;
+pub mod turn;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::config::Resolved;
+use memory::{Bounds, MemoryStore};
+pub use turn::{Conversation, StoredItem, Turn, TurnState};
+
+/// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scope(pub [u8; 16]);
+
+impl Scope {
+    /// 32 hexadecimal digits, as part of a record's name.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scope(..)")
+    }
+}
+
+/// The store that the configuration names.
+///
+/// # Errors
+/// What keeps it from being set up; a server that is away does not.
+pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
+    let config = &resolved.config.store;
+    let bounds =
+        Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
+    Ok(Arc::new(MemoryStore::new(bounds, Arc::new(now_ms))))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A store that could not be asked, in time or at all. For the log; the client gets 503.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct StoreError(pub String);
+
+/// Milliseconds since 1970; injected, so that tests turn it forward.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// The turns that lead to a response.
+#[derive(Debug, Clone)]
+pub enum Chain {
+    /// All of them, the oldest first, the named one last.
+    Whole(Vec<Arc<Turn>>),
+    /// One of them is unknown, expired, deleted or cannot be continued from.
+    Broken,
+    /// There are more than was allowed.
+    TooLong,
+}
+
+/// Where responses and conversations are kept. Each read of a record begins its idle time anew; a chain's read that
+/// of every turn in it.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Keeps a turn, in place of an older record of the same id.
+    async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError>;
+
+    /// The turn of that response id.
+    async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError>;
+
+    /// The turns from the beginning of its conversation up to the response `id`; at most `limit` of them.
+    async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError>;
+
+    /// Forgets a turn; false if there was none.
+    async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError>;
+
+    /// Keeps a conversation's head (metadata), in place of an older one; its items stay.
+    async fn put_conversation(&self, scope: Scope, head: Conversation) -> Result<(), StoreError>;
+
+    /// A conversation's head.
+    async fn conversation(&self, scope: Scope, id: &str) -> Result<Option<Conversation>, StoreError>;
+
+    /// Forgets a conversation and its items; false if there was none.
+    async fn delete_conversation(&self, scope: Scope, id: &str) -> Result<bool, StoreError>;
+
+    /// A conversation's items, the oldest first; `None` if there is no such conversation.
+    async fn items(&self, scope: Scope, conversation: &str) -> Result<Option<Vec<StoredItem>>, StoreError>;
+
+    /// Adds items at a conversation's end, one call's items together; false if there is no such conversation. An item
+    /// whose id is there already replaces that one in its place.
+    async fn append(
+        &self,
+        scope: Scope,
+        conversation: &str,
+        items: Vec<StoredItem>,
+    ) -> Result<bool, StoreError>;
+
+    /// Removes one item of a conversation; false if there was none.
+    async fn delete_item(&self, scope: Scope, conversation: &str, item: &str) -> Result<bool, StoreError>;
+
+    /// What other replicas may know of runs; `None` where there are no other replicas.
+    fn runs(&self) -> Option<&dyn SharedRuns> {
+        None
+    }
+
+    /// Removes what has expired, where the store does not do so by itself.
+    async fn sweep(&self) {}
+}
+
+/// Events that a run has sent so far.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Whole frames (`event: ..\ndata: ..\n\n`), in the order of their `sequence_number`.
+    pub events: Vec<Bytes>,
+    /// Whether the last of them ends the stream.
+    pub ended: bool,
+}
+
+/// Runs that several replicas can watch and cancel. A run belongs to the replica that began it, for as long as that
+/// one renews its lease.
+#[async_trait]
+pub trait SharedRuns: Send + Sync {
+    /// Takes or renews the lease on a run; true: a cancel was asked for.
+    async fn renew(&self, scope: Scope, id: &str, lease: Duration) -> Result<bool, StoreError>;
+
+    /// Gives the lease back: the run's final record is stored.
+    async fn release(&self, scope: Scope, id: &str) -> Result<(), StoreError>;
+
+    /// Whether some replica holds the lease.
+    async fn leased(&self, scope: Scope, id: &str) -> Result<bool, StoreError>;
+
+    /// Adds events to a run's log; `keep`: how long the log stays after its last change.
+    async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError>;
+
+    /// The events from number `from` on; `None` if there is no log.
+    async fn events(&self, scope: Scope, id: &str, from: u64) -> Result<Option<Batch>, StoreError>;
+
+    /// Asks the replica that holds the lease to cancel.
+    async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError>;
+}
