@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::translate::plan::{DeveloperMessages, ReasoningDisplay};
+pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay};
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -137,7 +137,7 @@ pub struct StoreConfig {
 }
 
 /// `[tools]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToolsConfig {
     /// Command that serves web searches through the client's own shell tool, for example `tvly`. A request's own
@@ -149,6 +149,19 @@ pub struct ToolsConfig {
     /// Repairs of the model's calls that are switched off, separated by commas: `patch_fences`,
     /// `patch_hunk_headers`.
     pub disabled_quirks: Option<String>,
+    /// What becomes of tools that a tool search finds.
+    pub found_tools: FoundTools,
+}
+
+impl Default for ToolsConfig {
+    fn default() -> Self {
+        ToolsConfig {
+            web_search_wrapper: None,
+            file_search_wrapper: None,
+            disabled_quirks: None,
+            found_tools: FoundTools::Declared,
+        }
+    }
 }
 
 /// `[log]`

@@ -21,6 +21,9 @@ pub struct Dialect {
     pub continues_assistant: bool,
     /// Keys beyond the Responses documents that are passed on when a request has them at its top level.
     pub extra_keys: &'static [&'static str],
+    /// Whether every chat request asks for a stream. llama-server b11434 notices a hang-up only when it writes: it goes
+    /// on with an answer that nobody waits for to its very end.
+    pub always_streams: bool,
     /// Key that asks for chunks with `prompt_progress` before the first token, which tell a long prefill from a
     /// server that hangs.
     pub progress_key: Option<&'static str>,
@@ -79,6 +82,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
         "xtc_probability",
         "xtc_threshold",
     ],
+    always_streams: true,
     progress_key: Some("return_progress"),
     slot_key: Some("id_slot"),
     any_model: true,
@@ -118,6 +122,7 @@ pub const VLLM: Dialect = Dialect {
         "top_k",
         "vllm_xargs",
     ],
+    always_streams: false,
     progress_key: None,
     slot_key: None,
     any_model: false,
@@ -155,6 +160,7 @@ pub const SGLANG: Dialect = Dialect {
         "stream_reasoning",
         "top_k",
     ],
+    always_streams: false,
     progress_key: None,
     slot_key: None,
     any_model: true,
@@ -171,6 +177,7 @@ pub const OLLAMA: Dialect = Dialect {
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["seed", "stop"],
+    always_streams: false,
     progress_key: None,
     slot_key: None,
     any_model: false,
@@ -187,6 +194,7 @@ pub const LM_STUDIO: Dialect = Dialect {
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["draft_model", "logit_bias", "min_p", "repeat_penalty", "seed", "stop", "top_k", "ttl"],
+    always_streams: false,
     progress_key: None,
     slot_key: None,
     any_model: false,
@@ -203,6 +211,7 @@ pub const GENERIC: Dialect = Dialect {
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["logit_bias", "seed", "stop"],
+    always_streams: false,
     progress_key: None,
     slot_key: None,
     any_model: false,

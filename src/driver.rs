@@ -66,6 +66,38 @@ impl Answer {
         }
         Ok(Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))))
     }
+
+    /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
+    pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
+        let mut unused = Vec::new();
+        let mut events = match self {
+            Answer::Events(events) => events,
+            Answer::Whole(body) => {
+                transcoder.chunk(&String::from_utf8_lossy(&body), unix_now(), &mut unused);
+                transcoder.end(End::Eof, unix_now(), &mut unused);
+                return;
+            }
+            Answer::Compacted(blob, answer) => {
+                transcoder.compacted(&blob, &mut unused);
+                return Box::pin(answer.read(transcoder, idle_timeout)).await;
+            }
+        };
+        while !transcoder.ended() {
+            let end = match tokio::time::timeout(idle_timeout, events.next()).await {
+                Ok(Some(Ok(data))) => {
+                    transcoder.chunk(&data, unix_now(), &mut unused);
+                    continue;
+                }
+                Ok(Some(Err(error))) => End::Failed(broken(error)),
+                Ok(None) => End::Eof,
+                Err(_) => End::Failed(silent(idle_timeout)),
+            };
+            transcoder.end(end, unix_now(), &mut unused);
+        }
+        if transcoder.failure().is_none() {
+            let_end(events);
+        }
+    }
 }
 
 enum Source {
@@ -200,9 +232,7 @@ impl EventBody {
             let now = Instant::now();
             let streaming = matches!(self.source, Source::Events(_));
             if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
-                let silence = self.pace.idle_timeout.as_secs_f64();
-                let message = format!("The upstream server sent nothing for {silence} s.");
-                self.finish(End::Failed(Error::new(Kind::Timeout, message)));
+                self.finish(End::Failed(silent(self.pace.idle_timeout)));
                 return;
             }
             if now.duration_since(self.told) >= self.pace.in_progress_after {
@@ -221,14 +251,11 @@ impl EventBody {
         }
     }
 
-    /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
     fn let_go(&mut self) {
-        if let Source::Events(mut events) = std::mem::replace(&mut self.source, Source::Over)
+        if let Source::Events(events) = std::mem::replace(&mut self.source, Source::Over)
             && self.transcoder.failure().is_none()
         {
-            tokio::spawn(tokio::time::timeout(REST, async move {
-                while let Some(Ok(_)) = events.next().await {}
-            }));
+            let_end(events);
         }
     }
 
@@ -292,6 +319,15 @@ impl Drop for EventBody {
         }
         self.report(left);
     }
+}
+
+/// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
+fn let_end(mut events: Box<SseReader<ByteStream>>) {
+    tokio::spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = events.next().await {} }));
+}
+
+fn silent(limit: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", limit.as_secs_f64()))
 }
 
 /// Seconds since 1970.

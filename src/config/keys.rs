@@ -12,7 +12,9 @@ use serde::de::value::StrDeserializer;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{DeveloperMessages, DialectChoice, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets};
+use super::{
+    DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets,
+};
 use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
@@ -87,6 +89,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.disabled_quirks", kind: Kind::Checked(quirks) },
+    Key { name: "tools.found_tools", kind: Kind::Choice(choice::<FoundTools>) },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
 ];

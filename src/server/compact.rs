@@ -12,14 +12,14 @@ use serde_json::{Value, json as value};
 use super::create::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, body};
-use crate::driver::unix_now;
+use crate::driver::{Answer, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::translate::draft::{self, Draft};
 use crate::translate::listing::{elements, input_id, listed};
 use crate::translate::plan::{Compact, Plan};
-use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::Target;
+use crate::translate::transcoder::Transcoder;
+use crate::upstream::{Target, too_late};
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
 ///
@@ -104,15 +104,15 @@ async fn summarise(
             options.stream = Some(false);
         })
     };
-    let Plan { body, reply, notes, .. } = plan(target)?;
+    let Plan { body, chat_stream, reply, notes, .. } = plan(target)?;
     super::create::count(app, &notes);
-    let sent = app.upstream.send(job.chat(target, body, false, plan)).await?;
-    let answer = sent.whole(app.upstream.response_timeout()).await?;
+    let limit = app.upstream.response_timeout();
+    let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
+    let answer = Answer::of(sent, limit).await?;
     let mut transcoder =
         Transcoder::new(reply, Ids::new(uuid::Uuid::now_v7().simple().to_string()), unix_now());
-    let mut unused = Vec::new();
-    transcoder.chunk(&String::from_utf8_lossy(&answer), unix_now(), &mut unused);
-    transcoder.end(End::Eof, unix_now(), &mut unused);
+    let read = answer.read(&mut transcoder, app.upstream.idle_timeout());
+    tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?;
     match transcoder.failure() {
         Some(error) => Err(error.clone()),
         None => Ok(transcoder),

@@ -25,8 +25,8 @@ use crate::telemetry::Ended;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{CHAT, ChatRequest, Route, Sent as Begun, Target};
+use crate::translate::transcoder::Transcoder;
+use crate::upstream::{CHAT, ChatRequest, Route, Sent as Begun, Target, too_late};
 
 pub async fn answer(
     app: Arc<App>,
@@ -50,7 +50,7 @@ pub async fn answer(
         (job, target, plan, input)
     };
     drop(body);
-    let Plan { body, stream, model, reply, notes, droppable_turns } = plan;
+    let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
@@ -59,18 +59,11 @@ pub async fn answer(
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
-    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, stream);
+    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, chat_stream);
     if !stream {
         return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
-    let sent: Sent = Box::pin(async move {
-        let Answered { response, compaction } = sent.await?;
-        let answer = Answer::of(response, limit).await?;
-        Ok(match compaction {
-            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
-            None => answer,
-        })
-    });
+    let sent: Sent = Box::pin(async move { sent.await?.answer(limit).await });
     if asks.background {
         return background(app, scope, &asks, transcoder, sent, begun, keep).await;
     }
@@ -155,6 +148,7 @@ impl Job {
             wrappers: Some(&self.wishes.wrappers),
             budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
             quirks_off: &self.wishes.quirks_off,
+            found_tools: app.config.tools.found_tools,
             seal: Some(self.caller.clone()),
             drop_turns: 0,
             compact: None,
@@ -183,6 +177,16 @@ impl Job {
 pub(super) struct Answered {
     pub(super) response: Begun,
     pub(super) compaction: Option<String>,
+}
+
+impl Answered {
+    async fn answer(self, limit: Duration) -> Result<Answer, Error> {
+        let answer = Answer::of(self.response, limit).await?;
+        Ok(match self.compaction {
+            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
+            None => answer,
+        })
+    }
 }
 
 /// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
@@ -382,18 +386,14 @@ async fn whole(
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = async {
-        let Answered { response, compaction } = sent.await?;
-        Ok::<_, Error>((response.whole(limit).await?, compaction))
-    };
-    let (answer, compaction) = waiting.through(answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let mut unused = Vec::new();
-    if let Some(blob) = compaction {
-        transcoder.compacted(&blob, &mut unused);
-    }
-    transcoder.chunk(&text, unix_now(), &mut unused);
-    transcoder.end(End::Eof, unix_now(), &mut unused);
+    let idle_timeout = app.upstream.idle_timeout();
+    waiting
+        .through(async {
+            let answer = sent.await?.answer(limit).await?;
+            let read = answer.read(&mut transcoder, idle_timeout);
+            tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
+        })
+        .await?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     if let Some(error) = transcoder.failure() {
         return Err(error.clone());

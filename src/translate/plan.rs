@@ -50,6 +50,17 @@ pub enum DeveloperMessages {
     Keep,
 }
 
+/// What becomes of tools that a tool search finds in the course of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundTools {
+    /// They are added at the end of the tools, and called by their names. Chat templates render tools before messages,
+    /// so that the server reads the whole conversation again once.
+    Declared,
+    /// They are described where they were found, and called through one function that is there from the beginning.
+    Described,
+}
+
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
 pub struct PlanOptions<'a> {
@@ -77,6 +88,8 @@ pub struct PlanOptions<'a> {
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
+    /// Where tools go that are found later.
+    pub found_tools: FoundTools,
     /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
     pub seal: Option<Arc<dyn Seal>>,
     /// How many of the oldest turns are left out (`truncation: "auto"`).
@@ -103,6 +116,7 @@ impl<'a> PlanOptions<'a> {
             wrappers: None,
             budgets: &[],
             quirks_off: &[],
+            found_tools: FoundTools::Declared,
             seal: None,
             drop_turns: 0,
             compact: None,
@@ -127,6 +141,8 @@ pub struct Plan {
     pub body: Vec<u8>,
     /// Whether the client asked for a stream.
     pub stream: bool,
+    /// Whether the chat body asks for one.
+    pub chat_stream: bool,
     /// The model named in the request, or the default.
     pub model: String,
     /// What the answer echoes, and how it is told.
@@ -200,7 +216,8 @@ impl<'a, 'o> Planner<'a, 'o> {
         let items = self.items()?;
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
-        let mut tools = Tools::read(self.request.tools, &items, wrappers, &mut self.notes)?;
+        let mut tools =
+            Tools::read(self.request.tools, &items, wrappers, self.options.found_tools, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
         let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
@@ -223,6 +240,10 @@ impl<'a, 'o> Planner<'a, 'o> {
         messages::write(&mut body, instructions, entries, self.options);
         tools.write(&mut body, &choice, self.options.dialect);
         let settings = body.len();
+        let dialect = self.options.dialect;
+        // log probabilities beside tools go with no stream there
+        let torn = reply.logprobs && tools.visible() && !dialect.logprobs_with_tools;
+        let chat_stream = stream || (dialect.always_streams && !torn);
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
         if let Some(parallel) = parallel.filter(|_| tools.visible()) {
             push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
@@ -236,19 +257,19 @@ impl<'a, 'o> Planner<'a, 'o> {
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
         }
-        let own =
-            self.request.others.iter().filter(|(key, _)| self.options.dialect.extra_keys.contains(&&**key));
+        let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
         extra::merge(&mut body, settings, own, self.options.extra_body);
-        if let Some(key) = self.options.dialect.progress_key.filter(|_| stream) {
+        if let Some(key) = dialect.progress_key.filter(|_| chat_stream) {
             push_key(&mut body, key, "true");
         }
-        body.extend_from_slice(match stream {
+        body.extend_from_slice(match chat_stream {
             true => b",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
             false => b",\"stream\":false}",
         });
         Ok(Plan {
             body,
             stream,
+            chat_stream,
             model: model.into_owned(),
             reply,
             notes: self.notes,

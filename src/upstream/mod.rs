@@ -24,6 +24,7 @@ use crate::telemetry::Routing;
 use affinity::Affinity;
 use server::Server;
 
+pub use answer::too_late;
 pub use facts::{Facts, Model};
 pub use route::Route;
 pub use send::{CHAT, ChatRequest, Passed, Sent};

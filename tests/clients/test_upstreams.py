@@ -100,31 +100,50 @@ def errors_of(finished):
     return [e for e in finished.events if e["type"] in ("error", "turn.failed")] + [i for i in items if i["type"] == "error"]
 
 
-def test_codex_starts_before_its_server(binary, codex_bin, llama, home, project, tmp_path):
-    """The server is away for 3 s and loads its model for 17 more: Codex's first request waits and succeeds."""
-    gate = Gate(int(llama.url.rsplit(":", 1)[1]))
-    # the model is a base model and would write for minutes: it may say one word
-    proxy = Rejoinder(binary, gate.url, tmp_path / "rejoinder.log", home, upstream__extra_body='{"stop": [" "]}')
+@contextmanager
+def llama_server(folder, *options):
+    """A real server of the test's own."""
+    port = free_port()
+    process = Process([sys.executable, HERE / "llama_server.py", "--port", port, "--cache", ROOT / ".cache", *options],
+                      folder / f"llama-{port}.log", env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    url = f"http://127.0.0.1:{port}"
     try:
-        proxy.wait_ready("/healthz")
-        begun = time.monotonic()
-        timers = [threading.Timer(3, gate.listen), threading.Timer(20, gate.open.set)]
-        for timer in timers:
-            timer.start()
-        finished = run_codex(codex_bin, home, project, proxy, llama.model, "Say hello.")
-        took = time.monotonic() - begun
-        assert finished.code == 0, f"{finished}\n{proxy.text()[-3000:]}"
-        assert [e for e in finished.events if e["type"] == "turn.completed"], str(finished)
-        # that the list of models was not there yet is no failed request
-        shown = [e for e in errors_of(finished) if "Model metadata" not in json.dumps(e)]
-        assert not shown, str(finished)
-        assert took > 20 and gate.loading, (took, gate.loading)
-        print(f"\ncodex: exit 0, {len(shown)} errors shown, {took:.1f} s in all, the server ready after 20 s")
+        wait_until(lambda: answers_200(url + "/health"), 150, "llama.cpp's server", process.alive)
+        yield url
     finally:
-        for timer in timers:
-            timer.cancel()
-        proxy.stop()
-        gate.close()
+        process.stop()
+
+
+def test_codex_starts_before_its_server(binary, codex_bin, home, project, tmp_path):
+    """The server is away for 3 s and loads its model for 17 more: Codex's first request waits and succeeds."""
+    with llama_server(tmp_path, "--template", "last") as url:
+        gate = Gate(int(url.rsplit(":", 1)[1]))
+        # the model is a base model and would write for minutes: it may say one word
+        proxy = Rejoinder(binary, gate.url, tmp_path / "rejoinder.log", home, upstream__extra_body='{"stop": [" "]}')
+        timers = [threading.Timer(3, gate.listen), threading.Timer(20, gate.open.set)]
+        try:
+            codex_before_its_server(codex_bin, home, project, proxy, gate, timers)
+        finally:
+            for timer in timers:
+                timer.cancel()
+            proxy.stop()
+            gate.close()
+
+
+def codex_before_its_server(codex_bin, home, project, proxy, gate, timers):
+    proxy.wait_ready("/healthz")
+    begun = time.monotonic()
+    for timer in timers:
+        timer.start()
+    finished = run_codex(codex_bin, home, project, proxy, "local", "Say hello.")
+    took = time.monotonic() - begun
+    assert finished.code == 0, f"{finished}\n{proxy.text()[-3000:]}"
+    assert [e for e in finished.events if e["type"] == "turn.completed"], str(finished)
+    # that the list of models was not there yet is no failed request
+    shown = [e for e in errors_of(finished) if "Model metadata" not in json.dumps(e)]
+    assert not shown, str(finished)
+    assert took > 20 and gate.loading, (took, gate.loading)
+    print(f"\ncodex: exit 0, {len(shown)} errors shown, {took:.1f} s in all, the server ready after 20 s")
 
 
 # ---------------------------------------------------------------- what Codex learns
@@ -156,16 +175,8 @@ def test_codex_learns_the_context_from_the_list(codex_bin, rejoinder, upstream, 
 @pytest.fixture
 def small_batches(tmp_path):
     """A real server that looks at its tasks every 32 tokens of the prompt: a GPU needs milliseconds for 2048."""
-    port = free_port()
-    process = Process([sys.executable, HERE / "llama_server.py", "--port", port, "--cache", ROOT / ".cache",
-                       "--slot-context", "8192", "--batch", "32"],
-                      tmp_path / "small.log", env={**os.environ, "PYTHONUNBUFFERED": "1"})
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: answers_200(url + "/health"), 150, "llama.cpp's server", process.alive)
+    with llama_server(tmp_path, "--slot-context", "8192", "--batch", "32") as url:
         yield url
-    finally:
-        process.stop()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -176,17 +187,17 @@ def test_a_hang_up_in_the_prompt_frees_the_slot(small_batches, rejoinder, stream
     connection.request("POST", "/v1/responses", json.dumps(body), {"Content-Type": "application/json"})
 
     def working():
-        return [s for s in slots(small_batches) if s["is_processing"] and 0 < s["n_prompt_tokens_processed"]]
+        return [s for s in slots(small_batches) if s["is_processing"] and 100 < s.get("n_prompt_tokens_processed", 0)]
 
     (slot,) = wait_until(working, 60, "a slot that reads the prompt")
-    done, whole = slot["n_prompt_tokens_processed"], slot["n_prompt_tokens"]
-    assert done < whole, "the prompt was too short to be caught"
+    done = slot["n_prompt_tokens_processed"]
+    assert done < 4000, "the prompt was too short to be caught"
     begun = time.monotonic()
     connection.sock.shutdown(socket.SHUT_RDWR)
     connection.close()
     wait_until(lambda: not any(s["is_processing"] for s in slots(small_batches)), 20, "a free slot")
     took = time.monotonic() - begun
-    print(f"\nhang-up (stream {stream}) after {done} of {whole} prompt tokens: slot free {took:.2f} s later")
+    print(f"\nhang-up (stream {stream}) after {done} of 4800 prompt tokens: slot free {took:.2f} s later")
     assert took < 1.0, took
     assert metric(proxy, f'rejoinder_upstream_in_flight{{upstream="{small_batches}"}}') == 0
 
