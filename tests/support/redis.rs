@@ -1,7 +1,7 @@
 //! Owns a real redis-server for a test: on a port of its own, in a folder of its own, ended by its process id. It must
 //! not talk to any server that it did not start.
 
-#![allow(dead_code)] // each test program uses a part
+#![allow(dead_code, clippy::print_stderr)] // each test program uses a part; a skipped test says so
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

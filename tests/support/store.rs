@@ -1,4 +1,4 @@
-//! Owns what tests of stores share: records made on the spot, and scopes. It must not know which store it is.
+//! Owns what tests of stores share: records made on the spot, scopes, waiting for a store. It must not start a server.
 
 #![allow(dead_code)] // each test program uses a part
 
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rejoinder::config::StoreConfig;
-use rejoinder::store::{Chain, Conversation, Scope, StoredItem, Turn, TurnState};
+use rejoinder::keyring::Keyring;
+use rejoinder::store::{Chain, Conversation, Scope, Store, StoredItem, Turn, TurnState};
 use rejoinder::translate::Usage;
 
 pub const ALICE: Scope = Scope([1; 16]);
@@ -67,4 +68,14 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+pub fn keyring() -> Arc<Keyring> {
+    Arc::new(Keyring::generate().unwrap())
+}
+
+/// Waits until the store serves.
+pub async fn up(store: &dyn Store) {
+    until("the store is back", async || store.health().up).await;
+    assert_eq!(store.health().waiting, 0, "up only when all is written");
 }
