@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
@@ -38,6 +39,8 @@ pub struct Pace {
 
 /// Told once how the stream ended; true: the client left first.
 pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
+/// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
+pub type BeforeEnd = Box<dyn FnOnce(&Transcoder) -> BoxFuture<'static, ()> + Send>;
 
 type ByteStream = BoxStream<'static, Result<Bytes, String>>;
 type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -48,6 +51,8 @@ pub enum Answer {
     Events(Box<SseReader<ByteStream>>),
     /// One whole completion, although a stream was asked for.
     Whole(Bytes),
+    /// One of these, after the conversation was summarised into this blob.
+    Compacted(String, Box<Answer>),
 }
 
 impl Answer {
@@ -84,6 +89,8 @@ pub struct EventBody {
     told: Instant,
     timer: Pin<Box<Sleep>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    before_end: Option<BeforeEnd>,
+    closing: Option<BoxFuture<'static, ()>>,
     on_end: Option<OnEnd>,
 }
 
@@ -110,12 +117,42 @@ impl EventBody {
             told: now,
             timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
             shutdown: Box::pin(shutdown),
+            before_end: None,
+            closing: None,
             on_end: Some(on_end),
         }
     }
 
+    /// Has `before_end` done before the terminal event leaves.
+    pub fn before_end(mut self, before_end: Option<BeforeEnd>) -> EventBody {
+        self.before_end = before_end;
+        self
+    }
+
+    /// Ends the response on its client's behalf; what is left to send comes with the next polls.
+    pub fn cancel(&mut self) {
+        self.source = Source::Over;
+        self.transcoder.cancel(&mut self.out);
+    }
+
     fn finish(&mut self, end: End) {
         self.transcoder.end(end, unix_now(), &mut self.out);
+    }
+
+    fn take(&mut self, answer: Answer) {
+        match answer {
+            Answer::Events(events) => self.source = Source::Events(events),
+            Answer::Whole(body) => {
+                // JSON has no other encoding; what is not UTF-8 fails as no JSON
+                let text = String::from_utf8_lossy(&body);
+                self.transcoder.chunk(&text, unix_now(), &mut self.out);
+                self.finish(End::Eof);
+            }
+            Answer::Compacted(blob, answer) => {
+                self.transcoder.compacted(&blob, &mut self.out);
+                self.take(*answer);
+            }
+        }
     }
 
     /// Takes what the upstream has for us now.
@@ -130,13 +167,7 @@ impl EventBody {
                         self.heard = Instant::now();
                         match answer {
                             Err(error) => self.finish(End::Failed(error)),
-                            Ok(Answer::Events(events)) => self.source = Source::Events(events),
-                            Ok(Answer::Whole(body)) => {
-                                // JSON has no other encoding; what is not UTF-8 fails as no JSON
-                                let text = String::from_utf8_lossy(&body);
-                                self.transcoder.chunk(&text, unix_now(), &mut self.out);
-                                self.finish(End::Eof);
-                            }
+                            Ok(answer) => self.take(answer),
                         }
                     }
                 },
@@ -228,6 +259,13 @@ impl Body for EventBody {
         this.tick(cx);
         if this.transcoder.ended() {
             this.let_go();
+            if let Some(before_end) = this.before_end.take() {
+                this.closing = Some(before_end(&this.transcoder));
+            }
+            if let Some(closing) = &mut this.closing {
+                futures::ready!(closing.as_mut().poll(cx));
+                this.closing = None;
+            }
         }
         if this.out.is_empty() {
             if this.transcoder.ended() {
@@ -250,6 +288,10 @@ impl Drop for EventBody {
     fn drop(&mut self) {
         // hyper may not ask again after the terminal event; that is no hang-up
         let left = !self.transcoder.ended();
+        if let Some(closing) = self.closing.take() {
+            // the answer was whole; that its client left does not unmake it
+            tokio::spawn(closing);
+        }
         self.report(left);
     }
 }

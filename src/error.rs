@@ -31,8 +31,10 @@ pub enum Kind {
     InvalidValue,
     /// A required field is absent.
     MissingParameter,
-    /// A field asks for something that this version does not do.
-    UnsupportedParameter,
+    /// Two fields that exclude each other.
+    MutuallyExclusive,
+    /// An output whose call is nowhere in a stored history.
+    OrphanOutput,
     /// `previous_response_id` names nothing that this caller stored.
     PreviousResponseNotFound,
     /// `item_reference` or `conversation` names nothing that this caller stored.
@@ -67,6 +69,8 @@ pub enum Kind {
     UpstreamFailed,
     /// The drain ended before the stream did.
     ShuttingDown,
+    /// The store could not be asked.
+    StoreUnavailable,
     /// A defect of ours.
     Internal,
 }
@@ -111,7 +115,10 @@ impl Kind {
             Kind::MissingParameter => {
                 (Client, 400, BAD, Some("missing_required_parameter"), "invalid_prompt")
             }
-            Kind::UnsupportedParameter => (Client, 400, BAD, Some("unsupported_parameter"), "invalid_prompt"),
+            Kind::MutuallyExclusive => {
+                (Client, 400, BAD, Some("mutually_exclusive_parameters"), "invalid_prompt")
+            }
+            Kind::OrphanOutput => (Client, 400, BAD, None, "invalid_prompt"),
             Kind::PreviousResponseNotFound => {
                 (Client, 400, BAD, Some("previous_response_not_found"), "previous_response_not_found")
             }
@@ -141,6 +148,7 @@ impl Kind {
             Kind::Timeout => (Upstream, 504, SERVER, None, SERVER),
             Kind::UpstreamFailed => (Upstream, 500, SERVER, None, SERVER),
             Kind::ShuttingDown => (Internal, 503, "service_unavailable_error", None, SERVER),
+            Kind::StoreUnavailable => (Internal, 503, "service_unavailable_error", None, SERVER),
             Kind::Internal => (Internal, 500, SERVER, None, SERVER),
         };
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -205,7 +213,7 @@ impl Error {
         let wanted = self.retry_after.map(|d| d.as_secs().max(1));
         wanted.or(match self.kind {
             Kind::RateLimited => Some(5),
-            Kind::Unavailable | Kind::ShuttingDown => Some(2),
+            Kind::Unavailable | Kind::ShuttingDown | Kind::StoreUnavailable => Some(2),
             _ => None,
         })
     }
@@ -220,6 +228,7 @@ impl Error {
                 | Kind::Timeout
                 | Kind::UpstreamFailed
                 | Kind::ShuttingDown
+                | Kind::StoreUnavailable
                 | Kind::ClientGone
         )
     }

@@ -460,6 +460,8 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.tools = ToolsConfig::default();
     config.upstream.url = None;
     config.upstream.api_key_file = None;
+    config.keys_file = None;
+    config.store.url = None;
     assert_eq!(config, Config::default());
 }
 

@@ -309,7 +309,7 @@ fn unknown_items_are_skipped_and_noted() {
     let request = json!({"model": "m", "input": [
         {"role": "user", "content": "q"},
         {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
-        {"type": "compaction_trigger"},
+        {"type": "configuration_update"},
         {"type": "message", "content": "no role"},
         {"type": "message", "role": "user", "content": 5},
         "a string", 7, null, [],
@@ -427,8 +427,12 @@ fn refusals_name_the_field() {
     bad(json!({"text": {"format": {"type": "yaml"}}}), "text.format.type", "invalid_value");
     bad(json!({"reasoning": {"effort": 3}}), "reasoning.effort", "invalid_type");
     bad(json!({"metadata": []}), "metadata", "invalid_type");
-    bad(json!({"previous_response_id": "resp_x"}), "previous_response_id", "previous_response_not_found");
-    bad(json!({"background": true}), "background", "unsupported_parameter");
+    bad(json!({"previous_response_id": 3}), "previous_response_id", "invalid_type");
+    bad(json!({"conversation": 3}), "conversation", "invalid_type");
+    bad(json!({"conversation": {}}), "conversation.id", "missing_required_parameter");
+    let both = json!({"previous_response_id": "resp_1", "conversation": "conv_1"});
+    bad(both, "previous_response_id", "mutually_exclusive_parameters");
+    bad(json!({"background": true, "store": false}), "background", "invalid_value");
     let (param, code, status) = refusal(json!({"input": [{"type": "item_reference", "id": "msg_1"}]}));
     assert_eq!((param.as_str(), code, status), ("input[0]", None, 400));
     for body in [&b"{"[..], b"", b"[]", b"\xff", b"null", b"{\"model\":\"m\",\"model\":\"n\"}"] {

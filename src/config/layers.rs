@@ -221,10 +221,15 @@ fn did_you_mean(name: &str, known: impl Iterator<Item = String>) -> String {
         let closeness =
             strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
         // `url` for `upstream.url`, `api_key` for `api_key_file`
-        let near = candidate.starts_with(name) || last(candidate) == last(name);
-        if near { closeness + 1.0 } else { closeness }
+        match last(candidate) == last(name) {
+            true => 2.0,
+            false if candidate.starts_with(name) => closeness + 1.0,
+            false => closeness,
+        }
     };
-    let best = known.map(|candidate| (score(&candidate), candidate)).max_by(|a, b| a.0.total_cmp(&b.0));
+    // the first of equals: the server behind is meant more often than the store
+    let scored = known.map(|candidate| (score(&candidate), candidate));
+    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
     match best {
         Some((score, candidate)) if score > 0.75 => format!(", did you mean {candidate}?"),
         _ => String::new(),

@@ -4,22 +4,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::reply::{self, ResponseBody};
-use super::{App, body};
+use super::state::{self, Keep, Past};
+use super::{App, body, stored};
 use crate::config::{Config, read_budgets};
-use crate::driver::{Answer, EventBody, OnEnd, Pace, unix_now};
-use crate::error::Error;
+use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
+use crate::error::{Error, Kind};
 use crate::ids::Ids;
+use crate::keyring::Caller;
+use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
-use crate::translate::plan::{Notes, Plan, PlanOptions, plan};
+use crate::translate::draft::{self, Asks, Draft};
+use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::upstream::{self, Target};
 
 pub async fn answer(
     app: Arc<App>,
@@ -27,42 +32,150 @@ pub async fn answer(
     begun: Instant,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (parts, incoming) = request.into_parts();
-    let bytes = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+    let (mut parts, incoming) = request.into_parts();
+    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
     let target = app.upstream.wait_target().await?;
-    let wishes = Wishes::read(&parts.headers, &app.config);
-    let options = PlanOptions {
-        dialect: target.dialect,
-        default_model: app.config.default_model.as_deref(),
-        developer_messages: app.config.developer_messages,
-        alternate_roles: target.alternate_roles,
-        reasoning: app.config.reasoning,
-        refusal_as_text: is_codex(&parts.headers),
-        sees: target.sees,
-        wrappers: Some(&wishes.wrappers),
-        budgets: &wishes.budgets,
-        quirks_off: &wishes.quirks_off,
+    parts.headers.insert("x-request-id", request_id.clone());
+    let (job, plan, input) = {
+        let text = draft::text(&body)?;
+        let draft = Draft::read(&text)?;
+        let asks = draft.asks()?;
+        let job = Job::new(&app, parts.headers, body.clone(), asks).await?;
+        let context = job.past.context();
+        let plan = draft.plan(&job.options(&app, &target), &context)?;
+        let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
+        drop(context);
+        (job, plan, input)
     };
-    let Plan { body, stream, model, reply, notes } = plan(&bytes, &options)?;
-    drop(bytes);
+    drop(body);
+    let Plan { body, stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
-    let mut headers = parts.headers;
-    headers.insert("x-request-id", request_id.clone());
-    let sent = app.upstream.chat(&target, body, &headers, stream);
+    let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
+    let asks = job.asks.clone();
+    let scope = job.scope;
     let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
-    if stream {
-        let sent = async move { Answer::of(sent.await?, limit).await };
-        streamed(app, transcoder, Box::pin(sent), begun).await
-    } else {
-        whole(&app, transcoder, sent, limit, begun).await
+    let sent = send(app.clone(), job, target, body, droppable_turns, stream);
+    if !stream {
+        return whole(&app, transcoder, sent, limit, begun, keep).await;
+    }
+    let sent: Sent = Box::pin(async move {
+        let Answered { response, compaction } = sent.await?;
+        let answer = Answer::of(response, limit).await?;
+        Ok(match compaction {
+            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
+            None => answer,
+        })
+    });
+    if asks.background {
+        return background(app, scope, &asks, transcoder, sent, begun, keep).await;
+    }
+    // a client that says so itself means to come back for the rest
+    let resumable = asks.store_named;
+    let id = transcoder.id().to_owned();
+    let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
+    if resumable {
+        let run = app.runs.start(&app, scope, &id, body, Some(app.config.store.resume_window));
+        return Ok(reply::events(run.read(0, app.config.heartbeat)));
+    }
+    Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))
+}
+
+/// A request, with all that is needed to plan it anew.
+pub(super) struct Job {
+    headers: HeaderMap,
+    body: Bytes,
+    wishes: Wishes,
+    caller: Arc<Caller>,
+    pub(super) scope: Scope,
+    pub(super) asks: Asks,
+    pub(super) past: Past,
+    /// Whether a summary is wanted in place of an answer.
+    pub(super) compact: bool,
+}
+
+impl Job {
+    /// Fetches what the request names of the store.
+    ///
+    /// # Errors
+    /// As [`Past::load`].
+    pub(super) async fn new(app: &App, headers: HeaderMap, body: Bytes, asks: Asks) -> Result<Job, Error> {
+        let caller = app.keyring.caller(&headers);
+        let scope = caller.scope();
+        let past = Past::load(app, scope, &asks).await?;
+        let wishes = Wishes::read(&headers, &app.config);
+        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, compact: false })
+    }
+
+    pub(super) fn options<'a>(&'a self, app: &'a App, target: &Target) -> PlanOptions<'a> {
+        PlanOptions {
+            dialect: target.dialect,
+            default_model: app.config.default_model.as_deref(),
+            developer_messages: app.config.developer_messages,
+            alternate_roles: target.alternate_roles,
+            reasoning: app.config.reasoning,
+            refusal_as_text: is_codex(&self.headers),
+            sees: target.sees,
+            wrappers: Some(&self.wishes.wrappers),
+            budgets: &self.wishes.budgets,
+            quirks_off: &self.wishes.quirks_off,
+            seal: Some(self.caller.clone()),
+            drop_turns: 0,
+            compact: self.compact,
+            // a run is read as it grows, by its client or another replica's
+            stream: self.asks.background,
+        }
+    }
+
+    /// Plans it once more, with other options.
+    pub(super) fn plan_with(
+        &self,
+        app: &App,
+        target: &Target,
+        change: impl FnOnce(&mut PlanOptions<'_>),
+    ) -> Result<Plan, Error> {
+        let text = draft::text(&self.body)?;
+        let draft = Draft::read(&text)?;
+        let mut options = self.options(app, target);
+        change(&mut options);
+        draft.plan(&options, &self.past.context())
+    }
+}
+
+/// What the upstream answered, and the summary that was made before it was asked.
+pub(super) struct Answered {
+    pub(super) response: reqwest::Response,
+    pub(super) compaction: Option<String>,
+}
+
+/// Sends the chat request. With `truncation: "auto"` the oldest turns are left out until the server takes it.
+pub(super) async fn send(
+    app: Arc<App>,
+    job: Job,
+    target: Target,
+    mut body: Vec<u8>,
+    mut droppable: usize,
+    stream: bool,
+) -> Result<Answered, Error> {
+    let mut dropped = 0;
+    loop {
+        let refused = match app.upstream.chat(&target, body, &job.headers, stream).await {
+            Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
+            Err(error) => return Err(error),
+            Ok(response) => return Ok(Answered { response, compaction: None }),
+        };
+        dropped += droppable.div_ceil(4);
+        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
+        app.metrics.note("truncated");
+        let plan = job.plan_with(&app, &target, |options| options.drop_turns = dropped)?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
     }
 }
 
 /// What headers and configuration ask for, the request's own header first.
-struct Wishes {
+pub(super) struct Wishes {
     wrappers: Wrappers,
     budgets: Vec<(String, u64)>,
     quirks_off: Vec<String>,
@@ -124,13 +237,40 @@ fn count(app: &App, notes: &Notes) {
 
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 
+/// Begins a background response and returns at once: with what it is now, or with its events.
+async fn background(
+    app: Arc<App>,
+    scope: Scope,
+    asks: &Asks,
+    transcoder: Transcoder,
+    sent: Sent,
+    begun: Instant,
+    keep: Option<Keep>,
+) -> Result<Response<ResponseBody>, Error> {
+    let id = transcoder.id().to_owned();
+    let Some(keep) = keep else {
+        return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
+    };
+    // what is not in the store can be neither polled nor fetched
+    let mut turn = keep.turn(&transcoder);
+    app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
+    turn.state = TurnState::Queued;
+    let body = open(app.clone(), transcoder, sent, begun, Some(keep));
+    let run = app.runs.start(&app, scope, &id, body, None);
+    Ok(match asks.stream {
+        true => reply::events(run.read(0, app.config.heartbeat)),
+        false => reply::json(StatusCode::OK, stored::render(&turn)),
+    })
+}
+
 /// Waits `commit_after` for the upstream's status; then the stream begins without it.
 async fn streamed(
     app: Arc<App>,
     transcoder: Transcoder,
     mut sent: Sent,
     begun: Instant,
-) -> Result<Response<ResponseBody>, Error> {
+    keep: Option<Keep>,
+) -> Result<EventBody, Error> {
     let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
     let seen = app.clone();
     let answer: Sent = match early {
@@ -145,6 +285,17 @@ async fn streamed(
             answer
         }),
     };
+    Ok(open(app, transcoder, answer, begun, keep))
+}
+
+/// The body of a stream that begins now.
+fn open(
+    app: Arc<App>,
+    transcoder: Transcoder,
+    answer: Sent,
+    begun: Instant,
+    keep: Option<Keep>,
+) -> EventBody {
     let pace = Pace {
         heartbeat: app.config.heartbeat,
         in_progress_after: app.config.in_progress_after,
@@ -153,40 +304,49 @@ async fn streamed(
     app.metrics.open_streams.inc();
     let shutdown = app.cut.clone().cancelled_owned();
     let span = tracing::Span::current();
+    let keep = keep.map(Arc::new);
+    let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
     let on_end: OnEnd = Box::new(move |transcoder, client_left| {
         let _entered = span.enter();
         app.metrics.open_streams.dec();
         ended(&app, transcoder, client_left, "true", begun.elapsed());
+        if let Some(keep) = keep.filter(|_| client_left) {
+            tokio::spawn(keep.keep_cancelled(transcoder));
+        }
     });
-    let body = EventBody::new(transcoder, answer, pace, shutdown, on_end);
-    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would hold events back
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    EventBody::new(transcoder, answer, pace, shutdown, on_end).before_end(before_end)
 }
 
 /// One completion is one chunk.
 async fn whole(
     app: &App,
     mut transcoder: Transcoder,
-    sent: impl Future<Output = Result<reqwest::Response, Error>>,
+    sent: impl Future<Output = Result<Answered, Error>>,
     limit: Duration,
     begun: Instant,
+    keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = waiting.through(async { upstream::whole(sent.await?, limit).await }).await?;
+    let answer = async {
+        let Answered { response, compaction } = sent.await?;
+        Ok::<_, Error>((upstream::whole(response, limit).await?, compaction))
+    };
+    let (answer, compaction) = waiting.through(answer).await?;
     let text = String::from_utf8_lossy(&answer);
     let mut unused = Vec::new();
+    if let Some(blob) = compaction {
+        transcoder.compacted(&blob, &mut unused);
+    }
     transcoder.chunk(&text, unix_now(), &mut unused);
     transcoder.end(End::Eof, unix_now(), &mut unused);
     ended(app, &transcoder, false, "false", begun.elapsed());
-    match transcoder.failure() {
-        Some(error) => Err(error.clone()),
-        None => Ok(reply::json(StatusCode::OK, transcoder.into_body())),
+    if let Some(error) = transcoder.failure() {
+        return Err(error.clone());
     }
+    if let Some(keep) = keep {
+        keep.keep(&transcoder).await;
+    }
+    Ok(reply::json(StatusCode::OK, transcoder.into_body()))
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.

@@ -2,10 +2,15 @@
 
 mod admin;
 mod body;
+mod conversations;
 mod create;
 mod passthrough;
+mod query;
 mod reply;
 mod routes;
+mod runs;
+mod state;
+mod stored;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -23,9 +28,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Resolved};
+use crate::keyring::Keyring;
+use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use reply::ResponseBody;
+use runs::Runs;
 
 /// Connections that the kernel holds for us between two accepts.
 const BACKLOG: u32 = 4096;
@@ -39,6 +47,9 @@ pub(crate) struct App {
     config: Config,
     upstream: Upstream,
     metrics: Metrics,
+    keyring: Arc<Keyring>,
+    store: Arc<dyn Store>,
+    runs: Runs,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
     /// Cancelled when no new work is wanted.
@@ -73,7 +84,11 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         "rejoinder is listening"
     );
     tokio::spawn(upstream.clone().watch(own.port()));
+    let store = store::open(&resolved)?;
     let app = Arc::new(App {
+        keyring: resolved.keyring,
+        runs: Runs::new(resolved.config.store.replay_window),
+        store,
         config: resolved.config,
         upstream,
         metrics: Metrics::new(),
@@ -81,6 +96,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         draining: CancellationToken::new(),
     });
 
+    tokio::spawn(sweep(app.clone()));
     // the admin port answers until the very end: a probe must see the drain
     tokio::spawn(accept(admin, app.clone(), CancellationToken::new(), |app, request| async move {
         admin::answer(&app, &request)
@@ -94,12 +110,23 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     Ok(())
 }
 
+/// Has the store remove what has expired, for ever.
+async fn sweep(app: Arc<App>) {
+    let pause = (app.config.store.ttl / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+    loop {
+        tokio::time::sleep(pause).await;
+        app.store.sweep().await;
+    }
+}
+
 /// Lets what runs end in its own time, then in ours.
 async fn drain(app: &App, api: tokio::task::JoinHandle<GracefulShutdown>, signals: &mut Signals) {
     tracing::info!(open_streams = app.metrics.open_streams.get(), "draining; a second signal ends at once");
     app.draining.cancel();
     let Ok(connections) = api.await else { return };
-    let idle = connections.shutdown();
+    let idle = async {
+        tokio::join!(connections.shutdown(), app.runs.idle());
+    };
     tokio::pin!(idle);
     tokio::select! {
         () = &mut idle => return,

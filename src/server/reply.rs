@@ -1,10 +1,12 @@
 //! Owns the shapes of our own HTTP answers: JSON, errors in OpenAI's envelope, plain text. It must not decide which.
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
+use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, StreamBody};
 
 use crate::error::{Error, Origin};
 
@@ -30,6 +32,22 @@ pub fn full(
 /// A JSON answer.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     full(status, "application/json", body)
+}
+
+/// An answer of events, frame by frame.
+pub fn events(frames: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
+    event_stream(StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync())
+}
+
+/// An answer of events.
+pub fn event_stream(body: ResponseBody) -> Response<ResponseBody> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would hold events back
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
 }
 
 /// An error in its envelope, with the headers that clients act on; it is logged here, once.

@@ -8,8 +8,9 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
+use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, create, passthrough};
+use super::{App, body, conversations, create, passthrough, stored};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -20,8 +21,10 @@ enum Route<'a> {
     Create,
     /// `GET` with an upgrade to a WebSocket.
     Upgrade,
-    /// A stored response, or something of it.
-    Stored(&'a str),
+    /// A stored response, or something of it: its id, and what follows.
+    Stored(&'a str, &'a str),
+    /// What follows `/v1/conversations`.
+    Conversations(&'a str),
     NotAllowed,
     Health,
     Pass,
@@ -31,7 +34,8 @@ impl Route<'_> {
     fn name(&self) -> &'static str {
         match self {
             Route::Create | Route::Upgrade | Route::NotAllowed => "responses",
-            Route::Stored(_) => "stored",
+            Route::Stored(..) => "stored",
+            Route::Conversations(_) => "conversations",
             Route::Health => "health",
             Route::Pass => "passthrough",
         }
@@ -43,20 +47,30 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     if path == "/health" && method == Method::GET {
         return Route::Health;
     }
-    let Some(rest) = ["/v1/responses", "/responses", "/codex/v1/responses"]
-        .iter()
-        .find_map(|base| path.strip_prefix(base))
-        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
-    else {
+    let below = |names: &[&str]| {
+        let rest = names.iter().find_map(|base| path.strip_prefix(base))?;
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
+    };
+    if let Some(rest) = below(&["/v1/conversations", "/conversations"]) {
+        return match method {
+            &Method::OPTIONS => Route::Pass,
+            _ => Route::Conversations(rest),
+        };
+    }
+    let Some(rest) = below(&["/v1/responses", "/responses", "/codex/v1/responses"]) else {
         return Route::Pass;
     };
-    match (rest.trim_matches('/'), method) {
+    match (rest, method) {
         ("", &Method::POST) => Route::Create,
         ("", &Method::GET) if upgrade => Route::Upgrade,
         ("", &Method::OPTIONS) => Route::Pass,
         ("", _) => Route::NotAllowed,
         ("input_tokens" | "compact", &Method::POST) => Route::Pass,
-        (id, _) => Route::Stored(id.split('/').next().unwrap_or(id)),
+        (_, &Method::OPTIONS) => Route::Pass,
+        (rest, _) => {
+            let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
+            Route::Stored(id, what)
+        }
     }
 }
 
@@ -80,8 +94,13 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 let message = format!("Method {method} is not allowed for {path}; use POST.");
                 Err(Error::new(Kind::MethodNotAllowed, message))
             }
-            Route::Stored(id) => {
-                Err(Error::new(Kind::NotFound, format!("Response with id '{id}' not found.")))
+            Route::Stored(id, what) => stored_answer(&app, &request, id, what).await,
+            Route::Conversations(rest) => {
+                let scope = app.keyring.caller(request.headers()).scope();
+                let (query, method) = (Query::of(request.uri()), request.method().clone());
+                let (parts, incoming) = request.into_parts();
+                let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+                conversations::answer(&app, scope, &method, rest, &query, &body).await
             }
             Route::Health => Ok(health(&app)),
             Route::Pass => passthrough::answer(&app, request).await,
@@ -106,6 +125,27 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
         _ => tracing::info!(%method, path, status, ms, "answered"),
     }
     response
+}
+
+async fn stored_answer(
+    app: &Arc<App>,
+    request: &Request<Incoming>,
+    id: &str,
+    what: &str,
+) -> Result<Response<ResponseBody>, Error> {
+    let scope = app.keyring.caller(request.headers()).scope();
+    let query = Query::of(request.uri());
+    match (what, request.method()) {
+        ("", &Method::GET) => stored::get(app.clone(), scope, id, &query).await,
+        ("", &Method::DELETE) => stored::delete(app, scope, id).await,
+        ("cancel", &Method::POST) => stored::cancel(app, scope, id).await,
+        ("input_items", &Method::GET) => stored::input_items(app, scope, id, &query).await,
+        ("" | "cancel" | "input_items", method) => {
+            let message = format!("Method {method} is not allowed for {}.", request.uri().path());
+            Err(Error::new(Kind::MethodNotAllowed, message))
+        }
+        _ => Err(Error::new(Kind::NotFound, format!("Unknown path: {}.", request.uri().path()))),
+    }
 }
 
 /// The client's own id where it is fit for a log line, a new one otherwise.

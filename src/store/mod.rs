@@ -10,11 +10,13 @@ pub mod turn;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::config::Resolved;
+use memory::{Bounds, MemoryStore};
 pub use turn::{Conversation, StoredItem, Turn, TurnState};
 
 use self::memory::{Bounds, MemoryStore};
@@ -50,6 +52,22 @@ impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Scope(..)")
     }
+}
+
+/// The store that the configuration names.
+///
+/// # Errors
+/// What keeps it from being set up; a server that is away does not.
+pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
+    let config = &resolved.config.store;
+    let bounds =
+        Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
+    Ok(Arc::new(MemoryStore::new(bounds, Arc::new(now_ms))))
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A store that could not be asked, in time or at all. For the log; the client gets 503.

@@ -7,9 +7,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
+use super::compaction::{SUMMARY_INTRODUCTION, Summary};
 use super::content::{Piece, pieces};
 use super::params::present;
 use super::plan::Notes;
+use super::sealing::{Purpose, Seal};
 use super::tools::search::Search;
 use super::tools::search::vector_line;
 use super::tools::table::{Kind, Table};
@@ -60,10 +62,20 @@ pub struct Call<'a> {
     pub output: Option<Vec<Piece<'a>>>,
 }
 
+/// What reading depends on besides the items.
+pub struct Reading<'t> {
+    /// Which chat function stands for which declared tool.
+    pub table: &'t Table,
+    /// Opens sealed reasoning and summaries; blobs are skipped without it.
+    pub seal: Option<&'t dyn Seal>,
+}
+
 /// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
-pub fn read<'a>(items: &[&'a RawValue], table: &Table, notes: &mut Notes) -> Vec<Entry<'a>> {
-    let items: Vec<Step<'a>> = items.iter().enumerate().map(|(n, raw)| step(n, raw, table, notes)).collect();
+pub fn read<'a>(items: &[&'a RawValue], reading: &Reading<'_>, notes: &mut Notes) -> Vec<Entry<'a>> {
+    let mut items: Vec<Step<'a>> =
+        items.iter().enumerate().map(|(n, raw)| step(n, raw, reading, notes)).collect();
+    replace_summarised(&mut items);
     let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
     for (at, item) in items.iter().enumerate() {
         if let Step::Output { id, .. } = item {
@@ -120,6 +132,7 @@ pub fn read<'a>(items: &[&'a RawValue], table: &Table, notes: &mut Notes) -> Vec
                 pieces.extend(texts.get_mut(at).and_then(Option::take).unwrap_or_default());
                 reader.prompt(Role::User, pieces);
             }
+            Step::Summary { text, .. } => reader.prompt(Role::User, vec![Piece::Text(text)]),
             Step::Skipped => {}
         }
     }
@@ -137,9 +150,65 @@ enum Step<'a> {
     Prompt(Role, Vec<Piece<'a>>),
     Message(Vec<Cow<'a, str>>),
     Reasoning(Vec<Cow<'a, str>>),
-    Call { id: Cow<'a, str>, name: Cow<'a, str>, arguments: Cow<'a, str> },
-    Output { id: Cow<'a, str>, pieces: Vec<Piece<'a>> },
+    Call {
+        id: Cow<'a, str>,
+        name: Cow<'a, str>,
+        arguments: Cow<'a, str>,
+    },
+    Output {
+        id: Cow<'a, str>,
+        pieces: Vec<Piece<'a>>,
+    },
+    /// A compaction, opened. `replaces`: it stands for everything before it.
+    Summary {
+        text: Cow<'a, str>,
+        replaces: bool,
+    },
     Skipped,
+}
+
+/// Leaves out what a summary stands for, but for the system and developer messages at the very beginning.
+fn replace_summarised(steps: &mut [Step<'_>]) {
+    let Some(last) = steps.iter().rposition(|step| matches!(step, Step::Summary { replaces: true, .. }))
+    else {
+        return;
+    };
+    let leading =
+        |step: &Step<'_>| matches!(step, Step::Prompt(Role::System | Role::Developer, _) | Step::Skipped);
+    let kept = steps.iter().position(|step| !leading(step)).unwrap_or(last);
+    for step in steps.iter_mut().take(last).skip(kept) {
+        *step = Step::Skipped;
+    }
+}
+
+/// Leaves out the `count` oldest turns, and returns how many more could be. A turn is a user's message with all that
+/// came of it; in the last turn, which stays, each answer with its tool calls and their outputs counts as one, but for
+/// the last. System and developer messages at the beginning stay.
+pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
+    let user = |entry: &Entry<'_>| matches!(entry, Entry::Prompt(Role::User, _));
+    let answer = |entry: &Entry<'_>| matches!(entry, Entry::Assistant(_));
+    let first = entries.iter().position(|entry| user(entry) || answer(entry)).unwrap_or(entries.len());
+    // where each turn begins: neighbouring messages of the user's are one
+    let begins: Vec<usize> = (first..entries.len())
+        .filter(|&at| {
+            at == first || entries.get(at).is_some_and(user) && entries.get(at - 1).is_some_and(answer)
+        })
+        .collect();
+    let Some(&last) = begins.last() else { return 0 };
+    let answers: Vec<usize> =
+        (last..entries.len()).filter(|&at| entries.get(at).is_some_and(answer)).collect();
+    let inner = answers.len().saturating_sub(1);
+    let whole = count.min(begins.len() - 1);
+    let single = (count - whole).min(inner);
+    let from = begins.get(whole).copied().unwrap_or(first);
+    let single_out: HashSet<usize> = answers.into_iter().take(single).collect();
+    let mut at = 0;
+    entries.retain(|_| {
+        at += 1;
+        let at = at - 1;
+        !(first..from).contains(&at) && !single_out.contains(&at)
+    });
+    begins.len() - 1 - whole + inner - single
 }
 
 struct Reader<'a> {
@@ -182,7 +251,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn step<'a>(index: usize, raw: &'a RawValue, table: &Table, notes: &mut Notes) -> Step<'a> {
+fn step<'a>(index: usize, raw: &'a RawValue, reading: &Reading<'_>, notes: &mut Notes) -> Step<'a> {
+    let table = reading.table;
     let Some(item) = fields::<Item<'a>>(raw) else {
         notes.add("skipped_item", &format!("input[{index}] is no object"));
         return Step::Skipped;
@@ -191,7 +261,7 @@ fn step<'a>(index: usize, raw: &'a RawValue, table: &Table, notes: &mut Notes) -
     let read = match kind.as_deref() {
         Some("message") => message(&item, notes),
         None if item.role.is_some() => message(&item, notes),
-        Some("reasoning") => Some(Step::Reasoning(reasoning(&item, notes))),
+        Some("reasoning") => Some(Step::Reasoning(reasoning(&item, reading.seal, notes))),
         Some("function_call") => function_call(&item, table),
         Some("custom_tool_call") => custom_tool_call(&item, table),
         Some("tool_search_call") => own_call(&item, table, Kind::ToolSearch, "tool_search", item.arguments),
@@ -206,8 +276,9 @@ fn step<'a>(index: usize, raw: &'a RawValue, table: &Table, notes: &mut Notes) -
         ) => output(&item, notes),
         Some("shell_call_output") => shell_output(&item),
         Some("tool_search_output") => found_tools(&item, table),
-        // hoisted into the tools
-        Some("additional_tools") => Some(Step::Skipped),
+        Some("compaction" | "compaction_summary" | "context_compaction") => summary(&item, reading.seal),
+        // hoisted into the tools, or an instruction to us
+        Some("additional_tools" | "compaction_trigger") => Some(Step::Skipped),
         _ => None,
     };
     read.unwrap_or_else(|| {
@@ -244,8 +315,9 @@ fn join(pieces: Vec<Piece<'_>>) -> Vec<Cow<'_, str>> {
     vec![first]
 }
 
-/// `content` where it has text, `summary` otherwise: with `reasoning = "summary"` ours is all in the latter.
-fn reasoning<'a>(item: &Item<'a>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
+/// `content` where it has text, else what is sealed in it, else `summary`: with `reasoning = "summary"` ours is all in
+/// the latter.
+fn reasoning<'a>(item: &Item<'a>, seal: Option<&dyn Seal>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
     let mut read = |field: Option<&'a RawValue>| -> Vec<Cow<'a, str>> {
         let pieces = present(field).and_then(|raw| pieces(raw, notes)).unwrap_or_default();
         pieces
@@ -257,7 +329,23 @@ fn reasoning<'a>(item: &Item<'a>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
             .collect()
     };
     let content = read(item.content);
-    if content.is_empty() { read(item.summary) } else { content }
+    if !content.is_empty() {
+        return content;
+    }
+    let sealed = open(item, seal, Purpose::Reasoning).filter(|text| !text.is_empty());
+    sealed.map_or_else(|| read(item.summary), |text| vec![escaped(&text)])
+}
+
+fn open(item: &Item<'_>, seal: Option<&dyn Seal>, purpose: Purpose) -> Option<String> {
+    let blob = present(item.encrypted_content).and_then(json::decode)?;
+    seal?.open(purpose, &blob)
+}
+
+/// A compaction that we made for this caller; any other is skipped.
+fn summary<'a>(item: &Item<'a>, seal: Option<&dyn Seal>) -> Option<Step<'a>> {
+    let summary = Summary::read(&open(item, seal, Purpose::Compaction)?)?;
+    let text = format!("{SUMMARY_INTRODUCTION}{}", summary.text);
+    Some(Step::Summary { text: escaped(&text), replaces: summary.replaces })
 }
 
 fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {

@@ -113,6 +113,11 @@ pub(super) enum Kind {
         /// Index into the transcoder's calls.
         slot: usize,
     },
+    /// A summary that only we can read.
+    Compaction {
+        /// `encrypted_content`
+        blob: String,
+    },
     /// An item of another type, complete as it is.
     Whole {
         /// `tool_search_call`, ...
@@ -164,6 +169,8 @@ pub(super) struct Open {
     logprobs: [String; 2],
     /// Events carry log probabilities only where they were asked for.
     with_logprobs: bool,
+    /// `encrypted_content` of finished reasoning.
+    pub sealed: Option<String>,
 }
 
 impl Open {
@@ -180,6 +187,7 @@ impl Open {
             parts: String::new(),
             logprobs: Default::default(),
             with_logprobs: false,
+            sealed: None,
         };
         let mut open = open;
         if matches!(open.kind, Kind::Held { .. }) {
@@ -372,9 +380,16 @@ impl Open {
                 Kind::Reasoning => "reasoning",
                 Kind::Call(call) if call.custom => "custom_tool_call",
                 Kind::Call(_) | Kind::Held { .. } => "function_call",
+                Kind::Compaction { .. } => "compaction",
                 Kind::Whole { kind, .. } => kind,
             },
         );
+        if let Kind::Compaction { blob } = &self.kind {
+            out.extend_from_slice(b",\"encrypted_content\":");
+            push_string(out, blob);
+            out.push(b'}');
+            return;
+        }
         out.extend_from_slice(b",\"status\":");
         push_string(out, status);
         match &self.kind {
@@ -408,12 +423,16 @@ impl Open {
                     push_literal(out, namespace);
                 }
             }
-            Kind::Held { .. } => {}
+            Kind::Held { .. } | Kind::Compaction { .. } => {}
             Kind::Whole { call_id, members, .. } => {
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, call_id);
                 out.extend_from_slice(members.as_bytes());
             }
+        }
+        if let Some(sealed) = &self.sealed {
+            out.extend_from_slice(b",\"encrypted_content\":");
+            push_string(out, sealed);
         }
         out.push(b'}');
     }

@@ -3,10 +3,13 @@
 //! Pure: no IO, no clock, no randomness, no logging; ids and times are passed in. `tests/purity.rs` reads the `use`
 //! lines of this folder and fails on anything else.
 
+pub mod compaction;
 mod content;
 pub mod custom;
+pub mod draft;
 mod history;
 mod item;
+pub mod listing;
 mod messages;
 mod params;
 pub mod plan;

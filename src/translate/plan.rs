@@ -2,24 +2,29 @@
 //! the answer must echo. Every refusal of a request happens here.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::content::Piece;
+use super::draft::{Context, Draft, conversation, reference, text};
 use super::history::{self, Entry, Role};
 use super::params::wrong_type;
 use super::params::{
     array, boolean, elements, fields, integer, literal, missing, not_one_of, number, object, present, string,
 };
 use super::reply::ReplyPlan;
+use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
-use super::{content, messages};
+use super::{compaction, content, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
-use crate::wire::request::{self, CreateResponse, Item, ReasoningConfig, TextConfig, TextFormat};
+use crate::wire::request::{self as wire, CreateResponse, Item, ReasoningConfig, TextConfig, TextFormat};
 
 /// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +51,7 @@ pub enum DeveloperMessages {
 }
 
 /// What a plan depends on besides the request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PlanOptions<'a> {
     /// The server that will read the chat body.
     pub dialect: &'a Dialect,
@@ -68,6 +73,14 @@ pub struct PlanOptions<'a> {
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
+    /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
+    pub seal: Option<Arc<dyn Seal>>,
+    /// How many of the oldest turns are left out (`truncation: "auto"`).
+    pub drop_turns: usize,
+    /// Whether a summary of the conversation is wanted in place of an answer, as by a `compaction_trigger`.
+    pub compact: bool,
+    /// Whether a stream is made of it whatever the request says.
+    pub stream: bool,
 }
 
 impl<'a> PlanOptions<'a> {
@@ -84,6 +97,10 @@ impl<'a> PlanOptions<'a> {
             wrappers: None,
             budgets: &[],
             quirks_off: &[],
+            seal: None,
+            drop_turns: 0,
+            compact: false,
+            stream: false,
         }
     }
 }
@@ -101,6 +118,8 @@ pub struct Plan {
     pub reply: ReplyPlan,
     /// What was left out or changed on the way, for the log and the metrics.
     pub notes: Notes,
+    /// How many turns are in `body` that `drop_turns` may still leave out.
+    pub droppable_turns: usize,
 }
 
 /// Things that a request holds and the model does not get, or gets in another shape: never an error, never silent.
@@ -112,59 +131,70 @@ impl Notes {
     pub fn add(&mut self, kind: &'static str, what: &str) {
         self.0.push((kind, what.to_owned()));
     }
+
+    /// The first note of that kind.
+    fn first(&self, kind: &str) -> Option<&str> {
+        self.0.iter().find(|(of, _)| *of == kind).map(|(_, what)| what.as_str())
+    }
 }
 
-/// Turns the body of `POST /v1/responses` into a plan.
+/// Turns the body of `POST /v1/responses` into a plan, without anything that was stored.
 ///
 /// # Errors
-/// Only for a body that is no Responses request (WIRE.md 10): not JSON, no model and no default, `input` neither
-/// string nor array, a known field of the wrong type; or one that asks for state that does not exist. The error names
-/// the field. Unknown fields are dropped; unknown items and parts are skipped and noted.
+/// As [`Draft::read`], [`Draft::asks`] and [`Draft::plan`].
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
-    let text = std::str::from_utf8(body)
-        .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
-    let text = &*json::Seam::default().join(text);
-    if !text.trim_start().starts_with('{') {
-        return Err(invalid_json("expected one JSON object".to_owned()));
-    }
-    let request: CreateResponse<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
-        serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
-        _ => invalid_json(error.to_string()),
-    })?;
-    Planner { request, options, notes: Notes::default() }.plan()
+    let text = text(body)?;
+    let draft = Draft::read(&text)?;
+    draft.asks()?;
+    draft.plan(options, &Context::default())
 }
 
-fn invalid_json(why: String) -> Error {
-    Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
+impl<'a> Draft<'a> {
+    /// Makes the plan: what goes upstream, and what the answer echoes.
+    ///
+    /// # Errors
+    /// Only for a body that is no Responses request (WIRE.md 10): no model and no default, `input` neither string nor
+    /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
+    /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
+    pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
+        Planner { request: &self.request, options, context, notes: Notes::default(), droppable_turns: 0 }
+            .plan()
+    }
 }
 
 struct Planner<'a, 'o> {
-    request: CreateResponse<'a>,
+    request: &'o CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
+    context: &'o Context<'a>,
     notes: Notes,
+    droppable_turns: usize,
 }
 
-impl<'a> Planner<'a, '_> {
+impl<'a, 'o> Planner<'a, 'o> {
     fn plan(mut self) -> Result<Plan, Error> {
-        let request = &self.request;
+        let request = self.request;
         let model = string(request.model, "model")?.filter(|model| !model.is_empty());
         let model: Cow<'_, str> = match (model, self.options.default_model) {
             (Some(model), _) => model,
             (None, Some(model)) => Cow::Borrowed(model),
             (None, None) => return Err(missing("model")),
         };
-        let stream = boolean(request.stream, "stream")?.unwrap_or(false);
+        let stream = boolean(request.stream, "stream")?.unwrap_or(false) || self.options.stream;
         let instructions = literal(request.instructions, "instructions")?;
-        self.state()?;
         let items = self.items()?;
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
         let mut tools = Tools::read(self.request.tools, &items, wrappers, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
-        let choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
-        let entries = self.entries(&items, &tools.table, instructions.is_some())?;
-        let reply = self.reply(&model, stream, &tools)?;
+        let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
+        let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
+        let mut reply = self.reply(&model, stream, &tools)?;
+        reply.compacts = self.options.compact || items.last().is_some_and(|item| is_trigger(item));
+        if reply.compacts {
+            entries.push(Entry::Prompt(Role::User, vec![Piece::Text(json::escape(compaction::PROMPT))]));
+            // the tools stay where they are: without them the prompt would begin differently
+            choice = Choice::None;
+        }
 
         let mut body =
             Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
@@ -188,34 +218,41 @@ impl<'a> Planner<'a, '_> {
             true => b",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
             false => b",\"stream\":false}",
         });
-        Ok(Plan { body, stream, model: model.into_owned(), reply, notes: self.notes })
+        Ok(Plan {
+            body,
+            stream,
+            model: model.into_owned(),
+            reply,
+            notes: self.notes,
+            droppable_turns: self.droppable_turns,
+        })
     }
 
-    /// What names stored state. This version stores nothing, so every such name is unknown.
-    fn state(&self) -> Result<(), Error> {
-        let request = &self.request;
-        if let Some(id) = string(request.previous_response_id, "previous_response_id")? {
-            let message = format!("Previous response with id '{id}' not found.");
-            return Err(Error::new(Kind::PreviousResponseNotFound, message).param("previous_response_id"));
-        }
-        if present(request.conversation).is_some() {
-            return Err(Error::new(Kind::ItemNotFound, "Conversation not found.").param("conversation"));
-        }
-        if boolean(request.background, "background")?.unwrap_or(false) {
-            let message = "Unsupported parameter: 'background' responses are not available on this server.";
-            return Err(Error::new(Kind::UnsupportedParameter, message).param("background"));
-        }
-        Ok(())
-    }
-
-    /// The items of an array input; none of a string, which is one user message.
+    /// The items of earlier turns and of an array input, with references resolved; a string has none, it is one user
+    /// message.
     fn items(&self) -> Result<Vec<&'a RawValue>, Error> {
-        let input = present(self.request.input).ok_or_else(|| missing("input"))?;
+        let mut items = self.context.earlier.clone();
+        let Some(input) = present(self.request.input) else {
+            return if items.is_empty() { Err(missing("input")) } else { Ok(items) };
+        };
         match input.get().as_bytes().first() {
-            Some(b'"') => Ok(Vec::new()),
-            Some(b'[') => Ok(elements(input)),
-            _ => Err(wrong_type(input, "input", "a string or an array")),
+            Some(b'"') => return Ok(items),
+            Some(b'[') => {}
+            _ => return Err(wrong_type(input, "input", "a string or an array")),
         }
+        for (n, item) in elements(input).into_iter().enumerate() {
+            let Some(id) = reference(item) else {
+                items.push(item);
+                continue;
+            };
+            items.push(*self.context.references.get(id.as_str()).ok_or_else(|| {
+                let message = format!(
+                    "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
+                );
+                Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]"))
+            })?);
+        }
+        Ok(items)
     }
 
     fn entries(
@@ -224,19 +261,17 @@ impl<'a> Planner<'a, '_> {
         table: &Table,
         has_instructions: bool,
     ) -> Result<Vec<Entry<'a>>, Error> {
+        let reading = history::Reading { table, seal: self.options.seal.as_deref() };
+        let mut entries = history::read(items, &reading, &mut self.notes);
+        if let Some(id) = self.notes.first("orphan_output").filter(|_| self.context.strict) {
+            let message = format!("No tool call found for function call output with call_id {id}.");
+            return Err(Error::new(Kind::OrphanOutput, message).param("input"));
+        }
         if let Some(text) = self.request.input.filter(|input| input.get().starts_with('"')) {
             let pieces = content::pieces(text, &mut self.notes).unwrap_or_default();
-            return Ok(vec![Entry::Prompt(Role::User, pieces)]);
+            entries.push(Entry::Prompt(Role::User, pieces));
         }
-        for (n, item) in items.iter().enumerate() {
-            if let Some(id) = reference(item) {
-                let message = format!(
-                    "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
-                );
-                return Err(Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]")));
-            }
-        }
-        let entries = history::read(items, table, &mut self.notes);
+        self.droppable_turns = history::drop_turns(&mut entries, self.options.drop_turns);
         if entries.is_empty() && !has_instructions {
             let message = "Invalid 'input': it holds no message that the model could be given.";
             return Err(Error::new(Kind::InvalidValue, message).param("input"));
@@ -247,7 +282,7 @@ impl<'a> Planner<'a, '_> {
     /// Fields that have the same name and meaning on both sides; `max_output_tokens` is `max_tokens`, which every
     /// server takes.
     fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
-        let request = &self.request;
+        let request = self.request;
         if let Some(max) = reply.max_output_tokens {
             push_key(body, "max_tokens", &max.to_string());
         }
@@ -333,7 +368,7 @@ impl<'a> Planner<'a, '_> {
 
     /// What the response says about its request: 31 fields, each always there (WIRE.md 4).
     fn reply(&self, model: &str, stream: bool, tools: &Tools<'_>) -> Result<ReplyPlan, Error> {
-        let request = &self.request;
+        let request = self.request;
         let reasoning: ReasoningConfig<'_> = fields(request.reasoning, "reasoning")?;
         let text: TextConfig<'_> = fields(request.text, "text")?;
         let max_output_tokens =
@@ -344,6 +379,7 @@ impl<'a> Planner<'a, '_> {
             return Err(not_one_of("truncation", &truncation, "'auto' and 'disabled'"));
         }
         let include = array(request.include, "include")?.unwrap_or_default();
+        let sealed = include.iter().any(|raw| raw.get() == "\"reasoning.encrypted_content\"");
         let logprobs = top_logprobs.is_some_and(|n| n > 0)
             || include.iter().any(|raw| raw.get() == "\"message.output_text.logprobs\"");
         let parallel = boolean(request.parallel_tool_calls, "parallel_tool_calls")?.unwrap_or(true);
@@ -353,11 +389,15 @@ impl<'a> Planner<'a, '_> {
             None => absent.to_owned(),
         };
         let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
+        let background = boolean(request.background, "background")?.unwrap_or(false);
         let mut echo = Vec::with_capacity(1024 + tools.echo.len());
         let max_tool_calls = integer(request.max_tool_calls, "max_tool_calls", 1, u64::from(u32::MAX))?;
         let or_null = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
-        echo.extend_from_slice(b"\"background\":false");
-        let fields: [(&str, String); 16] = [
+        echo.extend_from_slice(match background {
+            true => b"\"background\":true",
+            false => b"\"background\":false",
+        });
+        let fields: [(&str, String); 15] = [
             ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", "0")?),
             ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
             ("max_output_tokens", or_null(max_output_tokens)),
@@ -365,7 +405,6 @@ impl<'a> Planner<'a, '_> {
             ("metadata", raw(object(request.metadata, "metadata")?, "{}")),
             ("parallel_tool_calls", parallel.to_string()),
             ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
-            ("previous_response_id", "null".to_owned()),
             ("prompt_cache_key", raw(literal(request.prompt_cache_key, "prompt_cache_key")?, "null")),
             ("safety_identifier", raw(literal(request.safety_identifier, "safety_identifier")?, "null")),
             ("store", store.to_string()),
@@ -383,6 +422,12 @@ impl<'a> Planner<'a, '_> {
             json::push_string(&mut literal, model);
             String::from_utf8(literal).unwrap_or_default()
         });
+        if let Some(id) = conversation(request)? {
+            let mut conversation = b"{\"id\":".to_vec();
+            json::push_string(&mut conversation, &id);
+            conversation.push(b'}');
+            push_key(&mut echo, "conversation", &String::from_utf8(conversation).unwrap_or_default());
+        }
         if let Some(retention) = literal(request.prompt_cache_retention, "prompt_cache_retention")? {
             push_key(&mut echo, "prompt_cache_retention", retention.get());
         }
@@ -408,7 +453,16 @@ impl<'a> Planner<'a, '_> {
         Ok(ReplyPlan {
             echo,
             stream,
-            reasoning: self.options.reasoning,
+            reasoning: match sealed && null_summary(request.reasoning) {
+                true => ReasoningDisplay::Hidden,
+                false => self.options.reasoning,
+            },
+            seal: self.options.seal.clone(),
+            seals_reasoning: sealed,
+            compacts: false,
+            background,
+            previous_response_id: string(request.previous_response_id, "previous_response_id")?
+                .map(Cow::into_owned),
             refusal_as_text: self.options.refusal_as_text,
             one_call: !parallel,
             logprobs,
@@ -427,19 +481,14 @@ fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-/// The id, if the item is an `item_reference`; such an item may come without a type.
-fn reference(raw: &RawValue) -> Option<String> {
-    // cheap look first: nearly no item is one
-    let text = raw.get();
-    if text.len() > 400 || text.contains("\"role\"") || text.contains("\"call_id\"") {
-        return None;
-    }
-    let item: Item<'_> = request::fields(raw)?;
-    let kind = present(item.r#type).and_then(json::decode);
-    match kind.as_deref() {
-        Some("item_reference") => {}
-        None if item.content.is_none() && item.summary.is_none() => {}
-        _ => return None,
-    }
-    present(item.id).and_then(json::decode).map(Cow::into_owned)
+/// Whether `summary` is there and null: the client wants no readable reasoning (WIRE.md 10). An absent one says nothing.
+fn null_summary(reasoning: Option<&RawValue>) -> bool {
+    let members: Option<HashMap<String, &RawValue>> =
+        reasoning.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    members.is_some_and(|members| members.get("summary").is_some_and(|raw| raw.get() == "null"))
+}
+
+fn is_trigger(item: &RawValue) -> bool {
+    let kind = wire::fields::<Item<'_>>(item).and_then(|item| item.r#type).and_then(json::decode);
+    kind.as_deref() == Some("compaction_trigger")
 }

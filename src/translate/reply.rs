@@ -1,10 +1,12 @@
 //! Owns the Response object: its echo of the request, rendered once, and its snapshots. It must not know how the
 //! output came about.
 
+use std::sync::Arc;
+
 use super::plan::ReasoningDisplay;
+use super::sealing::Seal;
 use super::tools::table::Table;
 use super::usage::Usage;
-use crate::error::Error;
 use crate::wire::json::{self, push_number};
 
 /// What a plan says about the answer.
@@ -16,6 +18,16 @@ pub struct ReplyPlan {
     pub stream: bool,
     /// How reasoning is shown.
     pub reasoning: ReasoningDisplay,
+    /// Seals what the client is to carry.
+    pub seal: Option<Arc<dyn Seal>>,
+    /// Whether reasoning items carry their raw text sealed.
+    pub seals_reasoning: bool,
+    /// Whether the client does not wait for the answer: its stream begins as `queued`.
+    pub background: bool,
+    /// Whether the answer is a summary, to be sealed into a `compaction` item.
+    pub compacts: bool,
+    /// The response that this one continues.
+    pub previous_response_id: Option<String>,
     /// Whether a refusal is sent as `output_text`.
     pub refusal_as_text: bool,
     /// `parallel_tool_calls: false`: only the first call is passed on.
@@ -33,14 +45,30 @@ pub struct ReplyPlan {
 /// How a response stands.
 #[derive(Debug, Clone, Copy)]
 pub enum Status<'a> {
+    /// Not begun.
+    Queued,
     /// Not ended.
     InProgress,
     /// Ended well, at this Unix time in seconds.
     Completed(u64),
-    /// Cut off: `max_output_tokens` or `content_filter`.
-    Incomplete(&'static str),
+    /// Cut off: `max_output_tokens`, `content_filter`, or `cancelled` where only a stream's last event says so.
+    Incomplete(&'a str),
     /// Ended badly.
-    Failed(&'a Error),
+    Failed {
+        /// `error.code`
+        code: &'a str,
+        /// `error.message`
+        message: &'a str,
+    },
+    /// Ended by its client.
+    Cancelled,
+}
+
+impl Status<'_> {
+    /// Whether the response may still change.
+    pub fn runs(&self) -> bool {
+        matches!(self, Status::Queued | Status::InProgress)
+    }
 }
 
 /// The part of a snapshot that changes.
@@ -56,23 +84,28 @@ pub struct Snapshot<'a> {
     pub output: &'a str,
     /// All `output_text` of them, escaped.
     pub output_text: &'a str,
+    /// The response that it continues.
+    pub previous_response_id: Option<&'a str>,
     /// Null until the end, and for ever if the upstream never reported it.
     pub usage: Option<Usage>,
 }
 
-impl ReplyPlan {
-    /// Appends the Response object.
-    pub fn write(&self, out: &mut Vec<u8>, snapshot: &Snapshot<'_>) {
+impl Snapshot<'_> {
+    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`].
+    pub fn write(&self, out: &mut Vec<u8>, echo: &[u8]) {
+        let snapshot = self;
         out.extend_from_slice(b"{\"id\":");
         json::push_string(out, snapshot.id);
         out.extend_from_slice(b",\"object\":\"response\",\"created_at\":");
         push_number(out, snapshot.created_at);
         out.extend_from_slice(b",\"status\":\"");
         out.extend_from_slice(match snapshot.status {
+            Status::Queued => b"queued".as_slice(),
             Status::InProgress => b"in_progress",
             Status::Completed(_) => b"completed",
             Status::Incomplete(_) => b"incomplete",
-            Status::Failed(_) => b"failed",
+            Status::Failed { .. } => b"failed",
+            Status::Cancelled => b"cancelled",
         });
         out.extend_from_slice(b"\",\"completed_at\":");
         match snapshot.status {
@@ -82,11 +115,11 @@ impl ReplyPlan {
         }
         out.extend_from_slice(b",\"error\":");
         match snapshot.status {
-            Status::Failed(error) => {
+            Status::Failed { code, message } => {
                 out.extend_from_slice(b"{\"code\":");
-                json::push_string(out, error.failed_code());
+                json::push_string(out, code);
                 out.extend_from_slice(b",\"message\":");
-                json::push_string(out, &error.message);
+                json::push_string(out, message);
                 out.push(b'}');
             }
             _ => out.extend_from_slice(b"null"),
@@ -103,7 +136,7 @@ impl ReplyPlan {
         out.extend_from_slice(b",\"output\":[");
         out.extend_from_slice(snapshot.output.as_bytes());
         out.extend_from_slice(b"],");
-        if !matches!(snapshot.status, Status::InProgress) {
+        if !snapshot.status.runs() {
             out.extend_from_slice(b"\"output_text\":");
             json::push_literal(out, snapshot.output_text);
             out.push(b',');
@@ -113,8 +146,10 @@ impl ReplyPlan {
             Some(usage) => usage.write(out),
             None => out.extend_from_slice(b"null"),
         }
+        out.extend_from_slice(b",\"previous_response_id\":");
+        json::push_option(out, snapshot.previous_response_id);
         out.push(b',');
-        out.extend_from_slice(&self.echo);
+        out.extend_from_slice(echo);
         out.push(b'}');
     }
 }

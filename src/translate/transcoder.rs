@@ -10,10 +10,12 @@ mod text;
 
 use self::calls::{Piece, Slot};
 use self::text::{Channel, Flow, is_blank};
+use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
+use super::sealing::Purpose;
 use super::usage::Usage;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::ids::Ids;
@@ -52,10 +54,14 @@ pub struct Transcoder {
     text: Flow,
     refusal: Flow,
     logprobs: [String; 2],
+    /// Raw text of the open reasoning item, escaped, where it is to be sealed.
+    raw_reasoning: String,
+    /// The summary so far, escaped, where one was asked for in place of an answer.
+    summary: String,
     finish: Option<Finish>,
     usage: Option<Usage>,
     timings: Option<Usage>,
-    ended: bool,
+    terminal: Option<Terminal>,
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
@@ -67,6 +73,15 @@ enum Finish {
     Stop,
     Cut(&'static str),
     Unknown(String),
+}
+
+/// How the response ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Terminal {
+    Completed(u64),
+    Incomplete(&'static str),
+    Failed,
+    Cancelled,
 }
 
 impl Transcoder {
@@ -91,10 +106,12 @@ impl Transcoder {
             text: Flow::default(),
             refusal: Flow::default(),
             logprobs: Default::default(),
+            raw_reasoning: String::new(),
+            summary: String::new(),
             finish: None,
             usage: None,
             timings: None,
-            ended: false,
+            terminal: None,
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
@@ -109,7 +126,7 @@ impl Transcoder {
 
     /// Whether the terminal event was written: nothing follows it.
     pub fn ended(&self) -> bool {
-        self.ended
+        self.terminal.is_some()
     }
 
     /// Why the response failed, if it did.
@@ -117,14 +134,32 @@ impl Transcoder {
         self.failure.as_ref()
     }
 
-    /// `completed`, `incomplete` or `failed` once it has ended.
+    /// `completed`, `incomplete`, `failed` or `cancelled` once it has ended.
     pub fn outcome(&self) -> &'static str {
-        match (self.ended, &self.failure, &self.finish) {
-            (false, ..) => "in_progress",
-            (_, Some(_), _) => "failed",
-            (_, _, Some(Finish::Cut(_))) => "incomplete",
-            _ => "completed",
+        match self.terminal {
+            None => "in_progress",
+            Some(Terminal::Completed(_)) => "completed",
+            Some(Terminal::Incomplete(_)) => "incomplete",
+            Some(Terminal::Failed) => "failed",
+            Some(Terminal::Cancelled) => "cancelled",
         }
+    }
+
+    /// The response as it stands, for a store; what the stream's last event called `incomplete` for want of a better
+    /// event is `cancelled` here.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        self.state(match self.terminal {
+            None => Status::InProgress,
+            Some(Terminal::Completed(at)) => Status::Completed(at),
+            Some(Terminal::Incomplete(reason)) => Status::Incomplete(reason),
+            Some(Terminal::Cancelled) => Status::Cancelled,
+            Some(Terminal::Failed) => failed(self.failure.as_ref()),
+        })
+    }
+
+    /// What the response repeats of its request (see [`ReplyPlan::echo`]).
+    pub fn echo(&self) -> &[u8] {
+        &self.plan.echo
     }
 
     /// Token counts, as far as the upstream told.
@@ -147,22 +182,44 @@ impl Transcoder {
         self.body
     }
 
-    /// Writes `response.created` and `response.in_progress`.
+    /// Writes `response.created` and `response.in_progress`; a background response is `queued` in between.
     pub fn start(&mut self, out: &mut Vec<u8>) {
-        self.snapshot(out, "response.created", Status::InProgress);
-        self.snapshot(out, "response.in_progress", Status::InProgress);
+        let first = if self.plan.background { Status::Queued } else { Status::InProgress };
+        self.announce(out, "response.created", first);
+        if self.plan.background {
+            self.announce(out, "response.queued", first);
+        }
+        self.announce(out, "response.in_progress", Status::InProgress);
+    }
+
+    /// Puts a `compaction` item with this blob first: the conversation was summarised before it was answered.
+    pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
+        self.begin(Kind::Compaction { blob: blob.to_owned() }, "cmp_", out);
+        self.close(false, out);
+    }
+
+    /// Ends the response on its client's behalf; the open item is `incomplete`. No event says `cancelled`: the stream
+    /// ends with `response.incomplete`.
+    pub fn cancel(&mut self, out: &mut Vec<u8>) {
+        if self.ended() {
+            return;
+        }
+        self.calls.iter_mut().for_each(|slot| slot.begun = true);
+        self.late.clear();
+        self.close(true, out);
+        self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);
     }
 
     /// Writes `response.in_progress` once more: the one heartbeat that every client counts as life.
     pub fn heartbeat(&mut self, out: &mut Vec<u8>) {
-        if !self.ended {
-            self.snapshot(out, "response.in_progress", Status::InProgress);
+        if !self.ended() {
+            self.announce(out, "response.in_progress", Status::InProgress);
         }
     }
 
     /// Takes the payload of one upstream event, or a whole completion; `now`: Unix time in seconds.
     pub fn chunk(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
-        if self.ended {
+        if self.ended() {
             return;
         }
         let data = data.trim_ascii();
@@ -206,7 +263,7 @@ impl Transcoder {
 
     /// Takes the end of the upstream's answer. Afterwards the response has ended, whatever came before.
     pub fn end(&mut self, end: End, now: u64, out: &mut Vec<u8>) {
-        if self.ended {
+        if self.ended() {
             return;
         }
         match end {
@@ -301,10 +358,16 @@ impl Transcoder {
                     None => return,
                 }
             }
-            Kind::Whole { .. } => {}
+            Kind::Whole { .. } | Kind::Compaction { .. } => {}
             Kind::Reasoning => {
                 let rest = self.flow(Channel::Reasoning).seam.flush();
-                open.delta(&mut self.events, out, rest, None);
+                if self.plan.seals_reasoning {
+                    self.raw_reasoning.push_str(rest);
+                }
+                if open.has_part() {
+                    open.delta(&mut self.events, out, rest, None);
+                }
+                open.sealed = self.seal_reasoning();
             }
             Kind::Message => self.pay(&mut open, out),
         }
@@ -314,6 +377,30 @@ impl Transcoder {
             self.items.push(',');
         }
         self.items.push_str(&item);
+    }
+
+    fn seal_reasoning(&mut self) -> Option<String> {
+        let raw = std::mem::take(&mut self.raw_reasoning);
+        let seal = self.plan.seal.as_ref().filter(|_| self.plan.seals_reasoning && !raw.is_empty())?;
+        seal.seal(Purpose::Reasoning, &json::unescape(&raw)?)
+    }
+
+    /// The summary becomes the one item of the answer. One that the token limit cut is still the best there is.
+    fn complete_summary(&mut self, now: u64, out: &mut Vec<u8>) {
+        let text = json::unescape(&self.summary).unwrap_or_default();
+        let seal = self.plan.seal.as_ref().filter(|_| !text.trim().is_empty());
+        // the client decides what it keeps beside the summary
+        let summary = Summary { text: text.trim().to_owned(), replaces: false };
+        match seal.and_then(|seal| seal.seal(Purpose::Compaction, &summary.to_json())) {
+            Some(blob) => {
+                self.compacted(&blob, out);
+                self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out);
+            }
+            None => {
+                let message = "The model wrote no summary of the conversation.";
+                self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
+            }
+        }
     }
 
     fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
@@ -326,14 +413,18 @@ impl Transcoder {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
             return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
         }
+        if self.plan.compacts {
+            return self.complete_summary(now, out);
+        }
         let cut = matches!(finish, Finish::Cut(_));
         self.flush(cut, out);
-        let status = match finish {
-            Finish::Cut(reason) => Status::Incomplete(reason),
-            _ => Status::Completed(now),
-        };
-        let kind = if cut { "response.incomplete" } else { "response.completed" };
-        self.terminate(kind, status, out);
+        match finish {
+            Finish::Cut(reason) => {
+                let (status, terminal) = (Status::Incomplete(reason), Terminal::Incomplete(reason));
+                self.terminate("response.incomplete", status, terminal, out);
+            }
+            _ => self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out),
+        }
     }
 
     /// Brings everything that waits into the output. Only the last item may be incomplete: what waits behind a call
@@ -397,40 +488,46 @@ impl Transcoder {
         });
         self.open = None;
         self.output_text.truncate(self.closed_text);
-        self.terminate("response.failed", Status::Failed(&error), out);
+        self.terminate("response.failed", failed(Some(&error)), Terminal::Failed, out);
         self.failure = Some(error);
     }
 
-    fn terminate(&mut self, kind: &str, status: Status<'_>, out: &mut Vec<u8>) {
-        self.ended = true;
-        self.snapshot(out, kind, status);
+    fn terminate(&mut self, kind: &str, status: Status<'_>, terminal: Terminal, out: &mut Vec<u8>) {
+        self.terminal = Some(terminal);
+        self.announce(out, kind, status);
         if self.events.enabled {
             out.extend_from_slice(b"data: [DONE]\n\n");
         } else {
             let mut body = Vec::with_capacity(self.items.len() + self.plan.echo.len() + 512);
-            self.plan.write(&mut body, &self.state(status));
+            self.state(status).write(&mut body, &self.plan.echo);
             self.body = body;
         }
     }
 
-    fn snapshot(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
+    fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
         let mut events = std::mem::take(&mut self.events);
         events.write(out, kind, |out| {
             out.extend_from_slice(b",\"response\":");
-            self.plan.write(out, &self.state(status));
+            self.state(status).write(out, &self.plan.echo);
         });
         self.events = events;
     }
 
     fn state<'a>(&'a self, status: Status<'a>) -> Snapshot<'a> {
-        let running = matches!(status, Status::InProgress);
+        let running = status.runs();
         Snapshot {
             id: &self.id,
             created_at: self.created_at,
             status,
             output: if running { "" } else { &self.items },
             output_text: &self.output_text,
+            previous_response_id: self.plan.previous_response_id.as_deref(),
             usage: if running { None } else { self.usage() },
         }
     }
+}
+
+fn failed(error: Option<&Error>) -> Status<'_> {
+    let (code, message) = error.map_or(("server_error", ""), |error| (error.failed_code(), &error.message));
+    Status::Failed { code, message }
 }

@@ -13,7 +13,7 @@ pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
 macro_rules! raw_fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Default, Deserialize)]
+        #[derive(Debug, Clone, Copy, Default, Deserialize)]
         #[allow(missing_docs)] // the names are the documents' own
         pub struct $name<'a> {
             $(#[serde(borrow, default)] pub $field: Option<&'a RawValue>,)*
@@ -26,6 +26,7 @@ raw_fields!(
     /// `client_metadata`, others `stream_options`, `prompt_cache_options`, ...
     CreateResponse {
         background,
+        context_management,
         conversation,
         frequency_penalty,
         include,
@@ -60,7 +61,7 @@ raw_fields!(
     /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
     Item {
         r#type, id, role, content, call_id, namespace, name, arguments, input, output, summary, tools, action,
-        operation, status,
+        operation, status, encrypted_content,
     }
 );
 
@@ -79,6 +80,21 @@ raw_fields!(
 raw_fields!(
     /// `format` of a custom tool.
     CustomFormat { r#type, syntax, definition }
+);
+
+raw_fields!(
+    /// `conversation` as an object.
+    ConversationParam { id }
+);
+
+raw_fields!(
+    /// The body of a request about a conversation.
+    ConversationBody { metadata, items }
+);
+
+raw_fields!(
+    /// One element of `context_management`.
+    ContextManagement { r#type, compact_threshold }
 );
 
 raw_fields!(

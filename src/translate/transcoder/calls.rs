@@ -92,6 +92,11 @@ impl Transcoder {
 
     /// Takes a piece of a call.
     pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        if self.plan.compacts {
+            // it was asked for a summary and told to call nothing
+            self.dropped += 1;
+            return;
+        }
         let name = piece.function.name.and_then(json::text).unwrap_or_default();
         let arguments = match piece.function.arguments {
             None => Cow::Borrowed(""),

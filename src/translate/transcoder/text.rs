@@ -49,12 +49,23 @@ impl Transcoder {
     /// Takes a piece of text, escaped.
     pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
-            Channel::Reasoning if self.plan.reasoning == ReasoningDisplay::Hidden => return,
+            _ if self.plan.compacts => {
+                if channel == Channel::Text {
+                    let piece = self.text.seam.join(piece);
+                    self.summary.push_str(&piece);
+                }
+                return;
+            }
+            Channel::Reasoning if self.hides_reasoning() && !self.plan.seals_reasoning => return,
             Channel::Refusal if self.plan.refusal_as_text => Channel::Text,
             other => other,
         };
         let piece = self.flow(channel).seam.join(piece);
         self.put(channel, &piece, out);
+    }
+
+    fn hides_reasoning(&self) -> bool {
+        self.plan.reasoning == ReasoningDisplay::Hidden
     }
 
     pub(super) fn flow(&mut self, channel: Channel) -> &mut Flow {
@@ -108,6 +119,12 @@ impl Transcoder {
             let mut logprobs = std::mem::take(&mut flow.blank_logprobs);
             append_logprobs(&mut logprobs, &self.logprobs);
             self.logprobs = logprobs;
+        }
+        if channel == Channel::Reasoning && self.plan.seals_reasoning {
+            self.raw_reasoning.push_str(&joined);
+            if self.hides_reasoning() {
+                return;
+            }
         }
         let family: &'static Family = match channel {
             Channel::Text => &OUTPUT_TEXT,

@@ -1,0 +1,161 @@
+//! Owns the Conversations API (`/v1/conversations`): heads and items, over HTTP. It must not run anything.
+
+use http::{Method, Response, StatusCode};
+use serde_json::value::RawValue;
+use serde_json::{Value, json as value};
+
+use super::query::{Page, Query};
+use super::reply::{self, ResponseBody};
+use super::{App, state};
+use crate::driver::unix_now;
+use crate::error::{Error, Kind};
+use crate::store::{Conversation, Scope, StoredItem};
+use crate::translate::draft;
+use crate::translate::listing::{id_of, input_id, listed};
+
+/// Most items of one request (WIRE.md 1).
+const MOST_ITEMS: usize = 20;
+
+/// Answers a request below `/v1/conversations`; `path`: what follows, without slashes at its ends.
+pub async fn answer(
+    app: &App,
+    scope: Scope,
+    method: &Method,
+    path: &str,
+    query: &Query,
+    body: &[u8],
+) -> Result<Response<ResponseBody>, Error> {
+    let mut parts = path.splitn(3, '/');
+    let (id, what, item) = (parts.next().unwrap_or(""), parts.next(), parts.next());
+    let body = match (id, what, item, method) {
+        ("", None, None, &Method::POST) => create(app, scope, body).await?,
+        (id, None, None, &Method::GET) if !id.is_empty() => head(&state::conversation(app, scope, id).await?),
+        (id, None, None, &Method::POST) if !id.is_empty() => update(app, scope, id, body).await?,
+        (id, None, None, &Method::DELETE) if !id.is_empty() => delete(app, scope, id).await?,
+        (id, Some("items"), None, &Method::GET) => {
+            Page::read(query)?.list(items(app, scope, id, query).await?)?
+        }
+        (id, Some("items"), None, &Method::POST) => add(app, scope, id, body).await?,
+        (id, Some("items"), Some(item), &Method::GET) => one(app, scope, id, item, query).await?,
+        (id, Some("items"), Some(item), &Method::DELETE) => remove(app, scope, id, item).await?,
+        _ => {
+            let message = format!("Method {method} is not allowed for /v1/conversations/{path}.");
+            return Err(Error::new(Kind::MethodNotAllowed, message));
+        }
+    };
+    Ok(reply::json(StatusCode::OK, body.to_string()))
+}
+
+fn head(conversation: &Conversation) -> Value {
+    value!({
+        "id": conversation.id,
+        "object": "conversation",
+        "created_at": conversation.created_at,
+        "metadata": serde_json::from_str::<Value>(&conversation.metadata).unwrap_or(value!({})),
+    })
+}
+
+async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
+    let text = draft::text(body)?;
+    let asked = draft::Conversing::read(if text.trim().is_empty() { "{}" } else { &text })?;
+    let id = format!("conv_{}", uuid::Uuid::now_v7().simple());
+    let conversation = Conversation {
+        id: id.as_str().into(),
+        created_at: unix_now(),
+        metadata: asked.metadata.unwrap_or("{}").into(),
+    };
+    let shown = head(&conversation);
+    app.store.put_conversation(scope, conversation).await.map_err(|error| state::unavailable(&error))?;
+    if !asked.items.is_empty() {
+        append(app, scope, &id, &asked.items).await?;
+    }
+    Ok(shown)
+}
+
+async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
+    let text = draft::text(body)?;
+    let asked = draft::Conversing::read(&text)?;
+    let mut conversation = state::conversation(app, scope, id).await?;
+    if let Some(metadata) = asked.metadata {
+        conversation.metadata = metadata.into();
+    }
+    let shown = head(&conversation);
+    app.store.put_conversation(scope, conversation).await.map_err(|error| state::unavailable(&error))?;
+    Ok(shown)
+}
+
+async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
+    let found = app.store.delete_conversation(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    match found {
+        true => Ok(value!({"id": id, "object": "conversation.deleted", "deleted": true})),
+        false => Err(no_conversation(id)),
+    }
+}
+
+async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
+    let text = draft::text(body)?;
+    let asked = draft::Conversing::read(&text)?;
+    if asked.items.is_empty() {
+        return Err(Error::new(Kind::MissingParameter, "Missing required parameter: 'items'.").param("items"));
+    }
+    let data = append(app, scope, id, &asked.items).await?;
+    let id = |item: Option<&Value>| item.and_then(|item| item.get("id")).cloned();
+    let (first, last) = (id(data.first()), id(data.last()));
+    Ok(value!({"object": "list", "data": data, "first_id": first, "last_id": last, "has_more": false}))
+}
+
+async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Result<Vec<Value>, Error> {
+    if items.len() > MOST_ITEMS {
+        let message =
+            format!("Invalid 'items': at most {MOST_ITEMS} items a request, found {}.", items.len());
+        return Err(Error::new(Kind::InvalidValue, message).param("items"));
+    }
+    let seed = format!("resp_{}", uuid::Uuid::now_v7().simple());
+    let shown: Vec<(String, Value)> = items
+        .iter()
+        .enumerate()
+        .map(|(n, item)| {
+            let id = input_id(&seed, n, item);
+            (id.clone(), listed(item, &id, true))
+        })
+        .collect();
+    let kept =
+        shown.iter().map(|(id, item)| StoredItem { id: id.as_str().into(), json: item.to_string().into() });
+    let found =
+        app.store.append(scope, id, kept.collect()).await.map_err(|error| state::unavailable(&error))?;
+    match found {
+        true => Ok(shown.into_iter().map(|(_, item)| item).collect()),
+        false => Err(no_conversation(id)),
+    }
+}
+
+async fn items(app: &App, scope: Scope, id: &str, query: &Query) -> Result<Vec<(String, Value)>, Error> {
+    let images = Page::read(query)?.images;
+    let items = app.store.items(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let items = items.ok_or_else(|| no_conversation(id))?;
+    let shown = items.iter().filter_map(|item| {
+        let raw: &RawValue = serde_json::from_str(&item.json).ok()?;
+        let id = id_of(raw)?;
+        Some((id.clone(), listed(raw, &id, images)))
+    });
+    Ok(shown.collect())
+}
+
+async fn one(app: &App, scope: Scope, id: &str, item: &str, query: &Query) -> Result<Value, Error> {
+    let items = items(app, scope, id, query).await?;
+    items.into_iter().find(|(id, _)| id == item).map(|(_, item)| item).ok_or_else(|| no_item(item))
+}
+
+async fn remove(app: &App, scope: Scope, id: &str, item: &str) -> Result<Value, Error> {
+    let conversation = state::conversation(app, scope, id).await?;
+    let found = app.store.delete_item(scope, id, item).await.map_err(|error| state::unavailable(&error))?;
+    if found { Ok(head(&conversation)) } else { Err(no_item(item)) }
+}
+
+fn no_conversation(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("Conversation with id '{id}' not found."))
+}
+
+fn no_item(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("Item with id '{id}' not found."))
+}

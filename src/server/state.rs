@@ -1,0 +1,227 @@
+//! Owns what a request gets from the store before it is planned, and what it leaves there when it has ended. It must
+//! not know the wire.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+use super::App;
+use crate::error::{Error, Kind};
+use crate::store::{Chain, Conversation, Scope, StoreError, StoredItem, Turn, TurnState};
+use crate::translate::draft::{Asks, Context};
+use crate::translate::listing::{elements, id_of, input_id, listed, response_of};
+use crate::translate::reply::{Snapshot, Status};
+use crate::translate::transcoder::Transcoder;
+
+/// What the store holds of a request's past.
+#[derive(Debug, Default)]
+pub struct Past {
+    turns: Vec<Arc<Turn>>,
+    items: Vec<StoredItem>,
+    references: Vec<(String, Arc<str>)>,
+    strict: bool,
+}
+
+impl Past {
+    /// Fetches what `asks` names.
+    ///
+    /// # Errors
+    /// 400 for an id that names nothing of this caller's, 503 for a store that cannot be asked.
+    pub async fn load(app: &App, scope: Scope, asks: &Asks) -> Result<Past, Error> {
+        let mut past = Past::default();
+        if let Some(id) = &asks.previous_response_id {
+            past.strict = true;
+            past.turns = match app.store.chain(scope, id, app.config.store.max_turns).await {
+                Ok(Chain::Whole(turns)) => turns,
+                Ok(Chain::Broken) => {
+                    let message = format!("Previous response with id '{id}' not found.");
+                    return Err(
+                        Error::new(Kind::PreviousResponseNotFound, message).param("previous_response_id")
+                    );
+                }
+                Ok(Chain::TooLong) => {
+                    let limit = app.config.store.max_turns;
+                    let message = format!("This conversation has over {limit} turns; start a new one.");
+                    return Err(Error::new(Kind::InvalidValue, message).param("previous_response_id"));
+                }
+                Err(error) => return Err(unavailable(&error)),
+            };
+        }
+        if let Some(id) = &asks.conversation {
+            past.strict = true;
+            let items = app.store.items(scope, id).await.map_err(|error| unavailable(&error))?;
+            past.items = items.ok_or_else(|| {
+                let message = format!("Conversation with id '{id}' not found.");
+                Error::new(Kind::NotFound, message).param("conversation")
+            })?;
+        }
+        for (_, id) in &asks.references {
+            // what is not found is refused by the plan, which knows the field
+            if let Some(item) = past.find(app, scope, id).await? {
+                past.references.push((id.clone(), item));
+            }
+        }
+        Ok(past)
+    }
+
+    async fn find(&self, app: &App, scope: Scope, id: &str) -> Result<Option<Arc<str>>, Error> {
+        if let Some(item) = self.items.iter().find(|item| *item.id == *id) {
+            return Ok(Some(item.json.clone()));
+        }
+        let found = self.turns.iter().rev().find_map(|turn| item_of(turn, id));
+        let Some(response) = response_of(id).filter(|_| found.is_none()) else { return Ok(found) };
+        let turn = app.store.turn(scope, &response).await.map_err(|error| unavailable(&error))?;
+        Ok(turn.and_then(|turn| item_of(&turn, id)))
+    }
+
+    /// As the plan needs it.
+    pub fn context(&self) -> Context<'_> {
+        let mut earlier: Vec<_> =
+            self.items.iter().filter_map(|item| serde_json::from_str(&item.json).ok()).collect();
+        for turn in &self.turns {
+            earlier.extend(elements(&turn.input));
+            earlier.extend(elements(&turn.output));
+        }
+        let references: HashMap<_, _> = self
+            .references
+            .iter()
+            .filter_map(|(id, json)| Some((id.as_str(), serde_json::from_str(json).ok()?)))
+            .collect();
+        Context { earlier, references, strict: self.strict }
+    }
+
+    /// What all requests of this conversation share, if the store knows it as one.
+    pub fn root(&self) -> Option<&str> {
+        self.turns.first().map(|turn| &*turn.id)
+    }
+
+    /// The settings of the turn before, so that equal ones are kept once.
+    fn last_echo(&self) -> Option<&Arc<str>> {
+        self.turns.last().map(|turn| &turn.echo)
+    }
+}
+
+fn item_of(turn: &Turn, id: &str) -> Option<Arc<str>> {
+    let output = elements(&turn.output);
+    if let Some(item) = output.iter().find(|item| id_of(item).as_deref() == Some(id)) {
+        return Some(Arc::from(item.get()));
+    }
+    let input = elements(&turn.input);
+    let mut input = input.iter().enumerate();
+    input.find(|(n, item)| input_id(&turn.id, *n, item) == id).map(|(_, item)| Arc::from(item.get()))
+}
+
+/// What is to be kept of a request.
+pub struct Keep {
+    app: Arc<App>,
+    scope: Scope,
+    asks: Asks,
+    input: Box<str>,
+    last_echo: Option<Arc<str>>,
+}
+
+impl Keep {
+    /// `input`: the request's own items as a JSON array.
+    pub fn new(app: Arc<App>, scope: Scope, asks: Asks, past: &Past, input: String) -> Keep {
+        Keep { app, scope, asks, input: input.into_boxed_str(), last_echo: past.last_echo().cloned() }
+    }
+
+    /// Whether anything of this request is kept.
+    pub fn wanted(asks: &Asks) -> bool {
+        asks.store || asks.conversation.is_some()
+    }
+
+    /// The turn as it stands.
+    pub fn turn(&self, transcoder: &Transcoder) -> Turn {
+        let snapshot = transcoder.snapshot();
+        let echo = String::from_utf8_lossy(transcoder.echo());
+        let echo = match &self.last_echo {
+            Some(last) if **last == *echo => last.clone(),
+            _ => Arc::from(echo),
+        };
+        Turn {
+            id: snapshot.id.into(),
+            parent: self.asks.previous_response_id.as_deref().map(Box::from),
+            created_at: snapshot.created_at,
+            state: state_of(&snapshot),
+            input: self.input.clone(),
+            output: format!("[{}]", snapshot.output).into(),
+            echo,
+            usage: snapshot.usage,
+            background: self.asks.background,
+            streamed: self.asks.stream,
+        }
+    }
+
+    /// Keeps a response whose client left before its end.
+    pub fn keep_cancelled(&self, transcoder: &Transcoder) -> BoxFuture<'static, ()> {
+        let turn = Turn { state: TurnState::Cancelled, ..self.turn(transcoder) };
+        self.put(turn)
+    }
+
+    /// Keeps the response as it stands; what cannot be kept is logged and counted, and stops nothing.
+    pub fn keep(&self, transcoder: &Transcoder) -> BoxFuture<'static, ()> {
+        self.put(self.turn(transcoder))
+    }
+
+    fn put(&self, turn: Turn) -> BoxFuture<'static, ()> {
+        let (app, scope, asks) = (self.app.clone(), self.scope, self.asks.clone());
+        Box::pin(async move {
+            if let Some(conversation) = asks.conversation.filter(|_| turn.state.continuable()) {
+                let kept = app.store.append(scope, &conversation, items_of(&turn)).await;
+                report(&app, kept.map(|_| ()));
+            }
+            if asks.store {
+                report(&app, app.store.put(scope, Arc::new(turn)).await);
+            }
+        })
+    }
+}
+
+fn report(app: &App, kept: Result<(), StoreError>) {
+    if let Err(error) = kept {
+        app.metrics.note("not_stored");
+        tracing::error!(%error, "a response could not be stored");
+    }
+}
+
+/// All items of a turn, as a conversation keeps them.
+fn items_of(turn: &Turn) -> Vec<StoredItem> {
+    let input = elements(&turn.input);
+    let input = input.iter().enumerate().map(|(n, item)| {
+        let id = input_id(&turn.id, n, item);
+        let json = listed(item, &id, true).to_string();
+        StoredItem { id: id.into(), json: json.into() }
+    });
+    let output = elements(&turn.output);
+    let output = output
+        .iter()
+        .filter_map(|item| Some(StoredItem { id: id_of(item)?.into(), json: item.get().into() }));
+    input.chain(output).collect()
+}
+
+fn state_of(snapshot: &Snapshot<'_>) -> TurnState {
+    match snapshot.status {
+        Status::Queued => TurnState::Queued,
+        Status::InProgress => TurnState::InProgress,
+        Status::Completed(at) => TurnState::Completed(at),
+        Status::Incomplete(reason) => TurnState::Incomplete(reason.into()),
+        Status::Failed { code, message } => TurnState::Failed { code: code.into(), message: message.into() },
+        Status::Cancelled => TurnState::Cancelled,
+    }
+}
+
+/// 503: the request needs what the store holds.
+pub fn unavailable(error: &StoreError) -> Error {
+    Error::new(Kind::StoreUnavailable, "The store of responses cannot be reached.").detail(error)
+}
+
+/// Whether a conversation is there.
+///
+/// # Errors
+/// 404 that names it, 503 for a store that cannot be asked.
+pub async fn conversation(app: &App, scope: Scope, id: &str) -> Result<Conversation, Error> {
+    let found = app.store.conversation(scope, id).await.map_err(|error| unavailable(&error))?;
+    found.ok_or_else(|| Error::new(Kind::NotFound, format!("Conversation with id '{id}' not found.")))
+}

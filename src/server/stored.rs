@@ -1,0 +1,209 @@
+//! Owns stored responses over HTTP: fetch, replay, cancel, delete, and the list of their input items. It must not run
+//! anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::{Value, json as value};
+
+use super::query::{Page, Query};
+use super::reply::{self, ResponseBody};
+use super::{App, runs, state};
+use crate::error::{Error, Kind};
+use crate::store::{Chain, Scope, Turn, TurnState};
+use crate::translate::listing::{elements, id_of, input_id, listed};
+use crate::translate::reply::{Snapshot, Status};
+use crate::wire::json;
+
+/// How long a cancel waits for the run to end.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The error for an id that names nothing of this caller's.
+pub fn not_found(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("Response with id '{id}' not found."))
+}
+
+/// The response, as it stands; a run whose replica died is failed by now.
+async fn find(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
+    let turn = app.store.turn(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let turn = turn.ok_or_else(|| not_found(id))?;
+    if turn.state.ended() || app.runs.is_open(scope, id) {
+        return Ok(turn);
+    }
+    settle(app, scope, id).await
+}
+
+/// Fails a run that nobody holds the lease of.
+async fn settle(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
+    let leased = match app.store.runs() {
+        Some(runs) => runs.leased(scope, id).await.map_err(|error| state::unavailable(&error))?,
+        None => false,
+    };
+    // a lease is given back after the last record was written, so this look comes after that one
+    let turn = app.store.turn(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let turn = turn.ok_or_else(|| not_found(id))?;
+    if leased || turn.state.ended() || app.runs.is_open(scope, id) {
+        return Ok(turn);
+    }
+    let failed = TurnState::Failed {
+        code: "server_error".into(),
+        message: "The server that ran this response went away before it was complete.".into(),
+    };
+    let turn = Arc::new(Turn { state: failed, ..Turn::clone(&turn) });
+    tracing::warn!(response = id, "a run whose server went away is failed");
+    app.store.put(scope, turn.clone()).await.map_err(|error| state::unavailable(&error))?;
+    Ok(turn)
+}
+
+/// `GET /v1/responses/{id}`, with `stream=true` as events.
+pub async fn get(
+    app: Arc<App>,
+    scope: Scope,
+    id: &str,
+    query: &Query,
+) -> Result<Response<ResponseBody>, Error> {
+    let stream = query.boolean("stream")?.unwrap_or(false);
+    let after = query.integer("starting_after", 0, u64::from(u32::MAX))?;
+    let turn = find(&app, scope, id).await?;
+    if !stream {
+        return Ok(reply::json(StatusCode::OK, render(&turn)));
+    }
+    let from = after.map_or(0, |after| after + 1) as usize;
+    if let Some(run) = app.runs.find(scope, id) {
+        return Ok(reply::events(run.read(from, app.config.heartbeat)));
+    }
+    match runs::read_shared(app, scope, id.to_owned(), from).await {
+        Some(events) => Ok(reply::events(events)),
+        None => {
+            let message = "The events of this response cannot be replayed: it was not created with \
+                           'background' and 'stream', or its events are gone. Fetch it without 'stream'.";
+            Err(Error::new(Kind::InvalidValue, message).param("stream"))
+        }
+    }
+}
+
+/// What ends the stream of a run whose replica died: `response.failed` as event number `number`.
+pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Bytes {
+    let Ok(turn) = settle(app, scope, id).await else { return Bytes::new() };
+    let mut event = format!(
+        "event: response.failed\ndata: {{\"type\":\"response.failed\",\"sequence_number\":{number},\"response\":"
+    )
+    .into_bytes();
+    event.extend_from_slice(&render(&turn));
+    event.extend_from_slice(b"}\n\n");
+    Bytes::from(event)
+}
+
+/// `POST /v1/responses/{id}/cancel`.
+pub async fn cancel(app: &App, scope: Scope, id: &str) -> Result<Response<ResponseBody>, Error> {
+    let turn = find(app, scope, id).await?;
+    if !turn.background {
+        let message =
+            "Cannot cancel a synchronous response; only a response created with 'background' can be.";
+        return Err(Error::new(Kind::InvalidValue, message));
+    }
+    if turn.state.ended() {
+        return Ok(reply::json(StatusCode::OK, render(&turn)));
+    }
+    if let Some(run) = app.runs.find(scope, id) {
+        run.cancel.cancel();
+        let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
+    } else if let Some(runs) = app.store.runs() {
+        runs.cancel(scope, id).await.map_err(|error| state::unavailable(&error))?;
+        let deadline = tokio::time::Instant::now() + CANCEL_PATIENCE;
+        while !find(app, scope, id).await?.state.ended() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
+}
+
+/// `DELETE /v1/responses/{id}`. A run that goes on is cancelled first.
+pub async fn delete(app: &App, scope: Scope, id: &str) -> Result<Response<ResponseBody>, Error> {
+    if app.runs.is_open(scope, id)
+        && let Some(run) = app.runs.find(scope, id)
+    {
+        run.cancel.cancel();
+        let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
+    }
+    app.runs.forget(scope, id);
+    match app.store.delete(scope, id).await {
+        Ok(true) => {
+            let body = value!({"id": id, "object": "response.deleted", "deleted": true});
+            Ok(reply::json(StatusCode::OK, body.to_string()))
+        }
+        Ok(false) => Err(not_found(id)),
+        Err(error) => Err(state::unavailable(&error)),
+    }
+}
+
+/// `GET /v1/responses/{id}/input_items`: what the response was generated from, earlier turns included.
+pub async fn input_items(
+    app: &App,
+    scope: Scope,
+    id: &str,
+    query: &Query,
+) -> Result<Response<ResponseBody>, Error> {
+    let page = Page::read(query)?;
+    let turn = find(app, scope, id).await?;
+    let mut turns = match turn.parent.as_deref() {
+        None => Vec::new(),
+        Some(parent) => match app.store.chain(scope, parent, app.config.store.max_turns).await {
+            Ok(Chain::Whole(turns)) => turns,
+            // what is gone cannot be listed
+            Ok(Chain::Broken | Chain::TooLong) => Vec::new(),
+            Err(error) => return Err(state::unavailable(&error)),
+        },
+    };
+    turns.push(turn);
+    let mut items: Vec<(String, Value)> = Vec::new();
+    for (n, turn) in turns.iter().enumerate() {
+        for (n, item) in elements(&turn.input).into_iter().enumerate() {
+            let id = input_id(&turn.id, n, item);
+            items.push((id.clone(), listed(item, &id, page.images)));
+        }
+        if n + 1 < turns.len() {
+            let output = elements(&turn.output).into_iter();
+            items.extend(output.filter_map(|item| {
+                let id = id_of(item)?;
+                Some((id.clone(), listed(item, &id, page.images)))
+            }));
+        }
+    }
+    Ok(reply::json(StatusCode::OK, page.list(items)?.to_string()))
+}
+
+/// The Response object.
+pub fn render(turn: &Turn) -> Vec<u8> {
+    let output = turn.output.get(1..turn.output.len() - 1).unwrap_or_default();
+    let text = output_text(&turn.output);
+    let mut body = Vec::with_capacity(output.len() + text.len() + turn.echo.len() + 512);
+    let snapshot = Snapshot {
+        id: &turn.id,
+        created_at: turn.created_at,
+        status: match &turn.state {
+            TurnState::Queued => Status::Queued,
+            TurnState::InProgress => Status::InProgress,
+            TurnState::Completed(at) => Status::Completed(*at),
+            TurnState::Incomplete(reason) => Status::Incomplete(reason),
+            TurnState::Failed { code, message } => Status::Failed { code, message },
+            TurnState::Cancelled => Status::Cancelled,
+        },
+        output,
+        output_text: &text,
+        previous_response_id: turn.parent.as_deref(),
+        usage: turn.usage,
+    };
+    snapshot.write(&mut body, turn.echo.as_bytes());
+    body
+}
+
+/// All `output_text` of a response's items, escaped.
+fn output_text(output: &str) -> String {
+    let items: Vec<Value> = serde_json::from_str(output).unwrap_or_default();
+    let parts = items.iter().filter_map(|item| item.get("content")?.as_array()).flatten();
+    let texts = parts.filter(|part| part.get("type").is_some_and(|kind| kind == "output_text"));
+    texts.filter_map(|part| Some(json::escape(part.get("text")?.as_str()?).into_owned())).collect()
+}

@@ -1,0 +1,198 @@
+//! Owns the first look at a request: its fields told apart, and what it asks of the store. It must not understand the
+//! rest; that is `plan`, which needs what the store answered.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use super::params::{array, boolean, elements, fields, missing, object, present, string};
+use crate::error::{Error, Kind};
+use crate::wire::json;
+use crate::wire::request::{self, ConversationBody, ConversationParam, CreateResponse, Item};
+
+/// The text of a request body.
+///
+/// # Errors
+/// 400 for a body that is not UTF-8, naming the byte.
+pub fn text(body: &[u8]) -> Result<Cow<'_, str>, Error> {
+    let text = std::str::from_utf8(body)
+        .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
+    // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
+    Ok(json::Seam::default().join(text))
+}
+
+/// What a request wants from or for the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// The response that it continues.
+    pub previous_response_id: Option<String>,
+    /// The conversation that it belongs to.
+    pub conversation: Option<String>,
+    /// Whether the response is kept; true unless the request says otherwise.
+    pub store: bool,
+    /// Whether the request says `"store": true` itself.
+    pub store_named: bool,
+    /// Whether the request returns before the response is there.
+    pub background: bool,
+    /// Whether events are wanted.
+    pub stream: bool,
+    /// Whether the oldest turns may be left out: `truncation: "auto"`.
+    pub truncates: bool,
+    /// Items named by `item_reference`, with their place in `input`.
+    pub references: Vec<(usize, String)>,
+}
+
+/// What the store adds to a request.
+#[derive(Debug, Default)]
+pub struct Context<'a> {
+    /// Items before `input`, the oldest first.
+    pub earlier: Vec<&'a RawValue>,
+    /// Items by their ids, for `item_reference`.
+    pub references: HashMap<&'a str, &'a RawValue>,
+    /// Whether an output must answer a call that is there: so where the history is ours (WIRE.md 10).
+    pub strict: bool,
+}
+
+/// A request whose fields are told apart and not yet understood.
+#[derive(Debug)]
+pub struct Draft<'a> {
+    pub(super) request: CreateResponse<'a>,
+}
+
+impl<'a> Draft<'a> {
+    /// Takes a body apart.
+    ///
+    /// # Errors
+    /// 400 for a body that is no JSON object.
+    pub fn read(text: &'a str) -> Result<Draft<'a>, Error> {
+        if !text.trim_start().starts_with('{') {
+            return Err(invalid_json("expected one JSON object".to_owned()));
+        }
+        let request = serde_json::from_str(text).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
+            _ => invalid_json(error.to_string()),
+        })?;
+        Ok(Draft { request })
+    }
+
+    /// What it asks of the store.
+    ///
+    /// # Errors
+    /// 400 for a field of the wrong type, for `conversation` beside `previous_response_id`, and for a background
+    /// response that may not be stored.
+    pub fn asks(&self) -> Result<Asks, Error> {
+        let request = &self.request;
+        let store = boolean(request.store, "store")?;
+        let asks = Asks {
+            previous_response_id: string(request.previous_response_id, "previous_response_id")?
+                .map(Cow::into_owned),
+            conversation: conversation(request)?,
+            store: store.unwrap_or(true),
+            store_named: store == Some(true),
+            background: boolean(request.background, "background")?.unwrap_or(false),
+            stream: boolean(request.stream, "stream")?.unwrap_or(false),
+            truncates: string(request.truncation, "truncation")?.as_deref() == Some("auto"),
+            references: self
+                .elements()
+                .iter()
+                .enumerate()
+                .filter_map(|(n, item)| Some((n, reference(item)?)))
+                .collect(),
+        };
+        if asks.conversation.is_some() && asks.previous_response_id.is_some() {
+            let message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; \
+                           send one of them.";
+            return Err(Error::new(Kind::MutuallyExclusive, message).param("previous_response_id"));
+        }
+        if asks.background && !asks.store {
+            let message = "Invalid value: 'background' responses are kept until they are fetched, and \
+                           'store' is false.";
+            return Err(Error::new(Kind::InvalidValue, message).param("background"));
+        }
+        Ok(asks)
+    }
+
+    /// The items of an array input.
+    fn elements(&self) -> Vec<&'a RawValue> {
+        match present(self.request.input) {
+            Some(input) if input.get().starts_with('[') => elements(input),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The input as the array of items that a store keeps: references resolved, a string as one user message.
+    pub fn stored_input(&self, context: &Context<'_>) -> String {
+        let Some(input) = present(self.request.input) else { return "[]".to_owned() };
+        if input.get().starts_with('"') {
+            let text = input.get();
+            return format!(
+                "[{{\"type\":\"message\",\"role\":\"user\",\"content\":[{{\"type\":\"input_text\",\"text\":{text}}}]}}]"
+            );
+        }
+        if context.references.is_empty() {
+            return input.get().to_owned();
+        }
+        let items = self.elements().into_iter().map(|item| {
+            reference(item).and_then(|id| context.references.get(id.as_str()).copied()).unwrap_or(item).get()
+        });
+        format!("[{}]", items.collect::<Vec<_>>().join(","))
+    }
+}
+
+/// `conversation` is an id, or an object that holds one.
+pub(super) fn conversation(request: &CreateResponse<'_>) -> Result<Option<String>, Error> {
+    let Some(raw) = present(request.conversation) else { return Ok(None) };
+    if raw.get().starts_with('"') {
+        return Ok(json::decode(raw).map(Cow::into_owned));
+    }
+    let named: ConversationParam<'_> = fields(Some(raw), "conversation")?;
+    let id = string(named.id, "conversation.id")?.ok_or_else(|| missing("conversation.id"))?;
+    Ok(Some(id.into_owned()))
+}
+
+/// The body of a request about a conversation.
+#[derive(Debug)]
+pub struct Conversing<'a> {
+    /// `metadata`, an object.
+    pub metadata: Option<&'a str>,
+    /// `items`
+    pub items: Vec<&'a RawValue>,
+}
+
+impl<'a> Conversing<'a> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// 400 for a body that is no JSON object, or a member of the wrong type.
+    pub fn read(text: &'a str) -> Result<Conversing<'a>, Error> {
+        let body: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(error.to_string()))?;
+        let body = object(Some(body), "body")?;
+        let body: ConversationBody<'a> = fields(body, "body")?;
+        Ok(Conversing {
+            metadata: object(body.metadata, "metadata")?.map(RawValue::get),
+            items: array(body.items, "items")?.unwrap_or_default(),
+        })
+    }
+}
+
+fn invalid_json(why: String) -> Error {
+    Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
+}
+
+/// The id, if the item is an `item_reference`; such an item may come without a type.
+pub(super) fn reference(raw: &RawValue) -> Option<String> {
+    // cheap look first: nearly no item is one
+    let text = raw.get();
+    if text.len() > 400 || text.contains("\"role\"") || text.contains("\"call_id\"") {
+        return None;
+    }
+    let item: Item<'_> = request::fields(raw)?;
+    let kind = present(item.r#type).and_then(json::decode);
+    match kind.as_deref() {
+        Some("item_reference") => {}
+        None if item.content.is_none() && item.summary.is_none() => {}
+        _ => return None,
+    }
+    present(item.id).and_then(json::decode).map(Cow::into_owned)
+}
