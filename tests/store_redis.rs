@@ -168,6 +168,13 @@ async fn a_lease_ends_by_itself_and_so_does_a_log() {
     // what is added to a log that is gone would be its middle
     assert!(here.append(ALICE, "short", frames(1, 2), KEEP).await.is_err());
     assert!(there.events(ALICE, "short", 0).await.unwrap().is_none());
+    // a silent run keeps its log for as long as it renews its lease
+    let mut connection = server.connection();
+    let name = format!("rejoinder:{{{}}}:e:long", ALICE.hex());
+    redis::cmd("PEXPIRE").arg(&name).arg(10_000).exec(&mut connection).unwrap();
+    here.renew(ALICE, "long", KEEP).await.unwrap();
+    let left: u64 = redis::cmd("PTTL").arg(&name).query(&mut connection).unwrap();
+    assert!(left > 30_000, "{left}");
 }
 
 #[tokio::test]
@@ -248,11 +255,16 @@ async fn what_timed_out_is_done_once_and_never_after_what_came_later() {
         );
         assert!(is_kept(&append) && is_kept(&put), "{append:?} {put:?}");
         assert!(is_kept(&store.put(ALICE, in_state(&id, None, TurnState::InProgress)).await));
-        assert!(is_kept(&runs.append(ALICE, &run, Batch { ended: true, ..frames(4, 5) }, KEEP).await));
+        // tried again, with what has come meanwhile
+        let last = Batch { ended: true, ..frames(2, 5) };
+        assert!(is_kept(&runs.append(ALICE, &run, last.clone(), KEEP).await));
         // this replica reads what it has kept
         assert_eq!(log(runs, &run, 3).await, (frames(3, 5).events, true));
         server.go_on();
         up(&store).await;
+        if round % 2 == 0 {
+            runs.append(ALICE, &run, last, KEEP).await.unwrap();
+        }
         let cancelled = in_state(&id, None, TurnState::Cancelled);
         store.put(ALICE, cancelled.clone()).await.unwrap();
         assert_eq!(log(other.runs().unwrap(), &run, 0).await, (frames(0, 5).events, true));
@@ -272,7 +284,7 @@ async fn a_server_killed_mid_traffic_loses_nothing() {
     let traffic = tokio::spawn({
         let (store, done) = (store.clone(), done.clone());
         async move {
-            let mut failed = 0;
+            let (mut failed, mut from) = (0, 0);
             for n in 0..TURNS {
                 let parent = (n > 0).then(|| format!("resp_{}", n - 1));
                 let limit = TIMEOUT + MARGIN;
@@ -280,11 +292,14 @@ async fn a_server_killed_mid_traffic_loses_nothing() {
                     timed(limit, store.put(ALICE, completed(&format!("resp_{n}"), parent.as_deref()))).await;
                 let items = vec![item(&format!("m{n}"), "x")];
                 let append = timed(limit, Store::append(&*store, ALICE, "conv_1", items)).await;
-                let events = frames(2 * n, 2 * n + 2);
+                let (events, next) = (frames(from, 2 * n + 2), 2 * n + 2);
                 let event = timed(limit, store.runs().unwrap().append(ALICE, "run", events, KEEP)).await;
                 assert!(put.is_ok() || is_kept(&put), "{put:?}");
                 assert!(matches!(append, Ok(true)) || is_kept(&append), "{append:?}");
                 assert!(event.is_ok() || is_kept(&event), "{event:?}");
+                if event.is_ok() {
+                    from = next;
+                }
                 // what was said to be stored or kept can be read at once
                 if put.is_err() {
                     failed += 1;

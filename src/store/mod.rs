@@ -15,27 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::config::Resolved;
-use memory::{Bounds, MemoryStore};
 pub use turn::{Conversation, StoredItem, Turn, TurnState};
 
 use self::memory::{Bounds, MemoryStore};
 use self::redis::{RedisStore, Room};
 use crate::config::Resolved;
-
-/// The store that the configuration asks for. One that is shared connects in the background.
-///
-/// # Errors
-/// When `store.url` cannot be used, and outside of a tokio runtime where it is set.
-pub fn open(resolved: &Resolved, clock: Clock) -> Result<Arc<dyn Store>, String> {
-    let config = &resolved.config.store;
-    if config.url.is_some() {
-        return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), Room::default())?));
-    }
-    let bounds =
-        Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
-    Ok(Arc::new(MemoryStore::new(bounds, clock)))
-}
 
 /// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -54,12 +38,15 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// The store that the configuration names.
+/// The store that the configuration names. One that is shared connects in the background.
 ///
 /// # Errors
-/// What keeps it from being set up; a server that is away does not.
+/// When `store.url` cannot be used, or is set outside of a tokio runtime; a server that is away does not matter.
 pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
     let config = &resolved.config.store;
+    if config.url.is_some() {
+        return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), Room::default())?));
+    }
     let bounds =
         Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
     Ok(Arc::new(MemoryStore::new(bounds, Arc::new(now_ms))))
@@ -105,8 +92,8 @@ pub struct Health {
 ///
 /// An error of `put`, `put_conversation` or `append` is for the log: a shared store that is away keeps such a write in
 /// this process's memory, within bounds, and does it when it is back; the error says so ("kept in memory until ...").
-/// It must not be tried again by the caller. What is kept there can be read on this replica meanwhile. Deletes are not
-/// kept: what was refused has not happened.
+/// To try it again does no harm. What is kept there can be read on this replica meanwhile. Deletes are not kept: what was
+/// refused has not happened.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Keeps a turn, in place of an older record of the same id. A shared store leaves one that can be continued from
@@ -182,8 +169,9 @@ pub trait SharedRuns: Send + Sync {
     /// Whether some replica holds the lease.
     async fn leased(&self, scope: Scope, id: &str) -> Result<bool, StoreError>;
 
-    /// Adds events to a run's log, each once; `keep`: how long the log stays after its last change. Only the run's own
-    /// replica may. An error that says "kept" means what it does for [`Store::put`]: do not append the batch again.
+    /// Adds events to a run's log, each once; `keep`: how long the log stays after its last change or the lease's last
+    /// renewal. Only the run's own replica may. After an error it appends the same events again, with later ones behind
+    /// them, or gives up; "kept" in the error means what it does for [`Store::put`].
     async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError>;
 
     /// The events from number `from` on; `None` if there is no log.

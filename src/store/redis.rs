@@ -28,7 +28,7 @@ pub use waiting::Room;
 use self::ask::{Asker, Write};
 use self::link::Link;
 use self::record::{Codec, ITEM, Kind, name};
-use self::runs::Places;
+use self::runs::Logs;
 use super::{Chain, Conversation, Health, Scope, SharedRuns, Store, StoreError, StoredItem, Turn};
 use crate::config::{StoreConfig, redact_url};
 use crate::keyring::Keyring;
@@ -36,7 +36,7 @@ use crate::keyring::Keyring;
 /// Records in Redis.
 pub struct RedisStore {
     link: Arc<Link>,
-    places: Mutex<Places>,
+    logs: Mutex<Logs>,
     keeper: JoinHandle<()>,
 }
 
@@ -57,7 +57,7 @@ impl RedisStore {
             let link = link.clone();
             async move { link.run().await }
         });
-        Ok(RedisStore { link, places: Mutex::default(), keeper })
+        Ok(RedisStore { link, logs: Mutex::default(), keeper })
     }
 
     fn read_turn(&self, scope: Scope, id: &str, record: &[u8]) -> Option<Turn> {

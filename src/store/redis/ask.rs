@@ -58,6 +58,8 @@ impl Write {
         match (self, other) {
             (Write::Turn(scope, turn), Write::Turn(of, old)) => scope == of && turn.id == old.id,
             (Write::Head(scope, head), Write::Head(of, old)) => scope == of && head.id == old.id,
+            // an attempt that failed is repeated from its place on
+            (Write::Events(scope, run, ..), Write::Events(of, old, ..)) => scope == of && run == old,
             _ => false,
         }
     }

@@ -1,7 +1,8 @@
 //! Owns what replicas know of each other's runs: lease, wish to cancel, log of events. It must not decide when a run is
 //! dead.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,13 +25,17 @@ impl SharedRuns for RedisStore {
             .arg("PX")
             .arg(millis(lease))
             .ignore();
+        // a run that is silent for long must not lose the beginning of its log
+        if let Some(log) = self.logs().get(&(scope, Box::from(id))) {
+            both.cmd("PEXPIRE").arg(name(scope, Kind::Events, id)).arg(millis(log.keep)).ignore();
+        }
         both.cmd("EXISTS").arg(name(scope, Kind::Cancel, id));
         let (cancelled,): (bool,) = self.link.call(&Ask::Pipeline(both)).await?;
         Ok(cancelled)
     }
 
     async fn release(&self, scope: Scope, id: &str) -> Result<(), StoreError> {
-        self.places().remove(&(scope, Box::from(id)));
+        self.logs().remove(&(scope, Box::from(id)));
         let mut delete = cmd("DEL");
         delete.arg(name(scope, Kind::Lease, id)).arg(name(scope, Kind::Cancel, id));
         let _: u64 = self.link.call(&Ask::Command(delete)).await?;
@@ -44,25 +49,27 @@ impl SharedRuns for RedisStore {
     }
 
     async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError> {
-        let log = self.places().entry((scope, Box::from(id))).or_default().clone();
+        let key = (scope, Box::from(id));
+        let next =
+            self.logs().entry(key.clone()).or_insert_with(|| Log { next: Arc::default(), keep }).next.clone();
         // held over the call: a run's batches go one after another
-        let mut next = log.lock().await;
+        let mut next = next.lock().await;
         let place = *next;
+        let after = place + batch.events.len() as u64 + u64::from(batch.ended);
         let ended = batch.ended;
-        *next += batch.events.len() as u64 + u64::from(ended);
+        if !self.link.write(Write::Events(scope, key.1.clone(), place, batch, keep)).await? {
+            return Err(StoreError(format!("entries before number {place} of the run's log are gone")));
+        }
+        *next = after;
         if ended {
-            self.places().remove(&(scope, Box::from(id)));
+            self.logs().remove(&key);
         }
-        match self.link.write(Write::Events(scope, Box::from(id), place, batch, keep)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(StoreError(format!("the run's log is not {place} entries long any more"))),
-            Err(error) => Err(error),
-        }
+        Ok(())
     }
 
     async fn events(&self, scope: Scope, id: &str, from: u64) -> Result<Option<Batch>, StoreError> {
-        if let Some((events, ended)) = self.link.waiting(|waiting| waiting.events(scope, id, from)) {
-            return Ok(Some(Batch { events, ended }));
+        if let Some(batch) = self.link.waiting(|waiting| waiting.events(scope, id, from)) {
+            return Ok(Some(batch));
         }
         let key = name(scope, Kind::Events, id);
         let mut read = pipe();
@@ -97,11 +104,17 @@ impl SharedRuns for RedisStore {
     }
 }
 
-/// The place of the next entry of each run's log that is written here.
-pub(super) type Places = std::collections::HashMap<(Scope, Box<str>), Arc<Mutex<u64>>>;
+/// The logs of this replica's own runs.
+pub(super) type Logs = HashMap<(Scope, Box<str>), Log>;
+
+pub(super) struct Log {
+    /// The place of its next entry.
+    next: Arc<Mutex<u64>>,
+    keep: Duration,
+}
 
 impl RedisStore {
-    fn places(&self) -> std::sync::MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn logs(&self) -> MutexGuard<'_, Logs> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

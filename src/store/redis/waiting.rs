@@ -3,10 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::ask::Write;
-use crate::store::{Chain, Conversation, Scope, Turn};
+use crate::store::{Batch, Chain, Conversation, Scope, Turn};
 
 /// Bounds of what may wait.
 #[derive(Debug, Clone, Copy)]
@@ -114,20 +112,13 @@ impl Waiting {
         Some(Chain::Whole(turns))
     }
 
-    /// Entries of a run's log from a place on, and whether the log ends with them, where the one at that place waits.
-    pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Option<(Vec<Bytes>, bool)> {
-        let mut found: Option<(Vec<Bytes>, bool)> = None;
-        for (_, write) in &self.queue {
-            let Write::Events(of, id, place, batch, _) = &**write else { continue };
-            let after = place + batch.events.len() as u64 + u64::from(batch.ended);
-            if *of != scope || **id != *run || after <= from || (found.is_none() && *place > from) {
-                continue;
-            }
-            let skipped = usize::try_from(from.saturating_sub(*place)).unwrap_or(usize::MAX);
-            let (events, ended) = found.get_or_insert_default();
-            events.extend(batch.events.iter().skip(skipped).cloned());
-            *ended |= batch.ended;
-        }
-        found
+    /// Events of a run's log from a place on, where the one at that place waits.
+    pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Option<Batch> {
+        self.queue.iter().find_map(|(_, write)| {
+            let Write::Events(of, id, place, batch, _) = &**write else { return None };
+            let skipped = usize::try_from(from.checked_sub(*place)?).ok()?;
+            let events = batch.events.get(skipped..)?.to_vec();
+            (*of == scope && **id == *run).then_some(Batch { events, ended: batch.ended })
+        })
     }
 }
