@@ -23,6 +23,8 @@ use rejoinder::store::{Batch, Chain, SharedRuns, Store, StoreError, TurnState};
 use support::{
     ALICE, BOB, PATIENCE, completed, config, conversation, ids, in_state, item, keyring, turn, until, up,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 /// What a busy machine may add to a time-out.
@@ -271,6 +273,60 @@ async fn what_timed_out_is_done_once_and_never_after_what_came_later() {
         assert_eq!(other.turn(ALICE, &id).await.unwrap(), Some(cancelled));
     }
     assert_eq!(store.health().lost, 0);
+}
+
+/// A way to the server that can hold back what the first connection sends, and deliver it when that has ended long ago.
+async fn slow_way(to: u16) -> (u16, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (held, state) = tokio::sync::watch::channel(false);
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (client, _) = listener.accept().await.unwrap();
+            let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let (mut requests, mut replies) = client.into_split();
+            let (mut answers, mut asked) = server.into_split();
+            let mut state = state.clone();
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                // to the end: the server must not learn that the client has left
+                while let Ok(length @ 1..) = requests.read(&mut bytes).await {
+                    if number == 0 {
+                        state.wait_for(|held| !held).await.unwrap();
+                    }
+                    let _ = asked.write_all(&bytes[..length]).await;
+                }
+                state.wait_for(|held| !held).await.unwrap();
+            });
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut replies).await });
+        }
+    });
+    (port, held)
+}
+
+#[tokio::test]
+async fn what_is_under_way_on_an_old_connection_is_never_done() {
+    let Some(server) = Server::start(&[]) else { return };
+    let (port, held) = slow_way(server.port).await;
+    let url = format!("redis://127.0.0.1:{port}/0");
+    let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), Room::default()).unwrap();
+    up(&store).await;
+    store.put(ALICE, in_state("resp_1", None, TurnState::Queued)).await.unwrap();
+    held.send_replace(true);
+    let put = store.put(ALICE, in_state("resp_1", None, TurnState::InProgress)).await;
+    assert!(is_kept(&put), "{put:?}");
+    // by another connection, which is not held
+    up(&store).await;
+    let last = in_state("resp_1", None, TurnState::Cancelled);
+    store.put(ALICE, last.clone()).await.unwrap();
+    held.send_replace(false);
+    let mut connection = server.connection();
+    until("the old connection is gone", async || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut connection).unwrap();
+        clients.lines().count() == 2
+    })
+    .await;
+    assert_eq!(store.turn(ALICE, "resp_1").await.unwrap(), Some(last));
 }
 
 #[tokio::test]
