@@ -65,8 +65,12 @@ fn a_tool_that_is_described_where_it_was_found_changes_no_tools() {
     }
     let messages: Value = serde_json::from_str(described[11].messages.get()).unwrap();
     let messages = messages.as_array().unwrap();
-    let shown = messages.iter().find(|m| m["tool_call_id"] == "call_10").unwrap()["content"].as_str().unwrap();
-    assert!(shown.starts_with("mcp__tracker__find_issue: Finds issues") && shown.contains("\"words\""), "{shown}");
+    let shown =
+        messages.iter().find(|m| m["tool_call_id"] == "call_10").unwrap()["content"].as_str().unwrap();
+    assert!(
+        shown.starts_with("mcp__tracker__find_issue: Finds issues") && shown.contains("\"words\""),
+        "{shown}"
+    );
     let call = messages.iter().find(|m| m["tool_calls"][0]["id"] == "call_11").unwrap();
     let function = &call["tool_calls"][0]["function"];
     assert_eq!(function["name"], "call_found_tool");

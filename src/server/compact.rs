@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
-use super::create::Job;
+use super::job::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, body};
 use crate::driver::{Answer, unix_now};
@@ -105,7 +105,7 @@ async fn summarise(
         })
     };
     let Plan { body, chat_stream, reply, notes, .. } = plan(target)?;
-    super::create::count(app, &notes);
+    super::job::count(app, &notes);
     let limit = app.upstream.response_timeout();
     let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
     let answer = Answer::of(sent, limit).await?;

@@ -6,6 +6,7 @@ mod compact;
 mod conversation;
 mod conversations;
 mod create;
+mod job;
 mod models;
 mod passthrough;
 mod query;

@@ -179,7 +179,8 @@ impl Keep {
     }
 }
 
-fn report(app: &App, kept: Result<(), StoreError>) {
+/// Logs and counts what could not be kept.
+pub fn report(app: &App, kept: Result<(), StoreError>) {
     if let Err(error) = kept {
         app.metrics.note("not_stored");
         tracing::error!(%error, "a response could not be stored");

@@ -7,7 +7,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json as value};
 
-use super::create::Job;
+use super::job::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, body};
 use crate::error::{Error, Kind};
