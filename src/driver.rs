@@ -19,7 +19,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::upstream::Sent;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -56,46 +56,47 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Takes a successful response.
+    /// Takes a success.
     ///
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
-    pub async fn of(response: reqwest::Response, limit: Duration) -> Result<Answer, Error> {
-        if !upstream::is_event_stream(&response)? {
-            return Ok(Answer::Whole(upstream::whole(response, limit).await?));
+    pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
+        if !sent.is_event_stream()? {
+            return Ok(Answer::Whole(sent.whole(limit).await?));
         }
-        let bytes =
-            response.bytes_stream().map(|piece| piece.map_err(|error| error.without_url().to_string()));
-        Ok(Answer::Events(Box::new(sse::events(bytes.boxed()))))
+        Ok(Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))))
     }
 
-    /// Moves all of it into `transcoder`, for an answer without a stream; it may fall silent for `limit`.
-    ///
-    /// # Errors
-    /// When it is cut or falls silent; what the upstream itself calls a failure is the transcoder's.
-    pub async fn feed(self, transcoder: &mut Transcoder, limit: Duration) -> Result<(), Error> {
+    /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
+    pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
         let mut unused = Vec::new();
-        match self {
-            Answer::Compacted(blob, answer) => {
-                transcoder.compacted(&blob, &mut unused);
-                return Box::pin(answer.feed(transcoder, limit)).await;
-            }
-            // JSON has no other encoding; what is not UTF-8 fails as no JSON
+        let mut events = match self {
+            Answer::Events(events) => events,
             Answer::Whole(body) => {
                 transcoder.chunk(&String::from_utf8_lossy(&body), unix_now(), &mut unused);
+                transcoder.end(End::Eof, unix_now(), &mut unused);
+                return;
             }
-            Answer::Events(mut events) => {
-                let silent = |_| {
-                    let silence = limit.as_secs_f64();
-                    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {silence} s."))
-                };
-                while let Some(data) = tokio::time::timeout(limit, events.next()).await.map_err(silent)? {
-                    transcoder.chunk(&data.map_err(broken)?, unix_now(), &mut unused);
+            Answer::Compacted(blob, answer) => {
+                transcoder.compacted(&blob, &mut unused);
+                return Box::pin(answer.read(transcoder, idle_timeout)).await;
+            }
+        };
+        while !transcoder.ended() {
+            let end = match tokio::time::timeout(idle_timeout, events.next()).await {
+                Ok(Some(Ok(data))) => {
+                    transcoder.chunk(&data, unix_now(), &mut unused);
+                    continue;
                 }
-            }
+                Ok(Some(Err(error))) => End::Failed(broken(error)),
+                Ok(None) => End::Eof,
+                Err(_) => End::Failed(silent(idle_timeout)),
+            };
+            transcoder.end(end, unix_now(), &mut unused);
         }
-        transcoder.end(End::Eof, unix_now(), &mut unused);
-        Ok(())
+        if transcoder.failure().is_none() {
+            let_end(events);
+        }
     }
 }
 
@@ -231,9 +232,7 @@ impl EventBody {
             let now = Instant::now();
             let streaming = matches!(self.source, Source::Events(_));
             if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
-                let silence = self.pace.idle_timeout.as_secs_f64();
-                let message = format!("The upstream server sent nothing for {silence} s.");
-                self.finish(End::Failed(Error::new(Kind::Timeout, message)));
+                self.finish(End::Failed(silent(self.pace.idle_timeout)));
                 return;
             }
             if now.duration_since(self.told) >= self.pace.in_progress_after {
@@ -252,14 +251,11 @@ impl EventBody {
         }
     }
 
-    /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
     fn let_go(&mut self) {
-        if let Source::Events(mut events) = std::mem::replace(&mut self.source, Source::Over)
+        if let Source::Events(events) = std::mem::replace(&mut self.source, Source::Over)
             && self.transcoder.failure().is_none()
         {
-            tokio::spawn(tokio::time::timeout(REST, async move {
-                while let Some(Ok(_)) = events.next().await {}
-            }));
+            let_end(events);
         }
     }
 
@@ -323,6 +319,15 @@ impl Drop for EventBody {
         }
         self.report(left);
     }
+}
+
+/// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
+fn let_end(mut events: Box<SseReader<ByteStream>>) {
+    tokio::spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = events.next().await {} }));
+}
+
+fn silent(limit: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", limit.as_secs_f64()))
 }
 
 /// Seconds since 1970.

@@ -21,6 +21,7 @@ use crate::telemetry::Ended;
 use crate::translate::draft::{self, Asks, Draft};
 use crate::translate::plan::Plan;
 use crate::translate::transcoder::Transcoder;
+use crate::upstream::too_late;
 
 pub async fn answer(
     app: Arc<App>,
@@ -30,21 +31,21 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut parts, incoming) = request.into_parts();
     let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let target = app.upstream.wait_target().await?;
     parts.headers.insert("x-request-id", request_id.clone());
-    let (job, plan, input) = {
+    let (job, target, plan, input) = {
         let text = draft::text(&body)?;
         let draft = Draft::read(&text)?;
         let asks = draft.asks()?;
         let job = Job::new(&app, parts.headers, body.clone(), asks).await?;
+        let target = job.target(&app).await?;
         let context = job.past.context();
         let plan = draft.plan(&job.options(&app, &target), &context)?;
         let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
         drop(context);
-        (job, plan, input)
+        (job, target, plan, input)
     };
     drop(body);
-    let Plan { body, stream, model, reply, notes, droppable_turns } = plan;
+    let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
@@ -53,18 +54,11 @@ pub async fn answer(
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
-    let sent = send(app.clone(), job, target, body, droppable_turns, stream);
+    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, chat_stream);
     if !stream {
         return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
-    let sent: Sent = Box::pin(async move {
-        let Answered { response, compaction } = sent.await?;
-        let answer = Answer::of(response, limit).await?;
-        Ok(match compaction {
-            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
-            None => answer,
-        })
-    });
+    let sent: Sent = Box::pin(async move { sent.await?.answer(limit).await });
     if asks.background {
         return background(app, scope, &asks, transcoder, sent, begun, keep).await;
     }
@@ -97,6 +91,11 @@ async fn background(
     let Some(keep) = keep else {
         return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
     };
+    if let Some(runs) = app.store.runs() {
+        // before its record: a run without a lease is taken for dead
+        let leased = runs.renew(scope, &id, app.config.store.lease).await;
+        leased.map_err(|error| state::unavailable(&error))?;
+    }
     // what is not in the store can be neither polled nor fetched
     let mut turn = keep.turn(&transcoder);
     app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
@@ -173,15 +172,14 @@ async fn whole(
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = async {
-        let Answered { response, compaction } = sent.await?;
-        let answer = Answer::of(response, limit).await?;
-        if let Some(blob) = compaction {
-            transcoder.compacted(&blob, &mut Vec::new());
-        }
-        answer.feed(&mut transcoder, app.upstream.idle_timeout()).await
-    };
-    waiting.through(answer).await?;
+    let idle_timeout = app.upstream.idle_timeout();
+    waiting
+        .through(async {
+            let answer = sent.await?.answer(limit).await?;
+            let read = answer.read(&mut transcoder, idle_timeout);
+            tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
+        })
+        .await?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     if let Some(error) = transcoder.failure() {
         return Err(error.clone());

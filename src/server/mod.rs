@@ -3,12 +3,15 @@
 mod admin;
 mod body;
 mod compact;
+mod conversation;
 mod conversations;
 mod create;
 mod job;
 mod mended;
+mod models;
 mod passthrough;
 mod query;
+mod reload;
 mod reply;
 mod routes;
 mod runs;
@@ -80,14 +83,16 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let admin = listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let own = address(&listener)?;
-    let upstream = Upstream::new(&resolved)?;
+    let metrics = Metrics::new();
+    let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
         admin = %address(&admin)?,
         "rejoinder is listening"
     );
-    tokio::spawn(upstream.clone().watch(own.port()));
+    upstream.watch(own.port());
+    tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
     let store = store::open(&resolved)?;
     let app = Arc::new(App {
         keyring: resolved.keyring,
@@ -95,7 +100,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         store,
         config: resolved.config,
         upstream,
-        metrics: Metrics::new(),
+        metrics,
         cut: CancellationToken::new(),
         draining: CancellationToken::new(),
     });

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use http::header::HeaderValue;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json as value};
 
 use super::job::Job;
 use super::reply::{self, ResponseBody};
-use super::{App, body, mended};
+use super::{App, body};
 use crate::error::{Error, Kind};
 use crate::translate::draft::{self, Draft};
-use crate::upstream::{self, Target};
+use crate::translate::native::Native;
+use crate::upstream::{CHAT, ChatRequest, Route, Target};
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
 ///
@@ -25,11 +26,11 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut parts, incoming) = request.into_parts();
     let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let target = app.upstream.wait_target().await?;
     parts.headers.insert("x-request-id", request_id.clone());
     let asks = Draft::read(&draft::text(&body)?)?.asks()?;
     let job = Job::new(&app, parts.headers, body, asks).await?;
-    let tokens = of(&app, &target, &job).await?;
+    let target = job.target(&app).await?;
+    let tokens = of(&app, &job, &target).await?;
     let body = value!({"object": "response.input_tokens", "input_tokens": tokens});
     Ok(reply::json(StatusCode::OK, body.to_string()))
 }
@@ -38,19 +39,18 @@ pub async fn answer(
 ///
 /// # Errors
 /// As [`answer`].
-pub async fn of(app: &App, target: &Target, job: &Job) -> Result<u64, Error> {
-    if let Some(native) = mended::native(app, target).filter(|native| !native.functions) {
+pub async fn of(app: &App, job: &Job, target: &Target) -> Result<u64, Error> {
+    if let Some(native) = target.native.filter(|native| !native.functions) {
         let plan = job.plan_with(app, target, None, |_| {})?;
         let mut body: Value = serde_json::from_slice(&plan.body).unwrap_or_default();
         if let Some(body) = body.as_object_mut() {
             body.retain(|key, _| !matches!(key.as_str(), "stream" | "store"));
         }
-        let path = format!("{}/input_tokens", native.path);
-        let answer = ask(app, target, &path, body.to_string(), &job.headers).await?;
+        let answer = ask(app, job, target.native, native.count_path, body.to_string()).await?;
         return answer.get("input_tokens").and_then(Value::as_u64).ok_or_else(uncounted);
     }
     let plan = job.plan_with(app, target, None, |options| options.native = None)?;
-    count(app, target, &job.headers, &plan.body).await
+    count(app, job, target, &plan.body).await
 }
 
 fn uncounted() -> Error {
@@ -62,14 +62,14 @@ fn uncounted() -> Error {
 ///
 /// # Errors
 /// What the upstream refuses; 502 for an answer without a count.
-async fn count(app: &App, target: &Target, headers: &HeaderMap, chat: &[u8]) -> Result<u64, Error> {
+async fn count(app: &App, job: &Job, target: &Target, chat: &[u8]) -> Result<u64, Error> {
     let mut chat: Value = serde_json::from_slice(chat).unwrap_or_default();
     if let Some(chat) = chat.as_object_mut() {
         chat.insert("stream".to_owned(), value!(false));
         chat.remove("stream_options");
     }
     if let Some((path, member)) = target.dialect.count_tokens {
-        let counted = ask(app, target, path, chat.to_string(), headers).await;
+        let counted = ask(app, job, target.native, path, chat.to_string()).await;
         match counted.as_ref().map(|answer| answer.get(member).and_then(Value::as_u64)) {
             Ok(Some(tokens)) => return Ok(tokens),
             // an older server without that path
@@ -81,18 +81,22 @@ async fn count(app: &App, target: &Target, headers: &HeaderMap, chat: &[u8]) -> 
     if let Some(chat) = chat.as_object_mut() {
         chat.insert("max_tokens".to_owned(), value!(1));
     }
-    let answer = ask(app, target, "/v1/chat/completions", chat.to_string(), headers).await?;
+    let answer = ask(app, job, target.native, CHAT, chat.to_string()).await?;
     answer.pointer("/usage/prompt_tokens").and_then(Value::as_u64).ok_or_else(uncounted)
 }
 
 async fn ask(
     app: &App,
-    target: &Target,
-    path: &str,
+    job: &Job,
+    native: Option<&'static Native>,
+    path: &'static str,
     body: String,
-    headers: &HeaderMap,
 ) -> Result<Value, Error> {
-    let response = app.upstream.post(target, path, body.into_bytes(), headers, false).await?;
-    let answer = upstream::whole(response, app.upstream.response_timeout()).await?;
+    // to count is no turn of the conversation
+    let route = Route { side: true, ..job.route.clone() };
+    let body = move |_: &Target| Ok(body.clone().into_bytes());
+    let headers = job.headers.clone();
+    let request = ChatRequest { route, path, native, headers, stream: false, body: Arc::new(body) };
+    let answer = app.upstream.send(request).await?.whole(app.upstream.response_timeout()).await?;
     Ok(serde_json::from_slice(&answer).unwrap_or_default())
 }

@@ -20,6 +20,8 @@ use crate::wire::request::{Item, fields};
 pub struct Native {
     /// Path of its endpoint, behind the base URL.
     pub path: &'static str,
+    /// Where it counts the tokens of a request.
+    pub count_path: &'static str,
     /// Whether it knows function tools and plain items alone: tools are flattened to functions, and calls of them
     /// mapped back, as for a chat server.
     pub functions: bool,
@@ -33,23 +35,26 @@ pub struct Native {
 
 /// llama-server b11434 and xllamacpp 2026.10: answers 400 for items that are no message, call, output or reasoning,
 /// drops tools that are no functions, ignores `text.format` and reads `response_format`.
-pub const LLAMA_SERVER: Native =
-    Native { path: "/v1/responses", functions: true, chat_fields: true, streams_only: false, rejects: &[] };
+pub const LLAMA_SERVER: Native = Native { chat_fields: true, ..VLLM };
 
 /// vLLM 0.32 and 0.33.
-pub const VLLM: Native =
-    Native { path: "/v1/responses", functions: true, chat_fields: false, streams_only: false, rejects: &[] };
+pub const VLLM: Native = Native { functions: true, ..WHOLE };
 
 /// A server that speaks Responses as OpenAI documents it.
-pub const WHOLE: Native =
-    Native { path: "/v1/responses", functions: false, chat_fields: false, streams_only: false, rejects: &[] };
+pub const WHOLE: Native = Native {
+    path: "/v1/responses",
+    count_path: "/v1/responses/input_tokens",
+    functions: false,
+    chat_fields: false,
+    streams_only: false,
+    rejects: &[],
+};
 
 /// The backend of Codex with a ChatGPT login, which answers 400 "Unsupported parameter" to whatever Codex itself does
 /// not send (pydantic-ai#6433, sub2api#589, ChatMock#103), and serves streams alone.
 pub const CODEX_BACKEND: Native = Native {
     path: "/responses",
-    functions: false,
-    chat_fields: false,
+    count_path: "/responses/input_tokens",
     streams_only: true,
     rejects: &[
         "frequency_penalty",
@@ -65,6 +70,7 @@ pub const CODEX_BACKEND: Native = Native {
         "truncation",
         "user",
     ],
+    ..WHOLE
 };
 
 impl Native {

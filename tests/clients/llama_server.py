@@ -37,7 +37,8 @@ def main():
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--template", default="tools", help="name of the chat template")
+    parser.add_argument("--template", default="tools", help="name of a file in fixtures/templates")
+    parser.add_argument("--batch", type=int, help="tokens of the prompt that are processed at a time")
     parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
     args = parser.parse_args()
 
@@ -53,6 +54,8 @@ def main():
     p.n_parallel = args.slots
     p.n_predict = args.predict
     p.cpuparams.n_threads = args.threads
+    if args.batch:
+        p.n_batch = p.n_ubatch = args.batch
     p.use_jinja = True
     p.chat_template = (TEMPLATES / f"{args.template}.jinja").read_text()
     p.endpoint_slots = True
