@@ -19,6 +19,8 @@ pub struct Dialect {
     /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
     /// `continue_final_message` and `add_generation_prompt` say (llama-server b11434, by `/apply-template`).
     pub continues_assistant: bool,
+    /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
+    pub count_tokens: Option<(&'static str, &'static str)>,
 }
 
 /// llama.cpp's `llama-server`, as of b11434.
@@ -30,6 +32,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     template_kwargs: true,
     budget_key: Some("reasoning_budget_tokens"),
     continues_assistant: true,
+    count_tokens: Some(("/v1/chat/completions/input_tokens", "input_tokens")),
 };
 
 /// vLLM 0.32 and 0.33.
@@ -41,6 +44,7 @@ pub const VLLM: Dialect = Dialect {
     template_kwargs: true,
     budget_key: Some("thinking_token_budget"),
     continues_assistant: false,
+    count_tokens: Some(("/tokenize", "count")),
 };
 
 /// Any other server that speaks Chat Completions as OpenAI documents it.
@@ -52,4 +56,5 @@ pub const GENERIC: Dialect = Dialect {
     template_kwargs: false,
     budget_key: None,
     continues_assistant: false,
+    count_tokens: None,
 };

@@ -4,27 +4,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
+use super::job::{Answered, Job, count, send};
 use super::reply::{self, ResponseBody};
-use super::state::{self, Keep, Past};
+use super::state::{self, Keep};
 use super::{App, body, stored};
-use crate::config::{Config, read_budgets};
 use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::error::{Error, Kind};
 use crate::ids::Ids;
-use crate::keyring::Caller;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
 use crate::translate::draft::{self, Asks, Draft};
-use crate::translate::plan::{Notes, Plan, PlanOptions};
-use crate::translate::tools::search::{Wrappers, is_wrapper};
+use crate::translate::plan::Plan;
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{self, Target};
+use crate::upstream;
 
 pub async fn answer(
     app: Arc<App>,
@@ -74,165 +71,15 @@ pub async fn answer(
     }
     // a client that says so itself means to come back for the rest
     let resumable = asks.store_named;
+    let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
     let id = transcoder.id().to_owned();
     let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
     if resumable {
-        let run = app.runs.start(&app, scope, &id, body, Some(app.config.store.resume_window));
+        let window = app.config.store.resume_window;
+        let run = app.runs.start(&app, scope, &id, body, turn, Some(window));
         return Ok(reply::events(run.read(0, app.config.heartbeat)));
     }
     Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))
-}
-
-/// A request, with all that is needed to plan it anew.
-pub(super) struct Job {
-    headers: HeaderMap,
-    body: Bytes,
-    wishes: Wishes,
-    caller: Arc<Caller>,
-    pub(super) scope: Scope,
-    pub(super) asks: Asks,
-    pub(super) past: Past,
-    /// Whether a summary is wanted in place of an answer.
-    pub(super) compact: bool,
-}
-
-impl Job {
-    /// Fetches what the request names of the store.
-    ///
-    /// # Errors
-    /// As [`Past::load`].
-    pub(super) async fn new(app: &App, headers: HeaderMap, body: Bytes, asks: Asks) -> Result<Job, Error> {
-        let caller = app.keyring.caller(&headers);
-        let scope = caller.scope();
-        let past = Past::load(app, scope, &asks).await?;
-        let wishes = Wishes::read(&headers, &app.config);
-        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, compact: false })
-    }
-
-    pub(super) fn options<'a>(&'a self, app: &'a App, target: &Target) -> PlanOptions<'a> {
-        PlanOptions {
-            dialect: target.dialect,
-            default_model: app.config.default_model.as_deref(),
-            developer_messages: app.config.developer_messages,
-            alternate_roles: target.alternate_roles,
-            reasoning: app.config.reasoning,
-            refusal_as_text: is_codex(&self.headers),
-            sees: target.sees,
-            wrappers: Some(&self.wishes.wrappers),
-            budgets: &self.wishes.budgets,
-            quirks_off: &self.wishes.quirks_off,
-            seal: Some(self.caller.clone()),
-            drop_turns: 0,
-            compact: self.compact,
-            // a run is read as it grows, by its client or another replica's
-            stream: self.asks.background,
-        }
-    }
-
-    /// Plans it once more, with other options.
-    pub(super) fn plan_with(
-        &self,
-        app: &App,
-        target: &Target,
-        change: impl FnOnce(&mut PlanOptions<'_>),
-    ) -> Result<Plan, Error> {
-        let text = draft::text(&self.body)?;
-        let draft = Draft::read(&text)?;
-        let mut options = self.options(app, target);
-        change(&mut options);
-        draft.plan(&options, &self.past.context())
-    }
-}
-
-/// What the upstream answered, and the summary that was made before it was asked.
-pub(super) struct Answered {
-    pub(super) response: reqwest::Response,
-    pub(super) compaction: Option<String>,
-}
-
-/// Sends the chat request. With `truncation: "auto"` the oldest turns are left out until the server takes it.
-pub(super) async fn send(
-    app: Arc<App>,
-    job: Job,
-    target: Target,
-    mut body: Vec<u8>,
-    mut droppable: usize,
-    stream: bool,
-) -> Result<Answered, Error> {
-    let mut dropped = 0;
-    loop {
-        let refused = match app.upstream.chat(&target, body, &job.headers, stream).await {
-            Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
-            Err(error) => return Err(error),
-            Ok(response) => return Ok(Answered { response, compaction: None }),
-        };
-        dropped += droppable.div_ceil(4);
-        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
-        app.metrics.note("truncated");
-        let plan = job.plan_with(&app, &target, |options| options.drop_turns = dropped)?;
-        (body, droppable) = (plan.body, plan.droppable_turns);
-    }
-}
-
-/// What headers and configuration ask for, the request's own header first.
-pub(super) struct Wishes {
-    wrappers: Wrappers,
-    budgets: Vec<(String, u64)>,
-    quirks_off: Vec<String>,
-}
-
-impl Wishes {
-    fn read(headers: &HeaderMap, config: &Config) -> Wishes {
-        let header = |name: &str| {
-            let names = [format!("x-rejoinder-{name}"), format!("x-llama-responses-{name}")];
-            names.iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok())
-        };
-        let wrapper = |name: &str, key: &Option<String>| match header(name) {
-            Some(command) if is_wrapper(command) => Some(command.to_owned()),
-            Some(_) => {
-                tracing::warn!(header = name, "a wrapper that is no bare command name or path is ignored");
-                None
-            }
-            None => key.clone(),
-        };
-        let budgets = match header("reasoning-budget-tokens").map(read_budgets) {
-            Some(Ok(budgets)) => Some(budgets),
-            Some(Err(problem)) => {
-                tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
-                None
-            }
-            None => None,
-        };
-        let configured =
-            || config.upstream.reasoning_budget_tokens.as_deref().and_then(|text| read_budgets(text).ok());
-        Wishes {
-            wrappers: Wrappers {
-                web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
-                file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
-            },
-            budgets: budgets.or_else(configured).unwrap_or_default(),
-            quirks_off: config
-                .tools
-                .disabled_quirks
-                .iter()
-                .flat_map(|names| names.split(','))
-                .map(|name| name.trim().to_owned())
-                .collect(),
-        }
-    }
-}
-
-/// Codex drops a message whole when one part of it is a refusal.
-fn is_codex(headers: &HeaderMap) -> bool {
-    let value = headers.get("originator").or(headers.get(header::USER_AGENT));
-    value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
-}
-
-fn count(app: &App, notes: &Notes) {
-    for (kind, what) in &notes.0 {
-        app.metrics.note(kind);
-        tracing::debug!(kind, what, "left out or changed");
-    }
 }
 
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -256,7 +103,7 @@ async fn background(
     app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
     turn.state = TurnState::Queued;
     let body = open(app.clone(), transcoder, sent, begun, Some(keep));
-    let run = app.runs.start(&app, scope, &id, body, None);
+    let run = app.runs.start(&app, scope, &id, body, None, None);
     Ok(match asks.stream {
         true => reply::events(run.read(0, app.config.heartbeat)),
         false => reply::json(StatusCode::OK, stored::render(&turn)),

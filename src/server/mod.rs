@@ -2,8 +2,10 @@
 
 mod admin;
 mod body;
+mod compact;
 mod conversations;
 mod create;
+mod job;
 mod passthrough;
 mod query;
 mod reply;
@@ -11,6 +13,7 @@ mod routes;
 mod runs;
 mod state;
 mod stored;
+mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;

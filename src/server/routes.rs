@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, body, conversations, create, passthrough, stored};
+use super::{App, body, compact, conversations, create, passthrough, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -19,6 +19,8 @@ const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms"
 
 enum Route<'a> {
     Create,
+    InputTokens,
+    Compact,
     /// `GET` with an upgrade to a WebSocket.
     Upgrade,
     /// A stored response, or something of it: its id, and what follows.
@@ -34,6 +36,8 @@ impl Route<'_> {
     fn name(&self) -> &'static str {
         match self {
             Route::Create | Route::Upgrade | Route::NotAllowed => "responses",
+            Route::InputTokens => "input_tokens",
+            Route::Compact => "compact",
             Route::Stored(..) => "stored",
             Route::Conversations(_) => "conversations",
             Route::Health => "health",
@@ -65,7 +69,8 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
         ("", &Method::GET) if upgrade => Route::Upgrade,
         ("", &Method::OPTIONS) => Route::Pass,
         ("", _) => Route::NotAllowed,
-        ("input_tokens" | "compact", &Method::POST) => Route::Pass,
+        ("input_tokens", &Method::POST) => Route::InputTokens,
+        ("compact", &Method::POST) => Route::Compact,
         (_, &Method::OPTIONS) => Route::Pass,
         (rest, _) => {
             let (id, what) = rest.split_once('/').unwrap_or((rest, ""));
@@ -86,6 +91,8 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let result = async {
         match route {
             Route::Create => create::answer(app.clone(), request, begun, &id).await,
+            Route::InputTokens => tokens::answer(app.clone(), request, &id).await,
+            Route::Compact => compact::answer(app.clone(), request, &id).await,
             Route::Upgrade => {
                 let message = "WebSocket is not offered here; use POST with \"stream\": true.";
                 Err(Error::new(Kind::UpgradeRequired, message))
@@ -184,7 +191,10 @@ mod tests {
             (Method::POST, "/codex/v1/responses", "responses"),
             (Method::GET, "/v1/responses/resp_1", "stored"),
             (Method::POST, "/v1/responses/resp_1/cancel", "stored"),
-            (Method::POST, "/v1/responses/input_tokens", "passthrough"),
+            (Method::POST, "/v1/responses/input_tokens", "input_tokens"),
+            (Method::POST, "/v1/responses/compact", "compact"),
+            (Method::GET, "/v1/conversations/conv_1", "conversations"),
+            (Method::GET, "/v1/conversationsx", "passthrough"),
             (Method::GET, "/v1/responsesx", "passthrough"),
             (Method::GET, "/v1/models", "passthrough"),
             (Method::POST, "/v1/chat/completions", "passthrough"),

@@ -15,9 +15,9 @@ use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, stored};
+use super::{App, state, stored};
 use crate::driver::EventBody;
-use crate::store::{Batch, Scope, SharedRuns};
+use crate::store::{Batch, Scope, SharedRuns, Turn};
 
 /// Most bytes of ended runs' logs.
 const KEPT_LOGS: u64 = 128 << 20;
@@ -83,13 +83,15 @@ impl Runs {
         let _ = count.wait_for(|count| *count == 0).await;
     }
 
-    /// Sets a body going on its own. `abandon`: how long it may go on when nobody reads it; for ever if `None`.
+    /// Sets a body going on its own. `turn`: its record until it has ended, unless the store has it. `abandon`: how
+    /// long it may go on when nobody reads it; for ever if `None`.
     pub fn start(
         &self,
         app: &Arc<App>,
         scope: Scope,
         id: &str,
         body: EventBody,
+        turn: Option<Turn>,
         abandon: Option<Duration>,
     ) -> Arc<Run> {
         let run = Arc::new(Run {
@@ -104,6 +106,10 @@ impl Runs {
         self.count.send_modify(|count| *count += 1);
         let (app, started) = (app.clone(), run.clone());
         tokio::spawn(async move {
+            if let Some(turn) = turn {
+                // before the body moves, so that it cannot come after its last record
+                state::report(&app, app.store.put(scope, Arc::new(turn)).await);
+            }
             let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
             drive(&started, body, abandon).await;
             if let Some(share) = shared {

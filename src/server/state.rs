@@ -88,7 +88,7 @@ impl Past {
             .iter()
             .filter_map(|(id, json)| Some((id.as_str(), serde_json::from_str(json).ok()?)))
             .collect();
-        Context { earlier, references, strict: self.strict }
+        Context { earlier, references, summary: None, strict: self.strict }
     }
 
     /// What all requests of this conversation share, if the store knows it as one.
@@ -179,7 +179,8 @@ impl Keep {
     }
 }
 
-fn report(app: &App, kept: Result<(), StoreError>) {
+/// Logs and counts what could not be kept.
+pub fn report(app: &App, kept: Result<(), StoreError>) {
     if let Err(error) = kept {
         app.metrics.note("not_stored");
         tracing::error!(%error, "a response could not be stored");

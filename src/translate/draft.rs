@@ -6,10 +6,12 @@ use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
-use super::params::{array, boolean, elements, fields, missing, object, present, string};
+use super::params::{array, boolean, elements, fields, integer, missing, object, present, string};
 use crate::error::{Error, Kind};
 use crate::wire::json;
-use crate::wire::request::{self, ConversationBody, ConversationParam, CreateResponse, Item};
+use crate::wire::request::{
+    self, ContextManagement, ConversationBody, ConversationParam, CreateResponse, Item,
+};
 
 /// The text of a request body.
 ///
@@ -37,6 +39,8 @@ pub struct Asks {
     pub background: bool,
     /// Whether events are wanted.
     pub stream: bool,
+    /// Prompt tokens from which on the conversation is summarised first (`context_management`).
+    pub compact_threshold: Option<u64>,
     /// Whether the oldest turns may be left out: `truncation: "auto"`.
     pub truncates: bool,
     /// Items named by `item_reference`, with their place in `input`.
@@ -50,6 +54,8 @@ pub struct Context<'a> {
     pub earlier: Vec<&'a RawValue>,
     /// Items by their ids, for `item_reference`.
     pub references: HashMap<&'a str, &'a RawValue>,
+    /// A `compaction` item that stands for everything before the user's last words.
+    pub summary: Option<&'a RawValue>,
     /// Whether an output must answer a call that is there: so where the history is ours (WIRE.md 10).
     pub strict: bool,
 }
@@ -92,6 +98,7 @@ impl<'a> Draft<'a> {
             store_named: store == Some(true),
             background: boolean(request.background, "background")?.unwrap_or(false),
             stream: boolean(request.stream, "stream")?.unwrap_or(false),
+            compact_threshold: threshold(request.context_management)?,
             truncates: string(request.truncation, "truncation")?.as_deref() == Some("auto"),
             references: self
                 .elements()
@@ -138,6 +145,21 @@ impl<'a> Draft<'a> {
         });
         format!("[{}]", items.collect::<Vec<_>>().join(","))
     }
+}
+
+/// The smallest threshold of `context_management`; entries of other types are none of ours.
+fn threshold(raw: Option<&RawValue>) -> Result<Option<u64>, Error> {
+    let mut smallest: Option<u64> = None;
+    for (n, entry) in array(raw, "context_management")?.unwrap_or_default().into_iter().enumerate() {
+        let path = format!("context_management[{n}]");
+        let entry: ContextManagement<'_> = fields(Some(entry), &path)?;
+        if string(entry.r#type, &format!("{path}.type"))?.as_deref() == Some("compaction") {
+            let path = format!("{path}.compact_threshold");
+            let threshold = integer(entry.compact_threshold, &path, 1000, u64::from(u32::MAX))?;
+            smallest = threshold.into_iter().chain(smallest).min();
+        }
+    }
+    Ok(smallest)
 }
 
 /// `conversation` is an id, or an object that holds one.

@@ -78,9 +78,9 @@ pub struct PlanOptions<'a> {
     /// How many of the oldest turns are left out (`truncation: "auto"`).
     pub drop_turns: usize,
     /// Whether a summary of the conversation is wanted in place of an answer, as by a `compaction_trigger`.
-    pub compact: bool,
-    /// Whether a stream is made of it whatever the request says.
-    pub stream: bool,
+    pub compact: Option<Compact>,
+    /// Whether a stream is made of it, whatever the request says.
+    pub stream: Option<bool>,
 }
 
 impl<'a> PlanOptions<'a> {
@@ -99,10 +99,19 @@ impl<'a> PlanOptions<'a> {
             quirks_off: &[],
             seal: None,
             drop_turns: 0,
-            compact: false,
-            stream: false,
+            compact: None,
+            stream: None,
         }
     }
+}
+
+/// What a summary is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compact {
+    /// The client decides what it keeps beside it (`compaction_trigger`, `POST /v1/responses/compact`).
+    Beside,
+    /// It takes the place of all that came before (`context_management`).
+    Replacing,
 }
 
 /// A request, understood.
@@ -179,7 +188,8 @@ impl<'a, 'o> Planner<'a, 'o> {
             (None, Some(model)) => Cow::Borrowed(model),
             (None, None) => return Err(missing("model")),
         };
-        let stream = boolean(request.stream, "stream")?.unwrap_or(false) || self.options.stream;
+        let stream = boolean(request.stream, "stream")?;
+        let stream = self.options.stream.or(stream).unwrap_or(false);
         let instructions = literal(request.instructions, "instructions")?;
         let items = self.items()?;
         let none = Wrappers::default();
@@ -189,15 +199,18 @@ impl<'a, 'o> Planner<'a, 'o> {
         let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
-        reply.compacts = self.options.compact || items.last().is_some_and(|item| is_trigger(item));
-        if reply.compacts {
+        let triggered = items.last().is_some_and(|item| is_trigger(item)).then_some(Compact::Beside);
+        reply.compacts = self.options.compact.or(triggered);
+        if reply.compacts.is_some() {
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(json::escape(compaction::PROMPT))]));
             // the tools stay where they are: without them the prompt would begin differently
             choice = Choice::None;
+            reply.logprobs = false;
         }
 
-        let mut body =
-            Vec::with_capacity(self.request.input.map_or(0, |i| i.get().len()) + tools.echo.len() + 1024);
+        let mut body = Vec::with_capacity(
+            text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 1024,
+        );
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, &model);
         body.extend_from_slice(b",\"messages\":");
@@ -208,9 +221,11 @@ impl<'a, 'o> Planner<'a, 'o> {
             push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
         }
         self.sampling(&mut body, &reply)?;
-        self.logprobs(&mut body, &reply, stream && tools.visible())?;
         self.reasoning_effort(&mut body)?;
-        self.response_format(&mut body)?;
+        if reply.compacts.is_none() {
+            self.logprobs(&mut body, &reply, stream && tools.visible())?;
+            self.response_format(&mut body)?;
+        }
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
         }
@@ -236,7 +251,10 @@ impl<'a, 'o> Planner<'a, 'o> {
             return if items.is_empty() { Err(missing("input")) } else { Ok(items) };
         };
         match input.get().as_bytes().first() {
-            Some(b'"') => return Ok(items),
+            Some(b'"') => {
+                items.extend(self.context.summary);
+                return Ok(items);
+            }
             Some(b'[') => {}
             _ => return Err(wrong_type(input, "input", "a string or an array")),
         }
@@ -251,6 +269,11 @@ impl<'a, 'o> Planner<'a, 'o> {
                 );
                 Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]"))
             })?);
+        }
+        if let Some(summary) = self.context.summary {
+            // what the user said last is answered in its own words; anything else is covered by the summary
+            let asked = items.iter().rposition(|item| !is_from_user(item)).map_or(0, |at| at + 1);
+            items.insert(asked, summary);
         }
         Ok(items)
     }
@@ -283,7 +306,8 @@ impl<'a, 'o> Planner<'a, 'o> {
     /// server takes.
     fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
         let request = self.request;
-        if let Some(max) = reply.max_output_tokens {
+        // a limit of the answer's is none of the summary's that goes before it
+        if let Some(max) = reply.max_output_tokens.filter(|_| reply.compacts != Some(Compact::Replacing)) {
             push_key(body, "max_tokens", &max.to_string());
         }
         for (key, value) in [
@@ -459,7 +483,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             },
             seal: self.options.seal.clone(),
             seals_reasoning: sealed,
-            compacts: false,
+            compacts: None,
             background,
             previous_response_id: string(request.previous_response_id, "previous_response_id")?
                 .map(Cow::into_owned),
@@ -486,6 +510,16 @@ fn null_summary(reasoning: Option<&RawValue>) -> bool {
     let members: Option<HashMap<String, &RawValue>> =
         reasoning.and_then(|raw| serde_json::from_str(raw.get()).ok());
     members.is_some_and(|members| members.get("summary").is_some_and(|raw| raw.get() == "null"))
+}
+
+/// About how long the messages become.
+fn text_length(earlier: &[&RawValue], input: Option<&RawValue>) -> usize {
+    earlier.iter().copied().chain(input).map(|raw| raw.get().len()).sum()
+}
+
+fn is_from_user(item: &RawValue) -> bool {
+    let role = wire::fields::<Item<'_>>(item).and_then(|item| item.role).and_then(json::decode);
+    role.as_deref() == Some("user")
 }
 
 fn is_trigger(item: &RawValue) -> bool {

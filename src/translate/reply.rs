@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::plan::ReasoningDisplay;
+use super::plan::{Compact, ReasoningDisplay};
 use super::sealing::Seal;
 use super::tools::table::Table;
 use super::usage::Usage;
@@ -25,7 +25,7 @@ pub struct ReplyPlan {
     /// Whether the client does not wait for the answer: its stream begins as `queued`.
     pub background: bool,
     /// Whether the answer is a summary, to be sealed into a `compaction` item.
-    pub compacts: bool,
+    pub compacts: Option<Compact>,
     /// The response that this one continues.
     pub previous_response_id: Option<String>,
     /// Whether a refusal is sent as `output_text`.

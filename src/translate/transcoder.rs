@@ -13,6 +13,7 @@ use self::text::{Channel, Flow, is_blank};
 use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
+use super::plan::Compact;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
 use super::sealing::Purpose;
@@ -389,8 +390,8 @@ impl Transcoder {
     fn complete_summary(&mut self, now: u64, out: &mut Vec<u8>) {
         let text = json::unescape(&self.summary).unwrap_or_default();
         let seal = self.plan.seal.as_ref().filter(|_| !text.trim().is_empty());
-        // the client decides what it keeps beside the summary
-        let summary = Summary { text: text.trim().to_owned(), replaces: false };
+        let replaces = self.plan.compacts == Some(Compact::Replacing);
+        let summary = Summary { text: text.trim().to_owned(), replaces };
         match seal.and_then(|seal| seal.seal(Purpose::Compaction, &summary.to_json())) {
             Some(blob) => {
                 self.compacted(&blob, out);
@@ -413,7 +414,7 @@ impl Transcoder {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
             return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
         }
-        if self.plan.compacts {
+        if self.plan.compacts.is_some() {
             return self.complete_summary(now, out);
         }
         let cut = matches!(finish, Finish::Cut(_));

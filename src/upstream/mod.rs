@@ -195,7 +195,19 @@ impl Upstream {
         client: &HeaderMap,
         stream: bool,
     ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send + use<> {
-        let url = format!("{}/v1/chat/completions", target.base);
+        self.post(target, "/v1/chat/completions", body, client, stream)
+    }
+
+    /// Posts JSON to a path of the upstream's, in the way of [`Upstream::chat`].
+    pub fn post(
+        &self,
+        target: &Target,
+        path: &str,
+        body: Vec<u8>,
+        client: &HeaderMap,
+        stream: bool,
+    ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send + use<> {
+        let url = format!("{}{path}", target.base);
         let accept = if stream { "text/event-stream" } else { "application/json" };
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -49,7 +49,7 @@ impl Transcoder {
     /// Takes a piece of text, escaped.
     pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
-            _ if self.plan.compacts => {
+            _ if self.plan.compacts.is_some() => {
                 if channel == Channel::Text {
                     let piece = self.text.seam.join(piece);
                     self.summary.push_str(&piece);

@@ -1,0 +1,112 @@
+//! Owns summaries that are made for their own sake: `POST /v1/responses/compact`, and the one that goes before an answer
+//! when `context_management` says so. It must not word them; the prompt is `translate::compaction`'s.
+
+use std::sync::Arc;
+
+use http::header::HeaderValue;
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
+use serde_json::value::RawValue;
+use serde_json::{Value, json as value};
+
+use super::job::Job;
+use super::reply::{self, ResponseBody};
+use super::{App, body};
+use crate::driver::unix_now;
+use crate::error::Error;
+use crate::ids::Ids;
+use crate::translate::draft::{self, Draft};
+use crate::translate::listing::{elements, input_id, listed};
+use crate::translate::plan::{Compact, Plan};
+use crate::translate::transcoder::{End, Transcoder};
+use crate::upstream::{self, Target};
+
+/// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
+///
+/// # Errors
+/// As a create request's; 500 when the model writes no summary.
+pub async fn answer(
+    app: Arc<App>,
+    request: Request<Incoming>,
+    request_id: &HeaderValue,
+) -> Result<Response<ResponseBody>, Error> {
+    let (mut parts, incoming) = request.into_parts();
+    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+    let target = app.upstream.wait_target().await?;
+    parts.headers.insert("x-request-id", request_id.clone());
+    let (asks, own) = {
+        let text = draft::text(&body)?;
+        let draft = Draft::read(&text)?;
+        (draft.asks()?, draft.stored_input(&Default::default()))
+    };
+    let job = Job::new(&app, parts.headers, body, asks).await?;
+    let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
+    let id = transcoder.id();
+    let context = job.past.context();
+    let items = context.earlier.into_iter().chain(elements(&own));
+    let kept = items.enumerate().filter(|(_, item)| is_message_of_user(item));
+    let mut output: Vec<Value> = kept.map(|(n, item)| listed(item, &input_id(id, n, item), true)).collect();
+    let snapshot = transcoder.snapshot();
+    output.extend(serde_json::from_str::<Value>(snapshot.output));
+    let usage = snapshot.usage.map(|usage| {
+        let mut json = Vec::new();
+        usage.write(&mut json);
+        serde_json::from_slice::<Value>(&json).unwrap_or_default()
+    });
+    let body = value!({
+        "id": id,
+        "object": "response.compaction",
+        "created_at": snapshot.created_at,
+        "output": output,
+        "usage": usage,
+    });
+    Ok(reply::json(StatusCode::OK, body.to_string()))
+}
+
+fn is_message_of_user(item: &RawValue) -> bool {
+    let item: Value = serde_json::from_str(item.get()).unwrap_or_default();
+    item.get("role").is_some_and(|role| role == "user")
+}
+
+/// A summary that stands for all that came before.
+pub(super) struct Made {
+    /// `encrypted_content`
+    pub blob: String,
+    /// The item that holds it, as the plan takes it.
+    pub item: Box<RawValue>,
+}
+
+/// Has the conversation summarised before it is answered.
+///
+/// # Errors
+/// As [`answer`].
+pub(super) async fn before(app: &App, job: &Job, target: &Target) -> Result<Option<Made>, Error> {
+    let transcoder = summarise(app, job, target, Compact::Replacing).await?;
+    let made = elements(&format!("[{}]", transcoder.snapshot().output)).first().and_then(|item| {
+        let parsed: Value = serde_json::from_str(item.get()).ok()?;
+        let blob = parsed.get("encrypted_content")?.as_str()?.to_owned();
+        Some(Made { blob, item: RawValue::from_string(item.get().to_owned()).ok()? })
+    });
+    app.metrics.note("compacted");
+    Ok(made)
+}
+
+async fn summarise(app: &App, job: &Job, target: &Target, how: Compact) -> Result<Transcoder, Error> {
+    let plan = job.plan_with(app, target, None, |options| {
+        options.compact = Some(how);
+        options.stream = Some(false);
+    })?;
+    let Plan { body, reply, notes, .. } = plan;
+    super::job::count(app, &notes);
+    let response = app.upstream.chat(target, body, &job.headers, false).await?;
+    let answer = upstream::whole(response, app.upstream.response_timeout()).await?;
+    let mut transcoder =
+        Transcoder::new(reply, Ids::new(uuid::Uuid::now_v7().simple().to_string()), unix_now());
+    let mut unused = Vec::new();
+    transcoder.chunk(&String::from_utf8_lossy(&answer), unix_now(), &mut unused);
+    transcoder.end(End::Eof, unix_now(), &mut unused);
+    match transcoder.failure() {
+        Some(error) => Err(error.clone()),
+        None => Ok(transcoder),
+    }
+}

@@ -1,0 +1,183 @@
+//! Owns a request in the making: who asks, what the store holds of its past, what its headers wish for, and every way
+//! in which it is planned anew before the upstream takes it. It must not answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header;
+use serde_json::value::RawValue;
+
+use super::state::Past;
+use super::{App, compact, tokens};
+use crate::config::{Config, read_budgets};
+use crate::error::{Error, Kind};
+use crate::keyring::Caller;
+use crate::store::Scope;
+use crate::translate::draft::{self, Asks, Context, Draft};
+use crate::translate::plan::{Notes, Plan, PlanOptions};
+use crate::translate::tools::search::{Wrappers, is_wrapper};
+use crate::upstream::Target;
+
+/// A request, with all that is needed to plan it anew.
+pub struct Job {
+    pub headers: HeaderMap,
+    body: Bytes,
+    wishes: Wishes,
+    caller: Arc<Caller>,
+    pub scope: Scope,
+    pub asks: Asks,
+    pub past: Past,
+}
+
+impl Job {
+    /// Fetches what the request names of the store.
+    ///
+    /// # Errors
+    /// As [`Past::load`].
+    pub async fn new(app: &App, headers: HeaderMap, body: Bytes, asks: Asks) -> Result<Job, Error> {
+        let caller = app.keyring.caller(&headers);
+        let scope = caller.scope();
+        let past = Past::load(app, scope, &asks).await?;
+        let wishes = Wishes::read(&headers, &app.config);
+        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past })
+    }
+
+    pub fn options<'a>(&'a self, app: &'a App, target: &Target) -> PlanOptions<'a> {
+        PlanOptions {
+            dialect: target.dialect,
+            default_model: app.config.default_model.as_deref(),
+            developer_messages: app.config.developer_messages,
+            alternate_roles: target.alternate_roles,
+            reasoning: app.config.reasoning,
+            refusal_as_text: is_codex(&self.headers),
+            sees: target.sees,
+            wrappers: Some(&self.wishes.wrappers),
+            budgets: &self.wishes.budgets,
+            quirks_off: &self.wishes.quirks_off,
+            seal: Some(self.caller.clone()),
+            drop_turns: 0,
+            compact: None,
+            // a run is read as it grows, by its client or another replica's
+            stream: self.asks.background.then_some(true),
+        }
+    }
+
+    /// Plans it once more, with other options.
+    pub fn plan_with(
+        &self,
+        app: &App,
+        target: &Target,
+        summary: Option<&RawValue>,
+        change: impl FnOnce(&mut PlanOptions<'_>),
+    ) -> Result<Plan, Error> {
+        let text = draft::text(&self.body)?;
+        let draft = Draft::read(&text)?;
+        let mut options = self.options(app, target);
+        change(&mut options);
+        draft.plan(&options, &Context { summary, ..self.past.context() })
+    }
+}
+
+/// What the upstream answered, and the summary that was made before it was asked.
+pub struct Answered {
+    pub response: reqwest::Response,
+    pub compaction: Option<String>,
+}
+
+/// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
+/// `truncation: "auto"` the oldest turns are left out until the server takes it.
+pub async fn send(
+    app: Arc<App>,
+    job: Job,
+    target: Target,
+    mut body: Vec<u8>,
+    mut droppable: usize,
+    stream: bool,
+) -> Result<Answered, Error> {
+    let mut summary = None;
+    if let Some(threshold) = job.asks.compact_threshold
+        // no token is shorter than a byte
+        && body.len() as u64 >= threshold
+        && tokens::count(&app, &target, &job.headers, &body).await? >= threshold
+    {
+        summary = compact::before(&app, &job, &target).await?;
+        let plan = job.plan_with(&app, &target, summary.as_ref().map(|made| &*made.item), |_| {})?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
+    }
+    let mut dropped = 0;
+    loop {
+        let refused = match app.upstream.chat(&target, body, &job.headers, stream).await {
+            Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
+            Err(error) => return Err(error),
+            Ok(response) => return Ok(Answered { response, compaction: summary.map(|made| made.blob) }),
+        };
+        dropped += droppable.div_ceil(4);
+        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
+        app.metrics.note("truncated");
+        let made = summary.as_ref().map(|made| &*made.item);
+        let plan = job.plan_with(&app, &target, made, |options| options.drop_turns = dropped)?;
+        (body, droppable) = (plan.body, plan.droppable_turns);
+    }
+}
+
+/// What headers and configuration ask for, the request's own header first.
+pub struct Wishes {
+    wrappers: Wrappers,
+    budgets: Vec<(String, u64)>,
+    quirks_off: Vec<String>,
+}
+
+impl Wishes {
+    fn read(headers: &HeaderMap, config: &Config) -> Wishes {
+        let header = |name: &str| {
+            let names = [format!("x-rejoinder-{name}"), format!("x-llama-responses-{name}")];
+            names.iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok())
+        };
+        let wrapper = |name: &str, key: &Option<String>| match header(name) {
+            Some(command) if is_wrapper(command) => Some(command.to_owned()),
+            Some(_) => {
+                tracing::warn!(header = name, "a wrapper that is no bare command name or path is ignored");
+                None
+            }
+            None => key.clone(),
+        };
+        let budgets = match header("reasoning-budget-tokens").map(read_budgets) {
+            Some(Ok(budgets)) => Some(budgets),
+            Some(Err(problem)) => {
+                tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
+                None
+            }
+            None => None,
+        };
+        let configured =
+            || config.upstream.reasoning_budget_tokens.as_deref().and_then(|text| read_budgets(text).ok());
+        Wishes {
+            wrappers: Wrappers {
+                web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
+                file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
+            },
+            budgets: budgets.or_else(configured).unwrap_or_default(),
+            quirks_off: config
+                .tools
+                .disabled_quirks
+                .iter()
+                .flat_map(|names| names.split(','))
+                .map(|name| name.trim().to_owned())
+                .collect(),
+        }
+    }
+}
+
+/// Codex drops a message whole when one part of it is a refusal.
+fn is_codex(headers: &HeaderMap) -> bool {
+    let value = headers.get("originator").or(headers.get(header::USER_AGENT));
+    value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
+}
+
+pub fn count(app: &App, notes: &Notes) {
+    for (kind, what) in &notes.0 {
+        app.metrics.note(kind);
+        tracing::debug!(kind, what, "left out or changed");
+    }
+}
