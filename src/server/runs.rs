@@ -126,6 +126,9 @@ impl Runs {
 /// Moves the body's events into the log until it ends.
 async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
     let mut cancelled = false;
+    // one for the whole run: each event would begin the wait anew otherwise
+    let abandoned = run.abandoned(abandon);
+    tokio::pin!(abandoned);
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let frame = tokio::select! {
@@ -135,7 +138,7 @@ async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
                 body.cancel();
                 continue;
             }
-            () = run.abandoned(abandon), if !cancelled => {
+            () = &mut abandoned, if !cancelled => {
                 cancelled = true;
                 body.cancel();
                 continue;
