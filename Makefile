@@ -1,4 +1,5 @@
-# `make test` needs Rust, Python 3.11 with venv, Node 20 with npm, and a package registry for each; nothing else.
+# `make test` needs Rust, Python 3.11 with venv, Node 20 with npm, and a package registry for each. Redis is installed by apt
+# where we may do that.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(or $(REJOINDER_BIN),$(TARGET)/release/rejoinder)
@@ -6,7 +7,7 @@ CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
 
-.PHONY: build lint unit documents bench clients test demo venv node clean
+.PHONY: build lint unit documents bench clients test demo venv node redis clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -27,7 +28,7 @@ documents: ## what README, ARCHITECTURE and the Dockerfile say is so
 clients: build venv node
 	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest $(PYTEST_ARGS)
 
-test:
+test: redis
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory documents
@@ -53,6 +54,13 @@ node: $(NODE_STAMP)
 $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.npmrc
 	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --no-progress && touch node_modules/.installed; \
 	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
+
+# Without redis-server the tests of the shared store are skipped.
+redis:
+	@if command -v redis-server >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server; \
+	else echo "SKIP: no redis-server here, so the store is not tested on it (apt-get install redis-server)"; fi
 
 clean:
 	cargo clean

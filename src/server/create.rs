@@ -98,6 +98,11 @@ async fn background(
     let Some(keep) = keep else {
         return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
     };
+    if let Some(runs) = app.store.runs() {
+        // before its record: a run without a lease is taken for dead
+        let leased = runs.renew(scope, &id, app.config.store.lease).await;
+        leased.map_err(|error| state::unavailable(&error))?;
+    }
     // what is not in the store can be neither polled nor fetched
     let mut turn = keep.turn(&transcoder);
     app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;

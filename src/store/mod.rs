@@ -5,6 +5,7 @@
 //! looked up exactly as one that never was.
 
 pub mod memory;
+pub mod redis;
 pub mod turn;
 
 use std::fmt;
@@ -14,9 +15,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::config::Resolved;
-use memory::{Bounds, MemoryStore};
 pub use turn::{Conversation, StoredItem, Turn, TurnState};
+
+use self::memory::{Bounds, MemoryStore};
+use self::redis::{RedisStore, Room};
+use crate::config::Resolved;
 
 /// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,12 +38,15 @@ impl fmt::Debug for Scope {
     }
 }
 
-/// The store that the configuration names.
+/// The store that the configuration names. One that is shared connects in the background.
 ///
 /// # Errors
-/// What keeps it from being set up; a server that is away does not.
+/// When `store.url` cannot be used, or is set outside of a tokio runtime; a server that is away does not matter.
 pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
     let config = &resolved.config.store;
+    if config.url.is_some() {
+        return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), Room::default())?));
+    }
     let bounds =
         Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
     Ok(Arc::new(MemoryStore::new(bounds, Arc::new(now_ms))))
@@ -70,11 +76,28 @@ pub enum Chain {
     TooLong,
 }
 
+/// How a store does, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it can be asked.
+    pub up: bool,
+    /// Writes that wait in memory for it to come back.
+    pub waiting: usize,
+    /// Writes that were given up since the start.
+    pub lost: u64,
+}
+
 /// Where responses and conversations are kept. Each read of a record begins its idle time anew; a chain's read that
 /// of every turn in it.
+///
+/// An error of `put`, `put_conversation` or `append` is for the log: a shared store that is away keeps such a write in
+/// this process's memory, within bounds, and does it when it is back; the error says so ("kept in memory until ...").
+/// To try it again does no harm. What is kept there can be read on this replica meanwhile. Deletes are not kept: what was
+/// refused has not happened.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Keeps a turn, in place of an older record of the same id.
+    /// Keeps a turn, in place of an older record of the same id. A shared store leaves one that can be continued from
+    /// as it is when this one cannot: another replica has taken its run for dead.
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError>;
 
     /// The turn of that response id.
@@ -117,6 +140,11 @@ pub trait Store: Send + Sync {
 
     /// Removes what has expired, where the store does not do so by itself.
     async fn sweep(&self) {}
+
+    /// How it does.
+    fn health(&self) -> Health {
+        Health { up: true, waiting: 0, lost: 0 }
+    }
 }
 
 /// Events that a run has sent so far.
@@ -141,7 +169,9 @@ pub trait SharedRuns: Send + Sync {
     /// Whether some replica holds the lease.
     async fn leased(&self, scope: Scope, id: &str) -> Result<bool, StoreError>;
 
-    /// Adds events to a run's log; `keep`: how long the log stays after its last change.
+    /// Adds events to a run's log, each once; `keep`: how long the log stays after its last change or the lease's last
+    /// renewal. Only the run's own replica may. After an error it appends the same events again, with later ones behind
+    /// them, or gives up; "kept" in the error means what it does for [`Store::put`].
     async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError>;
 
     /// The events from number `from` on; `None` if there is no log.

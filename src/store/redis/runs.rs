@@ -1,0 +1,120 @@
+//! Owns what replicas know of each other's runs: lease, wish to cancel, log of events. It must not decide when a run is
+//! dead.
+
+use std::collections::HashMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{cmd, pipe};
+use tokio::sync::Mutex;
+
+use super::RedisStore;
+use super::ask::{Ask, Write, millis};
+use super::record::{Kind, name};
+use crate::store::{Batch, Scope, SharedRuns, StoreError};
+
+#[async_trait]
+impl SharedRuns for RedisStore {
+    async fn renew(&self, scope: Scope, id: &str, lease: Duration) -> Result<bool, StoreError> {
+        let mut both = pipe();
+        both.atomic()
+            .cmd("SET")
+            .arg(name(scope, Kind::Lease, id))
+            .arg("1")
+            .arg("PX")
+            .arg(millis(lease))
+            .ignore();
+        // a run that is silent for long must not lose the beginning of its log
+        if let Some(log) = self.logs().get(&(scope, Box::from(id))) {
+            both.cmd("PEXPIRE").arg(name(scope, Kind::Events, id)).arg(millis(log.keep)).ignore();
+        }
+        both.cmd("EXISTS").arg(name(scope, Kind::Cancel, id));
+        let (cancelled,): (bool,) = self.link.call(&Ask::Pipeline(both)).await?;
+        Ok(cancelled)
+    }
+
+    async fn release(&self, scope: Scope, id: &str) -> Result<(), StoreError> {
+        self.logs().remove(&(scope, Box::from(id)));
+        let mut delete = cmd("DEL");
+        delete.arg(name(scope, Kind::Lease, id)).arg(name(scope, Kind::Cancel, id));
+        let _: u64 = self.link.call(&Ask::Command(delete)).await?;
+        Ok(())
+    }
+
+    async fn leased(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
+        let mut exists = cmd("EXISTS");
+        exists.arg(name(scope, Kind::Lease, id));
+        Ok(self.link.call(&Ask::Command(exists)).await?)
+    }
+
+    async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError> {
+        let key = (scope, Box::from(id));
+        let next =
+            self.logs().entry(key.clone()).or_insert_with(|| Log { next: Arc::default(), keep }).next.clone();
+        // held over the call: a run's batches go one after another
+        let mut next = next.lock().await;
+        let place = *next;
+        let after = place + batch.events.len() as u64 + u64::from(batch.ended);
+        let ended = batch.ended;
+        if !self.link.write(Write::Events(scope, key.1.clone(), place, batch, keep)).await? {
+            return Err(StoreError(format!("entries before number {place} of the run's log are gone")));
+        }
+        *next = after;
+        if ended {
+            self.logs().remove(&key);
+        }
+        Ok(())
+    }
+
+    async fn events(&self, scope: Scope, id: &str, from: u64) -> Result<Option<Batch>, StoreError> {
+        if let Some(batch) = self.link.waiting(|waiting| waiting.events(scope, id, from)) {
+            return Ok(Some(batch));
+        }
+        let key = name(scope, Kind::Events, id);
+        let mut read = pipe();
+        read.atomic().cmd("LLEN").arg(&key).cmd("LINDEX").arg(&key).arg(-1);
+        read.cmd("LRANGE").arg(&key).arg(from).arg(-1);
+        let (length, last, entries): (u64, Option<Vec<u8>>, Vec<Vec<u8>>) =
+            self.link.call(&Ask::Pipeline(read)).await?;
+        let Some(last) = last else { return Ok(None) };
+        let codec = &self.link.asker.codec;
+        let mut batch = Batch::default();
+        let entries = (from..).zip(&entries).chain([(length.saturating_sub(1), &last)]);
+        for (place, entry) in entries {
+            match codec.read_entry(&key, place, entry) {
+                // the last one is looked at twice: it tells of the end even to those who are past it
+                Some(Some(frame)) if batch.events.len() as u64 + from == place => batch.events.push(frame),
+                Some(Some(_)) => {}
+                Some(None) => batch.ended = true,
+                None => {
+                    tracing::debug!(run = id, "an event is not readable");
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(batch))
+    }
+
+    async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError> {
+        let mut set = cmd("SET");
+        set.arg(name(scope, Kind::Cancel, id)).arg("1").arg("PX").arg(self.link.asker.ttl());
+        let _: () = self.link.call(&Ask::Command(set)).await?;
+        Ok(())
+    }
+}
+
+/// The logs of this replica's own runs.
+pub(super) type Logs = HashMap<(Scope, Box<str>), Log>;
+
+pub(super) struct Log {
+    /// The place of its next entry.
+    next: Arc<Mutex<u64>>,
+    keep: Duration,
+}
+
+impl RedisStore {
+    fn logs(&self) -> MutexGuard<'_, Logs> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
