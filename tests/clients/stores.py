@@ -29,7 +29,7 @@ class Redis:
         self.folder, self.port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.process, self.starts, self.frozen = None, 0, False
+        self.process, self.starts, self.frozen, self.asked = None, 0, False, 0
 
     def start(self):
         self.starts += 1
@@ -40,22 +40,35 @@ class Redis:
         return self
 
     def ask(self, line, timeout=2.0):
-        """The first line of what it answers to an inline command, or None."""
+        """What it answers to an inline command: one line, or the text of that length; None if it does not."""
+        self.asked += 1
         try:
             with closing(socket.create_connection(("127.0.0.1", self.port), timeout)) as connection:
                 connection.settimeout(timeout)
                 connection.sendall(line.encode() + b"\r\n")
-                return connection.makefile().readline().strip()
+                answer = connection.makefile("rb")
+                first = answer.readline().decode().strip()
+                return answer.read(int(first[1:])).decode() if first.startswith("$") else first
         except OSError:
             return None
 
+    def clients_so_far(self):
+        """Connections since it started, without those of `ask`."""
+        stats = dict(line.split(":") for line in self.ask("INFO stats").splitlines() if ":" in line)
+        return int(stats["total_connections_received"]) - self.asked
+
     def stop(self):
-        """SIGTERM: connections are refused afterwards."""
+        """SIGTERM: it says farewell, and connections are refused afterwards."""
         self.thaw()
         self.process.stop()
 
+    def kill(self):
+        """SIGKILL: as a crash."""
+        self.process.child.kill()
+        self.process.child.wait(10)
+
     def freeze(self):
-        """SIGSTOP: connections are accepted by the kernel and never answered."""
+        """SIGSTOP: the kernel takes connections for it, and nothing is ever answered."""
         os.kill(self.process.child.pid, signal.SIGSTOP)
         self.frozen = True
 
@@ -63,6 +76,12 @@ class Redis:
         if self.frozen:
             os.kill(self.process.child.pid, signal.SIGCONT)
             self.frozen = False
+
+    def go_away(self, how):
+        {"stopped": self.stop, "killed": self.kill, "frozen": self.freeze}[how]()
+
+    def come_back(self, how):
+        self.thaw() if how == "frozen" else self.start()
 
     def settings(self, keys_file, **more):
         return {"store__url": self.url, "keys_file": keys_file, **more}
