@@ -108,7 +108,7 @@ impl Runs {
         tokio::spawn(async move {
             if let Some(turn) = turn {
                 // before the body moves, so that it cannot come after its last record
-                state::report(&app, app.store.put(scope, Arc::new(turn)).await);
+                state::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
             }
             let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
             drive(&started, body, abandon).await;
