@@ -117,19 +117,22 @@ pub async fn cancel(app: &App, scope: Scope, id: &str) -> Result<Response<Respon
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
+    Ok(())
 }
 
 /// `DELETE /v1/responses/{id}`. A run that goes on is cancelled first.
 pub async fn delete(app: &App, scope: Scope, id: &str) -> Result<Response<ResponseBody>, Error> {
-    if app.runs.is_open(scope, id)
-        && let Some(run) = app.runs.find(scope, id)
-    {
-        run.cancel.cancel();
-        let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
+    if !find(app, scope, id).await?.state.ended() {
+        stop(app, scope, id).await?;
     }
     app.runs.forget(scope, id);
     match app.store.delete(scope, id).await {
+    stop(app, scope, id).await?;
+    Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
+}
+
+/// Ends a run wherever it runs, and waits until its last record is written.
+async fn stop(app: &App, scope: Scope, id: &str) -> Result<(), Error> {
         Ok(true) => {
             let body = value!({"id": id, "object": "response.deleted", "deleted": true});
             Ok(reply::json(StatusCode::OK, body.to_string()))
