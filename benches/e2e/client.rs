@@ -78,7 +78,12 @@ impl Client {
     }
 
     /// Sends a request, reads this many deltas, and hangs up. Returns when it did.
-    pub async fn leave_after(mut self, body: &[u8], script: &Script, deltas: usize) -> Result<Instant, String> {
+    pub async fn leave_after(
+        mut self,
+        body: &[u8],
+        script: &Script,
+        deltas: usize,
+    ) -> Result<Instant, String> {
         let work = async {
             self.send(body).await?;
             self.read(script, false, deltas).await
@@ -127,7 +132,9 @@ impl Client {
         let needle = match (self.speaks, script.kind) {
             (Speaks::Chat, Kind::Arguments) => Finder::new("\"arguments\":\""),
             (Speaks::Chat, _) => Finder::new("\"delta\":{\"content\":\""),
-            (Speaks::Responses, Kind::Arguments) => Finder::new("event: response.function_call_arguments.delta\n"),
+            (Speaks::Responses, Kind::Arguments) => {
+                Finder::new("event: response.function_call_arguments.delta\n")
+            }
             (Speaks::Responses, _) => Finder::new("event: response.output_text.delta\n"),
         };
         let mut left = Left::of(length);
@@ -177,9 +184,9 @@ impl Client {
         let head = String::from_utf8_lossy(&self.buffer[self.at..end]).to_ascii_lowercase();
         self.at = end;
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length:").and_then(|length| length.trim().parse().ok()));
+        let length = head.lines().find_map(|line| {
+            line.strip_prefix("content-length:").and_then(|length| length.trim().parse().ok())
+        });
         Ok((status, length))
     }
 }
@@ -189,7 +196,10 @@ enum Left {
     Length(usize),
     /// Chunked: the next chunk's size line, then so many bytes with their line end.
     Size,
-    Chunk { left: usize, text: usize },
+    Chunk {
+        left: usize,
+        text: usize,
+    },
     /// The last chunk was read; its empty line has to come.
     Last(usize),
     Over,
@@ -221,7 +231,8 @@ impl Left {
                     let line = std::str::from_utf8(&buffer[*at..*at + end]).unwrap_or("");
                     let size = usize::from_str_radix(line.trim(), 16).unwrap_or(0);
                     *at += end + 1;
-                    *self = if size == 0 { Left::Last(2) } else { Left::Chunk { left: size + 2, text: size } };
+                    *self =
+                        if size == 0 { Left::Last(2) } else { Left::Chunk { left: size + 2, text: size } };
                 }
                 Left::Chunk { left: 0, .. } => *self = Left::Size,
                 Left::Chunk { left, text } => {

@@ -92,7 +92,9 @@ async fn run() -> Result<(), String> {
 fn beside() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let found = own.ancestors().map(|folder| folder.join("release/rejoinder")).find(|path| path.exists());
-    found.ok_or("no release binary; build it first (cargo build --release), or name it in REJOINDER_BIN".to_owned())
+    found.ok_or(
+        "no release binary; build it first (cargo build --release), or name it in REJOINDER_BIN".to_owned(),
+    )
 }
 
 fn load() -> String {

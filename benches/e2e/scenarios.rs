@@ -62,7 +62,7 @@ impl Bench {
     pub fn script(&self, kind: Kind, amount: usize, batch: usize, every: Duration) -> Script {
         let stream = self.streams.get();
         self.streams.set(stream + 1);
-        Script { kind, stream, amount, batch, every }
+        Script { kind, stream, amount, batch, joined: batch > 1, every }
     }
 
     pub async fn client(&self, target: &Target) -> Result<Client, String> {
@@ -93,11 +93,14 @@ impl Bench {
 
     async fn full_speed(&self, target: &Target) -> Result<Figures, String> {
         let mut figures = Vec::new();
-        for (name, tokens, batch) in [
-            ("S2 CPU per token, 1 event a write, us", 500, 1),
-            ("S2 CPU per token, 16 events a write, us", if self.quick { 500 } else { 2000 }, 16),
+        let more = if self.quick { 500 } else { 2000 };
+        for (name, tokens, batch, joined) in [
+            ("S2 CPU per token, 1 event a write, us", 500, 1, true),
+            ("S2 CPU per token, 16 events a write, us", more, 16, true),
+            ("S2 CPU per token, 16 events a write in 16 HTTP chunks, us", more, 16, false),
         ] {
-            let (cpu, _) = self.crowd(target, 64, tokens, batch, Duration::ZERO).await?;
+            let script = Script { joined, ..self.script(Kind::Text, tokens, batch, Duration::ZERO) };
+            let (cpu, _) = self.crowd(target, 64, script).await?;
             figures.push((name, each(cpu, 64 * tokens)));
         }
         Ok(figures)
@@ -105,14 +108,17 @@ impl Bench {
 
     async fn many_streams(&self, target: &Target) -> Result<Figures, String> {
         let tokens = if self.quick { 100 } else { 250 };
-        let (cpu, _) = self.crowd(target, 100, tokens, 1, MS_20).await?;
-        let mut figures =
-            vec![("idle memory, MB", target.idle as f64 / 1e6), ("S3 CPU per token, 100 streams, us", each(cpu, 100 * tokens))];
+        let script = self.script(Kind::Text, tokens, 1, MS_20);
+        let (cpu, _) = self.crowd(target, 100, script).await?;
+        let mut figures = vec![
+            ("idle memory, MB", target.idle as f64 / 1e6),
+            ("S3 CPU per token, 100 streams, us", each(cpu, 100 * tokens)),
+        ];
         let middle = async {
             tokio::time::sleep(Duration::from_secs(1) + MS_20 * (tokens as u32 / 2)).await;
             target.memory()
         };
-        let (crowd, memory) = tokio::join!(self.crowd(target, 1000, tokens, 1, MS_20), middle);
+        let (crowd, memory) = tokio::join!(self.crowd(target, 1000, script), middle);
         let (cpu, latencies) = crowd?;
         figures.extend([
             ("S3 CPU per token, 1,000 streams, us", each(cpu, 1000 * tokens)),
@@ -128,16 +134,14 @@ impl Bench {
         &self,
         target: &Target,
         streams: usize,
-        tokens: usize,
-        batch: usize,
-        every: Duration,
+        script: Script,
     ) -> Result<(Duration, Vec<Duration>), String> {
         let cpu = target.cpu();
         let one = async |n: usize| {
-            if !every.is_zero() {
+            if !script.every.is_zero() {
                 tokio::time::sleep(Duration::from_millis(n as u64)).await;
             }
-            let script = self.script(Kind::Text, tokens, batch, every);
+            let script = Script { stream: self.script(Kind::Text, 0, 1, Duration::ZERO).stream, ..script };
             let mut client = self.client(target).await?;
             let answer = ask(&mut client, target, &script, n == 0).await?;
             self.seen.borrow_mut().sent.remove(&script.stream);
@@ -148,7 +152,7 @@ impl Bench {
             answers.push(answer?);
         }
         let cpu = target.cpu() - cpu;
-        let mut latencies = Vec::with_capacity(streams * tokens);
+        let mut latencies = Vec::with_capacity(streams * script.amount);
         for (script, answer) in &answers {
             latencies.extend_from_slice(&answer.latencies);
             if !answer.body.is_empty() {
@@ -166,7 +170,8 @@ impl Bench {
                 let script = self.script(Kind::Whole, 64, 1, Duration::ZERO);
                 let answer = ask(&mut client, target, &script, n == 0).await?;
                 if n == 0 && target.speaks == Speaks::Responses {
-                    let body: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+                    let body: Value =
+                        serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
                     if body["output_text"] != script.text() {
                         return Err(format!("{}: another text than the upstream's: {body}", target.name));
                     }
@@ -193,7 +198,8 @@ impl Bench {
             let mut body = transcript(&script.model(), megabytes << 20, items).into_bytes();
             let size = body.len();
             if target.speaks == Speaks::Chat {
-                let plan = plan(&body, &PlanOptions::new(&LLAMA_SERVER)).map_err(|error| error.message.to_string())?;
+                let plan = plan(&body, &PlanOptions::new(&LLAMA_SERVER))
+                    .map_err(|error| error.message.to_string())?;
                 body = plan.body;
             }
             let mut client = self.client(target).await?;
@@ -300,7 +306,13 @@ async fn ask(client: &mut Client, target: &Target, script: &Script, keep: bool) 
     send(client, target, script, request(target.speaks, script).as_bytes(), keep).await
 }
 
-async fn send(client: &mut Client, target: &Target, script: &Script, body: &[u8], keep: bool) -> Result<Answer, String> {
+async fn send(
+    client: &mut Client,
+    target: &Target,
+    script: &Script,
+    body: &[u8],
+    keep: bool,
+) -> Result<Answer, String> {
     let answer = client.ask(body, script, keep).await.map_err(|error| format!("{}: {error}", target.name))?;
     match answer.wrong(target.speaks, script) {
         Some(wrong) => Err(format!("{}: {wrong}", target.name)),
@@ -340,9 +352,13 @@ fn transcript(model: &str, bytes: usize, items: usize) -> String {
     let mut input = vec![json!({"role": "user", "content": "begin"})];
     for n in 0..rounds {
         let id = format!("call_{n}");
-        input.push(json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "why ".repeat(50)}]}));
+        input.push(
+            json!({"type": "reasoning", "summary": [{"type": "summary_text", "text": "why ".repeat(50)}]}),
+        );
         let arguments = json!({"cmd": format!("sed -n {n},99p file")}).to_string();
-        input.push(json!({"type": "function_call", "call_id": id, "name": "exec_command", "arguments": arguments}));
+        input.push(
+            json!({"type": "function_call", "call_id": id, "name": "exec_command", "arguments": arguments}),
+        );
         input.push(json!({"type": "function_call_output", "call_id": id, "output": output}));
     }
     json!({"model": model, "input": input, "stream": true}).to_string()
@@ -360,7 +376,8 @@ fn judge(target: &Target, script: &Script, answer: &Answer) -> Result<(), String
         Kind::Arguments => ("response.function_call_arguments.delta", script.arguments()),
         _ => ("response.output_text.delta", script.text()),
     };
-    let deltas = text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
+    let deltas =
+        text.lines().filter_map(|line| serde_json::from_str::<Value>(line.strip_prefix("data: ")?).ok());
     let deltas: Vec<Value> = deltas.filter(|event| event["type"] == kind).collect();
     let told: String = deltas.iter().filter_map(|event| event["delta"].as_str()).collect();
     if told != want {

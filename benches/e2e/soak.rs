@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::scenarios::Bench;
 use crate::targets::Target;
+use crate::upstream::Kind;
 
 const STREAMS: usize = 1000;
 /// 10 s a stream.
@@ -26,7 +27,8 @@ pub async fn run(bench: &Bench, target: &Target, seconds: u64) -> Result<(), Str
             tokio::time::sleep(Duration::from_secs(6)).await;
             target.memory()
         };
-        let (crowd, memory) = tokio::join!(bench.crowd(target, STREAMS, TOKENS, 1, EVERY), middle);
+        let script = bench.script(Kind::Text, TOKENS, 1, EVERY);
+        let (crowd, memory) = tokio::join!(bench.crowd(target, STREAMS, script), middle);
         let (cpu, latencies) = crowd?;
         streams += STREAMS;
         memories.push(memory);
@@ -43,6 +45,9 @@ pub async fn run(bench: &Bench, target: &Target, seconds: u64) -> Result<(), Str
     let third = (memories.len() / 3).max(1);
     let most = |memories: &[u64]| memories.iter().copied().max().unwrap_or(0) as f64 / 1e6;
     let (first, last) = (most(&memories[..third]), most(&memories[memories.len() - third..]));
-    println!("memory: at most {first:.1} MB in the first third, {last:.1} MB in the last; after: {:.1} MB", target.memory() as f64 / 1e6);
+    println!(
+        "memory: at most {first:.1} MB in the first third, {last:.1} MB in the last; after: {:.1} MB",
+        target.memory() as f64 / 1e6
+    );
     if last > first * 1.1 { Err("memory grew".to_owned()) } else { Ok(()) }
 }

@@ -59,7 +59,14 @@ impl Target {
         };
         target.wait(address)?;
         // the master only watches
-        target.pid = children(target.pid).first().copied().ok_or("nginx has no worker")?;
+        let deadline = Instant::now() + PATIENCE;
+        target.pid = loop {
+            match children(target.child.id()).first() {
+                Some(worker) => break *worker,
+                None if Instant::now() > deadline => return Err("nginx has no worker".to_owned()),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
         target.idle = target.memory();
         Ok(target)
     }

@@ -25,6 +25,8 @@ pub struct Script {
     pub amount: usize,
     /// Events in one write.
     pub batch: usize,
+    /// Whether those of one write are one HTTP chunk, or one each, as when a server writes faster than we read.
+    pub joined: bool,
     /// Time between two writes; zero: as fast as they are taken.
     pub every: Duration,
 }
@@ -59,8 +61,8 @@ impl Script {
             Kind::Arguments => "arguments",
             Kind::Whole => "whole",
         };
-        let Script { stream, amount, batch, every, .. } = self;
-        format!("bench.{kind}.{stream}.{amount}.{batch}.{}", every.as_micros())
+        let Script { stream, amount, batch, joined, every, .. } = self;
+        format!("bench.{kind}.{stream}.{amount}.{batch}.{}.{}", u8::from(*joined), every.as_micros())
     }
 
     fn read(body: &[u8]) -> Option<Script> {
@@ -78,6 +80,7 @@ impl Script {
             stream: number()? as u32,
             amount: number()? as usize,
             batch: number()?.max(1) as usize,
+            joined: number()? == 1,
             every: Duration::from_micros(number()?),
         })
     }
@@ -96,8 +99,20 @@ impl Script {
 }
 
 /// Tokens as models have them, escaped.
-const WORDS: [&str; 12] =
-    [" the", " proxy", ",", " which", " never", " waits", "\\n\\n", " \\\"quoted\\\"", " é", " writes", " it", "."];
+const WORDS: [&str; 12] = [
+    " the",
+    " proxy",
+    ",",
+    " which",
+    " never",
+    " waits",
+    "\\n\\n",
+    " \\\"quoted\\\"",
+    " é",
+    " writes",
+    " it",
+    ".",
+];
 
 fn unescaped(word: &str) -> String {
     word.replace("\\n", "\n").replace("\\\"", "\"")
@@ -210,6 +225,8 @@ const TAIL_OF_COMPLETION: &str = r#""created":1795231653,"model":"gemma3-270m.gg
 struct Rendered {
     begin: Vec<u8>,
     words: Vec<Vec<u8>>,
+    /// The same without their chunks.
+    events: Vec<String>,
 }
 
 impl Rendered {
@@ -217,20 +234,30 @@ impl Rendered {
         Rendered {
             begin: delta(r#"{"role":"assistant","content":null}"#, "null"),
             words: WORDS.iter().map(|word| delta(&format!("{{\"content\":\"{word}\"}}"), "null")).collect(),
+            events: WORDS.iter().map(|word| event(&format!("{{\"content\":\"{word}\"}}"), "null")).collect(),
         }
     }
 }
 
-fn delta(delta: &str, finish: &str) -> Vec<u8> {
-    framed(&format!(r#"{{"choices":[{{"finish_reason":{finish},"index":0,"delta":{delta}}}],{TAIL}"#))
+fn event(delta: &str, finish: &str) -> String {
+    format!("data: {{\"choices\":[{{\"finish_reason\":{finish},\"index\":0,\"delta\":{delta}}}],{TAIL}\n\n")
 }
 
 /// One event as one HTTP chunk, which is how llama-server sends it.
-fn framed(payload: &str) -> Vec<u8> {
-    format!("{:x}\r\ndata: {payload}\n\n\r\n", payload.len() + 8).into_bytes()
+fn delta(delta: &str, finish: &str) -> Vec<u8> {
+    framed(&event(delta, finish))
 }
 
-async fn answer(stream: &mut TcpStream, script: &Script, rendered: &Rendered, seen: &Shared) -> io::Result<()> {
+fn framed(text: &str) -> Vec<u8> {
+    format!("{:x}\r\n{text}\r\n", text.len()).into_bytes()
+}
+
+async fn answer(
+    stream: &mut TcpStream,
+    script: &Script,
+    rendered: &Rendered,
+    seen: &Shared,
+) -> io::Result<()> {
     let pieces = match script.kind {
         Kind::Arguments => call(script),
         _ => Vec::new(),
@@ -253,8 +280,12 @@ async fn answer(stream: &mut TcpStream, script: &Script, rendered: &Rendered, se
             tick(stream, &mut clock).await?;
         }
         out.clear();
-        for n in next..events.min(next + script.batch) {
-            out.extend_from_slice(event(n));
+        let batch = next..events.min(next + script.batch);
+        if script.joined {
+            let words = batch.map(|n| rendered.events[n % rendered.events.len()].as_str());
+            out.extend_from_slice(&framed(&words.collect::<String>()));
+        } else {
+            batch.for_each(|n| out.extend_from_slice(event(n)));
         }
         next += script.batch;
         if stamped && let Some(sent) = seen.borrow_mut().sent.get_mut(&script.stream) {
@@ -270,10 +301,11 @@ async fn answer(stream: &mut TcpStream, script: &Script, rendered: &Rendered, se
     let reason = if pieces.is_empty() { "\"stop\"" } else { "\"tool_calls\"" };
     out.extend_from_slice(&delta("{}", reason));
     out.extend_from_slice(&framed(&format!(
-        r#"{{"choices":[],"usage":{{"completion_tokens":{events},"prompt_tokens":12,"total_tokens":{},"prompt_tokens_details":{{"cached_tokens":1}}}},{TAIL}"#,
+        "data: {{\"choices\":[],\"usage\":{{\"completion_tokens\":{events},\"prompt_tokens\":12,\"total_tokens\":{},\"prompt_tokens_details\":{{\"cached_tokens\":1}}}},{TAIL}\n\n",
         events + 12
     )));
-    out.extend_from_slice(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n");
+    out.extend_from_slice(&framed("data: [DONE]\n\n"));
+    out.extend_from_slice(b"0\r\n\r\n");
     stream.write_all(&out).await
 }
 
