@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::config::{self, Flags, Problem, Resolved};
+use crate::doctor;
 
 /// Gives a Chat Completions server (llama-server, vLLM, ...) the OpenAI Responses API.
 #[derive(Debug, Parser)]
@@ -51,6 +52,8 @@ enum Command {
     CheckConfig,
     /// Print the effective configuration and where each value came from
     PrintConfig,
+    /// Look at every upstream: say what it is, what is wrong there, and what to do
+    Doctor,
     /// Ask a running rejoinder whether it is ready; for containers
     Healthcheck {
         /// What to ask in place of http://ADMIN/readyz
@@ -81,6 +84,13 @@ pub fn main_with(
         }),
         Command::CheckConfig => with_config(&flags, |_| say("ok\n")),
         Command::PrintConfig => with_config(&flags, |resolved| say(&resolved.to_toml())),
+        Command::Doctor => with_config(&flags, |resolved| match doctor::run(&resolved) {
+            Ok((text, well)) => {
+                let said = say(&text);
+                if well { said } else { ExitCode::from(EXIT_RUNTIME) }
+            }
+            Err(error) => fail(&error),
+        }),
         Command::Healthcheck { url } => match readyz_url(url, &flags).and_then(|url| ask(&url)) {
             Ok(()) => say("ready\n"),
             Err(reason) => fail(&reason),

@@ -6,7 +6,7 @@ mod layers;
 mod resolve;
 
 pub use layers::{Flags, Problem};
-pub use resolve::{Resolved, load, load_from, redact_url};
+pub use resolve::{Resolved, ServerConfig, load, load_from, redact_url};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::translate::plan::{DeveloperMessages, ReasoningDisplay};
+pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay};
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
     pub keys_file: Option<PathBuf>,
-    /// The server behind.
+    /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
     pub store: StoreConfig,
@@ -56,12 +56,18 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// `[upstream]`
+/// `[upstream]`, or one of several `[[upstream]]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
     /// Base URL, with or without a trailing `/v1`. Without it rejoinder looks on 127.0.0.1:8080 and :8000.
     pub url: Option<String>,
+    /// Models it is asked for: `name`, or `name=its own name for it`; without the list, those that it lists itself.
+    pub models: Option<Vec<String>>,
+    /// Its share among servers that could take a request: twice the weight, twice the requests in flight.
+    pub weight: u32,
+    /// Most requests that it is given at a time; further ones wait here. Without it the server queues by itself.
+    pub max_in_flight: Option<usize>,
     /// Which server it is; `auto` asks it.
     pub dialect: DialectChoice,
     /// File whose trimmed content is sent as the bearer token, in place of what the client sent.
@@ -73,6 +79,18 @@ pub struct UpstreamConfig {
     /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
     /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
     pub reasoning_budget_tokens: Option<String>,
+    /// Members that every chat body gets; a request's own value of the same name goes before it.
+    pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Whether each conversation is held to one slot of a llama-server; off where others use that server directly.
+    pub pin_slots: bool,
+    /// How long a request waits for a server that loads its model, restarts or refuses connections.
+    #[serde(with = "humantime_serde")]
+    pub ready_timeout: Duration,
+    /// Most requests that wait at a time; one more gets 429.
+    pub max_waiting: usize,
+    /// Wait for the first byte after which a request is taken to another server, when one is free.
+    #[serde(with = "humantime_serde")]
+    pub stall_timeout: Duration,
     /// Longest TCP (and TLS) connect.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -119,7 +137,7 @@ pub struct StoreConfig {
 }
 
 /// `[tools]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ToolsConfig {
     /// Command that serves web searches through the client's own shell tool, for example `tvly`. A request's own
@@ -131,6 +149,19 @@ pub struct ToolsConfig {
     /// Repairs of the model's calls that are switched off, separated by commas: `patch_fences`,
     /// `patch_hunk_headers`.
     pub disabled_quirks: Option<String>,
+    /// What becomes of tools that a tool search finds.
+    pub found_tools: FoundTools,
+}
+
+impl Default for ToolsConfig {
+    fn default() -> Self {
+        ToolsConfig {
+            web_search_wrapper: None,
+            file_search_wrapper: None,
+            disabled_quirks: None,
+            found_tools: FoundTools::Declared,
+        }
+    }
 }
 
 /// `[log]`
@@ -172,6 +203,9 @@ pub enum DialectChoice {
     Auto,
     LlamaServer,
     Vllm,
+    Sglang,
+    Ollama,
+    LmStudio,
     Generic,
 }
 
@@ -221,11 +255,19 @@ impl Default for UpstreamConfig {
     fn default() -> Self {
         UpstreamConfig {
             url: None,
+            models: None,
+            weight: 1,
+            max_in_flight: None,
             dialect: DialectChoice::Auto,
             api_key_file: None,
             forward_authorization: true,
             alternate_roles: Switch::Auto,
             reasoning_budget_tokens: None,
+            extra_body: None,
+            pin_slots: true,
+            ready_timeout: Duration::from_secs(60),
+            max_waiting: 64,
+            stall_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
             response_timeout: Duration::from_secs(1800),
             idle_timeout: Duration::from_secs(300),

@@ -4,7 +4,7 @@
 /// How one kind of server reads Chat Completions requests (WIRE.md 9.1, 9.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {
-    /// The name in logs, metrics and `upstream.dialect`.
+    /// The name in logs, `doctor` and `upstream.dialect`.
     pub name: &'static str,
     /// Key of an assistant message under which earlier reasoning is given back.
     pub reasoning_key: &'static str,
@@ -19,6 +19,18 @@ pub struct Dialect {
     /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
     /// `continue_final_message` and `add_generation_prompt` say (llama-server b11434, by `/apply-template`).
     pub continues_assistant: bool,
+    /// Keys beyond the Responses documents that are passed on when a request has them at its top level.
+    pub extra_keys: &'static [&'static str],
+    /// Whether every chat request asks for a stream. llama-server b11434 notices a hang-up only when it writes: it goes
+    /// on with an answer that nobody waits for to its very end.
+    pub always_streams: bool,
+    /// Key that asks for chunks with `prompt_progress` before the first token, which tell a long prefill from a
+    /// server that hangs.
+    pub progress_key: Option<&'static str>,
+    /// Key that names the slot, and so the cached prompt, to use.
+    pub slot_key: Option<&'static str>,
+    /// Whether one model answers to every name.
+    pub any_model: bool,
     /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
     pub count_tokens: Option<(&'static str, &'static str)>,
 }
@@ -32,6 +44,48 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     template_kwargs: true,
     budget_key: Some("reasoning_budget_tokens"),
     continues_assistant: true,
+    extra_keys: &[
+        "add_generation_prompt",
+        "cache_prompt",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "dry_allowed_length",
+        "dry_base",
+        "dry_multiplier",
+        "dry_penalty_last_n",
+        "dry_sequence_breakers",
+        "dynatemp_exponent",
+        "dynatemp_range",
+        "grammar",
+        "ignore_eos",
+        "json_schema",
+        "logit_bias",
+        "lora",
+        "min_keep",
+        "min_p",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "n_keep",
+        "parse_tool_calls",
+        "reasoning_budget_tokens",
+        "reasoning_format",
+        "repeat_last_n",
+        "repeat_penalty",
+        "samplers",
+        "seed",
+        "stop",
+        "thinking_budget_tokens",
+        "top_k",
+        "top_n_sigma",
+        "typical_p",
+        "xtc_probability",
+        "xtc_threshold",
+    ],
+    always_streams: true,
+    progress_key: Some("return_progress"),
+    slot_key: Some("id_slot"),
+    any_model: true,
     count_tokens: Some(("/v1/chat/completions/input_tokens", "input_tokens")),
 };
 
@@ -44,7 +98,107 @@ pub const VLLM: Dialect = Dialect {
     template_kwargs: true,
     budget_key: Some("thinking_token_budget"),
     continues_assistant: false,
+    extra_keys: &[
+        "add_generation_prompt",
+        "cache_salt",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "ignore_eos",
+        "include_reasoning",
+        "kv_transfer_params",
+        "logit_bias",
+        "min_p",
+        "min_tokens",
+        "mm_processor_kwargs",
+        "priority",
+        "repetition_penalty",
+        "seed",
+        "skip_special_tokens",
+        "stop",
+        "stop_token_ids",
+        "structured_outputs",
+        "thinking_token_budget",
+        "top_k",
+        "vllm_xargs",
+    ],
+    always_streams: false,
+    progress_key: None,
+    slot_key: None,
+    any_model: false,
     count_tokens: Some(("/tokenize", "count")),
+};
+
+/// SGLang, by its documentation.
+pub const SGLANG: Dialect = Dialect {
+    name: "sglang",
+    reasoning_key: "reasoning_content",
+    named_tool_choice: true,
+    logprobs_with_tools: true,
+    template_kwargs: true,
+    budget_key: None,
+    continues_assistant: false,
+    extra_keys: &[
+        "chat_template_kwargs",
+        "continue_final_message",
+        "custom_params",
+        "ebnf",
+        "ignore_eos",
+        "logit_bias",
+        "lora_path",
+        "min_p",
+        "min_tokens",
+        "no_stop_trim",
+        "priority",
+        "regex",
+        "repetition_penalty",
+        "seed",
+        "separate_reasoning",
+        "skip_special_tokens",
+        "stop",
+        "stop_token_ids",
+        "stream_reasoning",
+        "top_k",
+    ],
+    always_streams: false,
+    progress_key: None,
+    slot_key: None,
+    any_model: true,
+    count_tokens: None,
+};
+
+/// Ollama's `/v1`, by its documentation: `tool_choice` is not read there, so a forced tool is the only one shown.
+pub const OLLAMA: Dialect = Dialect {
+    name: "ollama",
+    reasoning_key: "reasoning",
+    named_tool_choice: false,
+    logprobs_with_tools: true,
+    template_kwargs: false,
+    budget_key: None,
+    continues_assistant: false,
+    extra_keys: &["seed", "stop"],
+    always_streams: false,
+    progress_key: None,
+    slot_key: None,
+    any_model: false,
+    count_tokens: None,
+};
+
+/// LM Studio, by its documentation: `tool_choice` takes words alone.
+pub const LM_STUDIO: Dialect = Dialect {
+    name: "lm_studio",
+    reasoning_key: "reasoning_content",
+    named_tool_choice: false,
+    logprobs_with_tools: true,
+    template_kwargs: false,
+    budget_key: None,
+    continues_assistant: false,
+    extra_keys: &["draft_model", "logit_bias", "min_p", "repeat_penalty", "seed", "stop", "top_k", "ttl"],
+    always_streams: false,
+    progress_key: None,
+    slot_key: None,
+    any_model: false,
+    count_tokens: None,
 };
 
 /// Any other server that speaks Chat Completions as OpenAI documents it.
@@ -56,5 +210,10 @@ pub const GENERIC: Dialect = Dialect {
     template_kwargs: false,
     budget_key: None,
     continues_assistant: false,
+    extra_keys: &["logit_bias", "seed", "stop"],
+    always_streams: false,
+    progress_key: None,
+    slot_key: None,
+    any_model: false,
     count_tokens: None,
 };

@@ -12,6 +12,7 @@
 pub mod cli;
 pub mod config;
 pub mod dialect;
+mod doctor;
 pub mod driver;
 pub mod error;
 pub mod ids;

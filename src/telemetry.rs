@@ -57,6 +57,47 @@ pub struct Ended {
     pub stream: &'static str,
 }
 
+/// A server behind.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Server {
+    /// Its URL without user and password.
+    pub upstream: String,
+}
+
+/// What choosing a server is counted under; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct Routing {
+    /// 1 while that server is ready.
+    pub up: Family<Server, Gauge>,
+    /// Requests that it has.
+    pub in_flight: Family<Server, Gauge>,
+    /// Requests that wait for a server.
+    pub waiting: Gauge,
+    affinity: Family<Kind, Counter>,
+    failovers: Family<Kind, Counter>,
+}
+
+impl Routing {
+    /// Counts a conversation's request: `hit` went where its cache is, `moved` elsewhere, `new` has none, `side` is
+    /// none of its turns.
+    pub fn affinity(&self, kind: &str) {
+        self.affinity.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
+    /// Counts a request that was taken from a server before its answer began, by what the server did.
+    pub fn failover(&self, code: &str) {
+        self.failovers.get_or_create(&Kind { kind: code.to_owned() }).inc();
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("upstream_up", "1 while that server is ready", self.up.clone());
+        registry.register("upstream_in_flight", "Requests that a server has", self.in_flight.clone());
+        registry.register("waiting", "Requests that wait for a server", self.waiting.clone());
+        registry.register("affinity", "Requests of conversations, by where they went", self.affinity.clone());
+        registry.register("failovers", "Requests taken elsewhere before an answer", self.failovers.clone());
+    }
+}
+
 /// Every metric family of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -69,6 +110,8 @@ pub struct Metrics {
     pub open_streams: Gauge,
     /// 1 while the upstream is ready.
     pub upstream_ready: Gauge<i64, AtomicI64>,
+    /// Where requests went.
+    pub routing: Routing,
     first_event: Histogram,
     duration: Histogram,
     tokens: Family<Kind, Counter>,
@@ -87,6 +130,7 @@ impl Metrics {
             responses: Family::default(),
             open_streams: Gauge::default(),
             upstream_ready: Gauge::default(),
+            routing: Routing::default(),
             first_event: Histogram::new(buckets),
             duration: Histogram::new(buckets),
             tokens: Family::default(),
@@ -105,6 +149,7 @@ impl Metrics {
         registry.register("responses", "Responses by how they ended", self.responses.clone());
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
+        self.routing.register(&mut registry);
         let help = "Time until the upstream's answer began, streamed responses";
         registry.register_with_unit("first_answer", help, Unit::Seconds, self.first_event.clone());
         let help = "Time from request to the end of its response";

@@ -94,7 +94,7 @@ fn stderr(output: &Output) -> &str {
 fn nothing_set_means_the_defaults() {
     let resolved = env(&[]).unwrap();
     assert_eq!(resolved.config, Config::default());
-    assert!(resolved.upstream_key.is_none());
+    assert!(resolved.servers[0].key.is_none());
     assert!(resolved.sources.values().all(|source| source == "default"), "{:?}", resolved.sources);
 }
 
@@ -398,7 +398,7 @@ fn the_key_is_read_from_its_file() {
     let place = Place::with("");
     let path = place.write("key", "  s3cret\n");
     let resolved = place.load(&[("REJOINDER_UPSTREAM__API_KEY_FILE", &path)]).unwrap();
-    assert_eq!(resolved.upstream_key.as_ref().unwrap().expose_secret(), "s3cret");
+    assert_eq!(resolved.servers[0].key.as_ref().unwrap().expose_secret(), "s3cret");
     assert!(!format!("{resolved:?}").contains("s3cret"));
 }
 
@@ -460,6 +460,9 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.tools = ToolsConfig::default();
     config.upstream.url = None;
     config.upstream.api_key_file = None;
+    config.upstream.models = None;
+    config.upstream.max_in_flight = None;
+    config.upstream.extra_body = None;
     config.keys_file = None;
     config.store.url = None;
     assert_eq!(config, Config::default());

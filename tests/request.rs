@@ -59,6 +59,7 @@ fn a_string_is_one_user_message() {
         json!({
             "model": "m",
             "messages": [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hi"}],
+            "return_progress": true,
             "stream": true,
             "stream_options": {"include_usage": true},
         })
@@ -386,7 +387,7 @@ fn fields_that_have_another_name_or_none() {
             "top_p": 0.5, "presence_penalty": 1, "reasoning_effort": "none",
             "chat_template_kwargs": {"enable_thinking": false},
             "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": true}},
-            "user": "u", "stream": false,
+            "user": "u", "return_progress": true, "stream": true, "stream_options": {"include_usage": true},
         })
     );
     let chat = chat_for(&GENERIC, json!({"text": {"format": {"type": "json_object"}}, "top_logprobs": 3}));

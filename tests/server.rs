@@ -9,6 +9,7 @@
 )]
 
 #[path = "support/proxy.rs"]
+#[allow(dead_code)] // shared with tests/upstreams.rs
 mod proxy;
 
 use std::sync::Arc;
@@ -253,8 +254,8 @@ async fn everything_else_passes_through_unchanged() {
         response.text().await.unwrap(),
         "POST /v1/embeddings?a=b%20c | Bearer k | 1 | not really gzip"
     );
-    let models = reqwest::get(format!("{}/codex/v1/models", proxy.base)).await.unwrap().text().await.unwrap();
-    assert_eq!(models, "GET /v1/models | - | - | ");
+    let other = reqwest::get(format!("{}/codex/v1/other", proxy.base)).await.unwrap().text().await.unwrap();
+    assert_eq!(other, "GET /v1/other | - | - | ");
     let upgrade = client.get(format!("{}/v1/responses", proxy.base)).header("upgrade", "websocket");
     let upgrade = upgrade.header("connection", "upgrade").send().await.unwrap();
     assert_eq!(upgrade.status(), 426);
@@ -267,7 +268,7 @@ async fn it_starts_without_an_upstream_and_finds_it_later() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let at = free.local_addr().unwrap();
     drop(free);
-    let proxy = Proxy::start(at, &[], false).await;
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__READY_TIMEOUT", "300ms")], false).await;
     let readyz = format!("{}/readyz", proxy.admin);
     until(async || reqwest::get(&readyz).await.is_ok_and(|r| r.status() == 503)).await;
     let response = proxy.post(STREAM).send().await.unwrap();

@@ -12,7 +12,9 @@ use serde::de::value::StrDeserializer;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{DeveloperMessages, DialectChoice, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets};
+use super::{
+    DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets,
+};
 use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
@@ -33,7 +35,9 @@ enum Kind {
     Choice(fn(&str) -> Result<(), Choices>),
     Duration,
     Filter,
+    Names,
     Path,
+    Table,
     Text,
     Url,
 }
@@ -55,11 +59,19 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
     Key { name: "upstream.url", kind: Kind::Url },
+    Key { name: "upstream.models", kind: Kind::Names },
+    Key { name: "upstream.weight", kind: Kind::Count },
+    Key { name: "upstream.max_in_flight", kind: Kind::Count },
     Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
+    Key { name: "upstream.extra_body", kind: Kind::Table },
+    Key { name: "upstream.pin_slots", kind: Kind::Bool },
+    Key { name: "upstream.ready_timeout", kind: Kind::Duration },
+    Key { name: "upstream.max_waiting", kind: Kind::Count },
+    Key { name: "upstream.stall_timeout", kind: Kind::Duration },
     Key { name: "upstream.connect_timeout", kind: Kind::Duration },
     Key { name: "upstream.response_timeout", kind: Kind::Duration },
     Key { name: "upstream.idle_timeout", kind: Kind::Duration },
@@ -77,6 +89,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.disabled_quirks", kind: Kind::Checked(quirks) },
+    Key { name: "tools.found_tools", kind: Kind::Choice(choice::<FoundTools>) },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
 ];
@@ -129,6 +142,8 @@ impl Key {
                     value,
                 )),
             },
+            Kind::Names => read_names(value),
+            Kind::Table => read_table(value),
             Kind::Path | Kind::Text => match text {
                 Some(text) if text.trim().is_empty() => Err("must not be empty".to_owned()),
                 Some(_) => Ok(value.clone()),
@@ -182,6 +197,39 @@ fn whole_number(value: &Value) -> Option<usize> {
         other => other.as_str().and_then(|text| text.trim().parse().ok()),
     };
     number.and_then(|number| usize::try_from(number).ok())
+}
+
+/// A list of texts, or one text with commas.
+fn read_names(value: &Value) -> Result<Value, String> {
+    let names: Option<Vec<String>> = match value {
+        Value::Array(_, values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
+        other => other.as_str().map(|text| text.split(',').map(str::to_owned).collect()),
+    };
+    let names = names.ok_or_else(|| expected("a list such as [\"qwen3\", \"gpt-5=qwen3\"]", value))?;
+    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
+    match names.iter().find(|name| name.split('=').any(|part| part.trim().is_empty())) {
+        Some(name) => Err(format!("{name:?} is no model name; a name, or name=the server's name for it")),
+        None if names.is_empty() => Err("must not be empty".to_owned()),
+        None => Ok(names.into()),
+    }
+}
+
+/// A table; as text, a JSON object. No message repeats what is in it.
+fn read_table(value: &Value) -> Result<Value, String> {
+    const WANTED: &str = "a table such as { top_k = 40 }, or a JSON object as text";
+    let table = match value {
+        Value::Dict(..) => value.clone(),
+        other => {
+            let text = other.as_str().ok_or_else(|| expected(WANTED, value))?;
+            let object: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(text).map_err(|_| format!("expected {WANTED}"))?;
+            Value::serialize(object).map_err(|_| format!("expected {WANTED}"))?
+        }
+    };
+    match table.as_dict().and_then(|table| table.keys().find(|key| RENDERED.contains(&key.as_str()))) {
+        Some(key) => Err(format!("{key} is rejoinder's own to write")),
+        None => Ok(table),
+    }
 }
 
 fn read_bytes(value: &Value) -> Result<Value, String> {
@@ -260,6 +308,8 @@ fn expected(what: &str, found: &Value) -> String {
     format!("expected {what}, found {found}")
 }
 
+/// Members of a chat body that the translation itself writes and reads back.
+const RENDERED: [&str; 7] = ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
 const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
 const A_STORE: &str = "a URL such as \"redis://127.0.0.1:6379/0\"";
 const MIN_BODY_BYTES: usize = 1024;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
@@ -50,6 +50,8 @@ pub(super) enum Source {
 /// One value of one layer, not yet checked.
 pub(super) struct Entry {
     pub key: &'static Key,
+    /// Which of several `[[upstream]]` it belongs to, counted from 0.
+    pub server: Option<usize>,
     pub value: Value,
     pub source: Source,
 }
@@ -64,6 +66,21 @@ impl fmt::Display for Problem {
             "" => write!(f, "{source}: {message}"),
             key => write!(f, "{source}: {key}: {message}"),
         }
+    }
+}
+
+impl Entry {
+    /// The key as a person would find it: `upstream[1].url` in the second `[[upstream]]`.
+    pub(super) fn name(&self) -> String {
+        place(self.server, self.key.name)
+    }
+}
+
+/// The name of a key within the server's own table, if it has one.
+pub(super) fn place(server: Option<usize>, name: &str) -> String {
+    match (server, name.strip_prefix("upstream")) {
+        (Some(n), Some(rest)) => format!("upstream[{n}]{rest}"),
+        _ => name.to_owned(),
     }
 }
 
@@ -95,22 +112,26 @@ pub(super) fn collect(
     flags: &Flags,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Vec<Result<Entry, Problem>> {
-    let mut found = from_file(flags.config.as_deref());
+    let mut found = from_file(flags);
     found.extend(from_environment(env));
     found.extend(from_flags(flags).into_iter().map(Ok));
     found
 }
 
-fn from_file(named: Option<&Path>) -> Vec<Result<Entry, Problem>> {
-    let candidates = match named {
-        Some(path) => vec![path],
-        None => USUAL_FILES.iter().map(Path::new).collect(),
-    };
-    for path in candidates {
-        let source = Source::File(path.to_owned());
+/// The files that are looked at, in this order, until one is there.
+pub(super) fn files(flags: &Flags) -> Vec<PathBuf> {
+    match &flags.config {
+        Some(path) => vec![path.clone()],
+        None => USUAL_FILES.iter().map(PathBuf::from).collect(),
+    }
+}
+
+fn from_file(flags: &Flags) -> Vec<Result<Entry, Problem>> {
+    for path in files(flags) {
+        let source = Source::File(path.clone());
         match std::fs::read_to_string(path) {
             Ok(text) => return parse(&text, &source),
-            Err(error) if named.is_none() && error.kind() == ErrorKind::NotFound => {}
+            Err(error) if flags.config.is_none() && error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 return vec![Err(source.problem("", format!("cannot read the configuration file: {error}")))];
             }
@@ -123,7 +144,7 @@ fn parse(text: &str, source: &Source) -> Vec<Result<Entry, Problem>> {
     match Toml::from_str::<Dict>(text) {
         Ok(document) => {
             let mut found = Vec::new();
-            flatten("", document, source, &mut found);
+            flatten("", document, None, source, &mut found);
             found
         }
         Err(error) => {
@@ -135,25 +156,50 @@ fn parse(text: &str, source: &Source) -> Vec<Result<Entry, Problem>> {
     }
 }
 
-fn flatten(above: &str, table: Dict, source: &Source, found: &mut Vec<Result<Entry, Problem>>) {
+fn flatten(
+    above: &str,
+    table: Dict,
+    server: Option<usize>,
+    source: &Source,
+    found: &mut Vec<Result<Entry, Problem>>,
+) {
     for (name, value) in table {
         let name = if above.is_empty() { name } else { format!("{above}.{name}") };
         let value = match value {
             Value::Dict(_, table) if is_section(&name) => {
-                flatten(&name, table, source, found);
+                flatten(&name, table, None, source, found);
+                continue;
+            }
+            Value::Array(_, tables) if name == "upstream" => {
+                for (n, table) in tables.into_iter().enumerate() {
+                    match table {
+                        Value::Dict(_, table) => {
+                            if !table.contains_key("url") {
+                                let name = place(Some(n), "upstream.url");
+                                found.push(Err(source.problem(&name, "must be set, as there are several")));
+                            }
+                            flatten(&name, table, Some(n), source, found);
+                        }
+                        _ => {
+                            let name = place(Some(n), &name);
+                            found.push(Err(source.problem(&name, "expected a table, as in [[upstream]]")));
+                        }
+                    }
+                }
                 continue;
             }
             value => value,
         };
         let key = if name == "upstream" { "upstream.url" } else { &name };
         found.push(match Key::named(key) {
-            Some(key) => Ok(Entry { key, value, source: source.clone() }),
+            Some(key) => Ok(Entry { key, server, value, source: source.clone() }),
             None if is_section(&name) => {
                 Err(source.problem(&name, format!("expected a table, as in [{name}]")))
             }
             None => {
                 let keys = KEYS.iter().map(|key| key.name.to_owned());
-                Err(source.problem(&name, format!("unknown key{}", did_you_mean(&name, keys))))
+                let message = format!("unknown key{}", did_you_mean(&name, keys));
+                Err(source.problem(&place(server, &name), message))
             }
         });
     }
@@ -179,7 +225,7 @@ fn from_environment(env: impl IntoIterator<Item = (OsString, OsString)>) -> Vec<
             (Some(key), Ok(_)) if other => {
                 Err(source.problem(key.name, format!("{URL_ALIAS} sets the same key to another value")))
             }
-            (Some(key), Ok(value)) => Ok(Entry { key, value: value.into(), source }),
+            (Some(key), Ok(value)) => Ok(Entry { key, server: None, value: value.into(), source }),
             (None, Ok(value)) if is_service_link(&name, &value) => continue,
             (None, Ok(_)) => {
                 let known = KEYS.iter().map(Key::variable);
@@ -201,7 +247,7 @@ fn from_flags(flags: &Flags) -> Vec<Entry> {
         .into_iter()
         .filter_map(|(key, flag, value)| {
             let value = Value::from(value.as_deref()?);
-            Some(Entry { key: Key::named(key)?, value, source: Source::Flag(flag) })
+            Some(Entry { key: Key::named(key)?, server: None, value, source: Source::Flag(flag) })
         })
         .collect()
 }

@@ -4,18 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::Serialized;
+use figment::value::Value;
 use http::HeaderValue;
 use reqwest::Url;
 use secrecy::SecretString;
 
-use super::Config;
-use super::keys::KEYS;
-use super::layers::{self, Flags, Problem, Source};
+use super::keys::{KEYS, Key};
+use super::layers::{self, Flags, Problem, Source, place};
+use super::{Config, UpstreamConfig};
 use crate::keyring::Keyring;
 
 /// A configuration that passed every check.
@@ -23,12 +24,23 @@ use crate::keyring::Keyring;
 pub struct Resolved {
     /// The effective values; `upstream.url` has no trailing slash and no `/v1`.
     pub config: Config,
-    /// The content of `upstream.api_key_file`.
-    pub upstream_key: Option<SecretString>,
+    /// The servers behind, at least one; only the single server of `[upstream]` may be without a URL.
+    pub servers: Vec<ServerConfig>,
     /// The keys of `keys_file`, or one of this start's own.
     pub keyring: Arc<Keyring>,
     /// Where each key's value came from: `default`, a file's path, `env NAME` or `flag --name`.
     pub sources: BTreeMap<String, String>,
+    /// The flags that were read, for [`Resolved::again`].
+    flags: Flags,
+}
+
+/// One server behind.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Its effective values.
+    pub config: UpstreamConfig,
+    /// The content of its `api_key_file`.
+    pub key: Option<SecretString>,
 }
 
 /// Reads the file, this process's environment and the flags, each overriding the one before.
@@ -44,9 +56,11 @@ pub fn load_from(
     let mut problems = Vec::new();
     let mut figment = Figment::from(Serialized::defaults(Config::default()));
     let mut checks = Checks {
-        sources: KEYS.iter().map(|key| (key.name, Source::Default)).collect(),
+        sources: KEYS.iter().map(|key| (key.name.to_owned(), Source::Default)).collect(),
         bad: BTreeSet::new(),
     };
+    // values of `[[upstream]]` tables, and where the tables are
+    let mut tables: BTreeMap<usize, Vec<(&'static str, Value)>> = BTreeMap::new();
     for found in layers::collect(flags, env) {
         let entry = match found {
             Ok(entry) => entry,
@@ -55,34 +69,59 @@ pub fn load_from(
                 continue;
             }
         };
-        let name = entry.key.name;
+        let name = entry.name();
         match entry.key.read(&entry.value) {
             Ok(value) => {
-                figment = figment.merge((name, value));
+                match entry.server {
+                    Some(n) => tables.entry(n).or_default().push((entry.key.name, value)),
+                    None => {
+                        // a URL from a stronger layer stands for all the file's servers
+                        if entry.key.name == "upstream.url" {
+                            tables.clear();
+                        }
+                        figment = figment.merge((entry.key.name, value.clone()));
+                        for table in tables.values_mut() {
+                            table.push((entry.key.name, value.clone()));
+                        }
+                    }
+                }
                 checks.sources.insert(name, entry.source);
             }
             Err(message) => {
-                problems.push(entry.source.problem(name, message));
+                problems.push(entry.source.problem(&name, message));
                 checks.bad.insert(name);
             }
         }
     }
-    let config: Config = match figment.extract() {
-        Ok(config) => config,
-        Err(error) => {
-            problems.push(Source::Default.problem("", error.to_string()));
-            return Err(problems);
-        }
+    let mut extract = |figment: &Figment| {
+        let config = figment.extract::<Config>();
+        config.map_err(|error| problems.push(Source::Default.problem("", error.to_string()))).ok()
     };
-    problems.extend(checks.addresses(&config));
+    let mut places = Vec::new();
+    for (n, values) in tables {
+        let figment = values
+            .into_iter()
+            .filter(|(key, _)| key.starts_with("upstream."))
+            .fold(Figment::from(Serialized::defaults(Config::default())), Figment::merge);
+        places.extend(extract(&figment).map(|config| (Some(n), config.upstream)));
+    }
+    let Some(config) = extract(&figment) else { return Err(problems) };
+    if places.is_empty() {
+        places.push((None, config.upstream.clone()));
+    }
+    problems.extend(checks.addresses(&config, &places));
     problems.extend(checks.silences(&config));
-    let upstream_key = match config.upstream.api_key_file.as_deref().map(read_key).transpose() {
-        Ok(key) => key,
-        Err(message) => {
-            problems.push(checks.problem(&["upstream.api_key_file"], message));
-            None
-        }
-    };
+    let mut servers = Vec::new();
+    for (server, config) in places {
+        let key = match config.api_key_file.as_deref().map(read_key).transpose() {
+            Ok(key) => key,
+            Err(message) => {
+                problems.push(checks.problem(&[&place(server, "upstream.api_key_file")], message));
+                None
+            }
+        };
+        servers.push(ServerConfig { config, key });
+    }
     problems.extend(checks.shared_store(&config));
     let keyring = match config.keys_file.as_deref().map_or_else(Keyring::generate, Keyring::read) {
         Ok(keyring) if problems.is_empty() => Arc::new(keyring),
@@ -92,35 +131,105 @@ pub fn load_from(
             return Err(problems);
         }
     };
-    let sources =
-        checks.sources.into_iter().map(|(key, source)| (key.to_owned(), source.to_string())).collect();
-    Ok(Resolved { config, upstream_key, keyring, sources })
+    let sources = checks.sources.into_iter().map(|(key, source)| (key, source.to_string())).collect();
+    Ok(Resolved { config, servers, keyring, sources, flags: flags.clone() })
 }
 
 impl Resolved {
+    /// Reads everything again, with the same flags.
+    ///
+    /// # Errors
+    /// Everything that is wrong now.
+    pub fn again(&self) -> Result<Resolved, Vec<Problem>> {
+        load(&self.flags)
+    }
+
+    /// The files that a change of the configuration may be in.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let keys = self.servers.iter().filter_map(|server| server.config.api_key_file.clone());
+        layers::files(&self.flags).into_iter().chain(keys).collect()
+    }
+
+    /// Keys whose values differ from `other`'s, those of the servers behind left out.
+    pub fn changed_keys(&self, other: &Resolved) -> Vec<&'static str> {
+        let document = |resolved: &Resolved| serde_json::to_value(&resolved.config).unwrap_or_default();
+        let (one, two) = (document(self), document(other));
+        let pointer = |key: &Key| format!("/{}", key.name.replace('.', "/"));
+        KEYS.iter()
+            .filter(|key| !key.name.starts_with("upstream."))
+            .filter(|key| one.pointer(&pointer(key)) != two.pointer(&pointer(key)))
+            .map(|key| key.name)
+            .collect()
+    }
+
     /// The effective values as a TOML document that names the source of each; it shows no secret.
     pub fn to_toml(&self) -> String {
         let mut shown = self.config.clone();
-        shown.upstream.url = shown.upstream.url.as_deref().map(redact_url);
         shown.store.url = shown.store.url.as_deref().map(redact_url);
         let document = serde_json::to_value(&shown).unwrap_or_default();
+        let several = self.servers.len() > 1 || self.sources.contains_key("upstream[0].url");
         let mut text = String::new();
         let mut section = "";
         for key in KEYS {
             let (above, name) = key.name.split_once('.').unwrap_or(("", key.name));
             if above != section {
                 section = above;
-                text.push_str(&format!("\n[{section}]\n"));
+                match section {
+                    "upstream" => self.servers_toml(several, &mut text),
+                    _ => text.push_str(&format!("\n[{section}]\n")),
+                }
             }
-            let source = self.sources.get(key.name).map_or("default", String::as_str);
-            // JSON escapes what TOML does in a string, but for DEL
-            let line = match document.pointer(&format!("/{}", key.name.replace('.', "/"))) {
-                None | Some(serde_json::Value::Null) => format!("# {name} is not set"),
-                Some(value) => format!("{name} = {}", value.to_string().replace('\u{7f}', "\\u007f")),
-            };
-            text.push_str(&format!("{line}  # {}\n", source.replace(char::is_control, "?")));
+            if section != "upstream" {
+                let value = document.pointer(&format!("/{}", key.name.replace('.', "/")));
+                self.line(name, value, key.name, &mut text);
+            }
         }
         text
+    }
+
+    fn servers_toml(&self, several: bool, text: &mut String) {
+        for (n, server) in self.servers.iter().enumerate() {
+            let mut shown = server.config.clone();
+            shown.url = shown.url.as_deref().map(redact_url);
+            let document = serde_json::to_value(&shown).unwrap_or_default();
+            text.push_str(if several { "\n[[upstream]]\n" } else { "\n[upstream]\n" });
+            for key in KEYS {
+                let Some(name) = key.name.strip_prefix("upstream.") else { continue };
+                let own = place(several.then_some(n), key.name);
+                let from_all = self.sources.get(key.name).filter(|source| *source != "default");
+                let key = if from_all.is_some() { key.name } else { &own };
+                self.line(name, document.get(name), key, text);
+            }
+        }
+    }
+
+    fn line(&self, name: &str, value: Option<&serde_json::Value>, key: &str, text: &mut String) {
+        let source = self.sources.get(key).map_or("default", String::as_str);
+        let line = match value {
+            None | Some(serde_json::Value::Null) => format!("# {name} is not set"),
+            Some(value) => format!("{name} = {}", toml(value)),
+        };
+        text.push_str(&format!("{line}  # {}\n", source.replace(char::is_control, "?")));
+    }
+}
+
+/// A value as TOML writes it on one line. JSON escapes what TOML does in a string, but for DEL.
+fn toml(value: &serde_json::Value) -> String {
+    use serde_json::Value::{Array, Null, Object};
+    match value {
+        Array(values) => {
+            let values: Vec<String> = values.iter().map(toml).collect();
+            format!("[{}]", values.join(", "))
+        }
+        Object(members) => {
+            let members: Vec<String> = members
+                .iter()
+                .filter(|(_, value)| **value != Null)
+                .map(|(key, value)| format!("{} = {}", toml(&key.as_str().into()), toml(value)))
+                .collect();
+            format!("{{ {} }}", members.join(", "))
+        }
+        value => value.to_string().replace('\u{7f}', "\\u007f"),
     }
 }
 
@@ -136,15 +245,15 @@ pub fn redact_url(url: &str) -> String {
 
 /// The checks that look at more than one key.
 struct Checks {
-    sources: BTreeMap<&'static str, Source>,
+    sources: BTreeMap<String, Source>,
     /// Keys with a problem of their own, which would only cause a second one.
-    bad: BTreeSet<&'static str>,
+    bad: BTreeSet<String>,
 }
 
 impl Checks {
     /// A problem among keys, blamed on the first that somebody set.
     fn problem(&self, keys: &[&str], message: impl Into<String>) -> Problem {
-        let set = keys.iter().filter_map(|key| Some((*key, self.sources.get(key)?)));
+        let set = keys.iter().filter_map(|key| Some((*key, self.sources.get(*key)?)));
         match set.clone().find(|(_, source)| **source != Source::Default).or(set.clone().next()) {
             Some((key, source)) => source.problem(key, message),
             None => Source::Default.problem("", message),
@@ -152,20 +261,27 @@ impl Checks {
     }
 
     fn good(&self, keys: &[&str]) -> bool {
-        keys.iter().all(|key| !self.bad.contains(key))
+        keys.iter().all(|key| !self.bad.contains(*key))
     }
 
-    fn addresses(&self, config: &Config) -> Vec<Problem> {
+    fn addresses(&self, config: &Config, servers: &[(Option<usize>, UpstreamConfig)]) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.good(&["listen", "admin"]) && collide(config.listen, config.admin) {
             let message = format!("listen ({}) and admin ({}) must differ", config.listen, config.admin);
             problems.push(self.problem(&["admin", "listen"], message));
         }
-        let url = config.upstream.url.as_deref().and_then(|url| Url::parse(url).ok());
-        let target = url.as_ref().and_then(target);
-        if self.good(&["listen", "upstream.url"]) && target.is_some_and(|to| collide(config.listen, to)) {
-            let message = format!("points back at rejoinder's own listen address ({})", config.listen);
-            problems.push(self.problem(&["upstream.url"], message));
+        let mut urls = BTreeSet::new();
+        for (server, upstream) in servers {
+            let key = place(*server, "upstream.url");
+            let url = upstream.url.as_deref().and_then(|url| Url::parse(url).ok());
+            let target = url.as_ref().and_then(target);
+            if self.good(&["listen", &key]) && target.is_some_and(|to| collide(config.listen, to)) {
+                let message = format!("points back at rejoinder's own listen address ({})", config.listen);
+                problems.push(self.problem(&[&key], message));
+            }
+            if url.is_some_and(|url| !urls.insert(url.to_string())) {
+                problems.push(self.problem(&[&key], "names a server that stands above already"));
+            }
         }
         problems
     }

@@ -4,6 +4,7 @@ use http::{Request, Response, StatusCode};
 
 use super::App;
 use super::reply::{ResponseBody, full};
+use crate::telemetry::Server;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -16,7 +17,7 @@ pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
             Err(reason) => full(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
         },
         "/metrics" => {
-            app.metrics.upstream_ready.set(i64::from(app.upstream.state().ready.is_ok()));
+            measure(app);
             full(StatusCode::OK, OPEN_METRICS, app.metrics.encode())
         }
         _ => full(StatusCode::NOT_FOUND, TEXT, "try /healthz, /readyz or /metrics\n"),
@@ -27,5 +28,20 @@ fn readiness(app: &App) -> Result<(), String> {
     if app.draining.is_cancelled() {
         return Err("draining".to_owned());
     }
-    app.upstream.state().ready.map_err(|reason| format!("upstream: {reason}"))
+    app.upstream.ready().map_err(|reason| format!("upstream: {reason}"))
+}
+
+/// What is not counted but looked up.
+fn measure(app: &App) {
+    app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
+    let routing = &app.metrics.routing;
+    // servers come and go with the configuration
+    routing.up.clear();
+    routing.in_flight.clear();
+    for seen in app.upstream.seen() {
+        let server = Server { upstream: seen.label };
+        routing.up.get_or_create(&server).set(i64::from(seen.ready.is_ok()));
+        routing.in_flight.get_or_create(&server).set(i64::try_from(seen.in_flight).unwrap_or(i64::MAX));
+    }
+    routing.waiting.set(i64::try_from(app.upstream.waiting()).unwrap_or(i64::MAX));
 }

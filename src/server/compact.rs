@@ -12,14 +12,14 @@ use serde_json::{Value, json as value};
 use super::job::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, body};
-use crate::driver::unix_now;
+use crate::driver::{Answer, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
 use crate::translate::draft::{self, Draft};
 use crate::translate::listing::{elements, input_id, listed};
 use crate::translate::plan::{Compact, Plan};
-use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{self, Target};
+use crate::translate::transcoder::Transcoder;
+use crate::upstream::{Target, too_late};
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
 ///
@@ -32,14 +32,14 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut parts, incoming) = request.into_parts();
     let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let target = app.upstream.wait_target().await?;
     parts.headers.insert("x-request-id", request_id.clone());
     let (asks, own) = {
         let text = draft::text(&body)?;
         let draft = Draft::read(&text)?;
         (draft.asks()?, draft.stored_input(&Default::default()))
     };
-    let job = Job::new(&app, parts.headers, body, asks).await?;
+    let job = Arc::new(Job::new(&app, parts.headers, body, asks).await?);
+    let target = job.target(&app).await?;
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
     let id = transcoder.id();
     let context = job.past.context();
@@ -80,7 +80,7 @@ pub(super) struct Made {
 ///
 /// # Errors
 /// As [`answer`].
-pub(super) async fn before(app: &App, job: &Job, target: &Target) -> Result<Option<Made>, Error> {
+pub(super) async fn before(app: &Arc<App>, job: &Arc<Job>, target: &Target) -> Result<Option<Made>, Error> {
     let transcoder = summarise(app, job, target, Compact::Replacing).await?;
     let made = elements(&format!("[{}]", transcoder.snapshot().output)).first().and_then(|item| {
         let parsed: Value = serde_json::from_str(item.get()).ok()?;
@@ -91,20 +91,28 @@ pub(super) async fn before(app: &App, job: &Job, target: &Target) -> Result<Opti
     Ok(made)
 }
 
-async fn summarise(app: &App, job: &Job, target: &Target, how: Compact) -> Result<Transcoder, Error> {
-    let plan = job.plan_with(app, target, None, |options| {
-        options.compact = Some(how);
-        options.stream = Some(false);
-    })?;
-    let Plan { body, reply, notes, .. } = plan;
+async fn summarise(
+    app: &Arc<App>,
+    job: &Arc<Job>,
+    target: &Target,
+    how: Compact,
+) -> Result<Transcoder, Error> {
+    let (of, planner) = (app.clone(), job.clone());
+    let plan = move |target: &Target| {
+        planner.plan_with(&of, target, None, |options| {
+            options.compact = Some(how);
+            options.stream = Some(false);
+        })
+    };
+    let Plan { body, chat_stream, reply, notes, .. } = plan(target)?;
     super::job::count(app, &notes);
-    let response = app.upstream.chat(target, body, &job.headers, false).await?;
-    let answer = upstream::whole(response, app.upstream.response_timeout()).await?;
+    let limit = app.upstream.response_timeout();
+    let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
+    let answer = Answer::of(sent, limit).await?;
     let mut transcoder =
         Transcoder::new(reply, Ids::new(uuid::Uuid::now_v7().simple().to_string()), unix_now());
-    let mut unused = Vec::new();
-    transcoder.chunk(&String::from_utf8_lossy(&answer), unix_now(), &mut unused);
-    transcoder.end(End::Eof, unix_now(), &mut unused);
+    let read = answer.read(&mut transcoder, app.upstream.idle_timeout());
+    tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?;
     match transcoder.failure() {
         Some(error) => Err(error.clone()),
         None => Ok(transcoder),

@@ -20,8 +20,8 @@ use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
 use crate::translate::draft::{self, Asks, Draft};
 use crate::translate::plan::Plan;
-use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream;
+use crate::translate::transcoder::Transcoder;
+use crate::upstream::too_late;
 
 pub async fn answer(
     app: Arc<App>,
@@ -31,21 +31,21 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (mut parts, incoming) = request.into_parts();
     let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    let target = app.upstream.wait_target().await?;
     parts.headers.insert("x-request-id", request_id.clone());
-    let (job, plan, input) = {
+    let (job, target, plan, input) = {
         let text = draft::text(&body)?;
         let draft = Draft::read(&text)?;
         let asks = draft.asks()?;
         let job = Job::new(&app, parts.headers, body.clone(), asks).await?;
+        let target = job.target(&app).await?;
         let context = job.past.context();
         let plan = draft.plan(&job.options(&app, &target), &context)?;
         let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
         drop(context);
-        (job, plan, input)
+        (job, target, plan, input)
     };
     drop(body);
-    let Plan { body, stream, model, reply, notes, droppable_turns } = plan;
+    let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
@@ -54,18 +54,11 @@ pub async fn answer(
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
-    let sent = send(app.clone(), job, target, body, droppable_turns, stream);
+    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, chat_stream);
     if !stream {
         return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
-    let sent: Sent = Box::pin(async move {
-        let Answered { response, compaction } = sent.await?;
-        let answer = Answer::of(response, limit).await?;
-        Ok(match compaction {
-            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
-            None => answer,
-        })
-    });
+    let sent: Sent = Box::pin(async move { sent.await?.answer(limit).await });
     if asks.background {
         return background(app, scope, &asks, transcoder, sent, begun, keep).await;
     }
@@ -179,18 +172,14 @@ async fn whole(
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, over: false };
-    let answer = async {
-        let Answered { response, compaction } = sent.await?;
-        Ok::<_, Error>((upstream::whole(response, limit).await?, compaction))
-    };
-    let (answer, compaction) = waiting.through(answer).await?;
-    let text = String::from_utf8_lossy(&answer);
-    let mut unused = Vec::new();
-    if let Some(blob) = compaction {
-        transcoder.compacted(&blob, &mut unused);
-    }
-    transcoder.chunk(&text, unix_now(), &mut unused);
-    transcoder.end(End::Eof, unix_now(), &mut unused);
+    let idle_timeout = app.upstream.idle_timeout();
+    waiting
+        .through(async {
+            let answer = sent.await?.answer(limit).await?;
+            let read = answer.read(&mut transcoder, idle_timeout);
+            tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
+        })
+        .await?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     if let Some(error) = transcoder.failure() {
         return Err(error.clone());

@@ -2,22 +2,25 @@
 //! in which it is planned anew before the upstream takes it. It must not answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header;
 use serde_json::value::RawValue;
 
+use super::compact::Made;
 use super::state::Past;
-use super::{App, compact, tokens};
+use super::{App, compact, conversation, tokens};
 use crate::config::{Config, read_budgets};
+use crate::driver::Answer;
 use crate::error::{Error, Kind};
 use crate::keyring::Caller;
 use crate::store::Scope;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::upstream::Target;
+use crate::upstream::{CHAT, ChatRequest, Route, Sent, Target};
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
@@ -28,6 +31,7 @@ pub struct Job {
     pub scope: Scope,
     pub asks: Asks,
     pub past: Past,
+    pub route: Route,
 }
 
 impl Job {
@@ -40,21 +44,55 @@ impl Job {
         let scope = caller.scope();
         let past = Past::load(app, scope, &asks).await?;
         let wishes = Wishes::read(&headers, &app.config);
-        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past })
+        let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+        let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
+        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, route })
     }
 
-    pub fn options<'a>(&'a self, app: &'a App, target: &Target) -> PlanOptions<'a> {
+    /// How the server that it will likely go to reads it.
+    ///
+    /// # Errors
+    /// 404 when no server has the model.
+    pub async fn target(&self, app: &App) -> Result<Target, Error> {
+        match self.route.model.as_str() {
+            // the plan refuses it, in better words
+            "" => Ok(Target::unknown()),
+            _ => app.upstream.likely(&self.route).await,
+        }
+    }
+
+    /// What goes upstream: `body` where the server reads like `likely`, and what `again` plans for any other.
+    pub fn chat(
+        &self,
+        likely: &Target,
+        body: Vec<u8>,
+        stream: bool,
+        again: impl Fn(&Target) -> Result<Plan, Error> + Send + Sync + 'static,
+    ) -> ChatRequest {
+        let likely = likely.clone();
+        let render = move |target: &Target| match target.reads_like(&likely) {
+            true => Ok(body.clone()),
+            false => again(target).map(|plan| plan.body),
+        };
+        let (route, headers) = (self.route.clone(), self.headers.clone());
+        ChatRequest { route, path: CHAT, headers, stream, body: Arc::new(render) }
+    }
+
+    pub fn options<'a>(&'a self, app: &'a App, target: &'a Target) -> PlanOptions<'a> {
         PlanOptions {
             dialect: target.dialect,
             default_model: app.config.default_model.as_deref(),
+            upstream_model: target.model.as_deref(),
+            extra_body: target.extra_body.as_ref(),
             developer_messages: app.config.developer_messages,
             alternate_roles: target.alternate_roles,
             reasoning: app.config.reasoning,
             refusal_as_text: is_codex(&self.headers),
             sees: target.sees,
             wrappers: Some(&self.wishes.wrappers),
-            budgets: &self.wishes.budgets,
+            budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
             quirks_off: &self.wishes.quirks_off,
+            found_tools: app.config.tools.found_tools,
             seal: Some(self.caller.clone()),
             drop_turns: 0,
             compact: None,
@@ -81,50 +119,74 @@ impl Job {
 
 /// What the upstream answered, and the summary that was made before it was asked.
 pub struct Answered {
-    pub response: reqwest::Response,
+    pub response: Sent,
     pub compaction: Option<String>,
+}
+
+impl Answered {
+    /// Reads on until it is known in which form it comes.
+    ///
+    /// # Errors
+    /// As [`Answer::of`].
+    pub async fn answer(self, limit: Duration) -> Result<Answer, Error> {
+        let answer = Answer::of(self.response, limit).await?;
+        Ok(match self.compaction {
+            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
+            None => answer,
+        })
+    }
 }
 
 /// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
 /// `truncation: "auto"` the oldest turns are left out until the server takes it.
 pub async fn send(
     app: Arc<App>,
-    job: Job,
+    job: Arc<Job>,
     target: Target,
     mut body: Vec<u8>,
     mut droppable: usize,
     stream: bool,
 ) -> Result<Answered, Error> {
-    let mut summary = None;
+    let mut summary: Option<Arc<Made>> = None;
     if let Some(threshold) = job.asks.compact_threshold
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
-        && tokens::count(&app, &target, &job.headers, &body).await? >= threshold
+        && tokens::count(&app, &job, &target, &body).await? >= threshold
     {
-        summary = compact::before(&app, &job, &target).await?;
-        let plan = job.plan_with(&app, &target, summary.as_ref().map(|made| &*made.item), |_| {})?;
+        summary = compact::before(&app, &job, &target).await?.map(Arc::new);
+        let plan = job.plan_with(&app, &target, item(&summary), |_| {})?;
         (body, droppable) = (plan.body, plan.droppable_turns);
     }
     let mut dropped = 0;
     loop {
-        let refused = match app.upstream.chat(&target, body, &job.headers, stream).await {
+        let (planner, of, with) = (job.clone(), app.clone(), summary.clone());
+        let request = job.chat(&target, body, stream, move |target| {
+            planner.plan_with(&of, target, item(&with), |options| options.drop_turns = dropped)
+        });
+        let refused = match app.upstream.send(request).await {
             Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
             Err(error) => return Err(error),
-            Ok(response) => return Ok(Answered { response, compaction: summary.map(|made| made.blob) }),
+            Ok(response) => {
+                return Ok(Answered { response, compaction: summary.map(|made| made.blob.clone()) });
+            }
         };
         dropped += droppable.div_ceil(4);
         tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
         app.metrics.note("truncated");
-        let made = summary.as_ref().map(|made| &*made.item);
-        let plan = job.plan_with(&app, &target, made, |options| options.drop_turns = dropped)?;
+        let plan = job.plan_with(&app, &target, item(&summary), |options| options.drop_turns = dropped)?;
         (body, droppable) = (plan.body, plan.droppable_turns);
     }
+}
+
+/// The item that a summary is to a plan.
+fn item(made: &Option<Arc<Made>>) -> Option<&RawValue> {
+    made.as_deref().map(|made| &*made.item)
 }
 
 /// What headers and configuration ask for, the request's own header first.
 pub struct Wishes {
     wrappers: Wrappers,
-    budgets: Vec<(String, u64)>,
+    budgets: Option<Vec<(String, u64)>>,
     quirks_off: Vec<String>,
 }
 
@@ -150,14 +212,12 @@ impl Wishes {
             }
             None => None,
         };
-        let configured =
-            || config.upstream.reasoning_budget_tokens.as_deref().and_then(|text| read_budgets(text).ok());
         Wishes {
             wrappers: Wrappers {
                 web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
                 file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
             },
-            budgets: budgets.or_else(configured).unwrap_or_default(),
+            budgets,
             quirks_off: config
                 .tools
                 .disabled_quirks

@@ -3,11 +3,14 @@
 mod admin;
 mod body;
 mod compact;
+mod conversation;
 mod conversations;
 mod create;
 mod job;
+mod models;
 mod passthrough;
 mod query;
+mod reload;
 mod reply;
 mod routes;
 mod runs;
@@ -64,10 +67,13 @@ pub(crate) struct App {
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let mut builder = if std::env::var("RJ_RT").is_ok() {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let runtime =
+        builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let result = runtime.block_on(serve(resolved));
     runtime.shutdown_background();
     result
@@ -79,14 +85,16 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let admin = listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let own = address(&listener)?;
-    let upstream = Upstream::new(&resolved)?;
+    let metrics = Metrics::new();
+    let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
         admin = %address(&admin)?,
         "rejoinder is listening"
     );
-    tokio::spawn(upstream.clone().watch(own.port()));
+    upstream.watch(own.port());
+    tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
     let store = store::open(&resolved)?;
     let app = Arc::new(App {
         keyring: resolved.keyring,
@@ -94,7 +102,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         store,
         config: resolved.config,
         upstream,
-        metrics: Metrics::new(),
+        metrics,
         cut: CancellationToken::new(),
         draining: CancellationToken::new(),
     });
@@ -182,7 +190,8 @@ where
         }
         let app = app.clone();
         let service = service_fn(move |request| {
-            let answer = handle(app.clone(), request);
+            // 22 KB that the connection would otherwise hold for as long as it lives
+            let answer = Box::pin(handle(app.clone(), request));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

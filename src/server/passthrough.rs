@@ -25,7 +25,6 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 ];
 
 pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
-    let target = app.upstream.wait_target().await?;
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     // Codex's backend paths, for what is not /codex/v1/responses
@@ -37,11 +36,11 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Re
     } else {
         reqwest::Body::default()
     };
-    let answer = app.upstream.pass(&target, parts.method, path, headers, body).await?;
+    let answer = app.upstream.pass(parts.method, path, headers, body).await?;
     let mut response = Response::new(());
-    *response.status_mut() = answer.status();
-    *response.headers_mut() = end_to_end(answer.headers().clone());
-    let frames = answer.bytes_stream().map_ok(Frame::data).map_err(|error| error.without_url().into());
+    *response.status_mut() = answer.response.status();
+    *response.headers_mut() = end_to_end(answer.response.headers().clone());
+    let frames = answer.into_stream().map_ok(Frame::data).map_err(|error| error.without_url().into());
     Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
 }
 

@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, body, compact, conversations, create, passthrough, stored, tokens};
+use super::{App, body, compact, conversations, create, models, passthrough, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -32,6 +32,8 @@ enum Route<'a> {
     Conversations(&'a str),
     NotAllowed,
     Health,
+    /// The list of models, or one of them.
+    Models(Option<&'a str>),
     Pass,
 }
 
@@ -44,6 +46,7 @@ impl Route<'_> {
             Route::Stored(..) => "stored",
             Route::Conversations(_) => "conversations",
             Route::Health => "health",
+            Route::Models(_) => "models",
             Route::Pass => "passthrough",
         }
     }
@@ -58,6 +61,11 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
         let rest = names.iter().find_map(|base| path.strip_prefix(base))?;
         (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
     };
+    if method == Method::GET
+        && let Some(id) = below(&["/v1/models", "/models", "/codex/v1/models"])
+    {
+        return Route::Models(Some(id).filter(|id| !id.is_empty()));
+    }
     if let Some(rest) = below(&["/v1/conversations", "/conversations"]) {
         return match method {
             &Method::OPTIONS => Route::Pass,
@@ -118,6 +126,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 conversations::answer(&app, scope, &method, rest, &query, &body).await
             }
             Route::Health => Ok(health(&app)),
+            Route::Models(id) => models::answer(&app, request, id).await,
             Route::Pass => passthrough::answer(&app, request).await,
         }
     }
@@ -178,7 +187,7 @@ fn request_id(request: &Request<Incoming>) -> HeaderValue {
 
 /// As llama-server words it, so that what watched the server can watch us.
 fn health(app: &App) -> Response<ResponseBody> {
-    match app.upstream.state().ready {
+    match app.upstream.ready() {
         Ok(()) => reply::json(StatusCode::OK, "{\"status\":\"ok\"}"),
         Err(reason) => {
             let error = Error::new(Kind::Unavailable, "The upstream server is not ready.").detail(reason);
@@ -204,7 +213,9 @@ mod tests {
             (Method::GET, "/v1/conversations/conv_1", "conversations"),
             (Method::GET, "/v1/conversationsx", "passthrough"),
             (Method::GET, "/v1/responsesx", "passthrough"),
-            (Method::GET, "/v1/models", "passthrough"),
+            (Method::GET, "/v1/models", "models"),
+            (Method::GET, "/codex/v1/models/org/name", "models"),
+            (Method::GET, "/v1/modelsx", "passthrough"),
             (Method::POST, "/v1/chat/completions", "passthrough"),
             (Method::GET, "/health", "health"),
         ] {

@@ -27,7 +27,7 @@ pub use waiting::Room;
 
 use self::ask::{Asker, Write};
 use self::link::Link;
-use self::record::{Codec, ITEM, Kind, name};
+use self::record::{Codec, HEAD, ITEM, Kind, name};
 use self::runs::Logs;
 use super::{Chain, Conversation, Health, Scope, SharedRuns, Store, StoreError, StoredItem, Turn};
 use crate::config::{StoreConfig, redact_url};
@@ -61,11 +61,11 @@ impl RedisStore {
     }
 
     fn read_turn(&self, scope: Scope, id: &str, record: &[u8]) -> Option<Turn> {
-        let turn = self.link.asker.codec.read_turn(&name(scope, Kind::Turn, id), id, record);
-        if turn.is_none() {
-            tracing::debug!(response = id, "a stored response is not readable");
-        }
-        turn
+        readable(self.link.asker.codec.read_turn(&name(scope, Kind::Turn, id), id, record), id)
+    }
+
+    fn read_head(&self, key: &str, id: &str, record: Option<&[u8]>) -> Option<Conversation> {
+        readable(self.link.asker.codec.read_head(key, record?), id)
     }
 
     async fn delete_key(&self, key: &str) -> Result<bool, StoreError> {
@@ -129,7 +129,7 @@ impl Store for RedisStore {
         }
         let key = name(scope, Kind::Conversation, id);
         let (record,): (Option<Vec<u8>>,) = self.link.call(&self.link.asker.head(&key)).await?;
-        Ok(record.and_then(|record| self.link.asker.codec.read_head(&key, &record)))
+        Ok(self.read_head(&key, id, record.as_deref()))
     }
 
     async fn delete_conversation(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
@@ -139,13 +139,16 @@ impl Store for RedisStore {
     async fn items(&self, scope: Scope, conversation: &str) -> Result<Option<Vec<StoredItem>>, StoreError> {
         let key = name(scope, Kind::Conversation, conversation);
         let (fields,): (Vec<(Vec<u8>, Vec<u8>)>,) = self.link.call(&self.link.asker.items(&key)).await?;
-        let codec = &self.link.asker.codec;
-        let head = fields.iter().find(|(field, _)| field == record::HEAD.as_bytes());
-        if head.and_then(|(_, head)| codec.read_head(&key, head)).is_none() {
+        let head = fields.iter().find(|(field, _)| field == HEAD.as_bytes()).map(|(_, head)| &**head);
+        if self.read_head(&key, conversation, head).is_none() {
             return Ok(None);
         }
-        let mut items: Vec<(u64, StoredItem)> =
-            fields.iter().filter_map(|(field, value)| codec.read_item(&key, field, value)).collect();
+        let codec = &self.link.asker.codec;
+        let mut items: Vec<(u64, StoredItem)> = fields
+            .iter()
+            .filter(|(field, _)| field.starts_with(ITEM.as_bytes()))
+            .filter_map(|(field, value)| readable(codec.read_item(&key, field, value), conversation))
+            .collect();
         items.sort_unstable_by_key(|(place, _)| *place);
         Ok(Some(items.into_iter().map(|(_, item)| item).collect()))
     }
@@ -173,4 +176,12 @@ impl Store for RedisStore {
     fn health(&self) -> Health {
         self.link.health()
     }
+}
+
+/// Says in the log that a record which is there is taken for absent: of another version, changed, or moved.
+fn readable<T>(read: Option<T>, id: &str) -> Option<T> {
+    if read.is_none() {
+        tracing::debug!(id, "a stored record is not readable");
+    }
+    read
 }

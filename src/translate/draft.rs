@@ -27,6 +27,10 @@ pub fn text(body: &[u8]) -> Result<Cow<'_, str>, Error> {
 /// What a request wants from or for the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Asks {
+    /// The model, where one is named.
+    pub model: Option<String>,
+    /// What the client calls the prompts that begin alike.
+    pub prompt_cache_key: Option<String>,
     /// The response that it continues.
     pub previous_response_id: Option<String>,
     /// The conversation that it belongs to.
@@ -91,6 +95,8 @@ impl<'a> Draft<'a> {
         let request = &self.request;
         let store = boolean(request.store, "store")?;
         let asks = Asks {
+            model: string(request.model, "model")?.filter(|model| !model.is_empty()).map(Cow::into_owned),
+            prompt_cache_key: string(request.prompt_cache_key, "prompt_cache_key")?.map(Cow::into_owned),
             previous_response_id: string(request.previous_response_id, "previous_response_id")?
                 .map(Cow::into_owned),
             conversation: conversation(request)?,

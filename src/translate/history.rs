@@ -359,8 +359,16 @@ fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
     {
         return Some(search_call(id, search, &call));
     }
-    let name = escaped(&table.chat_name(namespace.as_deref(), &name));
-    Some(Step::Call { id, name, arguments: arguments_object(arguments) })
+    let chat = table.chat_name(namespace.as_deref(), &name);
+    let arguments = arguments_object(arguments);
+    if let Some(caller) = table.through(&chat) {
+        // as the model wrote it
+        let own: Value =
+            json::unescape(&arguments).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        let call = value!({ "name": chat, "arguments": own }).to_string();
+        return Some(Step::Call { id, name: escaped(&caller.chat), arguments: escaped(&call) });
+    }
+    Some(Step::Call { id, name: escaped(&chat), arguments })
 }
 
 /// The model's own search, which the client ran through its shell.
@@ -429,7 +437,7 @@ fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
     Some(Step::Output { id, pieces: vec![Piece::Text(escaped(&shown))] })
 }
 
-/// What a tool search found: names and descriptions. The tools themselves are among the request's tools by now.
+/// What a tool search found: names and descriptions, where the tools themselves are among the request's tools by now.
 fn found_tools<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let tools: Vec<Value> = present(item.tools).and_then(|raw| serde_json::from_str(raw.get()).ok())?;
@@ -448,8 +456,16 @@ fn list(tools: &[Value], namespace: Option<&str>, table: &Table, into: &mut Stri
             list(nested, Some(text("name")), table, into);
             continue;
         }
-        into.push_str(&table.chat_name(namespace, text("name")));
+        let chat = table.chat_name(namespace, text("name"));
+        into.push_str(&chat);
         into.push_str(": ");
+        if table.through(&chat).is_some() {
+            // this is all that the model will see of it
+            into.push_str(text("description"));
+            let parameters = tool.get("parameters").map(Value::to_string).unwrap_or_default();
+            into.push_str(&format!("\nIts parameters: {parameters}\n"));
+            continue;
+        }
         into.push_str(text("description").lines().next().unwrap_or(""));
         into.push('\n');
     }

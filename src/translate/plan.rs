@@ -20,7 +20,7 @@ use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
-use super::{compaction, content, messages};
+use super::{compaction, content, extra, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
@@ -50,6 +50,17 @@ pub enum DeveloperMessages {
     Keep,
 }
 
+/// What becomes of tools that a tool search finds in the course of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoundTools {
+    /// They are added at the end of the tools, and called by their names. Chat templates render tools before messages,
+    /// so that the server reads the whole conversation again once.
+    Declared,
+    /// They are described where they were found, and called through one function that is there from the beginning.
+    Described,
+}
+
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
 pub struct PlanOptions<'a> {
@@ -57,6 +68,10 @@ pub struct PlanOptions<'a> {
     pub dialect: &'a Dialect,
     /// Stands in for an absent `model`.
     pub default_model: Option<&'a str>,
+    /// The server's own name for the model, where that is not the client's.
+    pub upstream_model: Option<&'a str>,
+    /// Members that the chat body gets where the request says nothing of them.
+    pub extra_body: Option<&'a serde_json::Map<String, serde_json::Value>>,
     /// Where system and developer text goes.
     pub developer_messages: DeveloperMessages,
     /// Whether neighbouring messages of one role are joined.
@@ -73,6 +88,8 @@ pub struct PlanOptions<'a> {
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
+    /// Where tools go that are found later.
+    pub found_tools: FoundTools,
     /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
     pub seal: Option<Arc<dyn Seal>>,
     /// How many of the oldest turns are left out (`truncation: "auto"`).
@@ -89,6 +106,8 @@ impl<'a> PlanOptions<'a> {
         PlanOptions {
             dialect,
             default_model: None,
+            upstream_model: None,
+            extra_body: None,
             developer_messages: DeveloperMessages::Leading,
             alternate_roles: false,
             reasoning: ReasoningDisplay::Summary,
@@ -97,6 +116,7 @@ impl<'a> PlanOptions<'a> {
             wrappers: None,
             budgets: &[],
             quirks_off: &[],
+            found_tools: FoundTools::Declared,
             seal: None,
             drop_turns: 0,
             compact: None,
@@ -121,6 +141,8 @@ pub struct Plan {
     pub body: Vec<u8>,
     /// Whether the client asked for a stream.
     pub stream: bool,
+    /// Whether the chat body asks for one.
+    pub chat_stream: bool,
     /// The model named in the request, or the default.
     pub model: String,
     /// What the answer echoes, and how it is told.
@@ -194,7 +216,8 @@ impl<'a, 'o> Planner<'a, 'o> {
         let items = self.items()?;
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
-        let mut tools = Tools::read(self.request.tools, &items, wrappers, &mut self.notes)?;
+        let mut tools =
+            Tools::read(self.request.tools, &items, wrappers, self.options.found_tools, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
         let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
@@ -212,10 +235,15 @@ impl<'a, 'o> Planner<'a, 'o> {
             text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 1024,
         );
         body.extend_from_slice(b"{\"model\":");
-        json::push_string(&mut body, &model);
+        json::push_string(&mut body, self.options.upstream_model.unwrap_or(&model));
         body.extend_from_slice(b",\"messages\":");
         messages::write(&mut body, instructions, entries, self.options);
         tools.write(&mut body, &choice, self.options.dialect);
+        let settings = body.len();
+        let dialect = self.options.dialect;
+        // log probabilities beside tools go with no stream there
+        let torn = reply.logprobs && tools.visible() && !dialect.logprobs_with_tools;
+        let chat_stream = stream || (dialect.always_streams && !torn);
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
         if let Some(parallel) = parallel.filter(|_| tools.visible()) {
             push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
@@ -229,13 +257,19 @@ impl<'a, 'o> Planner<'a, 'o> {
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
         }
-        body.extend_from_slice(match stream {
+        let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
+        extra::merge(&mut body, settings, own, self.options.extra_body);
+        if let Some(key) = dialect.progress_key.filter(|_| chat_stream) {
+            push_key(&mut body, key, "true");
+        }
+        body.extend_from_slice(match chat_stream {
             true => b",\"stream\":true,\"stream_options\":{\"include_usage\":true}}",
             false => b",\"stream\":false}",
         });
         Ok(Plan {
             body,
             stream,
+            chat_stream,
             model: model.into_owned(),
             reply,
             notes: self.notes,

@@ -1,38 +1,39 @@
-//! Owns the server behind us: where it is, what it is, whether it is ready, and the requests that go to it. It must
-//! not know Responses.
+//! Owns the servers behind us: which there are, where a request goes, how long it waits for one. It must not know
+//! Responses.
 
+mod affinity;
+mod answer;
+mod facts;
+mod health;
 mod probe;
+mod route;
+mod send;
+mod server;
+mod slots;
 
-use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use secrecy::{ExposeSecret, SecretString};
+use http::{HeaderMap, Method, header};
 use tokio::sync::watch;
 
-use crate::config::{DialectChoice, Resolved, Switch, UpstreamConfig, redact_url};
-use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
+use crate::config::{Resolved, ServerConfig};
+use crate::dialect::{Dialect, GENERIC};
 use crate::error::{Error, Kind};
-use crate::translate::refusal;
-use probe::Sight;
+use crate::telemetry::Routing;
+use affinity::Affinity;
+use server::Server;
 
-/// Where servers usually listen, looked at in this order when none is named.
-const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];
-/// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-/// Time between two looks at a server that is not ready.
-const RETRY: Duration = Duration::from_millis(500);
+pub use answer::too_late;
+pub use facts::{Facts, Model};
+pub use route::Route;
+pub use send::{CHAT, ChatRequest, Passed, Sent};
+
 /// How long a request waits for the first look to be over.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// Longest upstream body that is held as a whole, in bytes.
-const WHOLE_BODY: usize = 256 << 20;
-/// Longest error body that is read, in bytes.
-const ERROR_BODY: usize = 256 << 10;
 
-/// The server behind, as far as it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How one server reads the requests that it is sent.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// Base URL without `/v1` and without a trailing slash.
     pub base: Arc<str>,
@@ -42,358 +43,293 @@ pub struct Target {
     pub alternate_roles: bool,
     /// Whether its model takes images.
     pub sees: bool,
+    /// Its own name for the model, where that differs from the client's.
+    pub model: Option<String>,
+    /// Members that every chat body gets.
+    pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Thinking budget in tokens by `reasoning.effort`.
+    pub budgets: Arc<[(String, u64)]>,
+    /// Tokens of context of one conversation.
+    pub context: Option<u64>,
 }
 
-/// What the last look showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// The server; with `upstream.url` it is known before it was seen.
-    pub target: Option<Target>,
+impl Target {
+    /// A server of which nothing is known.
+    pub fn unknown() -> Target {
+        Target {
+            base: Arc::from(""),
+            dialect: &GENERIC,
+            alternate_roles: false,
+            sees: true,
+            model: None,
+            extra_body: None,
+            budgets: Arc::from([]),
+            context: None,
+        }
+    }
+
+    /// Whether a body rendered for `other` is right for this one.
+    pub fn reads_like(&self, other: &Target) -> bool {
+        self.dialect == other.dialect
+            && self.alternate_roles == other.alternate_roles
+            && self.sees == other.sees
+            && self.model == other.model
+            && self.extra_body == other.extra_body
+            && self.budgets == other.budgets
+    }
+}
+
+/// What one server looks like from here, for people and metrics.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its URL without user and password.
+    pub label: String,
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
-    /// Whether any look is over.
-    looked: bool,
+    /// What was learned, if it was ever ready.
+    pub facts: Option<Arc<Facts>>,
+    /// Requests that it has now.
+    pub in_flight: usize,
+    /// Its names of the configuration: the client's, then its own.
+    pub models: Option<Vec<(String, String)>>,
 }
 
-/// The upstream. Cheap to clone.
+/// The servers behind. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    client: reqwest::Client,
-    config: UpstreamConfig,
-    key: Option<SecretString>,
-    state: watch::Sender<State>,
+    servers: RwLock<Arc<[Arc<Server>]>>,
+    affinity: Mutex<Affinity>,
+    waiting: Mutex<route::Waiting>,
+    changes: Changes,
+    metrics: Routing,
+    /// Our own port, which the search leaves out; set when the watch begins.
+    own_port: std::sync::OnceLock<u16>,
+}
+
+/// Tells those who wait for a server that something may have changed for them.
+#[derive(Clone)]
+struct Changes(Arc<watch::Sender<u64>>);
+
+impl Changes {
+    fn tell(&self) {
+        self.0.send_modify(|count| *count = count.wrapping_add(1));
+    }
 }
 
 impl Upstream {
-    /// An upstream that nobody has looked at; [`Upstream::watch`] does.
+    /// Servers that nobody has looked at; [`Upstream::watch`] does.
     ///
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.
-    pub fn new(resolved: &Resolved) -> Result<Upstream, String> {
-        let config = resolved.config.upstream.clone();
-        let client = reqwest::Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            // an upstream is named on purpose; HTTP_PROXY is not about it
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .build()
-            .map_err(|error| format!("cannot set up the HTTP client: {error}"))?;
-        let target = config.url.as_deref().map(|url| Target {
-            base: Arc::from(url),
-            dialect: chosen(config.dialect).unwrap_or(&GENERIC),
-            alternate_roles: config.alternate_roles == Switch::On,
-            sees: true,
-        });
-        let state = State { target, ready: Err("not looked at yet".to_owned()), looked: false };
-        let shared =
-            Shared { client, config, key: resolved.upstream_key.clone(), state: watch::Sender::new(state) };
+    pub fn new(resolved: &Resolved, metrics: &Routing) -> Result<Upstream, String> {
+        let changes = Changes(Arc::new(watch::Sender::new(0)));
+        let server = |config| Server::new(config, changes.clone()).map(Arc::new);
+        let servers: Vec<_> = resolved.servers.iter().map(server).collect::<Result<_, _>>()?;
+        let shared = Shared {
+            servers: RwLock::new(servers.into()),
+            affinity: Mutex::default(),
+            waiting: Mutex::default(),
+            changes,
+            metrics: metrics.clone(),
+            own_port: std::sync::OnceLock::new(),
+        };
         Ok(Upstream { shared: Arc::new(shared) })
     }
 
-    /// What the last look showed.
-    pub fn state(&self) -> State {
-        self.shared.state.borrow().clone()
-    }
-
-    /// Looks at the server for ever: often until it is ready, then every `probe_interval`. `own_port` is skipped in
-    /// the search, so that we never take ourselves for the upstream.
-    pub async fn watch(self, own_port: u16) {
-        loop {
-            let next = self.look(own_port).await;
-            let pause = if next.ready.is_ok() { self.shared.config.probe_interval } else { RETRY };
-            self.announce(next);
-            tokio::time::sleep(pause).await;
+    /// Begins to look at the servers, for ever. `own_port`: where we listen ourselves.
+    pub fn watch(&self, own_port: u16) {
+        let _ = self.shared.own_port.set(own_port);
+        for server in self.shared.servers().iter() {
+            tokio::spawn(server.clone().watch(own_port));
         }
     }
 
-    async fn look(&self, own_port: u16) -> State {
-        let named = self.shared.config.url.as_deref();
-        let own = format!(":{own_port}");
-        let places = named.into_iter().chain(USUAL.into_iter().filter(|_| named.is_none()));
-        let before = self.state();
-        let mut reasons = Vec::new();
-        for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
-            match probe::look(&self.shared.client, base, self.shared.key.as_ref()).await {
-                Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
-                Sight::Loading(reason) => {
-                    let target = before.target.or_else(|| Some(self.target(base, &GENERIC, false, true)));
-                    return State { target, ready: Err(reason), looked: true };
-                }
-                Sight::Ready { dialect, alternates, sees } => {
-                    let target = Some(self.target(base, dialect, alternates, sees));
-                    return State { target, ready: Ok(()), looked: true };
-                }
-            }
-        }
-        // what was learned of a server that is away for a moment stays true, where it was named
-        let target = before.target.filter(|_| named.is_some());
-        State { target, ready: Err(reasons.join("; ")), looked: true }
+    /// Looks at every server once.
+    pub async fn look(&self) {
+        let servers = self.shared.servers();
+        futures::future::join_all(servers.iter().map(|server| server.look_once(0))).await;
     }
 
-    fn target(&self, base: &str, seen: &'static Dialect, alternates: bool, sees: bool) -> Target {
-        Target {
-            base: Arc::from(base),
-            dialect: chosen(self.shared.config.dialect).unwrap_or(seen),
-            alternate_roles: match self.shared.config.alternate_roles {
-                Switch::Auto => alternates,
-                Switch::On => true,
-                Switch::Off => false,
-            },
-            sees,
-        }
-    }
-
-    fn announce(&self, next: State) {
-        self.shared.state.send_if_modified(|state| {
-            if *state == next {
-                return false;
-            }
-            let base = next.target.as_ref().map(|target| redact_url(&target.base)).unwrap_or_default();
-            match &next.ready {
-                Ok(()) => {
-                    let dialect = next.target.as_ref().map_or("", |target| target.dialect.name);
-                    tracing::info!(upstream = %base, dialect, "upstream is ready");
-                }
-                Err(reason) if state.ready.is_ok() || !state.looked => {
-                    tracing::warn!(upstream = %base, %reason, "upstream is not ready");
-                }
-                Err(reason) => tracing::debug!(upstream = %base, %reason, "upstream is still not ready"),
-            }
-            *state = next;
-            true
-        });
-    }
-
-    /// The server to send a request to; it need not be ready.
+    /// Takes over a new list of servers: those that it leaves out get no new requests and finish what they have,
+    /// those that it has unchanged stay as they are.
     ///
     /// # Errors
-    /// 503 when none is named and none was found.
-    pub async fn wait_target(&self) -> Result<Target, Error> {
-        let mut state = self.shared.state.subscribe();
-        let looked = state.wait_for(|state| state.looked);
-        let _ = tokio::time::timeout(FIRST_LOOK, looked).await;
-        self.state().target.ok_or_else(|| {
-            let message =
-                "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
-            Error::new(Kind::Unavailable, message)
-        })
-    }
-
-    /// Sends a Chat Completions request. The future resolves with the upstream's success, or with what its refusal
-    /// means; dropped, it takes the request back. `client` are the headers of the client's own request.
-    pub fn chat(
-        &self,
-        target: &Target,
-        body: Vec<u8>,
-        client: &HeaderMap,
-        stream: bool,
-    ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send + use<> {
-        self.post(target, "/v1/chat/completions", body, client, stream)
-    }
-
-    /// Posts JSON to a path of the upstream's, in the way of [`Upstream::chat`].
-    pub fn post(
-        &self,
-        target: &Target,
-        path: &str,
-        body: Vec<u8>,
-        client: &HeaderMap,
-        stream: bool,
-    ) -> impl Future<Output = Result<reqwest::Response, Error>> + Send + use<> {
-        let url = format!("{}{path}", target.base);
-        let accept = if stream { "text/event-stream" } else { "application/json" };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        for name in FORWARDED {
-            if let Some(value) = client.get(name) {
-                headers.insert(HeaderName::from_static(name), value.clone());
+    /// When a client cannot be set up; the old list stays.
+    pub fn reload(&self, configured: &[ServerConfig]) -> Result<(), String> {
+        let old = self.shared.servers();
+        let mut servers = Vec::with_capacity(configured.len());
+        let mut fresh = Vec::new();
+        for config in configured {
+            if let Some(same) = old.iter().find(|server| server.is(config)) {
+                servers.push(same.clone());
+                continue;
+            }
+            let server = Arc::new(Server::new(config, self.shared.changes.clone())?);
+            if let Some(like) = old.iter().find(|server| server.config.url == config.config.url) {
+                server.inherit(like);
+            }
+            tracing::info!(upstream = %server.label(), "upstream is new, or has other settings");
+            fresh.push(server.clone());
+            servers.push(server);
+        }
+        for gone in old.iter().filter(|old| !servers.iter().any(|server| server.id == old.id)) {
+            tracing::info!(upstream = %gone.label(), in_flight = gone.in_flight(), "upstream gets no new requests");
+            gone.removed.cancel();
+        }
+        *self.shared.servers.write().unwrap_or_else(PoisonError::into_inner) = servers.into();
+        if let Some(own_port) = self.shared.own_port.get() {
+            for server in fresh {
+                tokio::spawn(server.watch(*own_port));
             }
         }
-        self.authorize(&mut headers, client);
-        let sent = self.shared.client.post(url).headers(headers).body(body).send();
-        let limit = self.shared.config.response_timeout;
-        async move {
-            let response = match tokio::time::timeout(limit, sent).await {
-                Err(_) => {
-                    let message = format!("The upstream server did not answer within {} s.", limit.as_secs());
-                    return Err(Error::new(Kind::Timeout, message));
-                }
-                Ok(Err(error)) => return Err(unreachable(error)),
-                Ok(Ok(response)) => response,
-            };
-            if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
-        }
+        self.shared.changes.tell();
+        Ok(())
+    }
+
+    /// Whether any server can serve, or why none can.
+    pub fn ready(&self) -> Result<(), String> {
+        let servers = self.shared.servers();
+        let reasons: Vec<String> = servers.iter().filter_map(|server| server.state().ready.err()).collect();
+        if reasons.len() < servers.len() { Ok(()) } else { Err(reasons.join("; ")) }
+    }
+
+    /// Every server as it looks now.
+    pub fn seen(&self) -> Vec<Seen> {
+        let seen = |server: &Arc<Server>| {
+            let state = server.state();
+            Seen {
+                label: server.label(),
+                ready: state.ready,
+                facts: state.facts,
+                in_flight: server.in_flight(),
+                models: server.named_models().map(<[_]>::to_vec),
+            }
+        };
+        self.shared.servers().iter().map(seen).collect()
+    }
+
+    /// Requests that wait for a server.
+    pub fn waiting(&self) -> usize {
+        self.shared.waiting().count()
+    }
+
+    /// How the server that a request would likely go to reads it. Waits only until every server was looked at once,
+    /// and for that not long.
+    ///
+    /// # Errors
+    /// 404 when no server has the model.
+    pub async fn likely(&self, route: &Route) -> Result<Target, Error> {
+        let looks = async {
+            for server in self.shared.servers().iter() {
+                let mut state = server.subscribe();
+                let _ = state.wait_for(|state| state.looked).await;
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_LOOK, looks).await;
+        let candidates = self.shared.candidates(&route.model)?;
+        let target = self.shared.preferred(&candidates, route).and_then(|server| server.target(&route.model));
+        Ok(target.unwrap_or_else(Target::unknown))
     }
 
     /// Passes a request on as it is and returns the upstream's answer, whatever its status.
     ///
     /// # Errors
-    /// When there is no answer.
+    /// When there is no server, or no answer.
     pub async fn pass(
         &self,
-        target: &Target,
         method: Method,
         path_and_query: &str,
         mut headers: HeaderMap,
         body: reqwest::Body,
-    ) -> Result<reqwest::Response, Error> {
+    ) -> Result<Passed, Error> {
+        let route = Route::default();
+        let _ = self.likely(&route).await;
+        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
+        let chosen = self.shared.preferred(&candidates, &route);
+        let place = chosen.and_then(|server| Some((server.state().base?, server)));
+        let (base, server) = place.ok_or_else(|| {
+            let message =
+                "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
+            Error::new(Kind::Unavailable, message)
+        })?;
         let client = headers.clone();
         headers.remove(header::HOST);
-        headers.remove(header::AUTHORIZATION);
-        if self.shared.key.is_some() || !self.shared.config.forward_authorization {
-            // the other places where clients put a key
-            for name in
-                [header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")]
-            {
-                headers.remove(name);
-            }
-        }
-        self.authorize(&mut headers, &client);
-        let url = format!("{}{path_and_query}", target.base);
-        self.shared.client.request(method, url).headers(headers).body(body).send().await.map_err(unreachable)
-    }
-
-    /// The configured key, or the client's own where that is allowed.
-    fn authorize(&self, headers: &mut HeaderMap, client: &HeaderMap) {
-        let value = match &self.shared.key {
-            Some(key) => bearer(key),
-            None if self.shared.config.forward_authorization => client.get(header::AUTHORIZATION).cloned(),
-            None => None,
-        };
-        if let Some(value) = value {
-            headers.insert(header::AUTHORIZATION, value);
-        }
-    }
-
-    /// Longest silence within an upstream body.
-    pub fn idle_timeout(&self) -> Duration {
-        self.shared.config.idle_timeout
-    }
-
-    /// Longest wait for a whole answer.
-    pub fn response_timeout(&self) -> Duration {
-        self.shared.config.response_timeout
-    }
-}
-
-/// Headers of the client's that concern the upstream too.
-const FORWARDED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
-
-fn chosen(choice: DialectChoice) -> Option<&'static Dialect> {
-    match choice {
-        DialectChoice::Auto => None,
-        DialectChoice::LlamaServer => Some(&LLAMA_SERVER),
-        DialectChoice::Vllm => Some(&VLLM),
-        DialectChoice::Generic => Some(&GENERIC),
-    }
-}
-
-fn bearer(key: &SecretString) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
-    value.set_sensitive(true);
-    Some(value)
-}
-
-/// What it means that a request got no answer.
-fn unreachable(error: reqwest::Error) -> Error {
-    let connect = error.is_connect();
-    let error = error.without_url();
-    let mut causes = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        causes.push_str(": ");
-        causes.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    if connect {
-        Error::new(Kind::Unavailable, "The upstream server cannot be reached.").detail(causes)
-    } else {
-        Error::new(Kind::BadGateway, "The upstream server closed the connection without an answer.")
-            .detail(causes)
-    }
-}
-
-async fn refused(response: reqwest::Response) -> Error {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
-    // a body that does not come is no reason to keep the client waiting
-    let body = tokio::time::timeout(Duration::from_secs(5), collect(response, ERROR_BODY)).await;
-    let mut error = match status {
-        status if status.is_redirection() => Error::new(
-            Kind::BadGateway,
-            format!(
-                "The upstream server answered with a redirect ({}); check upstream.url.",
-                status.as_u16()
-            ),
-        ),
-        _ => refusal::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
-    };
-    error.retry_after = retry_after;
-    error
-}
-
-/// `Retry-After` in seconds; a date is read as our own default.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value
-        .trim()
-        .parse::<f64>()
-        .ok()
-        .filter(|s| (0.0..86_400.0).contains(s))
-        .map(|s| Duration::from_secs_f64(s.ceil()))
-}
-
-/// The whole body of a success.
-///
-/// # Errors
-/// When it is cut, too long, or not there within `limit`.
-pub async fn whole(response: reqwest::Response, limit: Duration) -> Result<Bytes, Error> {
-    match tokio::time::timeout(limit, collect(response, WHOLE_BODY)).await {
-        Ok(body) => body,
-        Err(_) => {
-            let message = format!("The upstream server did not answer within {} s.", limit.as_secs());
-            Err(Error::new(Kind::Timeout, message))
-        }
-    }
-}
-
-async fn collect(mut response: reqwest::Response, cap: usize) -> Result<Bytes, Error> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= cap => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => {
-                let message = format!("The upstream server's answer is longer than {cap} bytes.");
-                return Err(Error::new(Kind::BadGateway, message));
-            }
-            Ok(None) => return Ok(Bytes::from(body)),
+        server.strip_keys(&mut headers);
+        server.authorize(&mut headers, &client);
+        let lease = server.lease_any();
+        let request = server.client.request(method, format!("{base}{path_and_query}"));
+        match request.headers(headers).body(body).send().await {
+            Ok(response) => Ok(Passed::new(response, lease)),
             Err(error) => {
-                let message = "The upstream server closed the connection before its answer was complete.";
-                return Err(Error::new(Kind::BadGateway, message).detail(error.without_url()));
+                if error.is_connect() {
+                    server.suspect("connection refused");
+                }
+                Err(answer::unreachable(error))
             }
         }
     }
+
+    /// The models that every ready server lists to this client: the server's label, its list as it came, and what is
+    /// known of the server.
+    pub async fn listings(&self, client: &HeaderMap) -> Vec<Listing> {
+        let _ = self.likely(&Route::default()).await;
+        let servers = self.shared.servers();
+        let ready = servers.iter().filter(|server| server.ready());
+        let lists = ready.map(|server| async {
+            let base = server.state().base?;
+            let mut headers = HeaderMap::new();
+            server.authorize(&mut headers, client);
+            let request = server.client.get(format!("{base}/v1/models")).headers(headers);
+            let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
+            let body = answer::collect(response, 16 << 20).await.ok()?;
+            let facts = server.state().facts.unwrap_or_default();
+            Some(Listing { body, facts, models: server.named_models().map(<[_]>::to_vec) })
+        });
+        futures::future::join_all(lists).await.into_iter().flatten().collect()
+    }
+
+    /// Longest silence within an upstream body, the most patient server's.
+    pub fn idle_timeout(&self) -> Duration {
+        self.longest(|config| config.idle_timeout)
+    }
+
+    /// Longest wait for a whole answer, the most patient server's.
+    pub fn response_timeout(&self) -> Duration {
+        self.longest(|config| config.response_timeout)
+    }
+
+    fn longest(&self, of: impl Fn(&crate::config::UpstreamConfig) -> Duration) -> Duration {
+        self.shared.servers().iter().map(|server| of(&server.config)).max().unwrap_or_default()
+    }
 }
 
-/// Whether a success's body is a stream of events, a JSON object, or something that is no chat answer at all.
-pub fn is_event_stream(response: &reqwest::Response) -> Result<bool, Error> {
-    let value =
-        response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let kind = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    match kind.as_str() {
-        "text/event-stream" | "" => Ok(true),
-        kind if kind == "application/json" || kind.ends_with("+json") => Ok(false),
-        other => {
-            let message = format!("The upstream server answered with {other} in place of a chat completion.");
-            Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
-        }
+/// How long a server's own list of models is waited for.
+const LISTING: Duration = Duration::from_secs(5);
+
+/// One server's `/v1/models`.
+pub struct Listing {
+    /// As the server sent it.
+    pub body: bytes::Bytes,
+    /// What is known of it.
+    pub facts: Arc<Facts>,
+    /// Its names of the configuration: the client's, then its own.
+    pub models: Option<Vec<(String, String)>>,
+}
+
+impl Shared {
+    fn servers(&self) -> Arc<[Arc<Server>]> {
+        self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, route::Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn affinity(&self) -> std::sync::MutexGuard<'_, Affinity> {
+        self.affinity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,40 +1,31 @@
-//! Owns one look at a server: which one it is, and whether it can serve. It must not remember anything.
+//! Owns one look at a server: which one it is, what it can do, whether it can serve. It must not remember anything.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
-use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
+use super::facts::{Facts, Listing, Props};
+use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
 
 /// Longest look at one path.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest answer that is read, in bytes.
+const ANSWER: usize = 4 << 20;
 
 /// What a look showed.
+#[derive(Debug)]
 pub enum Sight {
     /// Nothing there that speaks HTTP, and why.
     Absent(String),
+    /// Something that took the connection and did not answer in time.
+    Silent(String),
     /// A server that cannot serve yet.
     Loading(String),
     /// A server that can.
-    Ready { dialect: &'static Dialect, alternates: bool, sees: bool },
-}
-
-/// The part of llama-server's `/props` that we read.
-#[derive(Deserialize)]
-struct Props {
-    #[serde(default)]
-    chat_template: Option<String>,
-    #[serde(default)]
-    default_generation_settings: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    modalities: Option<Modalities>,
-}
-
-#[derive(Deserialize)]
-struct Modalities {
-    vision: Option<bool>,
+    Ready(Box<Facts>),
 }
 
 struct Answer {
@@ -43,85 +34,140 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// Looks at `/props` (llama-server), `/version` (vLLM), then `/v1/models`, which every server has.
-pub async fn look(client: &reqwest::Client, base: &str, key: Option<&SecretString>) -> Sight {
-    let props = match get(client, base, "/props", key).await {
-        Ok(answer) => answer,
-        Err(reason) => return Sight::Absent(reason),
-    };
-    let parsed: Option<Props> = serde_json::from_slice(&props.body).ok();
-    let parsed = parsed.filter(|p| p.chat_template.is_some() || p.default_generation_settings.is_some());
-    // with --api-key, /props is shut to those who do not have it; the server still says its name
-    let llama = props.server.starts_with("llama.cpp") || parsed.is_some();
-    if llama || props.status == StatusCode::SERVICE_UNAVAILABLE {
-        return match get(client, base, "/health", key).await {
-            Ok(health) if health.status.is_success() && llama => {
-                // servers that do not tell are trusted to see
-                let vision = parsed.as_ref().and_then(|props| props.modalities.as_ref()?.vision);
-                let template = parsed.and_then(|props| props.chat_template).unwrap_or_default();
-                let alternates = demands_alternation(&template);
-                Sight::Ready { dialect: &LLAMA_SERVER, alternates, sees: vision.unwrap_or(true) }
-            }
-            Ok(health) => Sight::Loading(format!("/health answers {}", health.status.as_u16())),
-            Err(reason) => Sight::Absent(reason),
-        };
+/// Where and with which key to look.
+pub struct Look<'a> {
+    pub client: &'a reqwest::Client,
+    pub base: &'a str,
+    pub key: Option<&'a SecretString>,
+}
+
+impl Look<'_> {
+    /// Asks for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
+    /// `/server_info` and `/get_server_info` (SGLang), and `/v1/models`, which every server has.
+    pub async fn run(&self) -> Sight {
+        self.try_run().await.unwrap_or_else(|sight| sight)
     }
-    if let Ok(version) = get(client, base, "/version", key).await {
+
+    async fn try_run(&self) -> Result<Sight, Sight> {
+        let props = self.ask("/props").await?;
+        let parsed = props.json::<Props>().filter(Props::is_llama);
+        // with --api-key, /props is shut to those who do not have it; the server still says its name
+        let llama = props.server.starts_with("llama.cpp") || parsed.is_some();
+        if llama || props.status == StatusCode::SERVICE_UNAVAILABLE {
+            let health = self.ask("/health").await?;
+            if !(health.status.is_success() && llama) {
+                return Ok(Sight::Loading(format!("/health answers {}", health.status.as_u16())));
+            }
+            let mut facts = Facts::of(&LLAMA_SERVER);
+            if let Some(props) = parsed {
+                props.teach(&mut facts);
+            }
+            return self.with_models(facts, "/v1/models").await;
+        }
+        if let Some(version) = self.version("/version").await? {
+            return self
+                .with_models(Facts { version: Some(version), ..Facts::of(&VLLM) }, "/v1/models")
+                .await;
+        }
+        if let Some(version) = self.version("/api/version").await? {
+            return self
+                .with_models(Facts { version: Some(version), ..Facts::of(&OLLAMA) }, "/v1/models")
+                .await;
+        }
+        if let Some(info) = self.server_info().await? {
+            let mut facts = Facts { version: info.version, ..Facts::of(&SGLANG) };
+            facts.context = info.context_length;
+            return self.with_models(facts, "/v1/models").await;
+        }
+        let studio = self.ask("/api/v0/models").await?;
+        if studio.status.is_success() && studio.json::<Listing>().is_some_and(|list| !list.data.is_empty()) {
+            return self.with_models(Facts::of(&LM_STUDIO), "/api/v0/models").await;
+        }
+        self.with_models(Facts::of(&GENERIC), "/v1/models").await
+    }
+
+    async fn with_models(&self, mut facts: Facts, path: &str) -> Result<Sight, Sight> {
+        // a server that is known already has said that it can serve
+        let known = facts.dialect != &GENERIC;
+        let models = match self.ask(path).await {
+            Err(_) if known => return Ok(Sight::Ready(Box::new(facts))),
+            answer => answer?,
+        };
+        if models.status.is_server_error() && !known {
+            return Ok(Sight::Loading(format!("{path} answers {}", models.status.as_u16())));
+        }
+        facts.locked = matches!(models.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        facts.models = models.json::<Listing>().map(Listing::models).unwrap_or_default();
+        if let [only] = facts.models.as_slice() {
+            facts.context = facts.context.or(only.context);
+        }
+        Ok(Sight::Ready(Box::new(facts)))
+    }
+
+    async fn version(&self, path: &str) -> Result<Option<String>, Sight> {
         #[derive(Deserialize)]
         struct Version {
-            #[allow(dead_code)] // its presence is the sign
             version: String,
         }
-        if version.status.is_success() && serde_json::from_slice::<Version>(&version.body).is_ok() {
-            return Sight::Ready { dialect: &VLLM, alternates: false, sees: true };
+        let answer = self.ask(path).await?;
+        let version = answer.json::<Version>().filter(|_| answer.status.is_success());
+        Ok(version.map(|version| version.version))
+    }
+
+    async fn server_info(&self) -> Result<Option<ServerInfo>, Sight> {
+        for path in ["/server_info", "/get_server_info"] {
+            let answer = self.ask(path).await?;
+            let info = answer.json::<ServerInfo>().filter(|_| answer.status.is_success());
+            if let Some(info) = info.filter(|info| info.model_path.is_some()) {
+                return Ok(Some(info));
+            }
         }
+        Ok(None)
     }
-    match get(client, base, "/v1/models", key).await {
-        Ok(models) if models.status.is_server_error() => {
-            Sight::Loading(format!("/v1/models answers {}", models.status.as_u16()))
+
+    async fn ask(&self, path: &str) -> Result<Answer, Sight> {
+        let mut request = self.client.get(format!("{}{path}", self.base)).timeout(PATIENCE);
+        if let Some(key) = self.key {
+            request = request.bearer_auth(key.expose_secret());
         }
-        Ok(_) => Sight::Ready { dialect: &GENERIC, alternates: false, sees: true },
-        Err(reason) => Sight::Absent(reason),
+        let response =
+            request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
+                (true, _) => Sight::Absent("connection refused".to_owned()),
+                (_, true) => Sight::Silent("no answer in time".to_owned()),
+                _ => Sight::Absent(super::answer::causes(error)),
+            })?;
+        let status = response.status();
+        let server = response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok());
+        let server = server.unwrap_or("").to_owned();
+        let body = super::answer::collect(response, ANSWER).await.unwrap_or_default().to_vec();
+        Ok(Answer { status, server, body })
     }
 }
 
-/// Templates of the Gemma, Mistral and Llama 2 kind raise an error of these words.
-fn demands_alternation(template: &str) -> bool {
-    template.contains("raise_exception") && template.to_ascii_lowercase().contains("roles must alternate")
-}
-
-async fn get(
-    client: &reqwest::Client,
-    base: &str,
-    path: &str,
-    key: Option<&SecretString>,
-) -> Result<Answer, String> {
-    let mut request = client.get(format!("{base}{path}")).timeout(PATIENCE);
-    if let Some(key) = key {
-        request = request.bearer_auth(key.expose_secret());
+impl Answer {
+    fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
     }
-    let why = |error: reqwest::Error| match (error.is_connect(), error.is_timeout()) {
-        (true, _) => "connection refused".to_owned(),
-        (_, true) => "no answer in time".to_owned(),
-        _ => error.without_url().to_string(),
-    };
-    let response = request.send().await.map_err(why)?;
-    let status = response.status();
-    let server =
-        response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let body = super::collect(response, 4 << 20).await.unwrap_or_default().to_vec();
-    Ok(Answer { status, server, body })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::demands_alternation;
+/// The part of SGLang's server info that we read.
+#[derive(Deserialize)]
+struct ServerInfo {
+    model_path: Option<String>,
+    version: Option<String>,
+    context_length: Option<u64>,
+}
 
-    #[test]
-    fn knows_templates_that_refuse_neighbours() {
-        assert!(demands_alternation(
-            "{{ raise_exception('Conversation roles must alternate user/assistant') }}"
-        ));
-        assert!(!demands_alternation("{% for message in messages %}{{ message.content }}{% endfor %}"));
+/// Which dialect a name of the configuration stands for; `auto` is none.
+pub fn chosen(choice: crate::config::DialectChoice) -> Option<&'static Dialect> {
+    use crate::config::DialectChoice::{Auto, Generic, LlamaServer, LmStudio, Ollama, Sglang, Vllm};
+    match choice {
+        Auto => None,
+        LlamaServer => Some(&LLAMA_SERVER),
+        Vllm => Some(&VLLM),
+        Sglang => Some(&SGLANG),
+        Ollama => Some(&OLLAMA),
+        LmStudio => Some(&LM_STUDIO),
+        Generic => Some(&GENERIC),
     }
 }

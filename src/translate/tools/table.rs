@@ -26,6 +26,8 @@ pub enum Kind {
     ApplyPatch,
     /// A call of the client's shell tool.
     Search(Search),
+    /// A call of a tool that was found later, by its name.
+    Found,
 }
 
 /// One tool.
@@ -41,6 +43,8 @@ pub struct Route {
     pub kind: Kind,
     /// Whether `tool_choice` lets the model call it.
     pub allowed: bool,
+    /// Whether it was found later and is called through [`Kind::Found`], so that the prompt's head stays as it is.
+    pub behind: bool,
 }
 
 /// All tools that the model is shown in a request, for the answer and for the history.
@@ -86,8 +90,22 @@ impl Table {
         let at = self.routes.len();
         self.by_chat.insert(chat.clone(), at);
         let namespace = namespace.map(str::to_owned);
-        self.routes.push(Route { chat, name: name.to_owned(), namespace, kind, allowed: true });
+        self.routes.push(Route {
+            chat,
+            name: name.to_owned(),
+            namespace,
+            kind,
+            allowed: true,
+            behind: false,
+        });
         Some(at)
+    }
+
+    /// The function through which a tool of that chat name is called, if it is called through one.
+    pub fn through(&self, chat: &str) -> Option<&Route> {
+        let behind =
+            self.by_chat.get(chat).and_then(|at| self.routes.get(*at)).is_some_and(|route| route.behind);
+        self.routes.iter().find(|route| behind && route.kind == Kind::Found)
     }
 
     /// The chat name of a declared tool, or the one that it would have.

@@ -1,0 +1,198 @@
+//! Owns `rejoinder doctor`: what we see of each server behind, what is wrong there, and what to do about it. It must
+//! not change anything.
+
+use std::fmt::Write;
+
+use crate::config::Resolved;
+use crate::telemetry::Metrics;
+use crate::upstream::{Facts, Seen, Upstream};
+
+/// Codex's first request alone takes this many tokens, as a round number.
+const FIRST_REQUEST: u64 = 8000;
+
+/// Looks at every server once, and says what it saw.
+///
+/// # Errors
+/// When the look itself cannot be set up.
+pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let upstream = Upstream::new(resolved, &Metrics::new().routing)?;
+    runtime.block_on(upstream.look());
+    Ok(report(&upstream.seen()))
+}
+
+/// The text for a person, and whether all is well.
+fn report(servers: &[Seen]) -> (String, bool) {
+    let mut text = String::new();
+    let mut well = true;
+    for server in servers {
+        // writing to a String cannot fail
+        let _ = writeln!(text, "upstream {}", server.label);
+        let advice = match (&server.ready, &server.facts) {
+            (Ok(()), Some(facts)) => {
+                known(facts, &mut text);
+                advise(facts, server)
+            }
+            (Ok(()), None) => Vec::new(),
+            (Err(reason), _) => {
+                let _ = writeln!(text, "  not ready: {reason}");
+                vec![absent(reason)]
+            }
+        };
+        well &= advice.is_empty();
+        if advice.is_empty() {
+            let _ = writeln!(text, "  all is well");
+        }
+        for advice in advice {
+            let _ = writeln!(text, "  ! {advice}");
+        }
+    }
+    (text, well)
+}
+
+fn known(facts: &Facts, text: &mut String) {
+    let version = facts.version.as_deref().map(|version| format!(" {version}")).unwrap_or_default();
+    let _ = writeln!(text, "  server: {}{version}", facts.dialect.name);
+    let names: Vec<&str> = facts.models.iter().map(|model| model.id.as_str()).take(8).collect();
+    let more = facts.models.len().saturating_sub(names.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let _ =
+        writeln!(text, "  models: {}{more}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    if let Some(context) = facts.context {
+        let slots = facts.slots.map(|slots| format!(" for each of {slots} slots")).unwrap_or_default();
+        let _ = writeln!(text, "  context: {context} tokens{slots}");
+        let limit = context * 4 / 5;
+        let _ = writeln!(
+            text,
+            "  for Codex: model_context_window = {context}, model_auto_compact_token_limit = {limit}"
+        );
+    }
+    let yes = |yes: bool| if yes { "yes" } else { "no" };
+    let tools = facts.tools.map_or("not told", yes);
+    let _ = writeln!(text, "  tools: {tools}, images: {}", yes(facts.sees));
+    if let Some(path) = facts.dialect.count_tokens.map(|(path, _)| path) {
+        let _ = writeln!(text, "  counts tokens at: {path}");
+    }
+}
+
+fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
+    let mut advice = Vec::new();
+    if facts.locked {
+        advice.push(
+            "it wants an API key: put it into a file and name that with upstream.api_key_file, or let clients send \
+             theirs (upstream.forward_authorization)"
+                .to_owned(),
+        );
+    } else if facts.models.is_empty() {
+        advice.push("it lists no model: load one".to_owned());
+    }
+    if facts.tools == Some(false) {
+        advice.push("its chat template has no tools, agents cannot work: start it with --jinja and a template that has".to_owned());
+    }
+    if let Some(context) = facts.context.filter(|context| *context < 2 * FIRST_REQUEST) {
+        advice.push(format!(
+            "{context} tokens of context are few, Codex's first request takes about {FIRST_REQUEST}: start it with more (llama-server: \
+             -c is shared among the -np slots; vLLM: --max-model-len)"
+        ));
+    }
+    if facts.dialect.slot_key.is_some() && facts.slots == Some(1) {
+        advice.push(
+            "it has one slot: a client's side requests (Codex asks for a title) push the conversation out of its \
+             cache; start it with -np 2"
+                .to_owned(),
+        );
+    }
+    let unlisted = |own: &String| !facts.models.is_empty() && !facts.lists(own) && !facts.dialect.any_model;
+    for (name, own) in server.models.iter().flatten().filter(|(_, own)| unlisted(own)) {
+        advice.push(format!("upstream.models has {name:?}, but it does not list {own:?}"));
+    }
+    if facts.dialect.name == "generic" {
+        advice.push(
+            "it is none of the servers that are known: if it is one of them, name it with upstream.dialect"
+                .to_owned(),
+        );
+    }
+    advice
+}
+
+fn absent(reason: &str) -> String {
+    let advice = if reason.contains("refused") {
+        "nobody listens there: start the server, or correct upstream.url"
+    } else if reason.contains("no answer in time") {
+        "it takes connections and does not answer: it hangs, or is no HTTP server"
+    } else if reason.contains("answers 503") {
+        "it loads its model: wait, requests will wait too (upstream.ready_timeout)"
+    } else {
+        "correct upstream.url, or look into the server's own log"
+    };
+    advice.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::dialect::{LLAMA_SERVER, VLLM};
+    use crate::upstream::Model;
+
+    fn seen(facts: Facts) -> Seen {
+        Seen {
+            label: "http://gpu:8000".into(),
+            ready: Ok(()),
+            facts: Some(Arc::new(facts)),
+            in_flight: 0,
+            models: None,
+        }
+    }
+
+    fn model(id: &str) -> Vec<Model> {
+        vec![Model { id: id.into(), aliases: Vec::new(), context: None }]
+    }
+
+    #[test]
+    fn a_good_server_needs_no_advice() {
+        let facts = Facts {
+            models: model("q"),
+            context: Some(32768),
+            slots: Some(2),
+            tools: Some(true),
+            ..Facts::of(&LLAMA_SERVER)
+        };
+        let (text, well) = report(&[seen(facts)]);
+        assert!(well, "{text}");
+        assert!(text.contains("32768 tokens for each of 2 slots") && text.contains("= 26214"), "{text}");
+    }
+
+    #[test]
+    fn each_fault_has_its_advice() {
+        let small = Facts {
+            models: model("q"),
+            context: Some(4096),
+            slots: Some(1),
+            tools: Some(false),
+            ..Facts::of(&LLAMA_SERVER)
+        };
+        let locked = Facts { locked: true, ..Facts::of(&VLLM) };
+        let mut wrong = seen(Facts { models: model("q"), ..Facts::of(&VLLM) });
+        wrong.models = Some(vec![("a".into(), "b".into())]);
+        let mut gone = seen(Facts::default());
+        gone.ready = Err("http://gpu:8000: connection refused".into());
+        for (server, words) in [
+            (seen(small), &["4096 tokens", "-np 2", "--jinja"][..]),
+            (seen(locked), &["api_key_file"]),
+            (wrong, &["does not list \"b\""]),
+            (seen(Facts { models: model("q"), ..Facts::default() }), &["upstream.dialect"]),
+            (gone, &["not ready", "start the server"]),
+        ] {
+            let (text, well) = report(&[server]);
+            assert!(!well, "{text}");
+            for word in words {
+                assert!(text.contains(word), "{word}: {text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Owns the reading of which conversation a request belongs to, so that it can go where its cache is. It must not
+//! choose a server.
+
+use http::HeaderMap;
+use serde::Deserialize;
+
+use crate::upstream::Route;
+
+/// The route of a request for `model`. A conversation is known by `prompt_cache_key`, else by the `thread-id` or
+/// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Codex's sub-agents share
+/// the key of their parent, and differ by `thread-id` (CLIENTS.md 1.1).
+pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, chain: Option<&str>) -> Route {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
+    let thread = header("thread-id").filter(named);
+    let conversation =
+        prompt_cache_key.filter(named).or(thread).or_else(|| header("session-id").filter(named)).or(chain);
+    Route {
+        model: model.to_owned(),
+        conversation: conversation.map(str::to_owned),
+        thread: thread.map(str::to_owned),
+        side: header("x-codex-turn-metadata").is_some_and(is_side),
+    }
+}
+
+/// A name longer than this is nobody's conversation.
+const LONGEST: usize = 512;
+
+/// Whether Codex asks for something beside the conversation: its title, or a summary of it (CLIENTS.md 1.2).
+fn is_side(metadata: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Metadata {
+        thread_source: Option<String>,
+        request_kind: Option<String>,
+    }
+    let metadata = serde_json::from_str::<Metadata>(metadata).ok();
+    metadata.is_some_and(|metadata| {
+        metadata.thread_source.as_deref() == Some("thread_title")
+            || metadata.request_kind.as_deref() == Some("compaction")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn read(headers: &[(&'static str, &'static str)], key: Option<&str>, chain: Option<&str>) -> Route {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
+        route(&headers, "m", key, chain)
+    }
+
+    #[test]
+    fn the_clearest_name_is_the_conversation() {
+        let headers = [("thread-id", "t"), ("session-id", "s")];
+        for (key, chain, headers, want) in [
+            (Some("k"), Some("c"), &headers[..], Some("k")),
+            (Some(""), Some("c"), &headers[..], Some("t")),
+            (None, Some("c"), &headers[1..], Some("s")),
+            (None, Some("c"), &[], Some("c")),
+            (None, None, &[], None),
+        ] {
+            assert_eq!(read(headers, key, chain).conversation.as_deref(), want);
+        }
+    }
+
+    #[test]
+    fn titles_and_summaries_are_beside_it() {
+        for (metadata, side) in [
+            (r#"{"request_kind":"turn","thread_source":"user"}"#, false),
+            (r#"{"request_kind":"turn","thread_source":"thread_title"}"#, true),
+            (r#"{"request_kind":"compaction","thread_source":"user"}"#, true),
+            ("{}", false),
+            ("not JSON", false),
+        ] {
+            assert_eq!(read(&[("x-codex-turn-metadata", metadata)], None, None).side, side, "{metadata}");
+        }
+    }
+}

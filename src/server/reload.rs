@@ -1,0 +1,71 @@
+//! Owns the taking over of a changed configuration while we run: when to read it again, and what of it may change. It
+//! must not touch a request.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Resolved;
+use crate::upstream::Upstream;
+
+/// Time between two looks at the files: a change is there within a few seconds, without a watcher's dependencies.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Reads the configuration again on SIGHUP and whenever one of its files changes, for ever. The servers behind change
+/// at once; any other key is named in the log as one that waits for a restart. What is wrong is logged, and everything
+/// stays as it is.
+pub async fn watch(upstream: Upstream, mut current: Resolved) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            tracing::warn!(%error, "cannot handle SIGHUP, the configuration is not read again");
+            return;
+        }
+    };
+    let mut seen = stamps(&current);
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let now = stamps(&current);
+        if !asked && now == seen {
+            continue;
+        }
+        match current.again() {
+            Ok(next) => {
+                let waiting = current.changed_keys(&next);
+                if !waiting.is_empty() {
+                    tracing::warn!(
+                        keys = waiting.join(", "),
+                        "changed keys that take effect after a restart"
+                    );
+                }
+                match upstream.reload(&next.servers) {
+                    Ok(()) => tracing::info!(upstreams = next.servers.len(), "configuration read again"),
+                    Err(error) => tracing::error!(error, "the old configuration stays"),
+                }
+                // what waits for a restart is compared with what is in force
+                let mut next = next;
+                next.config = current.config;
+                current = next;
+            }
+            Err(problems) => {
+                for problem in problems {
+                    tracing::error!(%problem, "the configuration is wrong, the old one stays");
+                }
+            }
+        }
+        seen = stamps(&current);
+    }
+}
+
+/// What tells that a file changed: when it was written, and how long it is.
+fn stamps(resolved: &Resolved) -> Vec<(PathBuf, Option<(SystemTime, u64)>)> {
+    let stamp = |path: &PathBuf| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
+    };
+    resolved.files().into_iter().map(|path| (path.clone(), stamp(&path))).collect()
+}

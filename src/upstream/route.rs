@@ -1,0 +1,263 @@
+//! Owns the choice of a server for a request: by model, then by conversation, then the least busy; and the wait when
+//! there is none. It must not send anything.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::server::{Lease, RETRY, Server};
+use super::{Shared, Target};
+use crate::error::{Error, Kind};
+
+/// What decides where a request goes.
+#[derive(Debug, Clone, Default)]
+pub struct Route {
+    /// The model, by the client's name.
+    pub model: String,
+    /// The conversation: requests of one have most of their prompt in common.
+    pub conversation: Option<String>,
+    /// Which of several threads of it.
+    pub thread: Option<String>,
+    /// Beside the conversation (a title, a summary): its prompt is not where the conversation goes on.
+    pub side: bool,
+}
+
+impl Route {
+    /// The name under which a slot is held.
+    fn slot_owner(&self) -> Option<String> {
+        match (&self.conversation, &self.thread) {
+            (Some(conversation), Some(thread)) if conversation != thread => {
+                Some(format!("{conversation} {thread}"))
+            }
+            (conversation, thread) => conversation.clone().or_else(|| thread.clone()),
+        }
+    }
+}
+
+/// Requests that wait, oldest first, with the servers that each could take.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    next: u64,
+    tickets: BTreeMap<u64, Vec<usize>>,
+}
+
+impl Waiting {
+    /// How many wait.
+    pub fn count(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// How many wait for that server, of those that came before.
+    fn before(&self, ticket: Option<u64>, server: usize) -> usize {
+        let older = self.tickets.iter().take_while(|(other, _)| ticket.is_none_or(|ticket| **other < ticket));
+        older.filter(|(_, servers)| servers.contains(&server)).count()
+    }
+}
+
+/// A place in the line; dropped, it is given up.
+struct Ticket<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting().tickets.remove(&self.number);
+        self.shared.changes.tell();
+    }
+}
+
+/// Why a request has to wait.
+enum Why {
+    /// No server is ready.
+    NotReady(String),
+    /// Those that are have all they may be given.
+    Busy,
+}
+
+impl Shared {
+    /// The servers that have the model: those that are configured to or that list it; failing both, those that take
+    /// any name or were not configured, and whose own answer then says what is wrong.
+    pub(super) fn candidates(&self, model: &str) -> Result<Vec<Arc<Server>>, Error> {
+        let servers = self.servers();
+        let mut named = Vec::new();
+        let mut open = Vec::new();
+        for server in servers.iter() {
+            match server.own_name(model) {
+                Ok(Some(_)) => named.push(server.clone()),
+                Ok(None) if server.state().facts.is_some_and(|facts| facts.lists(model)) => {
+                    named.push(server.clone());
+                }
+                Ok(None) => open.push(server.clone()),
+                Err(()) => {}
+            }
+        }
+        if !named.is_empty() {
+            return Ok(named);
+        }
+        if open.is_empty() {
+            let message =
+                format!("The model '{model}' does not exist: no upstream server is configured to have it.");
+            return Err(Error::new(Kind::ModelNotFound, message).param("model"));
+        }
+        Ok(open)
+    }
+
+    /// The one of them that a request would go to if it went now.
+    pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
+        let ready: Vec<_> = candidates.iter().filter(|server| server.ready()).cloned().collect();
+        let known = || candidates.iter().find(|server| server.state().base.is_some()).cloned();
+        self.choose(&ready, route).or_else(known)
+    }
+
+    /// The conversation's own server, else the one with the fewest requests for its weight.
+    fn choose(&self, servers: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
+        let home = route.conversation.as_deref().and_then(|name| self.affinity().home(name, Instant::now()));
+        let at_home = |server: &&Arc<Server>| Some(server.id) == home;
+        if !route.side
+            && let Some(server) = servers.iter().find(at_home)
+        {
+            return Some(server.clone());
+        }
+        // a side request leaves the conversation's server alone where another has nothing to do
+        let busy = |server: &Arc<Server>| {
+            let load = (server.in_flight() as f64 + 1.0) / f64::from(server.config.weight.max(1));
+            (load, route.side && Some(server.id) == home)
+        };
+        let fewest = |a: &(usize, &Arc<Server>), b: &(usize, &Arc<Server>)| {
+            let (x, y) = (busy(a.1), busy(b.1));
+            x.0.total_cmp(&y.0).then(x.1.cmp(&y.1)).then(a.0.cmp(&b.0))
+        };
+        // equals take turns
+        let turn = self.waiting().turn(servers.len());
+        let rotated = servers.iter().enumerate().map(|(n, server)| ((n + turn) % servers.len(), server));
+        rotated.min_by(fewest).map(|(_, server)| server.clone())
+    }
+
+    /// Servers other than those tried that would take a request at once.
+    pub(super) fn free(&self, route: &Route, tried: &[usize], ticket: Option<u64>) -> Vec<Arc<Server>> {
+        let candidates = self.candidates(&route.model).unwrap_or_default();
+        // where there is nobody else, an open circuit would only delay what the server itself has to say
+        let only = candidates.len() == 1;
+        let waiting = self.waiting();
+        let takes = |server: &Arc<Server>| {
+            server.ready() && (only || server.admits()) && server.room() > waiting.before(ticket, server.id)
+        };
+        candidates.into_iter().filter(|server| !tried.contains(&server.id)).filter(takes).collect()
+    }
+
+    /// A place for the request on a server that is not among those tried, waited for if need be. `since`: when this
+    /// request first waited for a server to become ready.
+    ///
+    /// # Errors
+    /// 404 without such a model, 429 when too many wait already, 503 when no server became ready in time.
+    pub(super) async fn place(
+        &self,
+        route: &Route,
+        tried: &[usize],
+        since: &mut Option<Instant>,
+    ) -> Result<(Lease, Target), Error> {
+        let mut ticket: Option<Ticket<'_>> = None;
+        let begun = Instant::now();
+        loop {
+            let mut changes = self.changes.0.subscribe();
+            let number = ticket.as_ref().map(|ticket| ticket.number);
+            let free = self.free(route, tried, number);
+            if let Some(server) = self.choose(&free, route)
+                && let Some(target) = server.target(&route.model)
+                && let Some(lease) = server.lease(route.slot_owner().as_deref(), route.side)
+            {
+                self.settle(&server, route);
+                return Ok((lease, target));
+            }
+            let mut candidates = self.candidates(&route.model)?;
+            candidates.retain(|server| !tried.contains(&server.id));
+            let (limit, clock) = match why(&candidates) {
+                Why::NotReady(reason) => {
+                    let limit = candidates.iter().map(|server| server.config.ready_timeout).max();
+                    let limit = limit.unwrap_or_default();
+                    let clock = *since.get_or_insert_with(Instant::now);
+                    if clock.elapsed() >= limit {
+                        return Err(not_ready(&candidates, limit, &reason));
+                    }
+                    (limit, clock)
+                }
+                Why::Busy => {
+                    let limit = candidates.iter().map(|server| server.config.response_timeout).max();
+                    let limit = limit.unwrap_or_default();
+                    if begun.elapsed() >= limit {
+                        return Err(super::answer::too_late(limit));
+                    }
+                    (limit, begun)
+                }
+            };
+            if ticket.is_none() {
+                ticket = Some(self.queue(&candidates)?);
+                // a place in the line may change what is free for us
+                continue;
+            }
+            // the clock of an open circuit tells nobody
+            let pause = limit.saturating_sub(clock.elapsed()).min(RETRY);
+            let _ = tokio::time::timeout(pause, changes.changed()).await;
+        }
+    }
+
+    /// Counts how often a conversation finds its cache, and remembers where it is now.
+    fn settle(&self, server: &Server, route: &Route) {
+        let Some(conversation) = &route.conversation else { return };
+        let now = Instant::now();
+        let mut affinity = self.affinity();
+        let what = match affinity.home(conversation, now) {
+            _ if route.side => "side",
+            None => "new",
+            Some(home) if home == server.id => "hit",
+            Some(_) => "moved",
+        };
+        self.metrics.affinity(what);
+        if !route.side {
+            affinity.settle(conversation, server.id, now);
+        }
+    }
+
+    fn queue(&self, candidates: &[Arc<Server>]) -> Result<Ticket<'_>, Error> {
+        let most: usize = candidates.iter().map(|server| server.config.max_waiting).sum();
+        let mut waiting = self.waiting();
+        if waiting.count() >= most {
+            let message = "Too many requests wait for the upstream server already; try again later.";
+            let mut error = Error::new(Kind::RateLimited, message);
+            error.retry_after = Some(FULL);
+            return Err(error);
+        }
+        let number = waiting.next;
+        waiting.next += 1;
+        waiting.tickets.insert(number, candidates.iter().map(|server| server.id).collect());
+        Ok(Ticket { shared: self, number })
+    }
+}
+
+impl Waiting {
+    /// Another number below `count` every time.
+    fn turn(&mut self, count: usize) -> usize {
+        self.next = self.next.wrapping_add(1);
+        usize::try_from(self.next).unwrap_or_default().checked_rem(count).unwrap_or_default()
+    }
+}
+
+fn why(candidates: &[Arc<Server>]) -> Why {
+    let reasons: Vec<String> = candidates.iter().filter_map(|server| server.state().ready.err()).collect();
+    if reasons.len() < candidates.len() { Why::Busy } else { Why::NotReady(reasons.join("; ")) }
+}
+
+fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error {
+    let searched =
+        candidates.iter().any(|server| server.config.url.is_none() && server.state().base.is_none());
+    let message = match searched {
+        true => "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured."
+            .to_owned(),
+        false => format!("The upstream server is not ready, also not after {} s.", limit.as_secs_f64()),
+    };
+    Error::new(Kind::Unavailable, message).detail(reason)
+}
+
+/// `Retry-After` of a full line.
+const FULL: Duration = Duration::from_secs(5);

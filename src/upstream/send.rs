@@ -1,0 +1,365 @@
+//! Owns the way of a chat request to a server: sending, watching until its answer begins, and taking it elsewhere
+//! while nothing was generated. It must not choose servers or read an answer's events.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::server::{Lease, RETRY, Server};
+use super::{Route, Shared, Target, Upstream, answer};
+use crate::error::{Error, Kind};
+
+/// Where chat requests go.
+pub const CHAT: &str = "/v1/chat/completions";
+/// Headers of the client's that concern the upstream too.
+const FORWARDED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
+/// Connections that may break before an answer until the request itself is taken for the cause.
+const BREAKS: u32 = 2;
+/// Servers that it may be taken from because they hang.
+const HANGS: u32 = 4;
+
+/// A Chat Completions request, not yet rendered for any server.
+pub struct ChatRequest {
+    /// What decides where it goes.
+    pub route: Route,
+    /// Where on the server: [`CHAT`], or another path that takes the same body.
+    pub path: &'static str,
+    /// The headers of the client's own request.
+    pub headers: HeaderMap,
+    /// Whether a stream is asked for.
+    pub stream: bool,
+    /// The body as that server reads it.
+    #[allow(clippy::type_complexity)] // spelled out once, here
+    pub body: Arc<dyn Fn(&Target) -> Result<Vec<u8>, Error> + Send + Sync>,
+}
+
+/// A success whose body is still to be read. As long as it lives, the request counts as running on its server; dropped,
+/// it takes the request back.
+pub struct Sent {
+    response: reqwest::Response,
+    first: Vec<u8>,
+    lease: Lease,
+}
+
+/// The same of a request that was passed through, whatever its status.
+pub struct Passed {
+    /// Status and headers; its body is read by [`Passed::into_stream`].
+    pub response: reqwest::Response,
+    lease: Lease,
+}
+
+/// Why an attempt gave nothing.
+enum Failure {
+    /// Nobody else would say anything else.
+    Final(Error),
+    /// Nothing reached the server.
+    Refused(Error),
+    /// The server says that it is not ready, or has no room.
+    NotNow(Error),
+    /// The connection ended before anything was generated.
+    Broke(Error),
+    /// Nothing came for so long that another server is the better guess.
+    Hung(Error),
+    /// The server failed by itself.
+    Failed(Error),
+}
+
+impl Upstream {
+    /// Sends a chat request to the server that the route leads to, waiting for it if need be. The future resolves
+    /// with the beginning of an answer, or with what the last refusal means; dropped, it takes the request back. A
+    /// second server is asked only while the first has generated nothing.
+    pub fn send(&self, request: ChatRequest) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
+        let shared = self.shared.clone();
+        async move { Trip::new(&shared, request).run().await }
+    }
+}
+
+/// One request on its way.
+struct Trip<'a> {
+    shared: &'a Arc<Shared>,
+    request: ChatRequest,
+    /// Servers to leave out: those that failed it, and those that broke or hung while there are others.
+    tried: Vec<usize>,
+    /// Servers that failed it by their own word, who would do so again.
+    failed: Vec<usize>,
+    breaks: u32,
+    hangs: u32,
+    /// When it first waited for a server to become ready.
+    since: Option<Instant>,
+}
+
+impl<'a> Trip<'a> {
+    fn new(shared: &'a Arc<Shared>, request: ChatRequest) -> Trip<'a> {
+        Trip { shared, request, tried: Vec::new(), failed: Vec::new(), breaks: 0, hangs: 0, since: None }
+    }
+
+    async fn run(mut self) -> Result<Sent, Error> {
+        let mut last = None;
+        loop {
+            let place = self.shared.place(&self.request.route, &self.tried, &mut self.since).await;
+            let (lease, target) = match (place, last.take()) {
+                (Ok(place), _) => place,
+                (Err(_), Some(earlier)) => return Err(earlier),
+                (Err(error), None) => return Err(error),
+            };
+            let failure = match self.attempt(&lease, &target).await {
+                Ok((response, first)) => {
+                    let mut sent = Sent { response, first, lease };
+                    sent.lease.succeeded();
+                    return Ok(sent);
+                }
+                Err(failure) => failure,
+            };
+            let error = self.judge(failure, lease).await?;
+            let server = target.base.as_ref();
+            tracing::debug!(upstream = %crate::config::redact_url(server), code = error.label(), "taken elsewhere");
+            self.shared.metrics.failover(error.label());
+            last = Some(error);
+        }
+    }
+
+    /// Whether the request goes on, and with which error if nobody takes it.
+    async fn judge(&mut self, failure: Failure, mut lease: Lease) -> Result<Error, Error> {
+        let server = lease.server.clone();
+        match failure {
+            Failure::Final(error) => Err(error),
+            Failure::Refused(error) => {
+                lease.failed();
+                server.suspect("connection refused");
+                let since = *self.since.get_or_insert_with(Instant::now);
+                if since.elapsed() < server.config.ready_timeout { Ok(error) } else { Err(error) }
+            }
+            Failure::NotNow(error) => {
+                drop(lease);
+                if self.look_again(&server).await {
+                    return Ok(error);
+                }
+                if server.ready() {
+                    // so it is full, not loading
+                    return Err(error);
+                }
+                self.since.get_or_insert_with(Instant::now);
+                self.tried.retain(|tried| *tried != server.id);
+                Ok(error)
+            }
+            Failure::Broke(error) => {
+                lease.failed();
+                drop(lease);
+                // it may have died, or closed a connection that idled
+                self.look_again(&server).await;
+                self.breaks += 1;
+                if self.breaks < BREAKS && self.others() { Ok(error) } else { Err(error) }
+            }
+            Failure::Hung(error) => {
+                lease.failed();
+                self.tried.push(server.id);
+                self.hangs += 1;
+                if self.hangs < HANGS && self.others() { Ok(error) } else { Err(error) }
+            }
+            Failure::Failed(error) => {
+                lease.failed();
+                self.tried.push(server.id);
+                self.failed.push(server.id);
+                if self.others() { Ok(error) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Has the server looked at, and waits for that unless another is free now (true).
+    async fn look_again(&mut self, server: &Server) -> bool {
+        self.tried.push(server.id);
+        if !self.shared.free(&self.request.route, &self.tried, None).is_empty() {
+            server.recheck();
+            return true;
+        }
+        server.look_once(self.shared.own_port.get().copied().unwrap_or_default()).await;
+        false
+    }
+
+    /// Whether there are servers left that did not fail it, ready or not. Those that broke or hung come last.
+    fn others(&mut self) -> bool {
+        let candidates = self.shared.candidates(&self.request.route.model).unwrap_or_default();
+        let left = |out: &[usize]| candidates.iter().any(|server| !out.contains(&server.id));
+        if !left(&self.tried) {
+            self.tried.clone_from(&self.failed);
+        }
+        left(&self.tried)
+    }
+
+    /// One request to one server, until its answer begins.
+    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+        let mut body = (self.request.body)(target).map_err(Failure::Final)?;
+        if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
+            && self.request.path == CHAT
+            && body.last() == Some(&b'}')
+        {
+            body.pop();
+            body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
+        }
+        let url = format!("{}{}", target.base, self.request.path);
+        let mut watch =
+            Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
+        let sent = lease.server.client.post(url).headers(self.headers(&lease.server)).body(body).send();
+        let response = match watch.over(sent).await? {
+            Err(error) if error.is_connect() => return Err(Failure::Refused(answer::unreachable(error))),
+            Err(error) => return Err(Failure::Broke(answer::unreachable(error))),
+            Ok(response) => response,
+        };
+        if !response.status().is_success() {
+            let error = answer::refused(response, target.context).await;
+            return Err(match error.kind {
+                Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),
+                Kind::UpstreamFailed | Kind::BadGateway | Kind::Timeout => Failure::Failed(error),
+                _ => Failure::Final(error),
+            });
+        }
+        if !(self.request.stream && answer::is_event_stream(&response).map_err(Failure::Final)?) {
+            return Ok((response, Vec::new()));
+        }
+        watch.answered = true;
+        self.beginning(response, watch).await
+    }
+
+    /// Reads on until something was generated.
+    async fn beginning(
+        &self,
+        mut response: reqwest::Response,
+        mut watch: Watch<'_, '_>,
+    ) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+        let mut first = Vec::new();
+        loop {
+            watch.quiet = Instant::now();
+            match watch.over(response.chunk()).await? {
+                Ok(Some(piece)) => first.extend_from_slice(&piece),
+                Ok(None) => return Err(Failure::Broke(ended())),
+                Err(error) => return Err(Failure::Broke(ended().detail(answer::causes(error)))),
+            }
+            if answer::begun(&first) {
+                return Ok((response, first));
+            }
+        }
+    }
+
+    fn headers(&self, server: &Server) -> HeaderMap {
+        let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        for name in FORWARDED {
+            if let Some(value) = self.request.headers.get(name) {
+                headers.insert(HeaderName::from_static(name), value.clone());
+            }
+        }
+        server.authorize(&mut headers, &self.request.headers);
+        headers
+    }
+}
+
+/// Watches over one attempt: the clock, and whether the server hangs while another is free.
+struct Watch<'a, 't> {
+    trip: &'a Trip<'t>,
+    lease: &'a Lease,
+    begun: Instant,
+    /// When the server last sent anything.
+    quiet: Instant,
+    answered: bool,
+}
+
+impl Watch<'_, '_> {
+    async fn over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let config = &self.lease.server.config;
+        tokio::pin!(work);
+        loop {
+            let left = match self.answered {
+                true => config.idle_timeout.saturating_sub(self.quiet.elapsed()),
+                false => config.response_timeout.saturating_sub(self.begun.elapsed()),
+            };
+            if let Ok(done) = tokio::time::timeout(left.min(RETRY), &mut work).await {
+                return Ok(done);
+            }
+            if left <= RETRY {
+                return Err(self.silent(config));
+            }
+            let hung = !self.lease.server.ready()
+                || (self.trip.request.stream && self.quiet.elapsed() >= config.stall_timeout);
+            if hung && self.elsewhere() {
+                return Err(Failure::Hung(stalled(self.quiet.elapsed())));
+            }
+        }
+    }
+
+    fn silent(&self, config: &crate::config::UpstreamConfig) -> Failure {
+        match self.answered {
+            true => Failure::Final(stalled(config.idle_timeout)),
+            false => Failure::Final(answer::too_late(config.response_timeout)),
+        }
+    }
+
+    fn elsewhere(&self) -> bool {
+        let mut tried = self.trip.tried.clone();
+        tried.push(self.lease.server.id);
+        !self.trip.shared.free(&self.trip.request.route, &tried, None).is_empty()
+    }
+}
+
+fn stalled(silence: Duration) -> Error {
+    let message = format!("The upstream server sent nothing for {} s.", silence.as_secs_f64());
+    Error::new(Kind::Timeout, message)
+}
+
+fn ended() -> Error {
+    Error::new(Kind::BadGateway, "The upstream server closed the connection before its answer began.")
+}
+
+impl Sent {
+    /// Whether the body is a stream of events (true) or a JSON object.
+    ///
+    /// # Errors
+    /// When it is something that is no chat answer at all.
+    pub fn is_event_stream(&self) -> Result<bool, Error> {
+        answer::is_event_stream(&self.response)
+    }
+
+    /// The whole body.
+    ///
+    /// # Errors
+    /// When it is cut, too long, or not there within `limit`.
+    pub async fn whole(mut self, limit: Duration) -> Result<Bytes, Error> {
+        let body = answer::whole(self.response, limit).await;
+        if body.is_err() {
+            self.lease.failed();
+        }
+        body
+    }
+
+    /// The body, piece by piece.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
+        let Sent { response, first, mut lease } = self;
+        let first = futures::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
+        first.chain(response.bytes_stream().map(move |piece| {
+            piece.map_err(|error| {
+                lease.failed();
+                error.without_url().to_string()
+            })
+        }))
+    }
+}
+
+impl Passed {
+    pub(super) fn new(response: reqwest::Response, lease: Lease) -> Passed {
+        Passed { response, lease }
+    }
+
+    /// The body, piece by piece.
+    pub fn into_stream(self) -> impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static {
+        let Passed { response, lease } = self;
+        response.bytes_stream().map(move |piece| {
+            let _held = &lease;
+            piece
+        })
+    }
+}

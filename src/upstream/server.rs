@@ -1,0 +1,429 @@
+//! Owns one server behind: what is known of it, what runs on it now, and the watch over both. It must not choose
+//! between servers or send chat requests.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::facts::Facts;
+use super::health::Health;
+use super::probe::{self, Look, Sight};
+use super::slots::Slots;
+use super::{Changes, Target};
+use crate::config::{ServerConfig, Switch, UpstreamConfig, read_budgets, redact_url};
+
+/// Where servers usually listen, looked at in this order when none is named.
+const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];
+/// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Time between two looks at a server that is not ready.
+pub const RETRY: Duration = Duration::from_millis(500);
+/// Looks in a row without an answer until a server that was ready is taken for hung: one may be busy for a moment.
+const SILENCES: u32 = 2;
+
+/// What the last looks showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Base URL without `/v1` and without a trailing slash; `None` while the search has found nothing.
+    pub base: Option<Arc<str>>,
+    /// What was learned; it outlives an outage.
+    pub facts: Option<Arc<Facts>>,
+    /// `Ok`, or why it cannot serve.
+    pub ready: Result<(), String>,
+    /// Whether any look is over.
+    pub looked: bool,
+}
+
+/// One server behind.
+pub struct Server {
+    /// Never given twice in a process.
+    pub id: usize,
+    pub config: UpstreamConfig,
+    key: Option<SecretString>,
+    pub client: reqwest::Client,
+    /// Client's model name and the server's own, from `models`.
+    models: Option<Vec<(String, String)>>,
+    budgets: Arc<[(String, u64)]>,
+    state: watch::Sender<State>,
+    load: Mutex<Load>,
+    /// Asks the watch for a look now.
+    suspected: Notify,
+    /// Cancelled when the configuration no longer has it.
+    pub removed: CancellationToken,
+    changes: Changes,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    in_flight: usize,
+    health: Health,
+    slots: Slots,
+}
+
+impl Server {
+    /// A server that nobody has looked at; [`Server::watch`] does.
+    ///
+    /// # Errors
+    /// When the TLS set-up of the machine cannot be read.
+    pub fn new(configured: &ServerConfig, changes: Changes) -> Result<Server, String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let config = configured.config.clone();
+        let client = reqwest::Client::builder()
+            .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_nodelay(true)
+            // an upstream is named on purpose; HTTP_PROXY is not about it
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .build()
+            .map_err(|error| format!("cannot set up the HTTP client: {error}"))?;
+        let state = State {
+            base: config.url.as_deref().map(Arc::from),
+            facts: None,
+            ready: Err("not looked at yet".to_owned()),
+            looked: false,
+        };
+        let split = |name: &String| match name.split_once('=') {
+            Some((client, own)) => (client.trim().to_owned(), own.trim().to_owned()),
+            None => (name.clone(), name.clone()),
+        };
+        Ok(Server {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            models: config.models.as_ref().map(|names| names.iter().map(split).collect()),
+            budgets: config
+                .reasoning_budget_tokens
+                .as_deref()
+                .and_then(|text| read_budgets(text).ok())
+                .unwrap_or_default()
+                .into(),
+            config,
+            key: configured.key.clone(),
+            client,
+            state: watch::Sender::new(state),
+            load: Mutex::default(),
+            suspected: Notify::new(),
+            removed: CancellationToken::new(),
+            changes,
+        })
+    }
+
+    /// Whether it is the server of that configuration, unchanged.
+    pub fn is(&self, configured: &ServerConfig) -> bool {
+        let secret = |key: &Option<SecretString>| key.as_ref().map(|key| key.expose_secret().to_owned());
+        self.config == configured.config && secret(&self.key) == secret(&configured.key)
+    }
+
+    /// Takes over what another server of the same URL has learned.
+    pub fn inherit(&self, other: &Server) {
+        self.state.send_replace(other.state());
+    }
+
+    /// What the last looks showed.
+    pub fn state(&self) -> State {
+        self.state.borrow().clone()
+    }
+
+    /// A receiver of every change of [`Server::state`].
+    pub fn subscribe(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Whether the last look found it able to serve.
+    pub fn ready(&self) -> bool {
+        self.state.borrow().ready.is_ok()
+    }
+
+    /// Host and port, or the whole URL without its user: the label in logs and metrics.
+    pub fn label(&self) -> String {
+        let base = self.state.borrow().base.clone();
+        base.map_or_else(|| "not found".to_owned(), |base| redact_url(&base))
+    }
+
+    /// Its name for the client's model: `Err` when `models` leaves that name out, `Ok(None)` without such a list.
+    pub fn own_name(&self, model: &str) -> Result<Option<&str>, ()> {
+        match &self.models {
+            None => Ok(None),
+            Some(names) => {
+                names.iter().find(|(client, _)| client == model).map(|(_, own)| Some(own.as_str())).ok_or(())
+            }
+        }
+    }
+
+    /// The names of `models`: the client's, then its own.
+    pub fn named_models(&self) -> Option<&[(String, String)]> {
+        self.models.as_deref()
+    }
+
+    /// How it reads a request for that model; `None` while the search has found nothing.
+    pub fn target(&self, model: &str) -> Option<Target> {
+        let State { base, facts, .. } = self.state();
+        let facts = facts.unwrap_or_default();
+        let own = self.own_name(model).ok().flatten().filter(|own| *own != model);
+        Some(Target {
+            base: base?,
+            dialect: probe::chosen(self.config.dialect).unwrap_or(facts.dialect),
+            alternate_roles: match self.config.alternate_roles {
+                Switch::Auto => facts.alternates,
+                Switch::On => true,
+                Switch::Off => false,
+            },
+            sees: facts.sees,
+            model: own.map(str::to_owned),
+            extra_body: self.config.extra_body.clone(),
+            budgets: self.budgets.clone(),
+            context: facts.context_of(own.unwrap_or(model)),
+        })
+    }
+
+    /// The configured key, or the client's own where that is allowed.
+    pub fn authorize(&self, headers: &mut HeaderMap, client: &HeaderMap) {
+        let value = match &self.key {
+            Some(key) => bearer(key),
+            None if self.config.forward_authorization => client.get(header::AUTHORIZATION).cloned(),
+            None => None,
+        };
+        if let Some(value) = value {
+            headers.insert(header::AUTHORIZATION, value);
+        }
+    }
+
+    /// Removes what a client may have put a key into, where that key is not for this server.
+    pub fn strip_keys(&self, headers: &mut HeaderMap) {
+        headers.remove(header::AUTHORIZATION);
+        if self.key.is_some() || !self.config.forward_authorization {
+            for name in
+                [header::COOKIE, HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")]
+            {
+                headers.remove(name);
+            }
+        }
+    }
+
+    // what runs on it
+
+    /// Requests that it has now.
+    pub fn in_flight(&self) -> usize {
+        self.load().in_flight
+    }
+
+    /// Requests that it could be given beside those.
+    pub fn room(&self) -> usize {
+        self.config.max_in_flight.map_or(usize::MAX, |most| most.saturating_sub(self.in_flight()))
+    }
+
+    /// Whether its circuit is closed, or a single trial is due.
+    pub fn admits(&self) -> bool {
+        self.load().health.admits(Instant::now())
+    }
+
+    /// Counts a request in, unless the server has all it may be given by now; the circuit's trial, if one is due, is
+    /// this one. Dropped, the lease counts it out. `owner` is whose slot it is, where there are slots.
+    pub fn lease(self: &Arc<Server>, owner: Option<&str>, side: bool) -> Option<Lease> {
+        let slots = self.slots();
+        let mut load = self.load();
+        if self.config.max_in_flight.is_some_and(|most| load.in_flight >= most) {
+            return None;
+        }
+        load.in_flight += 1;
+        load.health.begin();
+        let slot = slots.and_then(|count| load.slots.take(count, owner, side));
+        drop(load);
+        Some(Lease { server: self.clone(), slot, told: false })
+    }
+
+    /// Counts in a request whose place nobody chose: one that is passed through.
+    pub fn lease_any(self: &Arc<Server>) -> Lease {
+        self.load().in_flight += 1;
+        Lease { server: self.clone(), slot: None, told: false }
+    }
+
+    /// How many slots there are to choose from, where the choice is ours.
+    fn slots(&self) -> Option<u32> {
+        let facts = self.state.borrow().facts.clone()?;
+        let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
+        let ours = self.config.pin_slots && dialect.slot_key.is_some();
+        facts.slots.filter(|count| ours && *count > 1)
+    }
+
+    fn load(&self) -> std::sync::MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // the watch
+
+    /// Takes it for unable to serve until a look, which is asked for now, shows otherwise.
+    pub fn suspect(&self, reason: &str) {
+        let before = self.state();
+        self.announce(State { ready: Err(reason.to_owned()), looked: true, ..before });
+        self.suspected.notify_one();
+    }
+
+    /// Asks for a look now.
+    pub fn recheck(&self) {
+        self.suspected.notify_one();
+    }
+
+    /// Looks at the server until it is removed: often until it is ready, then every `probe_interval`. `own_port` is
+    /// skipped in the search, so that we never take ourselves for the upstream.
+    pub async fn watch(self: Arc<Server>, own_port: u16) {
+        let mut silences = 0;
+        loop {
+            let looked = tokio::select! {
+                looked = self.look(own_port) => looked,
+                () = self.removed.cancelled() => return,
+            };
+            let was_ready = self.ready();
+            let next = match looked {
+                Looked::Silent(_) if was_ready && silences + 1 < SILENCES => {
+                    silences += 1;
+                    None
+                }
+                Looked::Silent(state) | Looked::Answered(state) => {
+                    silences = 0;
+                    Some(state)
+                }
+            };
+            if let Some(next) = next {
+                self.announce(next);
+            }
+            let pause = if self.ready() && silences == 0 { self.config.probe_interval } else { RETRY };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.suspected.notified() => {}
+                () = self.removed.cancelled() => return,
+            }
+        }
+    }
+
+    /// One look now.
+    pub async fn look_once(&self, own_port: u16) {
+        let (Looked::Answered(state) | Looked::Silent(state)) = self.look(own_port).await;
+        self.announce(state);
+    }
+
+    async fn look(&self, own_port: u16) -> Looked {
+        let named = self.config.url.as_deref();
+        let own = format!(":{own_port}");
+        let places = named.into_iter().chain(USUAL.into_iter().filter(|_| named.is_none()));
+        let before = self.state();
+        let mut reasons = Vec::new();
+        let mut silent = false;
+        for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
+            let look = Look { client: &self.client, base, key: self.key.as_ref() };
+            let place = Some(Arc::from(base));
+            match look.run().await {
+                Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
+                Sight::Silent(reason) => {
+                    silent = true;
+                    reasons.push(format!("{}: {reason}", redact_url(base)));
+                }
+                Sight::Loading(reason) => {
+                    let base = before.base.or(place);
+                    return Looked::Answered(State {
+                        base,
+                        facts: before.facts,
+                        ready: Err(reason),
+                        looked: true,
+                    });
+                }
+                Sight::Ready(facts) => {
+                    let facts = Some(Arc::new(*facts));
+                    return Looked::Answered(State { base: place, facts, ready: Ok(()), looked: true });
+                }
+            }
+        }
+        // what was learned of a server that is away for a moment stays true, where it was named
+        let kept = named.is_some();
+        let state = State {
+            base: before.base.filter(|_| kept),
+            facts: before.facts.filter(|_| kept),
+            ready: Err(reasons.join("; ")),
+            looked: true,
+        };
+        if silent { Looked::Silent(state) } else { Looked::Answered(state) }
+    }
+
+    fn announce(&self, next: State) {
+        let changed = self.state.send_if_modified(|state| {
+            if *state == next {
+                return false;
+            }
+            let base = next.base.as_deref().map(redact_url).unwrap_or_default();
+            match &next.ready {
+                Ok(()) if state.ready.is_ok() => tracing::info!(upstream = %base, "upstream has changed"),
+                Ok(()) => {
+                    let facts = next.facts.as_deref();
+                    let dialect = facts.map_or("", |facts| facts.dialect.name);
+                    let context = facts.and_then(|facts| facts.context).unwrap_or_default();
+                    tracing::info!(upstream = %base, dialect, context, "upstream is ready");
+                }
+                Err(reason) if state.ready.is_ok() || !state.looked => {
+                    tracing::warn!(upstream = %base, %reason, "upstream is not ready");
+                }
+                Err(reason) => tracing::debug!(upstream = %base, %reason, "upstream is still not ready"),
+            }
+            *state = next;
+            true
+        });
+        if changed {
+            self.changes.tell();
+        }
+    }
+}
+
+enum Looked {
+    Answered(State),
+    /// It took the connection, no more.
+    Silent(State),
+}
+
+fn bearer(key: &SecretString) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// One request's place on a server, from its choice to the end of its answer.
+pub struct Lease {
+    /// Where.
+    pub server: Arc<Server>,
+    /// Which slot of it, where the choice is ours.
+    pub slot: Option<u32>,
+    told: bool,
+}
+
+impl Lease {
+    /// The answer has begun.
+    pub fn succeeded(&mut self) {
+        self.told = true;
+        self.server.load().health.succeeded();
+    }
+
+    /// The server failed, by no fault of the request.
+    pub fn failed(&mut self) {
+        self.told = true;
+        self.server.load().health.failed(Instant::now());
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut load = self.server.load();
+        load.in_flight = load.in_flight.saturating_sub(1);
+        if !self.told {
+            load.health.gave_up();
+        }
+        if let Some(slot) = self.slot {
+            load.slots.free(slot);
+        }
+        drop(load);
+        self.server.changes.tell();
+    }
+}

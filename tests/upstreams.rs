@@ -1,0 +1,434 @@
+//! Owns the tests of several servers behind one rejoinder: where requests go, what happens while a server is away,
+//! and what a changed configuration does. Real processes and sockets; the servers are scripted.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)] // tests may panic
+
+#[path = "support/proxy.rs"]
+#[allow(dead_code)] // shared with tests/server.rs
+mod proxy;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proxy::{EVENTS, Got, LISTED, Proxy, STOP, STREAM, text, until, upstream_listing, whole};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// A server that does one thing with every chat request, and keeps what it got.
+struct Scripted {
+    at: SocketAddr,
+    chats: Arc<Mutex<Vec<Got>>>,
+}
+
+#[derive(Clone)]
+enum Does {
+    /// Says this and is done.
+    Answers(&'static str),
+    /// Sends these bytes and closes the connection.
+    Sends(Vec<u8>),
+    /// Sends these bytes and nothing more until the client leaves.
+    Hangs(Vec<u8>),
+    /// Answers when it is let go.
+    Holds(watch::Receiver<bool>),
+}
+
+impl Scripted {
+    async fn new(does: Does) -> Scripted {
+        Scripted::listing(does, LISTED).await
+    }
+
+    async fn listing(does: Does, models: &'static str) -> Scripted {
+        let chats: Arc<Mutex<Vec<Got>>> = Arc::default();
+        let seen = chats.clone();
+        let at = upstream_listing(models, move |got, stream| {
+            seen.lock().unwrap().push(got);
+            act(does.clone(), stream)
+        })
+        .await;
+        Scripted { at, chats }
+    }
+
+    fn count(&self) -> usize {
+        self.chats.lock().unwrap().len()
+    }
+
+    fn body(&self, n: usize) -> Value {
+        serde_json::from_slice(&self.chats.lock().unwrap()[n].body).unwrap()
+    }
+}
+
+async fn act(does: Does, mut stream: TcpStream) {
+    let say = |words: &str| [EVENTS, text(words).as_bytes(), STOP.as_bytes()].concat();
+    match does {
+        Does::Answers(words) => drop(stream.write_all(&say(words)).await),
+        Does::Sends(bytes) => drop(stream.write_all(&bytes).await),
+        Does::Hangs(bytes) => {
+            let _ = stream.write_all(&bytes).await;
+            gone(&stream).await;
+        }
+        Does::Holds(mut let_go) => {
+            let _ = let_go.wait_for(|let_go| *let_go).await;
+            let _ = stream.write_all(&say("held")).await;
+        }
+    }
+}
+
+/// Until the other side closes.
+async fn gone(stream: &TcpStream) {
+    let mut byte = [0];
+    while !matches!(stream.peek(&mut byte).await, Ok(0) | Err(_)) {}
+}
+
+/// `[[upstream]]` tables in a file of their own folder.
+struct Conf {
+    folder: TempDir,
+}
+
+impl Conf {
+    fn of(tables: &[(SocketAddr, &str)]) -> Conf {
+        let conf = Conf { folder: TempDir::new().unwrap() };
+        conf.write(tables);
+        conf
+    }
+
+    fn write(&self, tables: &[(SocketAddr, &str)]) {
+        let tables = tables.iter().map(|(at, more)| format!("[[upstream]]\nurl = 'http://{at}'\n{more}\n"));
+        self.text(&tables.collect::<String>());
+    }
+
+    fn text(&self, text: &str) {
+        // as editors do it: a whole new file in its place
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path()).unwrap();
+    }
+
+    fn path(&self) -> String {
+        self.folder.path().join("rejoinder.toml").to_str().unwrap().to_owned()
+    }
+
+    async fn proxy(&self, env: &[(&str, &str)]) -> Proxy {
+        Proxy::with(&["--config", &self.path()], env, true).await
+    }
+}
+
+/// Waits until that many servers are ready.
+async fn all_up(proxy: &Proxy, servers: &[&Scripted]) {
+    for server in servers {
+        let name = format!("rejoinder_upstream_up{{upstream=\"http://{}\"}}", server.at);
+        until(async || proxy.metric(&name).await == 1).await;
+    }
+}
+
+fn request(model: &str, key: &str) -> String {
+    json!({"model": model, "input": "hi", "stream": true, "prompt_cache_key": key}).to_string()
+}
+
+async fn answer(proxy: &Proxy, body: String) -> String {
+    proxy.post(body).send().await.unwrap().text().await.unwrap()
+}
+
+fn completed(answer: &str) -> bool {
+    answer.contains("event: response.completed")
+}
+
+#[tokio::test]
+async fn a_model_leads_to_its_server_under_the_servers_own_name() {
+    let (a, b) = (Scripted::new(Does::Answers("a")).await, Scripted::new(Does::Answers("b")).await);
+    let conf = Conf::of(&[(a.at, "models = ['one']"), (b.at, "models = ['two', 'gpt-5=m']")]);
+    let proxy = conf.proxy(&[]).await;
+    all_up(&proxy, &[&a, &b]).await;
+    for (model, server, own) in [("one", &a, "one"), ("two", &b, "two"), ("gpt-5", &b, "m")] {
+        let before = server.count();
+        let answer = answer(&proxy, request(model, "k")).await;
+        assert!(completed(&answer) && answer.contains(&format!("\"model\":\"{model}\"")), "{answer}");
+        assert_eq!(server.count(), before + 1, "{model}");
+        assert_eq!(server.body(before)["model"], own);
+    }
+    let refused = proxy.post(request("three", "k")).send().await.unwrap();
+    assert_eq!(refused.status(), 404);
+    assert!(refused.text().await.unwrap().contains("model_not_found"));
+}
+
+#[tokio::test]
+async fn a_listed_model_needs_no_configuration() {
+    let one = r#"{"data":[{"id":"one"}]}"#;
+    let two = r#"{"data":[{"id":"two","aliases":["second"]}]}"#;
+    let a = Scripted::listing(Does::Answers("a"), one).await;
+    let b = Scripted::listing(Does::Answers("b"), two).await;
+    let proxy = Conf::of(&[(a.at, ""), (b.at, "")]).proxy(&[]).await;
+    all_up(&proxy, &[&a, &b]).await;
+    for (model, want) in [("one", (1, 0)), ("two", (1, 1)), ("second", (1, 2))] {
+        assert!(completed(&answer(&proxy, request(model, "k")).await));
+        assert_eq!((a.count(), b.count()), want, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_stays_where_its_cache_is() {
+    let servers = [
+        Scripted::new(Does::Answers("a")).await,
+        Scripted::new(Does::Answers("b")).await,
+        Scripted::new(Does::Answers("c")).await,
+    ];
+    let conf = Conf::of(&[(servers[0].at, ""), (servers[1].at, ""), (servers[2].at, "")]);
+    let proxy = conf.proxy(&[]).await;
+    all_up(&proxy, &[&servers[0], &servers[1], &servers[2]]).await;
+    for turn in 0..4 {
+        for key in ["x", "y", "z"] {
+            assert!(completed(&answer(&proxy, request("m", key)).await), "{turn}");
+        }
+    }
+    for server in &servers {
+        let keys: Vec<usize> = vec![server.count()];
+        assert_eq!(keys, [4], "three conversations, three servers, four turns each");
+    }
+    assert_eq!(proxy.metric("rejoinder_affinity_total{kind=\"hit\"}").await, 9);
+    assert_eq!(proxy.metric("rejoinder_affinity_total{kind=\"new\"}").await, 3);
+}
+
+#[tokio::test]
+async fn what_has_not_begun_is_taken_elsewhere() {
+    let progress = "data: {\"choices\":[{\"delta\":{\"content\":null}}],\"prompt_progress\":{\"total\":9,\"processed\":1}}\n\n";
+    let error = |status: &str| whole(status, "application/json", r#"{"error":{"message":"CUDA error"}}"#);
+    for (name, does) in [
+        ("closed at once", Does::Sends(Vec::new())),
+        ("500", Does::Sends(error("500 Internal Server Error"))),
+        ("502 without JSON", Does::Sends(whole("502 Bad Gateway", "text/html", "<html>"))),
+        ("503", Does::Sends(error("503 Service Unavailable"))),
+        ("429", Does::Sends(error("429 Too Many Requests"))),
+        ("closed behind the status", Does::Sends(EVENTS.to_vec())),
+        ("closed in the prompt", Does::Sends([EVENTS, progress.as_bytes()].concat())),
+        ("hangs before the status", Does::Hangs(Vec::new())),
+        ("hangs behind the status", Does::Hangs(EVENTS.to_vec())),
+        ("hangs in the prompt", Does::Hangs([EVENTS, progress.as_bytes()].concat())),
+    ] {
+        let (bad, good) = (Scripted::new(does).await, Scripted::new(Does::Answers("good")).await);
+        // twice the weight: the first request goes to the bad one
+        let conf = Conf::of(&[(bad.at, "weight = 100"), (good.at, "")]);
+        let proxy = conf.proxy(&[("REJOINDER_UPSTREAM__STALL_TIMEOUT", "1s")]).await;
+        all_up(&proxy, &[&bad, &good]).await;
+        let answer = proxy.stream().await;
+        assert!(completed(&answer) && answer.contains("good"), "{name}: {answer}");
+        assert_eq!((bad.count(), good.count()), (1, 1), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_begun_is_never_asked_for_twice() {
+    let half = [EVENTS, text("half").as_bytes()].concat();
+    let (bad, good) = (Scripted::new(Does::Sends(half)).await, Scripted::new(Does::Answers("good")).await);
+    let proxy = Conf::of(&[(bad.at, "weight = 100"), (good.at, "")]).proxy(&[]).await;
+    all_up(&proxy, &[&bad, &good]).await;
+    let answer = proxy.stream().await;
+    assert!(answer.contains("half") && answer.contains("event: response.failed"), "{answer}");
+    assert_eq!((bad.count(), good.count()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_servers_does_not_break_them_all() {
+    let servers = [
+        Scripted::new(Does::Sends(Vec::new())).await,
+        Scripted::new(Does::Sends(Vec::new())).await,
+        Scripted::new(Does::Answers("never")).await,
+    ];
+    let conf =
+        Conf::of(&[(servers[0].at, "weight = 100"), (servers[1].at, "weight = 50"), (servers[2].at, "")]);
+    let proxy = conf.proxy(&[]).await;
+    all_up(&proxy, &[&servers[0], &servers[1], &servers[2]]).await;
+    let response = proxy.post(STREAM).send().await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!([servers[0].count(), servers[1].count(), servers[2].count()], [1, 1, 0]);
+}
+
+#[tokio::test]
+async fn the_line_has_an_order_and_an_end() {
+    let (let_go, held) = watch::channel(false);
+    let server = Scripted::new(Does::Holds(held)).await;
+    let proxy = Conf::of(&[(server.at, "max_in_flight = 1\nmax_waiting = 2")]).proxy(&[]).await;
+    let mut running = Vec::new();
+    for n in 0..3 {
+        running.push(tokio::spawn(proxy.post(request("m", &n.to_string())).send()));
+        until(async || proxy.metric("rejoinder_waiting").await == n && server.count() == 1).await;
+    }
+    let full = proxy.post(request("m", "late")).send().await.unwrap();
+    assert_eq!(full.status(), 429);
+    assert_eq!(full.headers()["retry-after"], "5");
+    // one that leaves makes room
+    running.pop().unwrap().abort();
+    until(async || proxy.metric("rejoinder_waiting").await == 1).await;
+    running.push(tokio::spawn(proxy.post(request("m", "late")).send()));
+    until(async || proxy.metric("rejoinder_waiting").await == 2).await;
+    let_go.send_replace(true);
+    for request in running {
+        let answer = request.await.unwrap().unwrap().text().await.unwrap();
+        assert!(completed(&answer), "{answer}");
+    }
+    assert_eq!(server.count(), 3);
+    assert_eq!(proxy.metric("rejoinder_waiting").await, 0);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_late_is_waited_for() {
+    let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = place.local_addr().unwrap();
+    drop(place);
+    let env = [("REJOINDER_COMMIT_AFTER", "50ms"), ("REJOINDER_HEARTBEAT", "100ms")];
+    let proxy = Proxy::start(at, &env, false).await;
+    let mut response = proxy.post(STREAM).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut seen = String::new();
+    while !seen.contains(": keep-alive") {
+        seen += std::str::from_utf8(&response.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    assert!(seen.contains("response.created") && seen.contains("response.in_progress"), "{seen}");
+
+    // it comes, and loads its model
+    let listener = TcpListener::bind(at).await.unwrap();
+    let (ready, loading) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (is_ready, count) = (ready.clone(), loading.clone());
+    let server = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (is_ready, count) = (is_ready.clone(), count.clone());
+            tokio::spawn(async move {
+                let Some((got, mut stream)) = proxy::read(stream).await else { return };
+                let answer = match got.line.as_str() {
+                    _ if !is_ready.load(Ordering::Relaxed) => {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let loading =
+                            r#"{"error":{"message":"Loading model","type":"unavailable_error","code":503}}"#;
+                        whole("503 Service Unavailable", "application/json", loading)
+                    }
+                    "GET /props" => whole("200 OK", "application/json", r#"{"chat_template":""}"#),
+                    "POST /v1/chat/completions" => {
+                        [EVENTS, text("late").as_bytes(), STOP.as_bytes()].concat()
+                    }
+                    _ => whole("200 OK", "application/json", LISTED),
+                };
+                let _ = stream.write_all(&answer).await;
+            });
+        }
+    });
+    until(async || loading.load(Ordering::Relaxed) > 2).await;
+    ready.store(true, Ordering::Relaxed);
+    let rest = response.text().await.unwrap();
+    assert!(completed(&rest) && rest.contains("late"), "{rest}");
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_never_comes_is_not_waited_for_for_ever() {
+    let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = place.local_addr().unwrap();
+    drop(place);
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__READY_TIMEOUT", "600ms")], false).await;
+    let response = proxy.post(STREAM).send().await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers().contains_key("retry-after"));
+}
+
+#[tokio::test]
+async fn servers_come_and_go_without_a_dropped_stream() {
+    let (let_go, held) = watch::channel(false);
+    let (old, new) = (Scripted::new(Does::Holds(held)).await, Scripted::new(Does::Answers("new")).await);
+    let conf = Conf::of(&[(old.at, "")]);
+    let proxy = conf.proxy(&[("REJOINDER_COMMIT_AFTER", "50ms")]).await;
+    let mut open = proxy.post(STREAM).send().await.unwrap();
+    assert!(open.chunk().await.unwrap().is_some());
+    until(async || old.count() == 1).await;
+
+    conf.text("[[upstream]]\nurl = 'ftp://x'");
+    hang_up(&proxy);
+    let answer_of = |key: &'static str| answer(&proxy, request("m", key));
+    // a wrong file changes nothing: the old server gets the next request too
+    tokio::spawn(proxy.post(request("m", "other")).send());
+    until(async || old.count() == 2).await;
+
+    conf.write(&[(new.at, "")]);
+    hang_up(&proxy);
+    let up = format!("rejoinder_upstream_up{{upstream=\"http://{}\"}}", new.at);
+    until(async || proxy.metric(&up).await == 1).await;
+    assert!(answer_of("k").await.contains("new"));
+    let_go.send_replace(true);
+    let rest = open.text().await.unwrap();
+    assert!(completed(&rest) && rest.contains("held"), "{rest}");
+
+    // and without a signal: the file is watched
+    conf.write(&[(old.at, ""), (new.at, "")]);
+    let up = format!("rejoinder_upstream_up{{upstream=\"http://{}\"}}", old.at);
+    until(async || proxy.metric(&up).await == 1).await;
+}
+
+fn hang_up(proxy: &Proxy) {
+    let id = proxy.child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn models_are_one_list_in_both_formats() {
+    let a =
+        Scripted::listing(Does::Answers("a"), r#"{"data":[{"id":"one","meta":{"n_ctx":7}},{"id":"both"}]}"#)
+            .await;
+    let b =
+        Scripted::listing(Does::Answers("b"), r#"{"data":[{"id":"m","max_model_len":4096},{"id":"both"}]}"#)
+            .await;
+    let proxy = Conf::of(&[(a.at, ""), (b.at, "models = ['gpt-5=m', 'both']")]).proxy(&[]).await;
+    all_up(&proxy, &[&a, &b]).await;
+    let get = async |path: &str| reqwest::get(format!("{}{path}", proxy.base)).await.unwrap();
+    let list: Value = serde_json::from_str(&get("/v1/models").await.text().await.unwrap()).unwrap();
+    let ids = |list: &Value, key: &str| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|model| model[key].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(list["object"], "list");
+    assert_eq!(ids(&list["data"], "id"), ["one", "both", "gpt-5"]);
+    assert_eq!(ids(&list["models"], "slug"), ["one", "both", "gpt-5"]);
+    assert_eq!(list["data"][0]["meta"]["n_ctx"], 7, "what a server tells is passed on");
+    assert_eq!(list["models"][2]["context_window"], 4096);
+    let one: Value = serde_json::from_str(&get("/v1/models/gpt-5").await.text().await.unwrap()).unwrap();
+    assert_eq!(one["id"], "gpt-5");
+    assert_eq!(get("/v1/models/m").await.status(), 404);
+}
+
+#[tokio::test]
+async fn extra_members_reach_the_server() {
+    let server = Scripted::new(Does::Answers("a")).await;
+    let conf = Conf::of(&[(server.at, "extra_body = { top_k = 40, min_p = 0.1, temperature = 0.5 }")]);
+    let proxy = conf.proxy(&[]).await;
+    let body = json!({"model": "m", "input": "hi", "stream": true, "temperature": 0, "top_k": 5,
+        "cache_prompt": true, "client_metadata": {"a": "b"}});
+    assert!(completed(&answer(&proxy, body.to_string()).await));
+    let body = server.body(0);
+    assert_eq!((&body["top_k"], &body["min_p"], &body["temperature"]), (&json!(5), &json!(0.1), &json!(0)));
+    assert_eq!(body["cache_prompt"], true);
+    assert!(body.get("client_metadata").is_none(), "not this server's: {body}");
+}
+
+#[tokio::test]
+async fn the_doctor_says_what_is_wrong() {
+    let server = Scripted::new(Does::Answers("a")).await;
+    let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = place.local_addr().unwrap();
+    drop(place);
+    let conf = Conf::of(&[(server.at, ""), (nobody, "")]);
+    let doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_rejoinder"))
+        .args(["doctor", "--config", &conf.path()])
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(20), doctor).await.unwrap().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for words in [
+        &format!("upstream http://{}", server.at),
+        "server: llama_server",
+        "models: m",
+        "all is well",
+        "refused",
+        "start the server",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
