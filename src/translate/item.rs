@@ -305,10 +305,18 @@ impl Open {
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
-        events.write(out, "response.output_item.done", |out| self.item_member(out, status));
         let mut json =
-            Vec::with_capacity(self.text.len() + self.content.json.len() + self.summary.json.len() + 160);
+            Vec::with_capacity(self.text.len() + self.content.json.len() + self.summary.json.len() + 256);
         self.item_json(&mut json, status);
+        // a long text is in memory often enough by now
+        self.text = String::new();
+        (self.content.json, self.summary.json) = (String::new(), String::new());
+        events.write(out, "response.output_item.done", |out| {
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, self.index);
+            out.extend_from_slice(b",\"item\":");
+            out.extend_from_slice(&json);
+        });
         String::from_utf8(json).unwrap_or_default()
     }
 

@@ -2,5 +2,6 @@
 
 pub mod chat;
 pub mod json;
+pub mod mould;
 pub mod native;
 pub mod request;
