@@ -40,6 +40,8 @@ pub struct Line {
 pub struct Warm {
     /// The server's folder, where it is ours to see too.
     folder: Option<Folder>,
+    /// What the names of its files begin with.
+    names: String,
     /// How long a conversation rests until it is saved.
     rest: Duration,
     bounds: Bounds,
@@ -52,6 +54,8 @@ struct Inner {
     index: Option<Index>,
     held: HashMap<u32, Held>,
     turns: u64,
+    /// Whether the log says already that the server does not save.
+    told: bool,
 }
 
 /// What we know of a slot.
@@ -105,8 +109,11 @@ struct Generation {
 impl Warm {
     /// Nothing is read or sent yet.
     pub fn new(config: &UpstreamConfig) -> Warm {
+        let names = index::names(config.url.as_deref().unwrap_or_default());
+        let folder = |path| Folder { path, names: names.clone() };
         Warm {
-            folder: config.slot_save_dir.clone().map(Folder),
+            folder: config.slot_save_dir.clone().map(folder),
+            names,
             rest: config.slot_save_after,
             bounds: Bounds { files: config.slot_save_max_files, bytes: config.slot_save_max_bytes as u64 },
             inner: Mutex::default(),
@@ -204,8 +211,12 @@ impl Warm {
             return;
         }
         let bounds = self.bounds;
-        let file = inner.index().file_for(&conversation, bounds);
-        let Some(moved) = line.act(slot, "save", &file).await.filter(|moved| moved.n_saved >= FEWEST) else {
+        let file = inner.index().file_for(&self.names, &conversation, bounds);
+        let moved = line.act(slot, "save", &file).await;
+        if moved.is_none() && !std::mem::replace(&mut inner.told, true) {
+            tracing::warn!("the server did not save a slot; it needs --slot-save-path");
+        }
+        let Some(moved) = moved.filter(|moved| moved.n_saved >= FEWEST) else {
             self.drop_file(inner, &file).await;
             return self.write(inner).await;
         };
@@ -310,7 +321,8 @@ impl Line {
     /// Tokens that a slot holds; `None` where the server does not say.
     async fn tokens(&self, slot: u32) -> Option<u64> {
         let seen: Vec<Seen> = self.get("/slots").await?;
-        seen.into_iter().find(|seen| seen.id == slot)?.n_prompt_tokens
+        // a slot that had no request since the server's start has no such number
+        seen.into_iter().find(|seen| seen.id == slot).map(|seen| seen.n_prompt_tokens.unwrap_or(0))
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Option<T> {

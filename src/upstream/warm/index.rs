@@ -124,7 +124,8 @@ impl Index {
 
     /// The file for a conversation's next snapshot: its own, else one that nobody has, else the one used least. What was
     /// in it is forgotten at once: it is about to be overwritten.
-    pub fn file_for(&mut self, conversation: &str, bounds: Bounds) -> String {
+    /// `names`: what the server's files begin with.
+    pub fn file_for(&mut self, names: &str, conversation: &str, bounds: Bounds) -> String {
         let conversation = hash(conversation.as_bytes());
         let own = self.snapshots.iter().position(|snapshot| snapshot.conversation == conversation);
         let at =
@@ -133,7 +134,7 @@ impl Index {
             return self.snapshots.remove(at).file;
         }
         let taken = |name: &String| self.snapshots.iter().any(|snapshot| snapshot.file == *name);
-        (0..).map(|n| format!("{PREFIX}{n}{SUFFIX}")).find(|name| !taken(name)).unwrap_or_default()
+        (0..).map(|n| format!("{names}{n}{SUFFIX}")).find(|name| !taken(name)).unwrap_or_default()
     }
 
     /// Adds a snapshot that was taken, and returns the files that have to go for it.
@@ -160,9 +161,9 @@ impl Index {
         self.snapshots.iter().any(|snapshot| snapshot.file == file)
     }
 
-    /// All files.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
-        self.snapshots.iter().map(|snapshot| snapshot.file.as_str())
+    /// Forgets the files for which that does not hold.
+    pub fn retain(&mut self, holds: impl Fn(&str) -> bool) {
+        self.snapshots.retain(|snapshot| holds(&snapshot.file));
     }
 
     fn bytes(&self) -> u64 {
@@ -176,9 +177,15 @@ impl Index {
     }
 }
 
-/// Whether a file's name is one of ours.
-pub fn is_ours(name: &str) -> bool {
-    name.starts_with(PREFIX) && name.ends_with(SUFFIX)
+/// What the names of a server's files begin with; other servers may share the folder.
+pub fn names(url: &str) -> String {
+    let hash = hash(url.as_bytes());
+    format!("rejoinder-{}-", hash.get(..8).unwrap_or_default())
+}
+
+/// Whether a file is one of those.
+pub fn is_ours(names: &str, file: &str) -> bool {
+    file.starts_with(names) && file.ends_with(SUFFIX)
 }
 
 /// SHA-256 in hex.
@@ -186,7 +193,6 @@ pub fn hash(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-const PREFIX: &str = "rejoinder-";
 const SUFFIX: &str = ".slot";
 
 #[cfg(test)]
@@ -210,7 +216,7 @@ mod tests {
 
     fn keep(index: &mut Index, conversation: &str, bytes: u64) -> (String, Vec<String>) {
         let body = br#"{"messages":[1]}"#;
-        let file = index.file_for(conversation, BOUNDS);
+        let file = index.file_for("x-", conversation, BOUNDS);
         let gone = index.add(conversation, taken(file.clone(), &Asked::read(body).unwrap(), bytes), BOUNDS);
         (file, gone)
     }
@@ -220,7 +226,7 @@ mod tests {
         let body = br#"{"model":"m","messages":[{"role":"user","content":"a"}],"tools":[],"stream":true}"#;
         let asked = Asked::read(body).unwrap();
         let mut index = Index::default();
-        let file = index.file_for("c", BOUNDS);
+        let file = index.file_for("x-", "c", BOUNDS);
         index.add("c", taken(file, &asked, 1), BOUNDS);
         let mut found = |conversation: &str, server: &str, body: &str| {
             index.find(conversation, server, &Asked::read(body.as_bytes()).unwrap()).is_some()
@@ -251,7 +257,7 @@ mod tests {
         assert_eq!(keep(&mut index, "a", 95), (a.clone(), vec![b]), "too long together");
         let (_, gone) = keep(&mut index, "d", 200);
         assert_eq!(gone.len(), 2, "longer than all may be, it goes itself");
-        assert_eq!(index.files().count(), 0);
+        assert!(index.snapshots.is_empty());
     }
 
     #[test]
@@ -261,7 +267,9 @@ mod tests {
         let read = Index::read(&index.to_json());
         assert_eq!(read.snapshots, index.snapshots);
         assert!(read.knows("a") && !index.to_json().contains("\"a\""), "names are hashed");
-        assert_eq!(Index::read("nonsense").files().count(), 0);
-        assert!(is_ours("rejoinder-3.slot") && !is_ours("mine.bin"));
+        assert!(Index::read("nonsense").snapshots.is_empty());
+        let (a, b) = (names("http://a"), names("http://b"));
+        assert!(is_ours(&a, &format!("{a}3.slot")) && !is_ours(&a, &format!("{b}3.slot")));
+        assert!(!is_ours(&a, "mine.slot"));
     }
 }
