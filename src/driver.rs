@@ -5,13 +5,16 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use futures::task::AtomicWaker;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -23,6 +26,12 @@ use crate::upstream::Sent;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
+/// Room for a frame of one event or two.
+const SMALL_FRAME: usize = 512;
+/// After so many frames of a stream whose events came alone it is tried again whether they come together.
+const ALONE: u8 = 16;
+/// hyper polls a body that was pending once more before its task's turn is over.
+const POLLS: u8 = 1;
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
 const REST: Duration = Duration::from_secs(1);
 
@@ -115,10 +124,13 @@ pub struct EventBody {
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
     heard: Instant,
     heard_bytes: u64,
+    /// One moment on both clocks: to ask one of them at every event is enough.
+    begun: (Instant, u64),
     spoke: Instant,
     told: Instant,
+    gathering: Gathering,
     timer: Pin<Box<Sleep>>,
-    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    shutdown: Shutdown,
     before_end: Option<BeforeEnd>,
     closing: Option<BoxFuture<'static, ()>>,
     on_end: Option<OnEnd>,
@@ -143,10 +155,12 @@ impl EventBody {
             out,
             heard: now,
             heard_bytes: 0,
+            begun: (now, unix_now()),
             spoke: now,
             told: now,
+            gathering: Gathering::default(),
             timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
-            shutdown: Box::pin(shutdown),
+            shutdown: Shutdown::new(shutdown),
             before_end: None,
             closing: None,
             on_end: Some(on_end),
@@ -166,7 +180,14 @@ impl EventBody {
     }
 
     fn finish(&mut self, end: End) {
-        self.transcoder.end(end, unix_now(), &mut self.out);
+        let unix = self.unix(Instant::now());
+        self.transcoder.end(end, unix, &mut self.out);
+    }
+
+    /// Seconds since 1970.
+    fn unix(&self, now: Instant) -> u64 {
+        let (begun, unix) = self.begun;
+        unix + now.duration_since(begun).as_secs()
     }
 
     fn take(&mut self, answer: Answer) {
@@ -186,7 +207,8 @@ impl EventBody {
     }
 
     /// Takes what the upstream has for us now.
-    fn pull(&mut self, cx: &mut Context<'_>) {
+    fn pull(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let unix = self.unix(now);
         while !self.transcoder.ended() && self.out.len() < FRAME {
             match &mut self.source {
                 Source::Over => return,
@@ -194,7 +216,7 @@ impl EventBody {
                     Poll::Pending => return,
                     Poll::Ready(answer) => {
                         self.source = Source::Over;
-                        self.heard = Instant::now();
+                        self.heard = now;
                         match answer {
                             Err(error) => self.finish(End::Failed(error)),
                             Ok(answer) => self.take(answer),
@@ -202,15 +224,18 @@ impl EventBody {
                     }
                 },
                 Source::Events(events) => {
-                    let next = events.poll_next_unpin(cx);
+                    let next = events.poll_payload(cx);
                     if events.bytes_read() != self.heard_bytes {
                         self.heard_bytes = events.bytes_read();
-                        self.heard = Instant::now();
+                        self.heard = now;
                     }
                     match next {
                         Poll::Pending => return,
                         Poll::Ready(Some(Ok(data))) => {
-                            self.transcoder.chunk(&data, unix_now(), &mut self.out);
+                            if self.out.capacity() == 0 {
+                                self.out.reserve(SMALL_FRAME);
+                            }
+                            self.transcoder.chunk(data.as_str(), unix, &mut self.out);
                         }
                         Poll::Ready(Some(Err(error))) => {
                             self.source = Source::Over;
@@ -227,9 +252,8 @@ impl EventBody {
     }
 
     /// Looks at the clock; whatever is due goes into `out`.
-    fn tick(&mut self, cx: &mut Context<'_>) {
+    fn tick(&mut self, now: Instant, cx: &mut Context<'_>) {
         while self.out.is_empty() && self.timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
             let streaming = matches!(self.source, Source::Events(_));
             if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
                 self.finish(End::Failed(silent(self.pace.idle_timeout)));
@@ -249,6 +273,16 @@ impl EventBody {
             let due = if due <= now { now + self.pace.heartbeat } else { due };
             self.timer.as_mut().reset(due);
         }
+    }
+
+    /// Whether `out` should wait for another turn of the upstream's task.
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        let open = matches!(self.source, Source::Events(_)) && !self.transcoder.ended();
+        let more = self.gathering.wants_more(self.out.len(), open && self.out.len() < FRAME);
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        more
     }
 
     fn let_go(&mut self) {
@@ -275,13 +309,17 @@ impl Body for EventBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        this.pull(cx);
-        if !this.transcoder.ended() && this.shutdown.as_mut().poll(cx).is_ready() {
+        let now = Instant::now();
+        this.pull(now, cx);
+        if !this.transcoder.ended() && this.shutdown.is_on(cx) {
             let message = "The server is shutting down.";
             this.finish(End::Failed(Error::new(Kind::ShuttingDown, message)));
         }
+        if this.gather(cx) {
+            return Poll::Pending;
+        }
         let events = !this.out.is_empty();
-        this.tick(cx);
+        this.tick(now, cx);
         if this.transcoder.ended() {
             this.let_go();
             if let Some(before_end) = this.before_end.take() {
@@ -299,13 +337,11 @@ impl Body for EventBody {
             }
             return Poll::Pending;
         }
-        let now = Instant::now();
         this.spoke = now;
         if events || this.out.first() != Some(&b':') {
             this.told = now;
         }
-        let frame = std::mem::replace(&mut this.out, Vec::with_capacity(512));
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(frame)))))
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(std::mem::take(&mut this.out))))))
     }
 }
 
@@ -328,6 +364,77 @@ fn let_end(mut events: Box<SseReader<ByteStream>>) {
 
 fn silent(limit: Duration) -> Error {
     Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", limit.as_secs_f64()))
+}
+
+/// Whether events that came together leave together, which takes turns of the upstream's task: a server that is faster
+/// than we are has many HTTP chunks in one read, and the HTTP client hands them over one by one, a wake-up each. A turn
+/// is one round of the runtime's queue: nobody waits for what is still on the network. Where events come alone, as from
+/// a model that is slower than the network, turns bring nothing and are left out but for a try now and then.
+#[derive(Debug, Default)]
+struct Gathering {
+    /// How much there was when the upstream's task last got a turn; 0: no try is on.
+    before: usize,
+    /// Whether a turn of this try brought something, and polls since one did.
+    gained: bool,
+    polls: u8,
+    /// Frames until the next try.
+    alone: u8,
+}
+
+impl Gathering {
+    /// `held`: bytes of events that could leave now; `can`: whether there may be more.
+    fn wants_more(&mut self, held: usize, can: bool) -> bool {
+        let trying = self.before > 0;
+        if can && held > self.before && (trying || self.alone == 0) {
+            *self = Gathering { before: held, gained: trying, polls: 0, alone: 0 };
+            return true;
+        }
+        if can && trying && self.polls < POLLS {
+            self.polls += 1;
+            return true;
+        }
+        let alone = match trying {
+            true if self.gained => 0,
+            true => ALONE,
+            false => self.alone.saturating_sub(u8::from(held > 0)),
+        };
+        *self = Gathering { alone, ..Gathering::default() };
+        false
+    }
+}
+
+/// The end of the drain, watched without a lock at every event: the token's are shared by all streams.
+struct Shutdown {
+    future: Pin<Box<WaitForCancellationFutureOwned>>,
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl Shutdown {
+    fn new(future: WaitForCancellationFutureOwned) -> Shutdown {
+        // the first look is due
+        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
+        Shutdown { future: Box::pin(future), bell }
+    }
+
+    fn is_on(&mut self, cx: &mut Context<'_>) -> bool {
+        self.bell.task.register(cx.waker());
+        self.bell.rung.swap(false, Ordering::AcqRel) && {
+            let waker = Waker::from(self.bell.clone());
+            self.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
+        }
+    }
 }
 
 /// Seconds since 1970.

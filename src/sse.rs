@@ -3,7 +3,8 @@
 //! `eventsource-stream` does the parsing. It panics on a byte order mark, caps nothing, takes quadratic time on a
 //! long line in small pieces and on many events in one read, keeps everything back behind an invalid byte, clones the
 //! last `id` with every event, and drops an event that EOF cuts off before its blank line. So it never sees the
-//! network: [`Guard`] stands in front of it and passes on whole, valid, bounded lines in small batches.
+//! network: [`Guard`] stands in front of it and passes on whole, valid, bounded lines in small batches. What nearly
+//! every event is, one `data: ` line and an empty one in one read, needs no parser: it goes around.
 //!
 //! This file must not know what a payload means, and needs no runtime.
 
@@ -49,6 +50,17 @@ pub struct SseReader<S> {
     bytes_read: u64,
 }
 
+/// The `data` of one event.
+#[derive(Debug, Clone)]
+pub struct Payload(Held);
+
+#[derive(Debug, Clone)]
+enum Held {
+    /// Valid UTF-8, as it arrived.
+    Arrived(Bytes),
+    Parsed(String),
+}
+
 /// What the parser polls: the guard and the bytes behind it.
 struct Source<S> {
     bytes: S,
@@ -62,6 +74,8 @@ struct Source<S> {
 enum Aside {
     /// So many bytes arrived.
     Read(usize),
+    /// An event that needs no parser, between two that may.
+    Plain(Bytes),
     Failed(SseError),
 }
 
@@ -116,22 +130,26 @@ impl<S> SseReader<S> {
     }
 }
 
-impl<S, E> Stream for SseReader<S>
+impl<S, E> SseReader<S>
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
     E: Display,
 {
-    type Item = Result<String, SseError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    /// The next event, as [`Stream::poll_next`] has it, without a copy of what arrived in one piece.
+    pub fn poll_payload(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Payload, SseError>>> {
         loop {
             let Some(events) = self.events.as_mut() else { return Poll::Ready(None) };
             let error = match Pin::new(events).poll_next(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(event))) => return Poll::Ready(Some(Ok(event.data))),
+                Poll::Ready(Some(Ok(event))) => {
+                    return Poll::Ready(Some(Ok(Payload(Held::Parsed(event.data)))));
+                }
                 Poll::Ready(None) => {
                     self.events = None;
                     return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Err(EventStreamError::Transport(Aside::Plain(data))))) => {
+                    return Poll::Ready(Some(Ok(Payload(Held::Arrived(data)))));
                 }
                 Poll::Ready(Some(Err(EventStreamError::Transport(Aside::Read(read))))) => {
                     self.bytes_read += read as u64;
@@ -146,6 +164,36 @@ where
             self.events = None;
             return Poll::Ready(Some(Err(error)));
         }
+    }
+}
+
+impl Payload {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            // looked at before it was put in
+            Held::Arrived(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Held::Parsed(text) => text,
+        }
+    }
+}
+
+impl<S, E> Stream for SseReader<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Display,
+{
+    type Item = Result<String, SseError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_payload(cx).map(|next| {
+            next.map(|payload| {
+                payload.map(|payload| match payload.0 {
+                    Held::Parsed(text) => text,
+                    Held::Arrived(_) => payload.as_str().to_owned(),
+                })
+            })
+        })
     }
 }
 
@@ -167,6 +215,9 @@ where
     type Item = Result<Vec<u8>, Aside>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(data) = self.guard.plain() {
+            return Poll::Ready(Some(Err(Aside::Plain(data))));
+        }
         match self.guard.batch() {
             Ok(Some(batch)) => return Poll::Ready(Some(Ok(batch))),
             Ok(None) if self.eof => return Poll::Ready(None),
@@ -196,6 +247,25 @@ where
 }
 
 impl Guard {
+    /// The data of the next event, if nothing is pending before it and it arrived as `data: ...\n\n`.
+    fn plain(&mut self) -> Option<Bytes> {
+        let settled = self.bom == BOM.len() && !self.after_cr && self.failure.is_none();
+        if !settled || !self.batch.is_empty() || self.event > 0 || self.has_data {
+            return None;
+        }
+        let line = self.unread.strip_prefix(DATA)?;
+        let end = memchr::memchr2(b'\n', b'\r', line)?;
+        let whole = line.get(end..)?.starts_with(b"\n\n");
+        let room = self.limits.line.min(self.limits.event.saturating_sub(1));
+        if !whole || DATA.len() + end > room || std::str::from_utf8(line.get(..end)?).is_err() {
+            return None;
+        }
+        self.unread.advance(DATA.len());
+        let data = self.unread.split_to(end);
+        self.unread.advance(2);
+        Some(data)
+    }
+
     /// The next lines for the parser; `None` if more bytes must arrive first.
     fn batch(&mut self) -> Result<Option<Vec<u8>>, SseError> {
         while self.failure.is_none() && !self.unread.is_empty() && !self.is_full() {
@@ -336,6 +406,7 @@ impl Guard {
 }
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+const DATA: &[u8] = b"data: ";
 /// The most that the parser gets at once, one longer line apart: what a line costs it grows with what lies behind.
 const BATCH_BYTES: usize = 8 << 10;
 const BATCH_LINES: usize = 64;

@@ -8,10 +8,13 @@ use async_compression::tokio::bufread::{
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::error::{Error, Kind};
+
+/// Most that is set aside for a body before it comes, in bytes.
+const EXPECTED: usize = 16 << 20;
 
 /// The whole body, decoded; at most `cap` bytes of it, before and after.
 ///
@@ -19,14 +22,21 @@ use crate::error::{Error, Kind};
 /// 413 over the cap, 415 for an encoding that is not zstd, gzip, br or deflate, 400 for a body that is not what its
 /// encoding says.
 pub async fn read(headers: &HeaderMap, body: Incoming, cap: usize) -> Result<Bytes, Error> {
-    let bytes = match Limited::new(body, cap).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large(cap)),
-        Err(error) => {
-            return Err(Error::new(Kind::ClientGone, "The request body ended early.").detail(error));
+    // a length that is only claimed must not cost memory
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(0).min(cap).min(EXPECTED);
+    let mut body = Limited::new(body, cap);
+    let mut whole = Vec::with_capacity(expected);
+    while let Some(frame) = body.frame().await {
+        match frame {
+            // what arrived is let go at once, so that a long body is held once
+            Ok(frame) => whole.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
+            Err(error) if error.is::<LengthLimitError>() => return Err(too_large(cap)),
+            Err(error) => {
+                return Err(Error::new(Kind::ClientGone, "The request body ended early.").detail(error));
+            }
         }
-    };
-    let mut bytes = bytes;
+    }
+    let mut bytes = Bytes::from(whole);
     // encodings were applied in the order of the list
     for encoding in encodings(headers)?.into_iter().rev() {
         bytes = decode(encoding, &bytes, cap).await?;

@@ -67,10 +67,13 @@ pub(crate) struct App {
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let mut builder = if std::env::var("RJ_RT").is_ok() {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let runtime =
+        builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let result = runtime.block_on(serve(resolved));
     runtime.shutdown_background();
     result
@@ -187,7 +190,8 @@ where
         }
         let app = app.clone();
         let service = service_fn(move |request| {
-            let answer = handle(app.clone(), request);
+            // 22 KB that the connection would otherwise hold for as long as it lives
+            let answer = Box::pin(handle(app.clone(), request));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

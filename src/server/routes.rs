@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
@@ -15,6 +16,8 @@ use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Most bytes of a body without meaning that are read for the sake of its connection.
+const IGNORED_BODY: usize = 1 << 20;
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
 
 enum Route<'a> {
@@ -109,7 +112,12 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 let message = format!("Method {method} is not allowed for {path}; use POST.");
                 Err(Error::new(Kind::MethodNotAllowed, message))
             }
-            Route::Stored(id, what) => stored_answer(&app, &request, id, what).await,
+            Route::Stored(id, what) => {
+                let (parts, incoming) = request.into_parts();
+                // nothing in it matters, but a body that nobody reads ends the connection under the next request
+                let _ = body::read(&HeaderMap::new(), incoming, IGNORED_BODY).await;
+                stored_answer(&app, &parts, id, what).await
+            }
             Route::Conversations(rest) => {
                 let scope = app.keyring.caller(request.headers()).scope();
                 let (query, method) = (Query::of(request.uri()), request.method().clone());
@@ -145,22 +153,22 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
 
 async fn stored_answer(
     app: &Arc<App>,
-    request: &Request<Incoming>,
+    request: &Parts,
     id: &str,
     what: &str,
 ) -> Result<Response<ResponseBody>, Error> {
-    let scope = app.keyring.caller(request.headers()).scope();
-    let query = Query::of(request.uri());
-    match (what, request.method()) {
+    let scope = app.keyring.caller(&request.headers).scope();
+    let query = Query::of(&request.uri);
+    match (what, &request.method) {
         ("", &Method::GET) => stored::get(app.clone(), scope, id, &query).await,
         ("", &Method::DELETE) => stored::delete(app, scope, id).await,
         ("cancel", &Method::POST) => stored::cancel(app, scope, id).await,
         ("input_items", &Method::GET) => stored::input_items(app, scope, id, &query).await,
         ("" | "cancel" | "input_items", method) => {
-            let message = format!("Method {method} is not allowed for {}.", request.uri().path());
+            let message = format!("Method {method} is not allowed for {}.", request.uri.path());
             Err(Error::new(Kind::MethodNotAllowed, message))
         }
-        _ => Err(Error::new(Kind::NotFound, format!("Unknown path: {}.", request.uri().path()))),
+        _ => Err(Error::new(Kind::NotFound, format!("Unknown path: {}.", request.uri.path()))),
     }
 }
 

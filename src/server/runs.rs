@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{App, state, stored};
 use crate::driver::EventBody;
-use crate::store::{Batch, Scope, SharedRuns, Turn};
+use crate::store::{Batch, Scope, SharedRuns, StoreError, Turn};
 
 /// Most bytes of ended runs' logs.
 const KEPT_LOGS: u64 = 128 << 20;
@@ -108,7 +108,11 @@ impl Runs {
         tokio::spawn(async move {
             if let Some(turn) = turn {
                 // before the body moves, so that it cannot come after its last record
-                state::report(&app, app.store.put(scope, Arc::new(turn)).await);
+                if let Some(runs) = app.store.runs() {
+                    // and the lease before that: a run without one is taken for dead
+                    let _ = runs.renew(scope, &key.1, app.config.store.lease).await;
+                }
+                state::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
             }
             let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
             drive(&started, body, abandon).await;
@@ -126,6 +130,9 @@ impl Runs {
 /// Moves the body's events into the log until it ends.
 async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
     let mut cancelled = false;
+    // one for the whole run: each event would begin the wait anew otherwise
+    let abandoned = run.abandoned(abandon);
+    tokio::pin!(abandoned);
     loop {
         let next = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
         let frame = tokio::select! {
@@ -135,7 +142,7 @@ async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
                 body.cancel();
                 continue;
             }
-            () = run.abandoned(abandon), if !cancelled => {
+            () = &mut abandoned, if !cancelled => {
                 cancelled = true;
                 body.cancel();
                 continue;
@@ -252,17 +259,24 @@ fn joined(batch: &Batch) -> Bytes {
     bytes.freeze()
 }
 
-/// A run of another replica's, from number `from` on; `None` if nobody knows it. Ends when that replica is gone.
+/// A run of another replica's, from number `from` on; `None` if nobody knows its events. Ends when that replica is gone.
+/// `goes_on`: the run has not ended, though it may not have said anything yet.
+///
+/// # Errors
+/// When the store cannot be asked.
 pub async fn read_shared(
     app: Arc<App>,
     scope: Scope,
     id: String,
     from: usize,
-) -> Option<impl Stream<Item = Bytes> + Send> {
-    let first = app.store.runs()?.events(scope, &id, from as u64).await.ok().flatten()?;
+    goes_on: bool,
+) -> Result<Option<impl Stream<Item = Bytes> + Send>, StoreError> {
+    let Some(runs) = app.store.runs() else { return Ok(None) };
+    let first = runs.events(scope, &id, from as u64).await?;
+    let Some(first) = first.or(goes_on.then(Batch::default)) else { return Ok(None) };
     let heartbeat = app.config.heartbeat;
     let state = (app, Some((first, from)));
-    Some(stream::unfold(state, move |(app, state)| {
+    Ok(Some(stream::unfold(state, move |(app, state)| {
         let id = id.clone();
         async move {
             let (mut batch, from) = state?;
@@ -272,9 +286,10 @@ pub async fn read_shared(
                 let runs = app.store.runs()?;
                 if orphaned {
                     // its replica died: what it sent is all there will ever be
-                    batch.events.push(stored::last_words(&app, scope, &id, from).await);
-                    batch.ended = true;
-                    break;
+                    if let Some(events) = unsent(&app, runs, scope, &id, from).await {
+                        batch = Batch { events, ended: true };
+                        break;
+                    }
                 }
                 tokio::time::sleep(REMOTE_POLL).await;
                 silent += REMOTE_POLL;
@@ -290,7 +305,15 @@ pub async fn read_shared(
             let more = (!batch.ended).then(|| (Batch::default(), next));
             Some((joined(&batch), (app, more)))
         }
-    }))
+    })))
+}
+
+/// What a run's replica did not send any more, as far as it comes at number `from` or later.
+async fn unsent(app: &App, runs: &dyn SharedRuns, scope: Scope, id: &str, from: usize) -> Option<Vec<Bytes>> {
+    let sent = runs.events(scope, id, 0).await.ok()?.unwrap_or_default();
+    let number = sent.events.len();
+    let last = stored::last_words(app, scope, id, number).await?;
+    Some(sent.events.into_iter().chain(last).skip(from).collect())
 }
 
 /// Tells other replicas of a run of ours.

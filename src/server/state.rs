@@ -170,20 +170,21 @@ impl Keep {
         Box::pin(async move {
             if let Some(conversation) = asks.conversation.filter(|_| turn.state.continuable()) {
                 let kept = app.store.append(scope, &conversation, items_of(&turn)).await;
-                report(&app, kept.map(|_| ()));
+                report(&app, &turn.id, kept.map(drop));
             }
             if asks.store {
-                report(&app, app.store.put(scope, Arc::new(turn)).await);
+                let turn = Arc::new(turn);
+                report(&app, &turn.id, app.store.put(scope, turn.clone()).await);
             }
         })
     }
 }
 
-/// Logs and counts what could not be kept.
-pub fn report(app: &App, kept: Result<(), StoreError>) {
+/// Logs and counts what could not be kept of a response.
+pub fn report(app: &App, response: &str, kept: Result<(), StoreError>) {
     if let Err(error) = kept {
         app.metrics.note("not_stored");
-        tracing::error!(%error, "a response could not be stored");
+        tracing::error!(response, %error, "a response could not be stored");
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use serde_json::{Value, json as value};
+use serde_json::{Map, Value, json as value};
 
 use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
@@ -74,7 +74,8 @@ pub async fn get(
     if let Some(run) = app.runs.find(scope, id) {
         return Ok(reply::events(run.read(from, app.config.heartbeat)));
     }
-    match runs::read_shared(app, scope, id.to_owned(), from).await {
+    let events = runs::read_shared(app, scope, id.to_owned(), from, !turn.state.ended()).await;
+    match events.map_err(|error| state::unavailable(&error))? {
         Some(events) => Ok(reply::events(events)),
         None => {
             let message = "The events of this response cannot be replayed: it was not created with \
@@ -84,16 +85,38 @@ pub async fn get(
     }
 }
 
-/// What ends the stream of a run whose replica died: `response.failed` as event number `number`.
-pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Bytes {
-    let Ok(turn) = settle(app, scope, id).await else { return Bytes::new() };
-    let mut event = format!(
-        "event: response.failed\ndata: {{\"type\":\"response.failed\",\"sequence_number\":{number},\"response\":"
-    )
-    .into_bytes();
-    event.extend_from_slice(&render(&turn));
-    event.extend_from_slice(b"}\n\n");
-    Bytes::from(event)
+/// What ends the stream of a run that its replica will not end, from event number `number` on: as the record says that
+/// it ended. `None` while the store cannot be asked.
+pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Option<Vec<Bytes>> {
+    let turn = settle(app, scope, id).await.ok()?;
+    let mut events = Vec::new();
+    let kind = match &turn.state {
+        TurnState::Completed(_) => "response.completed",
+        TurnState::Failed { code, message } => {
+            let error = value!({"message": message, "type": "server_error", "param": null, "code": code});
+            events.push(event("error", number, |body| {
+                body.insert("code".to_owned(), value!(code));
+                body.insert("message".to_owned(), value!(message));
+                body.insert("param".to_owned(), Value::Null);
+                body.insert("error".to_owned(), error);
+            }));
+            "response.failed"
+        }
+        _ => "response.incomplete",
+    };
+    let response = serde_json::from_slice(&render(&turn)).unwrap_or_default();
+    events.push(event(kind, number + events.len(), |body| {
+        body.insert("response".to_owned(), response);
+    }));
+    Some(events)
+}
+
+fn event(kind: &str, number: usize, fill: impl FnOnce(&mut Map<String, Value>)) -> Bytes {
+    let mut body = Map::new();
+    body.insert("type".to_owned(), value!(kind));
+    body.insert("sequence_number".to_owned(), value!(number));
+    fill(&mut body);
+    Bytes::from(format!("event: {kind}\ndata: {}\n\n", Value::Object(body)))
 }
 
 /// `POST /v1/responses/{id}/cancel`.
@@ -107,6 +130,12 @@ pub async fn cancel(app: &App, scope: Scope, id: &str) -> Result<Response<Respon
     if turn.state.ended() {
         return Ok(reply::json(StatusCode::OK, render(&turn)));
     }
+    stop(app, scope, id).await?;
+    Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
+}
+
+/// Ends a run wherever it runs, and waits until its last record is written.
+async fn stop(app: &App, scope: Scope, id: &str) -> Result<(), Error> {
     if let Some(run) = app.runs.find(scope, id) {
         run.cancel.cancel();
         let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
@@ -117,16 +146,13 @@ pub async fn cancel(app: &App, scope: Scope, id: &str) -> Result<Response<Respon
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
+    Ok(())
 }
 
 /// `DELETE /v1/responses/{id}`. A run that goes on is cancelled first.
 pub async fn delete(app: &App, scope: Scope, id: &str) -> Result<Response<ResponseBody>, Error> {
-    if app.runs.is_open(scope, id)
-        && let Some(run) = app.runs.find(scope, id)
-    {
-        run.cancel.cancel();
-        let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
+    if !find(app, scope, id).await?.state.ended() {
+        stop(app, scope, id).await?;
     }
     app.runs.forget(scope, id);
     match app.store.delete(scope, id).await {

@@ -278,9 +278,17 @@ impl Open {
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
-        events.write(out, "response.output_item.done", |out| self.item_member(out, status));
-        let mut json = Vec::with_capacity(self.text.len() + self.parts.len() + 160);
+        let mut json = Vec::with_capacity(self.text.len() + self.parts.len() + 256);
         self.item_json(&mut json, status);
+        // a long text is in memory often enough by now
+        self.text = String::new();
+        self.parts = String::new();
+        events.write(out, "response.output_item.done", |out| {
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, self.index);
+            out.extend_from_slice(b",\"item\":");
+            out.extend_from_slice(&json);
+        });
         String::from_utf8(json).unwrap_or_default()
     }
 

@@ -5,9 +5,11 @@
 //! Items never overlap. Text that arrives inside a call, and calls that arrive inside another, wait until the open
 //! call's arguments are whole; text of white space alone opens no item.
 
+mod again;
 mod calls;
 mod text;
 
+use self::again::Again;
 use self::calls::{Piece, Slot};
 use self::text::{Channel, Flow, is_blank};
 use super::compaction::Summary;
@@ -66,6 +68,7 @@ pub struct Transcoder {
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
+    again: Again,
     body: Vec<u8>,
 }
 
@@ -116,6 +119,7 @@ impl Transcoder {
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
+            again: Again::default(),
             body: Vec::new(),
         }
     }
@@ -224,7 +228,7 @@ impl Transcoder {
             return;
         }
         let data = data.trim_ascii();
-        if data.is_empty() {
+        if self.once_more(data, out) || data.is_empty() {
             return;
         }
         if data == "[DONE]" {
@@ -254,6 +258,7 @@ impl Transcoder {
             self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
         }
         let last = chunk.choices.is_none() && chunk.usage.is_some();
+        self.again.learn(data, &chunk, self.plan.logprobs);
         if let Some(choice) = &chunk.choices {
             self.choice(choice, out);
         }
@@ -314,7 +319,7 @@ impl Transcoder {
             }
         }
         if let Some(function) = &delta.function_call {
-            self.call(&Piece { index: Some(0), id: "", function }, out);
+            self.call(&Piece::of_function(Some(0), function), out);
         }
         for (position, call) in delta.tool_calls.iter().flatten().enumerate() {
             self.call(&Piece::of(call, whole.then_some(position as u64)), out);
@@ -374,10 +379,12 @@ impl Transcoder {
         }
         let item = open.end(&mut self.events, out, cut);
         self.closed_text = self.output_text.len();
-        if !self.items.is_empty() {
+        if self.items.is_empty() {
+            self.items = item;
+        } else {
             self.items.push(',');
+            self.items.push_str(&item);
         }
-        self.items.push_str(&item);
     }
 
     fn seal_reasoning(&mut self) -> Option<String> {

@@ -207,8 +207,14 @@ pub fn type_name(raw: &RawValue) -> &'static str {
 }
 
 fn has_surrogate(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), b"\\ud").is_some()
-        || memchr::memmem::find(text.as_bytes(), b"\\uD").is_some()
+    let bytes = text.as_bytes();
+    let surrogate = |at: usize| matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D']));
+    match bytes.len() {
+        // a token: to prepare a search would take longer than to search
+        0..=64 => memchr::memchr_iter(b'\\', bytes).any(surrogate),
+        // escapes are frequent in a transcript, by number they are rare
+        _ => memchr::memmem::find_iter(bytes, b"\\u").any(surrogate),
+    }
 }
 
 /// The four hex digits of a surrogate escape at the start of `text`.

@@ -2,4 +2,5 @@
 
 pub mod chat;
 pub mod json;
+pub mod mould;
 pub mod request;

@@ -4,6 +4,22 @@ import OpenAI from "openai";
 const [mode, baseURL, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: "sk-test", maxRetries: 0, timeout: 30_000 });
 
+async function loop(ask) {
+  const tools = [{
+    type: "function", name: "step", strict: true, description: "One step",
+    parameters: { type: "object", properties: { n: { type: "integer" } }, required: ["n"], additionalProperties: false },
+  }];
+  let input = "Count.", previous_response_id = null, rounds = 0;
+  for (;;) {
+    const response = await ask({ model, instructions: "Step by step.", input, tools, previous_response_id });
+    const calls = response.output.filter((item) => item.type === "function_call");
+    if (!calls.length) return { rounds, text: response.output_text, previous_response_id: response.previous_response_id };
+    rounds += 1;
+    previous_response_id = response.id;
+    input = calls.map((item) => ({ type: "function_call_output", call_id: item.call_id, output: `out of ${item.call_id}` }));
+  }
+}
+
 const modes = {
   async create() {
     const response = await client.responses.create({ model, input: "Say hello.", instructions: "Be brief." });
@@ -33,6 +49,10 @@ const modes = {
     const second = await client.responses.create({ model, input, tools });
     return { first, response: second, text: second.output_text };
   },
+
+  // 50 rounds that send nothing but the outputs of the round before, and its id
+  async loop() { return loop((body) => client.responses.create(body)); },
+  async loopstream() { return loop((body) => client.responses.stream(body).finalResponse()); },
 
   async hangup() {
     const stream = await client.responses.create({ model, input: "A story.", stream: true });

@@ -7,6 +7,7 @@ import sys
 import pytest
 from harness import BIN, HERE, ROOT, NOT_CHECKED, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
 from scripted import Upstream
+from stores import Redis, redis_missing, write_keys
 
 LLAMA_MODEL = "gemma3-270m"
 
@@ -85,6 +86,33 @@ def rejoinder(request, binary, tmp_path):
 def proxy(rejoinder, upstream):
     """The proxy in front of the scripted llama-server."""
     return rejoinder(upstream.url)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    """One redis-server for the whole run: every test has keys of its own, and so records of its own."""
+    server = Redis(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def keys_file(tmp_path):
+    return write_keys(tmp_path / "keys", os.urandom(32))
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request, keys_file):
+    """The settings of a store: `rejoinder(upstream.url, **store)`."""
+    if request.param == "memory":
+        yield {}
+        return
+    if reason := redis_missing():
+        pytest.skip(reason)
+    server = request.getfixturevalue("redis_server")
+    before = server.clients_so_far()
+    yield server.settings(keys_file)
+    assert server.clients_so_far() > before, "nothing of this test connected to redis-server"
 
 
 class Llama:

@@ -242,9 +242,9 @@ def raw_stream(base_url, body, headers=None, timeout=60, usage=True):
 class OpenStream:
     """A stream read event by event, to leave in the middle of it."""
 
-    def __init__(self, port, body, timeout=30):
+    def __init__(self, port, body, timeout=30, method="POST", path="/v1/responses"):
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-        self.connection.request("POST", "/v1/responses", json.dumps({"stream": True, **body}),
+        self.connection.request(method, path, json.dumps({"stream": True, **body}),
                                 {"Content-Type": "application/json", "Authorization": "Bearer sk-test"})
         self.reply = self.connection.getresponse()
         assert self.reply.status == 200, (self.reply.status, self.reply.read())

@@ -309,6 +309,7 @@ class Upstream:
             raise ValueError(flavour)
         self.flavour = flavour
         self.chats, self.others, self.errors = [], [], []
+        self.prompt_tokens = None  # what the server's own endpoint for it counts; None: it has none
         self.released = threading.Event()
         self._turns, self._repeat = [], None
         self._changed = threading.Condition()
@@ -415,12 +416,22 @@ class Upstream:
             reply.json(200, self.models())
         elif path == "/props" and self.flavour == "llama":
             reply.json(200, self.props())
+        elif path == self.counts_at and self.prompt_tokens is not None:
+            tokens = self.prompt_tokens(reply.request) if callable(self.prompt_tokens) else self.prompt_tokens
+            if self.flavour == "vllm":
+                reply.json(200, {"count": tokens, "max_model_len": N_CTX, "tokens": [1] * tokens, "token_strs": None})
+            else:
+                reply.json(200, {"object": "response.input_tokens", "input_tokens": tokens})
         elif path == "/version" and self.flavour == "vllm":
             reply.json(200, {"version": "0.32.0"})
         elif self.flavour == "llama":
             reply.json(404, {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}})
         else:
             reply.json(404, {"detail": "Not Found"})
+
+    @property
+    def counts_at(self):
+        return "/tokenize" if self.flavour == "vllm" else "/v1/chat/completions/input_tokens"
 
     def models(self):
         if self.flavour == "vllm":

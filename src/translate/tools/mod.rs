@@ -139,9 +139,9 @@ impl<'a> Tools<'a> {
 
     /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
     fn found(&mut self, raw: &'a RawValue, notes: &mut Notes) {
-        let text = raw.get();
         // nearly no item is one: look before parsing
-        if !text.contains("\"additional_tools\"") && !text.contains("\"tool_search_output\"") {
+        let names = |kind: &str| memchr::memmem::find(raw.get().as_bytes(), kind.as_bytes()).is_some();
+        if !names("\"additional_tools\"") && !names("\"tool_search_output\"") {
             return;
         }
         let Some(item) = request::fields::<Item<'a>>(raw) else { return };

@@ -59,15 +59,29 @@ impl Slot {
 pub(super) struct Piece<'a> {
     pub(super) index: Option<u64>,
     pub(super) id: &'a str,
-    pub(super) function: &'a Function<'a>,
+    pub(super) name: Cow<'a, str>,
+    pub(super) arguments: Cow<'a, str>,
 }
 
 impl<'a> Piece<'a> {
-    pub(super) fn of(call: &'a ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
-        const NONE: Function<'static> = Function { name: None, arguments: None };
+    pub(super) fn of(call: &ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
         let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
         let id = call.id.and_then(json::literal).unwrap_or("");
-        Piece { index, id, function: call.function.as_ref().unwrap_or(&NONE) }
+        match &call.function {
+            Some(function) => Piece { id, ..Piece::of_function(index, function) },
+            None => Piece { index, id, name: Cow::Borrowed(""), arguments: Cow::Borrowed("") },
+        }
+    }
+
+    pub(super) fn of_function(index: Option<u64>, function: &Function<'a>) -> Piece<'a> {
+        let arguments = match function.arguments {
+            None => Cow::Borrowed(""),
+            Some(raw) => match json::literal(raw) {
+                Some(text) => Cow::Borrowed(text),
+                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
+            },
+        };
+        Piece { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }
     }
 }
 
@@ -97,15 +111,7 @@ impl Transcoder {
             self.dropped += 1;
             return;
         }
-        let name = piece.function.name.and_then(json::text).unwrap_or_default();
-        let arguments = match piece.function.arguments {
-            None => Cow::Borrowed(""),
-            Some(raw) => match json::literal(raw) {
-                Some(text) => Cow::Borrowed(text),
-                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
-            },
-        };
-        let at = match self.slot_of(piece, &name) {
+        let at = match self.slot_of(piece) {
             Some(at) => at,
             None if self.plan.one_call && !self.calls.is_empty() => {
                 self.dropped += 1;
@@ -133,20 +139,20 @@ impl Transcoder {
             slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
         }
         if slot.name.is_empty() {
-            slot.name = name.into_owned();
+            slot.name = piece.name.clone().into_owned();
         }
         if slot.closed {
-            self.dropped += u64::from(!is_blank(&arguments));
+            self.dropped += u64::from(!is_blank(&piece.arguments));
             return;
         }
-        let arguments = slot.seam.join(&arguments);
+        let arguments = slot.seam.join(&piece.arguments);
         slot.waiting.push_str(&arguments);
         self.advance(out);
     }
 
     /// The call that a piece belongs to: by index; a new id together with a name on an index that is taken begins
     /// another call (servers that number every call 0); without an index, by id, or the last one.
-    pub(super) fn slot_of(&self, piece: &Piece<'_>, name: &str) -> Option<usize> {
+    fn slot_of(&self, piece: &Piece<'_>) -> Option<usize> {
         let fresh = |slot: &Slot| !piece.id.is_empty() && !slot.id.is_empty() && slot.id != piece.id;
         let at = match piece.index {
             Some(index) => self.calls.iter().rposition(|slot| slot.index == index)?,
@@ -154,7 +160,8 @@ impl Transcoder {
             None => self.calls.iter().rposition(|slot| slot.id == piece.id)?,
         };
         let slot = self.calls.get(at)?;
-        let another = fresh(slot) && !name.is_empty() && !slot.id.starts_with(&format!("{}_", piece.id));
+        let another =
+            fresh(slot) && !piece.name.is_empty() && !slot.id.starts_with(&format!("{}_", piece.id));
         (!another).then_some(at)
     }
 
@@ -273,8 +280,14 @@ impl Transcoder {
         if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
             && let Some(open) = &mut self.open
         {
-            let waiting = slot.take(false);
-            open.delta(&mut self.events, out, &waiting, None);
+            if slot.custom.is_some() {
+                let waiting = slot.take(false);
+                open.delta(&mut self.events, out, &waiting, None);
+            } else {
+                // its memory serves the next piece
+                open.delta(&mut self.events, out, &slot.waiting, None);
+                slot.waiting.clear();
+            }
         }
     }
 }

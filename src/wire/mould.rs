@@ -1,0 +1,93 @@
+//! Owns the short way to a chunk's text: the chunks of one stream differ in little else, so what one of them was around
+//! its text is kept, and the next is compared with it in place of being parsed. It must not take what a parser would
+//! refuse, nor guess: where the two differ, there is no short way.
+
+/// A chunk without its text.
+#[derive(Debug, Default)]
+pub struct Mould {
+    /// What stood before the text, then what stood behind it.
+    around: String,
+    before: usize,
+}
+
+impl Mould {
+    /// Takes the mould of `chunk`, a valid JSON text of which `text` is a part: the inside of a string literal.
+    pub fn take(&mut self, chunk: &str, text: &str) {
+        self.around.clear();
+        // where a part lies in its whole, only the addresses tell
+        let at = (text.as_ptr() as usize).wrapping_sub(chunk.as_ptr() as usize);
+        let (Some(before), Some(after)) = (chunk.get(..at), chunk.get(at.saturating_add(text.len())..))
+        else {
+            return;
+        };
+        self.around.push_str(before);
+        self.around.push_str(after);
+        self.before = at;
+    }
+
+    /// The text of `chunk`, still escaped, if all around it is as in the chunk before.
+    pub fn text<'a>(&self, chunk: &'a str) -> Option<&'a str> {
+        if self.around.is_empty() {
+            return None;
+        }
+        let (before, after) = self.around.split_at_checked(self.before)?;
+        let text = chunk.strip_prefix(before)?.strip_suffix(after)?;
+        is_inside_of_literal(text).then_some(text)
+    }
+}
+
+/// Whether `text` between two quotes is a string literal. Escapes by number are left to a parser.
+fn is_inside_of_literal(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if matches!(bytes.next(), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => {
+            }
+            b'\\' | b'"' | 0..=0x1f => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHUNK: &str = r#"{"choices":[{"delta":{"content":" a"}}],"id":"a"}"#;
+
+    fn mould() -> Mould {
+        let mut mould = Mould::default();
+        let at = CHUNK.find(" a").unwrap();
+        mould.take(CHUNK, &CHUNK[at..at + 2]);
+        mould
+    }
+
+    #[test]
+    fn finds_another_text_in_the_same_place() {
+        for text in [" a", "", "ä 😀", r#" \"x\"\n\\"#, "a\"}}],\"id\":\"a".replace('"', "\\\"").as_str()]
+        {
+            let chunk = CHUNK.replace(" a", text);
+            assert_eq!(mould().text(&chunk), Some(text));
+        }
+    }
+
+    #[test]
+    fn takes_nothing_else() {
+        for chunk in [
+            r#"{"choices":[{"delta":{"content":" a"}}],"id":"b"}"#,
+            r#"{"choices":[{"delta":{"content":null}}],"id":"a"}"#,
+            r#"{"choices":[{"delta":{"content":"x","refusal":"y"}}],"id":"a"}"#,
+            r#"{"choices":[{"delta":{"content":"\u0041"}}],"id":"a"}"#,
+            r#"{"choices":[{"delta":{"content":"\x"}}],"id":"a"}"#,
+            r#"{"choices":[{"delta":{"content":"\"}}],"id":"a"}"#,
+            "{\"choices\":[{\"delta\":{\"content\":\"\n\"}}],\"id\":\"a\"}",
+            r#"{"choices":[{"delta":{"content":""#,
+            "",
+        ] {
+            assert_eq!(mould().text(chunk), None, "{chunk}");
+        }
+        assert_eq!(Mould::default().text(""), None);
+        assert_eq!(Mould::default().text(CHUNK), None);
+    }
+}
