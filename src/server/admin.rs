@@ -17,6 +17,10 @@ pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
             Err(reason) => full(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
         },
         "/metrics" => {
+            let store = app.store.health();
+            app.metrics.store_up.set(store.up.into());
+            app.metrics.store_waiting_writes.set(i64::try_from(store.waiting).unwrap_or(i64::MAX));
+            app.metrics.store_lost_writes.set(i64::try_from(store.lost).unwrap_or(i64::MAX));
             measure(app);
             full(StatusCode::OK, OPEN_METRICS, app.metrics.encode())
         }
