@@ -300,7 +300,9 @@ impl<'a> Tools<'a> {
                 Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
                 _ => route.allowed,
             };
-            if !wanted || shown.behind {
+            // one that the choice names has to be there
+            let named = matches!(choice, Choice::Function(_) | Choice::Allowed(_));
+            if !wanted || (shown.behind && !named) {
                 continue;
             }
             out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
