@@ -21,6 +21,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
+use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream::Sent;
 
@@ -62,6 +63,8 @@ pub enum Answer {
     Whole(Bytes),
     /// One of these, after the conversation was summarised into this blob.
     Compacted(String, Box<Answer>),
+    /// One of these, from a server that speaks so.
+    By(Option<&'static Native>, Box<Answer>),
 }
 
 impl Answer {
@@ -70,10 +73,12 @@ impl Answer {
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
     pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
-        if !sent.is_event_stream()? {
-            return Ok(Answer::Whole(sent.whole(limit).await?));
-        }
-        Ok(Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))))
+        let native = sent.native;
+        let answer = match sent.is_event_stream()? {
+            true => Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))),
+            false => Answer::Whole(sent.whole(limit).await?),
+        };
+        Ok(Answer::By(native, Box::new(answer)))
     }
 
     /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
@@ -85,6 +90,10 @@ impl Answer {
                 transcoder.chunk(&String::from_utf8_lossy(&body), unix_now(), &mut unused);
                 transcoder.end(End::Eof, unix_now(), &mut unused);
                 return;
+            }
+            Answer::By(native, answer) => {
+                transcoder.hear(native);
+                return Box::pin(answer.read(transcoder, idle_timeout)).await;
             }
             Answer::Compacted(blob, answer) => {
                 transcoder.compacted(&blob, &mut unused);
@@ -198,6 +207,10 @@ impl EventBody {
                 let text = String::from_utf8_lossy(&body);
                 self.transcoder.chunk(&text, unix_now(), &mut self.out);
                 self.finish(End::Eof);
+            }
+            Answer::By(native, answer) => {
+                self.transcoder.hear(native);
+                self.take(*answer);
             }
             Answer::Compacted(blob, answer) => {
                 self.transcoder.compacted(&blob, &mut self.out);

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::compact::Made;
 use super::state::Past;
-use super::{App, compact, conversation, mended, tokens};
+use super::{App, compact, conversation, tokens};
 use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
@@ -74,8 +74,8 @@ impl Job {
             true => Ok(body.clone()),
             false => again(target).map(|plan| plan.body),
         };
-        let (route, headers, native) = (self.route.clone(), self.headers.clone(), likely.native);
-        ChatRequest { route, path: mended::path(native), native, headers, stream, body: Arc::new(render) }
+        let (route, headers) = (self.route.clone(), self.headers.clone());
+        ChatRequest { route, path: None, headers, stream, body: Arc::new(render) }
     }
 
     pub fn options<'a>(&'a self, app: &'a App, target: &'a Target) -> PlanOptions<'a> {
@@ -152,7 +152,8 @@ pub async fn send(
     if let Some(threshold) = job.asks.compact_threshold
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
-        && mended::compacts(&target)
+        // a server that speaks Responses well makes its own
+        && target.native.is_none_or(|native| native.functions)
         && tokens::of(&app, &job, &target).await? >= threshold
     {
         summary = compact::before(&app, &job, &target).await?.map(Arc::new);

@@ -19,6 +19,7 @@ use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use super::mend::Mend;
+use super::native::Native;
 use super::plan::Compact;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
@@ -192,6 +193,13 @@ impl Transcoder {
     /// The Response object as it ended; only for an answer without a stream.
     pub fn into_body(self) -> Vec<u8> {
         self.body
+    }
+
+    /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
+    pub fn hear(&mut self, native: Option<&'static Native>) {
+        self.plan.native = native;
+        // a server that speaks Responses well seals its own
+        self.plan.seals_reasoning &= native.is_none_or(|native| native.functions);
     }
 
     /// Writes `response.created` and `response.in_progress`; a background response is `queued` in between.

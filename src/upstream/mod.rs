@@ -73,6 +73,11 @@ impl Target {
         }
     }
 
+    /// Where it answers.
+    pub fn path(&self) -> &'static str {
+        self.native.map_or(CHAT, |native| native.path)
+    }
+
     /// Whether a body rendered for `other` is right for this one.
     pub fn reads_like(&self, other: &Target) -> bool {
         self.dialect == other.dialect

@@ -27,10 +27,8 @@ const HANGS: u32 = 4;
 pub struct ChatRequest {
     /// What decides where it goes.
     pub route: Route,
-    /// Where on the server: [`CHAT`], or another path that takes the same body.
-    pub path: &'static str,
-    /// How its answer will be read: a server that speaks otherwise cannot give it.
-    pub native: Option<&'static Native>,
+    /// Where on the server, where it is not an answer that is wanted: that has the place of the server's API.
+    pub path: Option<&'static str>,
     /// The headers of the client's own request.
     pub headers: HeaderMap,
     /// Whether a stream is asked for.
@@ -45,6 +43,8 @@ pub struct ChatRequest {
 pub struct Sent {
     response: reqwest::Response,
     first: Vec<u8>,
+    /// How the server speaks that answered.
+    pub native: Option<&'static Native>,
     lease: Lease,
 }
 
@@ -111,7 +111,7 @@ impl<'a> Trip<'a> {
             };
             let failure = match self.attempt(&lease, &target).await {
                 Ok((response, first)) => {
-                    let mut sent = Sent { response, first, lease };
+                    let mut sent = Sent { response, first, native: target.native, lease };
                     sent.lease.succeeded();
                     return Ok(sent);
                 }
@@ -195,13 +195,8 @@ impl<'a> Trip<'a> {
 
     /// One request to one server, until its answer begins.
     async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
-        if target.native != self.request.native {
-            let message =
-                "The upstream server speaks another API than the one that the request was made for.";
-            return Err(Failure::Failed(Error::new(Kind::BadGateway, message)));
-        }
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
-        let answers = self.request.path == target.native.map_or(CHAT, |native| native.path);
+        let answers = self.request.path.is_none();
         if answers && let Some(warm) = &lease.server.warm {
             let line = lease.server.line(target.base.clone(), &self.request.headers);
             match lease.slot {
@@ -223,7 +218,7 @@ impl<'a> Trip<'a> {
             body.pop();
             body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
-        let url = format!("{}{}", target.base, self.request.path);
+        let url = format!("{}{}", target.base, self.request.path.unwrap_or(target.path()));
         let mut watch =
             Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
         let sent = lease.server.client.post(url).headers(self.headers(&lease.server)).body(body).send();
@@ -361,7 +356,7 @@ impl Sent {
 
     /// The body, piece by piece.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
-        let Sent { response, first, mut lease } = self;
+        let Sent { response, first, mut lease, .. } = self;
         let first = futures::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
         first.chain(response.bytes_stream().map(move |piece| {
             piece.map_err(|error| {

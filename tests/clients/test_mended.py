@@ -3,11 +3,12 @@ streams, and llama.cpp's own `/v1/responses`. Every stream is judged by the stri
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import openai
 import pytest
-from harness import ROOT, raw_stream, request_json
+from harness import ROOT, free_port, raw_stream, request_json, wait_until
 from scripted import MODEL, Upstream, refuse
 from test_codex import assert_turn, codex, messages_printed  # noqa: F401 (a fixture)
 from test_llama import WEATHER, solved_calls
@@ -132,6 +133,23 @@ def shape(events):
         if not e["type"].endswith(".delta"):
             rows.append((e["type"], e.get("item_id"), e.get("text"), e.get("arguments"), item))
     return rows
+
+
+def test_a_request_that_comes_before_its_server(rejoinder):
+    """Planned for a server that nobody has seen; the one that comes is a llama-server, which knows functions alone."""
+    port = free_port()
+    proxy = rejoinder(f"http://127.0.0.1:{port}", ready="/healthz", upstream__api="responses", commit_after="100ms")
+    tools = [{"type": "custom", "name": "apply_patch"}]
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(raw_stream, proxy.base_url, {"model": MODEL, "input": "hi", "tools": tools})
+        wait_until(lambda: '"status":200' in proxy.text(), 20, "a stream that has begun", proxy.alive)
+        with Upstream("llama", port=port) as upstream:
+            upstream.script(replay("functions-custom-tool"))
+            stream = sent.result(60)
+            (request,) = upstream.chats
+    assert request.path == "/v1/responses" and request.json["tools"][0]["type"] == "function", request
+    (call,) = stream.items()
+    assert call["type"] == "custom_tool_call" and call["input"] == "*** Begin Patch", str(stream)
 
 
 # ---------------------------------------------------------------- llama.cpp's own

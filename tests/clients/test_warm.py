@@ -92,16 +92,10 @@ def wait_ready_again(proxy):
 def test_a_killed_server_goes_on_where_it_was(rejoinder, tmp_path):
     with llama(tmp_path) as server:
         proxy = rejoinder(server.url, **settings(server))
-        long = Conversation("long", 700)
+        long = Conversation("long", 800)
         prefix, _ = long.turn(proxy)
-        # 3000 asked for; a word of this model's is a few tokens
-        if prefix < 3000:
-            long = Conversation("longer", 700 * 3100 // prefix)
-            prefix, cached = long.turn(proxy)
-            assert cached < 100
         assert prefix >= 3000
-        wait_saved(proxy, 1)
-        wait_until(lambda: f'"tokens":{prefix}' in proxy.text() or count(proxy, "slot saved") >= 2, 60, "its save")
+        wait_saved(proxy)
         plain = Conversation("plain", 1)
         plain.items = list(long.items)
         server.kill()
@@ -137,9 +131,10 @@ def test_it_survives_our_own_restart(rejoinder, tmp_path):
         assert cached >= 0.95 * prefix, (cached, prefix)
 
 
-def test_a_slot_that_goes_to_another_is_saved_first(rejoinder, tmp_path):
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_a_slot_that_goes_to_another_is_saved_first(rejoinder, tmp_path, api):
     with llama(tmp_path, slots=1) as server:
-        proxy = rejoinder(server.url, **settings(server, upstream__slot_save_after="1h"))
+        proxy = rejoinder(server.url, **settings(server, upstream__slot_save_after="1h", upstream__api=api))
         a, b = Conversation("a", 150), Conversation("b", 150)
         prefix_a, _ = a.turn(proxy)
         prefix_b, _ = b.turn(proxy)
