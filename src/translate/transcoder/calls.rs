@@ -14,7 +14,7 @@ use crate::wire::chat::{Function, ToolCall};
 use crate::wire::json::{self, Seam, compact};
 
 /// One call of the answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) index: u64,
     /// Escaped; empty until the upstream names one.
@@ -236,7 +236,8 @@ impl Transcoder {
             }
             Some(_) => {
                 let (id, index) = (String::new(), self.count);
-                self.open = Some(Open::begin(&mut self.events, out, Kind::Held { slot: at }, id, index));
+                let held = Kind::Held { slot: at };
+                self.open = Some(Open::begin(&mut self.events, out, held, id, index, String::new()));
                 return;
             }
             None => "fc_",
