@@ -70,6 +70,8 @@ pub struct UpstreamConfig {
     pub max_in_flight: Option<usize>,
     /// Which server it is; `auto` asks it.
     pub dialect: DialectChoice,
+    /// The API that it is asked to speak.
+    pub api: Api,
     /// File whose trimmed content is sent as the bearer token, in place of what the client sent.
     pub api_key_file: Option<PathBuf>,
     /// Whether the client's own `Authorization` header goes to the upstream when no `api_key_file` is set.
@@ -195,6 +197,15 @@ pub fn read_budgets(text: &str) -> Result<Vec<(String, u64)>, String> {
         .collect()
 }
 
+/// Values of `upstream.api`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names are the documentation
+pub enum Api {
+    Chat,
+    Responses,
+}
+
 /// Values of `upstream.dialect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -259,6 +270,7 @@ impl Default for UpstreamConfig {
             weight: 1,
             max_in_flight: None,
             dialect: DialectChoice::Auto,
+            api: Api::Chat,
             api_key_file: None,
             forward_authorization: true,
             alternate_roles: Switch::Auto,

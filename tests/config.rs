@@ -176,6 +176,70 @@ fn upstream_is_a_url_or_a_table() {
 }
 
 #[test]
+fn several_servers_are_several_tables() {
+    let place = Place::with(
+        "[[upstream]]\nurl = 'http://a/v1'\nmodels = ['q', 'gpt-5=q']\nweight = 3\n\
+         [[upstream]]\nurl = 'http://b'\nidle_timeout = '7s'\nextra_body = { top_k = 4, kwargs = { on = true } }",
+    );
+    let resolved = place.load(&[("REJOINDER_UPSTREAM__READY_TIMEOUT", "9s")]).unwrap();
+    let [a, b] = &resolved.servers[..] else { panic!("{:?}", resolved.servers) };
+    assert_eq!((a.config.url.as_deref(), a.config.weight), (Some("http://a"), 3));
+    assert_eq!(a.config.models.as_deref().unwrap(), ["q", "gpt-5=q"]);
+    assert_eq!((b.config.url.as_deref(), b.config.idle_timeout.as_secs()), (Some("http://b"), 7));
+    let extra = serde_json::to_string(&b.config.extra_body).unwrap();
+    assert_eq!(extra, r#"{"kwargs":{"on":true},"top_k":4}"#);
+    // a variable is for all of them
+    assert_eq!([a.config.ready_timeout.as_secs(), b.config.ready_timeout.as_secs()], [9, 9]);
+
+    // what is printed is a file again, with the same servers
+    let printed = place.write("again.toml", resolved.to_toml());
+    let again = load_from(&Flags { config: Some(printed.into()), ..Flags::default() }, []).unwrap();
+    let configs = |resolved: &Resolved| resolved.servers.iter().map(|s| s.config.clone()).collect::<Vec<_>>();
+    assert_eq!(configs(&again), configs(&resolved));
+
+    // a URL from a flag or a variable stands for all that the file has
+    let one = place.load(&[("REJOINDER_UPSTREAM", "http://c")]).unwrap();
+    assert_eq!(configs(&one).len(), 1);
+    assert_eq!(one.servers[0].config.url.as_deref(), Some("http://c"));
+}
+
+#[test]
+fn a_problem_of_one_of_several_servers_names_it() {
+    let cases = [
+        (
+            "[[upstream]]\nurl = 'http://a'\n[[upstream]]\nurl = 'gpu'",
+            "x.toml: upstream[1].url: expected a URL such as \"http://127.0.0.1:8080\" (relative URL without a base)",
+        ),
+        ("[[upstream]]\nweight = 2", "x.toml: upstream[0].url: must be set, as there are several"),
+        (
+            "[[upstream]]\nurl = 'http://a'\nweigth = 2",
+            "x.toml: upstream[0].weigth: unknown key, did you mean upstream.weight?",
+        ),
+        (
+            "[[upstream]]\nurl = 'http://a'\n[[upstream]]\nurl = 'http://a/v1'",
+            "x.toml: upstream[1].url: names a server that stands above already",
+        ),
+        (
+            "[[upstream]]\nurl = 'http://127.0.0.1:8081'",
+            "x.toml: upstream[0].url: points back at rejoinder's own listen address (127.0.0.1:8081)",
+        ),
+        ("upstream = ['http://a']", "x.toml: upstream[0]: expected a table, as in [[upstream]]"),
+        (
+            "[upstream]\nmodels = ['a', '=b']",
+            "x.toml: upstream.models: \"=b\" is no model name; a name, or name=the server's name for it",
+        ),
+        (
+            "[upstream]\nextra_body = { stream = true }",
+            "x.toml: upstream.extra_body: stream is rejoinder's own to write",
+        ),
+        ("[upstream]\nmax_in_flight = 0", "x.toml: upstream.max_in_flight: must be at least 1"),
+    ];
+    for (text, problem) in cases {
+        assert_eq!(Place::with(text).problems(&[]), [problem], "{text}");
+    }
+}
+
+#[test]
 fn two_variables_for_one_key_must_agree() {
     let same = [("REJOINDER_UPSTREAM", "http://a"), ("REJOINDER_UPSTREAM__URL", "http://a")];
     assert!(env(&same).is_ok());

@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use checker::{check, judge_async_openai};
 use figment::Figment;
 use figment::providers::{Format, Toml};
+use rejoinder::translate::native::{self, Native};
 use rejoinder::translate::plan::ReasoningDisplay;
 use rejoinder::translate::reply::ReplyPlan;
 use replay::{Payloads, Told, events, read, reply, told, transcode};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// One folder of `fixtures/stream`.
+/// One folder of `fixtures/stream` (chat chunks) or `fixtures/native` (a server's own Responses events).
 struct Fixture {
     name: String,
     folder: PathBuf,
@@ -42,6 +43,9 @@ struct Meta {
     reasoning: ReasoningDisplay,
     #[serde(default)]
     refusal_as_text: bool,
+    /// Kind of the server, where it speaks Responses itself.
+    #[serde(default)]
+    native: Option<String>,
     expect: Expect,
 }
 
@@ -59,14 +63,23 @@ struct Expect {
     tokens: Vec<String>,
 }
 
+fn kind(name: &str) -> &'static Native {
+    match name {
+        "codex" => &native::CODEX_BACKEND,
+        "whole" => &native::WHOLE,
+        dialect => Native::of(dialect, ""),
+    }
+}
+
 fn summary() -> ReasoningDisplay {
     ReasoningDisplay::Summary
 }
 
 fn fixtures() -> Vec<Fixture> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/stream");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    let folders = ["stream", "native"].map(|folder| std::fs::read_dir(root.join(folder)).unwrap());
     let mut fixtures: Vec<Fixture> =
-        std::fs::read_dir(root).unwrap().map(|entry| load(entry.unwrap().path())).collect();
+        folders.into_iter().flatten().map(|entry| load(entry.unwrap().path())).collect();
     fixtures.sort_by(|a, b| a.name.cmp(&b.name));
     assert!(fixtures.len() > 50);
     fixtures
@@ -78,7 +91,10 @@ fn load(folder: PathBuf) -> Fixture {
         .extract()
         .unwrap_or_else(|error| panic!("{name}: {error}"));
     Fixture {
-        plan: reply(meta.request.as_deref(), meta.reasoning, meta.refusal_as_text),
+        plan: ReplyPlan {
+            native: meta.native.as_deref().map(kind),
+            ..reply(meta.request.as_deref(), meta.reasoning, meta.refusal_as_text)
+        },
         upstream: std::fs::read(folder.join("upstream.sse")).unwrap(),
         expect: meta.expect,
         name,
@@ -218,5 +234,9 @@ fn payloads_of(payloads: &[Result<String, rejoinder::sse::SseError>]) -> Vec<Res
 
 fn has_finish(payload: &str) -> bool {
     let chunk: Value = serde_json::from_str(payload).unwrap_or_default();
-    chunk["choices"][0]["finish_reason"].as_str().is_some_and(|reason| !reason.is_empty())
+    let native = ["completed", "incomplete"].iter().any(|status| {
+        chunk["type"] == format!("response.{status}")
+            || chunk["object"] == "response" && chunk["status"] == *status
+    });
+    native || chunk["choices"][0]["finish_reason"].as_str().is_some_and(|reason| !reason.is_empty())
 }

@@ -13,7 +13,7 @@ mod checker;
 use proptest::prelude::*;
 use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::ids::Ids;
-use rejoinder::translate::plan::{Plan, PlanOptions, plan};
+use rejoinder::translate::plan::{FoundTools, Plan, PlanOptions, plan};
 use rejoinder::translate::reply::ReplyPlan;
 use rejoinder::translate::tools::search::Wrappers;
 use rejoinder::translate::tools::table::{Called, Kind, Table};
@@ -324,6 +324,47 @@ fn tools_found_later_only_add_to_the_end() {
     let (before, after) = (before["tools"].as_array().unwrap(), after["tools"].as_array().unwrap());
     assert_eq!(before[..], after[..before.len()]);
     assert_eq!(after.len(), before.len() + 1, "a tool that is there already is not shown twice");
+}
+
+/// With `found_tools = "described"` a found tool is called through a function that was there from the beginning.
+#[test]
+fn a_described_tool_is_called_by_its_name() {
+    let options = PlanOptions { found_tools: FoundTools::Described, ..PlanOptions::new(&GENERIC) };
+    let found = json!([{"type": "namespace", "name": "mcp__lab", "tools": [
+        {"type": "function", "name": "echo", "description": "says it", "parameters": {"type": "object"}},
+        {"type": "custom", "name": "note", "description": "writes it"}]}]);
+    let request = json!({"model": "m", "input": [
+        {"role": "user", "content": "hi"},
+        {"type": "tool_search_call", "call_id": "s", "execution": "client", "arguments": {"query": "e"}},
+        {"type": "tool_search_output", "call_id": "s", "execution": "client", "tools": found},
+    ], "tools": [{"type": "tool_search", "execution": "client"}]});
+    let plan = plan(request.to_string().as_bytes(), &options).unwrap();
+    assert_eq!(names(&chat(&plan)), ["tool_search", "call_found_tool"]);
+    let function = |name: &str, namespace: Option<&str>, arguments: &str| {
+        let mut item = json!({"type": "function_call", "status": "completed", "call_id": "call_1", "name": name,
+            "arguments": arguments});
+        if let Some(namespace) = namespace {
+            item["namespace"] = namespace.into();
+        }
+        item
+    };
+    let echo = function("echo", Some("mcp__lab"), "{\"b\":1,\"a\":2}");
+    for (call, want) in [
+        (r#"{"name":"mcp__lab__echo","arguments":{"b":1,"a":2}}"#, echo.clone()),
+        (r#"{"name":"echo","arguments":"{\"b\":1,\"a\":2}"}"#, echo),
+        (r#"{"name":"mcp__lab__echo"}"#, function("echo", Some("mcp__lab"), "{}")),
+        (r#"{"name":"gone","arguments":{}}"#, function("gone", None, "{}")),
+        (
+            r#"{"name":"mcp__lab__note","arguments":{"input":"n"}}"#,
+            json!({"type": "custom_tool_call", "status": "completed", "call_id": "call_1", "name": "note",
+                "input": "n", "namespace": "mcp__lab"}),
+        ),
+        ("not JSON", function("call_found_tool", None, "not JSON")),
+    ] {
+        for size in [3, 1000] {
+            assert_eq!(called(&plan, "call_found_tool", call, size), want, "{call}");
+        }
+    }
 }
 
 fn searching(tools: Value, input: Value) -> Plan {

@@ -432,3 +432,100 @@ async fn the_doctor_says_what_is_wrong() {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
+
+/// A server that knows only these paths, each with its answer.
+async fn knows(paths: &'static [(&'static str, &'static str)]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let Some((got, mut stream)) = proxy::read(stream).await else { return };
+                let path = got.line.strip_prefix("GET ").unwrap_or_default();
+                let known = paths.iter().find(|(known, _)| *known == path);
+                let answer = match known {
+                    Some((_, body)) => whole("200 OK", "application/json", body),
+                    None => whole("404 Not Found", "application/json", r#"{"detail":"Not Found"}"#),
+                };
+                let _ = stream.write_all(&answer).await;
+            });
+        }
+    });
+    at
+}
+
+#[tokio::test]
+async fn each_kind_of_server_is_known_by_its_own_paths() {
+    const MODELS: (&str, &str) = ("/v1/models", r#"{"data":[{"id":"q","max_model_len":4096}]}"#);
+    let servers = [
+        (knows(&[("/version", r#"{"version":"0.32.0"}"#), MODELS]).await, "vllm 0.32.0"),
+        (knows(&[("/api/version", r#"{"version":"0.9.1"}"#), MODELS]).await, "ollama 0.9.1"),
+        (
+            knows(&[
+                ("/get_server_info", r#"{"model_path":"q","version":"0.5","context_length":4096}"#),
+                MODELS,
+            ])
+            .await,
+            "sglang 0.5",
+        ),
+        (
+            knows(&[
+                ("/api/v0/models", r#"{"data":[{"id":"q","type":"llm","loaded_context_length":4096}]}"#),
+                MODELS,
+            ])
+            .await,
+            "lm_studio",
+        ),
+        (knows(&[MODELS]).await, "generic"),
+    ];
+    for (at, name) in servers {
+        let doctor = tokio::process::Command::new(env!("CARGO_BIN_EXE_rejoinder"))
+            .args(["doctor", "--upstream", &format!("http://{at}")])
+            .current_dir(env!("CARGO_TARGET_TMPDIR"))
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(20), doctor).await.unwrap().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!("server: {name}\n")), "{name}: {text}");
+        assert!(text.contains("models: q\n") && text.contains("context: 4096 tokens"), "{name}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn another_server_in_the_same_place_is_seen_as_what_it_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (vllm, now) = watch::channel(false);
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (tell, vllm) = (tell.clone(), *now.borrow());
+            tokio::spawn(async move {
+                let Some((got, mut stream)) = proxy::read(stream).await else { return };
+                let answer = match (vllm, got.line.as_str()) {
+                    (false, "GET /props") => whole("200 OK", "application/json", r#"{"chat_template":""}"#),
+                    (false, "GET /health") => whole("200 OK", "application/json", "{}"),
+                    (true, "GET /version") => whole("200 OK", "application/json", r#"{"version":"0.33.0"}"#),
+                    (_, "GET /v1/models") => whole("200 OK", "application/json", LISTED),
+                    (_, "POST /v1/chat/completions") => {
+                        let _ = tell.send(got);
+                        [EVENTS, text("yes").as_bytes(), STOP.as_bytes()].concat()
+                    }
+                    _ => whole("404 Not Found", "text/plain", ""),
+                };
+                let _ = stream.write_all(&answer).await;
+            });
+        }
+    });
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__PROBE_INTERVAL", "100ms")], true).await;
+    let mut asks_for_progress = async || {
+        assert!(completed(&proxy.stream().await));
+        let chat: Value = serde_json::from_slice(&told.recv().await.unwrap().body).unwrap();
+        chat.get("return_progress").is_some()
+    };
+    assert!(asks_for_progress().await, "llama-server's own key");
+    vllm.send_replace(true);
+    let changed = async { while asks_for_progress().await {} };
+    tokio::time::timeout(proxy::PATIENCE, changed).await.unwrap();
+}

@@ -13,7 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch, read_budgets,
+    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch,
+    read_budgets,
 };
 use crate::translate::tools::search::is_wrapper;
 
@@ -63,6 +64,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.weight", kind: Kind::Count },
     Key { name: "upstream.max_in_flight", kind: Kind::Count },
     Key { name: "upstream.dialect", kind: Kind::Choice(choice::<DialectChoice>) },
+    Key { name: "upstream.api", kind: Kind::Choice(choice::<Api>) },
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },

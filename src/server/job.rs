@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::compact::Made;
 use super::state::Past;
-use super::{App, compact, conversation, tokens};
+use super::{App, compact, conversation, mended, tokens};
 use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
@@ -20,7 +20,7 @@ use crate::store::Scope;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::upstream::{CHAT, ChatRequest, Route, Sent, Target};
+use crate::upstream::{ChatRequest, Route, Sent, Target};
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
@@ -69,13 +69,13 @@ impl Job {
         stream: bool,
         again: impl Fn(&Target) -> Result<Plan, Error> + Send + Sync + 'static,
     ) -> ChatRequest {
-        let likely = likely.clone();
-        let render = move |target: &Target| match target.reads_like(&likely) {
+        let own = likely.clone();
+        let render = move |target: &Target| match target.reads_like(&own) {
             true => Ok(body.clone()),
             false => again(target).map(|plan| plan.body),
         };
-        let (route, headers) = (self.route.clone(), self.headers.clone());
-        ChatRequest { route, path: CHAT, headers, stream, body: Arc::new(render) }
+        let (route, headers, native) = (self.route.clone(), self.headers.clone(), likely.native);
+        ChatRequest { route, path: mended::path(native), native, headers, stream, body: Arc::new(render) }
     }
 
     pub fn options<'a>(&'a self, app: &'a App, target: &'a Target) -> PlanOptions<'a> {
@@ -93,6 +93,7 @@ impl Job {
             budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
             quirks_off: &self.wishes.quirks_off,
             found_tools: app.config.tools.found_tools,
+            native: target.native,
             seal: Some(self.caller.clone()),
             drop_turns: 0,
             compact: None,
@@ -151,7 +152,8 @@ pub async fn send(
     if let Some(threshold) = job.asks.compact_threshold
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
-        && tokens::count(&app, &job, &target, &body).await? >= threshold
+        && mended::compacts(&target)
+        && tokens::of(&app, &job, &target).await? >= threshold
     {
         summary = compact::before(&app, &job, &target).await?.map(Arc::new);
         let plan = job.plan_with(&app, &target, item(&summary), |_| {})?;

@@ -7,6 +7,7 @@ mod conversation;
 mod conversations;
 mod create;
 mod job;
+mod mended;
 mod models;
 mod passthrough;
 mod query;

@@ -67,6 +67,8 @@ pub struct Context<'a> {
 /// A request whose fields are told apart and not yet understood.
 #[derive(Debug)]
 pub struct Draft<'a> {
+    /// The whole request.
+    pub(super) text: &'a str,
     pub(super) request: CreateResponse<'a>,
 }
 
@@ -83,7 +85,7 @@ impl<'a> Draft<'a> {
             serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
             _ => invalid_json(error.to_string()),
         })?;
-        Ok(Draft { request })
+        Ok(Draft { text, request })
     }
 
     /// What it asks of the store.

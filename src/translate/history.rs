@@ -29,6 +29,17 @@ pub enum Role {
     User,
 }
 
+impl Role {
+    /// As both APIs call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::Developer => "developer",
+            Role::User => "user",
+        }
+    }
+}
+
 /// One step of the conversation.
 #[derive(Debug)]
 pub enum Entry<'a> {

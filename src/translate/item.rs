@@ -64,6 +64,8 @@ pub(super) struct Family {
     index: &'static str,
     kind: &'static str,
     field: &'static str,
+    /// Whether its parts stand in the item's `summary`, not in its `content`.
+    summary: bool,
 }
 
 /// A message's text.
@@ -73,6 +75,7 @@ pub(super) const OUTPUT_TEXT: Family = Family {
     index: "content_index",
     kind: "output_text",
     field: "text",
+    summary: false,
 };
 /// A message's refusal.
 pub(super) const REFUSAL: Family = Family {
@@ -81,6 +84,7 @@ pub(super) const REFUSAL: Family = Family {
     index: "content_index",
     kind: "refusal",
     field: "refusal",
+    summary: false,
 };
 /// Reasoning shown as its summary.
 pub(super) const SUMMARY: Family = Family {
@@ -89,6 +93,7 @@ pub(super) const SUMMARY: Family = Family {
     index: "summary_index",
     kind: "summary_text",
     field: "text",
+    summary: true,
 };
 /// Reasoning shown as itself.
 pub(super) const REASONING_TEXT: Family = Family {
@@ -97,6 +102,7 @@ pub(super) const REASONING_TEXT: Family = Family {
     index: "content_index",
     kind: "reasoning_text",
     field: "text",
+    summary: false,
 };
 
 /// What an open item is.
@@ -150,6 +156,13 @@ impl Call {
     }
 }
 
+/// Closed parts, joined with commas, and how many there are.
+#[derive(Debug, Default)]
+struct Parts {
+    json: String,
+    count: u64,
+}
+
 /// One open item.
 #[derive(Debug)]
 pub(super) struct Open {
@@ -160,11 +173,15 @@ pub(super) struct Open {
     prefix: Vec<u8>,
     /// The open part's family; calls have none.
     family: Option<&'static Family>,
-    part: u64,
     /// Text of the open part, or the arguments.
     pub text: String,
-    /// Closed parts, joined with commas.
-    parts: String,
+    content: Parts,
+    summary: Parts,
+    /// Annotations of the open part, joined with commas, and how many there are.
+    annotations: String,
+    annotated: u64,
+    /// Members of the item that only its upstream knows, each with a leading comma.
+    pub extra: String,
     /// Log probabilities of the open part as its events carry them, and as the part does.
     logprobs: [String; 2],
     /// Events carry log probabilities only where they were asked for.
@@ -175,16 +192,26 @@ pub(super) struct Open {
 
 impl Open {
     /// Announces an item that has no text yet.
-    pub fn begin(events: &mut Events, out: &mut Vec<u8>, kind: Kind, id: String, index: u64) -> Open {
+    pub fn begin(
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        kind: Kind,
+        id: String,
+        index: u64,
+        extra: String,
+    ) -> Open {
         let open = Open {
             kind,
             id,
             index,
             prefix: Vec::new(),
             family: None,
-            part: 0,
             text: String::new(),
-            parts: String::new(),
+            content: Parts::default(),
+            summary: Parts::default(),
+            annotations: String::new(),
+            annotated: 0,
+            extra,
             logprobs: Default::default(),
             with_logprobs: false,
             sealed: None,
@@ -278,11 +305,12 @@ impl Open {
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
-        let mut json = Vec::with_capacity(self.text.len() + self.parts.len() + 256);
+        let mut json =
+            Vec::with_capacity(self.text.len() + self.content.json.len() + self.summary.json.len() + 256);
         self.item_json(&mut json, status);
         // a long text is in memory often enough by now
         self.text = String::new();
-        self.parts = String::new();
+        (self.content.json, self.summary.json) = (String::new(), String::new());
         events.write(out, "response.output_item.done", |out| {
             out.extend_from_slice(b",\"output_index\":");
             push_number(out, self.index);
@@ -292,12 +320,40 @@ impl Open {
         String::from_utf8(json).unwrap_or_default()
     }
 
+    /// Whether the open part is a message's text.
+    pub fn is_output_text(&self) -> bool {
+        self.family == Some(&OUTPUT_TEXT)
+    }
+
     /// Whether a part is open, and text can go somewhere.
     pub fn has_part(&self) -> bool {
         self.family.is_some()
     }
 
-    fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
+    /// Adds an annotation, given as JSON without line breaks, to the open part.
+    pub fn annotate(&mut self, events: &mut Events, out: &mut Vec<u8>, annotation: &str) {
+        let Some(family) = self.family else { return };
+        events.write(out, "response.output_text.annotation.added", |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"annotation_index\":");
+            push_number(out, self.annotated);
+            out.extend_from_slice(b",\"annotation\":");
+            out.extend_from_slice(annotation.as_bytes());
+        });
+        if self.annotated > 0 {
+            self.annotations.push(',');
+        }
+        self.annotations.push_str(annotation);
+        self.annotated += 1;
+    }
+
+    /// How many annotations the open part has.
+    pub fn annotated(&self) -> u64 {
+        self.annotated
+    }
+
+    /// Closes the open part, if one is.
+    pub fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
         let Some(family) = self.family.take() else { return };
         events.write(out, &[family.text, ".done"].concat(), |out| {
             self.position(out, Some(family));
@@ -318,13 +374,16 @@ impl Open {
             out.extend_from_slice(b",\"part\":");
             out.extend_from_slice(&part);
         });
-        if !self.parts.is_empty() {
-            self.parts.push(',');
+        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        if parts.count > 0 {
+            parts.json.push(',');
         }
-        self.parts.push_str(&String::from_utf8(part).unwrap_or_default());
+        parts.json.push_str(&String::from_utf8(part).unwrap_or_default());
+        parts.count += 1;
         self.text.clear();
         self.logprobs = Default::default();
-        self.part += 1;
+        self.annotations.clear();
+        self.annotated = 0;
     }
 
     /// `,"item_id":..,"output_index":..` and the part's index.
@@ -337,7 +396,7 @@ impl Open {
             out.push(b',');
             push_string(out, family.index);
             out.push(b':');
-            push_number(out, self.part);
+            push_number(out, if family.summary { self.summary.count } else { self.content.count });
         }
     }
 
@@ -363,7 +422,9 @@ impl Open {
         out.push(b':');
         push_literal(out, &self.text);
         if *family == OUTPUT_TEXT {
-            out.extend_from_slice(b",\"annotations\":[],\"logprobs\":[");
+            out.extend_from_slice(b",\"annotations\":[");
+            out.extend_from_slice(self.annotations.as_bytes());
+            out.extend_from_slice(b"],\"logprobs\":[");
             out.extend_from_slice(self.logprobs[1].as_bytes());
             out.push(b']');
         }
@@ -403,19 +464,19 @@ impl Open {
         match &self.kind {
             Kind::Message => {
                 out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
-                out.extend_from_slice(self.parts.as_bytes());
-                out.push(b']');
-            }
-            // summary is always there; content only where the text itself is shown
-            Kind::Reasoning if self.parts.starts_with("{\"type\":\"reasoning_text\"") => {
-                out.extend_from_slice(b",\"summary\":[],\"content\":[");
-                out.extend_from_slice(self.parts.as_bytes());
+                out.extend_from_slice(self.content.json.as_bytes());
                 out.push(b']');
             }
             Kind::Reasoning => {
                 out.extend_from_slice(b",\"summary\":[");
-                out.extend_from_slice(self.parts.as_bytes());
+                out.extend_from_slice(self.summary.json.as_bytes());
                 out.push(b']');
+                // summary is always there; content only where the text itself is shown
+                if self.content.count > 0 {
+                    out.extend_from_slice(b",\"content\":[");
+                    out.extend_from_slice(self.content.json.as_bytes());
+                    out.push(b']');
+                }
             }
             Kind::Call(call) => {
                 out.push(b',');
@@ -438,6 +499,7 @@ impl Open {
                 out.extend_from_slice(members.as_bytes());
             }
         }
+        out.extend_from_slice(self.extra.as_bytes());
         if let Some(sealed) = &self.sealed {
             out.extend_from_slice(b",\"encrypted_content\":");
             push_string(out, sealed);

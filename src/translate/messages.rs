@@ -11,7 +11,7 @@ use super::plan::{DeveloperMessages, PlanOptions};
 use crate::wire::json;
 
 /// What an interrupted call is answered with.
-const ABORTED: &str = "aborted";
+pub(super) const ABORTED: &str = "aborted";
 
 /// Appends the `messages` array. `instructions` is a JSON string literal.
 pub fn write(
@@ -20,11 +20,7 @@ pub fn write(
     entries: Vec<Entry<'_>>,
     options: &PlanOptions<'_>,
 ) {
-    let mut entries = place(instructions, entries, options.developer_messages);
-    if !options.sees {
-        blind(&mut entries);
-    }
-    let entries = if options.alternate_roles { alternate(entries) } else { entries };
+    let entries = arrange(instructions, entries, options);
     out.push(b'[');
     let start = out.len();
     for entry in &entries {
@@ -33,12 +29,26 @@ pub fn write(
             Entry::Assistant(assistant) => turn(out, start, assistant, options.dialect.reasoning_key),
         }
     }
+    out.push(b']');
+}
+
+/// The messages as the server is to read them: what comes first, who speaks, what it can take in.
+pub(super) fn arrange<'a>(
+    instructions: Option<&'a RawValue>,
+    entries: Vec<Entry<'a>>,
+    options: &PlanOptions<'_>,
+) -> Vec<Entry<'a>> {
+    let mut entries = place(instructions, entries, options.developer_messages);
+    if !options.sees {
+        blind(&mut entries);
+    }
+    let mut entries = if options.alternate_roles { alternate(entries) } else { entries };
     // such a server takes an assistant message at the end for the beginning of its own answer
     let unanswered = matches!(entries.last(), Some(Entry::Assistant(last)) if last.calls.is_empty());
     if unanswered && options.dialect.continues_assistant {
-        prompt(out, start, Role::User, &[Piece::Text(Cow::Borrowed(""))]);
+        entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Borrowed(""))]));
     }
-    out.push(b']');
+    entries
 }
 
 /// A short text in place of what the model cannot take in: never base64 in a prompt.
@@ -130,15 +140,7 @@ fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
 }
 
 fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
-    begin(
-        out,
-        start,
-        match role {
-            Role::System => "system",
-            Role::Developer => "developer",
-            Role::User => "user",
-        },
-    );
+    begin(out, start, role.name());
     out.extend_from_slice(b",\"content\":");
     content::write(out, pieces, "\\n");
     out.push(b'}');
@@ -182,23 +184,24 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
         out.extend_from_slice(b",\"content\":");
         match &call.output {
             None => json::push_string(out, ABORTED),
-            Some(pieces) => {
-                let media = pieces.iter().filter(|piece| piece.as_text().is_none()).count();
-                let mut shown: Vec<Piece<'_>> =
-                    pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
-                if media > 0 {
-                    shown.push(Piece::Text(Cow::Borrowed("[see the next user message for the image]")));
-                    seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {}]", call.id))));
-                    seen.extend(pieces.iter().filter(|p| p.as_text().is_none()).cloned());
-                }
-                content::write(out, &shown, "\\n");
-            }
+            Some(pieces) => write_output(out, pieces, &call.id, &mut seen),
         }
         out.push(b'}');
     }
     if !seen.is_empty() {
         prompt(out, start, Role::User, &seen);
     }
+}
+
+/// Appends what a call printed, as one string. Images, which have no place in it, are added to `seen`.
+pub(super) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str, seen: &mut Vec<Piece<'a>>) {
+    let mut shown: Vec<Piece<'a>> = pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
+    if shown.len() < pieces.len() {
+        shown.push(Piece::Text(Cow::Borrowed("[see the next user message for the image]")));
+        seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
+        seen.extend(pieces.iter().filter(|p| p.as_text().is_none()).cloned());
+    }
+    content::write(out, &shown, "\\n");
 }
 
 fn texts(out: &mut Vec<u8>, texts: &[Cow<'_, str>]) {

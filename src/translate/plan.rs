@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::content::Piece;
 use super::draft::{Context, Draft, conversation, reference, text};
 use super::history::{self, Entry, Role};
+use super::native::{self, Native};
 use super::params::wrong_type;
 use super::params::{
     array, boolean, elements, fields, integer, literal, missing, not_one_of, number, object, present, string,
@@ -88,6 +89,8 @@ pub struct PlanOptions<'a> {
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
+    /// How the server takes Responses requests, where it is asked to speak Responses itself.
+    pub native: Option<&'static Native>,
     /// Where tools go that are found later.
     pub found_tools: FoundTools,
     /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
@@ -116,6 +119,7 @@ impl<'a> PlanOptions<'a> {
             wrappers: None,
             budgets: &[],
             quirks_off: &[],
+            native: None,
             found_tools: FoundTools::Declared,
             seal: None,
             drop_turns: 0,
@@ -137,7 +141,7 @@ pub enum Compact {
 /// A request, understood.
 #[derive(Debug)]
 pub struct Plan {
-    /// The Chat Completions request, ready to be sent.
+    /// The Chat Completions request, or the upstream's own kind of Responses request, ready to be sent.
     pub body: Vec<u8>,
     /// Whether the client asked for a stream.
     pub stream: bool,
@@ -188,12 +192,15 @@ impl<'a> Draft<'a> {
     /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
-        Planner { request: &self.request, options, context, notes: Notes::default(), droppable_turns: 0 }
-            .plan()
+        let request = &self.request;
+        let notes = Notes::default();
+        Planner { text: self.text, request, options, context, notes, droppable_turns: 0 }.plan()
     }
 }
 
 struct Planner<'a, 'o> {
+    /// The whole request.
+    text: &'a str,
     request: &'o CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
     context: &'o Context<'a>,
@@ -222,13 +229,26 @@ impl<'a, 'o> Planner<'a, 'o> {
         let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
-        let triggered = items.last().is_some_and(|item| is_trigger(item)).then_some(Compact::Beside);
-        reply.compacts = self.options.compact.or(triggered);
+        // a server that speaks Responses well makes its own compactions
+        let own = self.options.native.is_some_and(|native| !native.functions);
+        let triggered = !own && items.last().is_some_and(|item| is_trigger(item));
+        reply.compacts = self.options.compact.or(triggered.then_some(Compact::Beside));
         if reply.compacts.is_some() {
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(json::escape(compaction::PROMPT))]));
             // the tools stay where they are: without them the prompt would begin differently
             choice = Choice::None;
             reply.logprobs = false;
+        }
+        if let Some(native) = self.options.native {
+            let named = self.options.upstream_model.unwrap_or(&model);
+            let body = match native.functions {
+                true => self.functions(native, named, instructions, entries, (&tools, &choice), &reply)?,
+                false => self.whole(native, named, &items, &reply),
+            };
+            let chat_stream = stream || native.streams_only;
+            let (model, droppable_turns) = (model.into_owned(), self.droppable_turns);
+            let notes = self.notes;
+            return Ok(Plan { body, stream, chat_stream, model, reply, notes, droppable_turns });
         }
 
         let mut body = Vec::with_capacity(
@@ -238,7 +258,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         json::push_string(&mut body, self.options.upstream_model.unwrap_or(&model));
         body.extend_from_slice(b",\"messages\":");
         messages::write(&mut body, instructions, entries, self.options);
-        tools.write(&mut body, &choice, self.options.dialect);
+        tools.write(&mut body, &choice, self.options.dialect, false);
         let settings = body.len();
         let dialect = self.options.dialect;
         // log probabilities beside tools go with no stream there
@@ -275,6 +295,61 @@ impl<'a, 'o> Planner<'a, 'o> {
             notes: self.notes,
             droppable_turns: self.droppable_turns,
         })
+    }
+
+    /// The body for a server that speaks Responses, and knows functions and plain items alone.
+    fn functions(
+        &self,
+        native: &Native,
+        model: &str,
+        instructions: Option<&'a RawValue>,
+        entries: Vec<Entry<'a>>,
+        (tools, choice): (&Tools<'a>, &Choice),
+        reply: &ReplyPlan,
+    ) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::with_capacity(self.text.len() + 1024);
+        body.extend_from_slice(b"{\"model\":");
+        json::push_string(&mut body, model);
+        body.extend_from_slice(b",\"input\":");
+        native::write_plain(&mut body, instructions, entries, self.options);
+        tools.write(&mut body, choice, self.options.dialect, true);
+        let settings = body.len();
+        let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
+        if let Some(parallel) = parallel.filter(|_| tools.visible()) {
+            push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
+        }
+        self.sampling(&mut body, reply)?;
+        if native.chat_fields {
+            self.reasoning_effort(&mut body)?;
+            if reply.compacts.is_none() {
+                self.response_format(&mut body)?;
+            }
+        } else {
+            for (key, value) in [
+                ("reasoning", self.request.reasoning),
+                ("text", self.request.text),
+                ("include", self.request.include),
+                ("top_logprobs", self.request.top_logprobs),
+            ] {
+                if let Some(value) = present(value) {
+                    push_key(&mut body, key, value.get());
+                }
+            }
+        }
+        let dialect = self.options.dialect;
+        let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
+        extra::merge(&mut body, settings, own, self.options.extra_body);
+        native::end(&mut body, reply.stream, native);
+        Ok(body)
+    }
+
+    /// The body for a server that speaks Responses well.
+    fn whole(&self, native: &Native, model: &str, items: &[&'a RawValue], reply: &ReplyPlan) -> Vec<u8> {
+        let text = present(self.request.input).filter(|input| input.get().starts_with('"'));
+        let seal = self.options.seal.as_deref();
+        let prompt = reply.compacts.map(|_| compaction::PROMPT);
+        let input = native::input(items, text, seal, prompt);
+        native::whole(self.text, model, reply.stream, input.as_deref(), native)
     }
 
     /// The items of earlier turns and of an array input, with references resolved; a string has none, it is one user
@@ -342,7 +417,8 @@ impl<'a, 'o> Planner<'a, 'o> {
         let request = self.request;
         // a limit of the answer's is none of the summary's that goes before it
         if let Some(max) = reply.max_output_tokens.filter(|_| reply.compacts != Some(Compact::Replacing)) {
-            push_key(body, "max_tokens", &max.to_string());
+            let key = if self.options.native.is_some() { "max_output_tokens" } else { "max_tokens" };
+            push_key(body, key, &max.to_string());
         }
         for (key, value) in [
             ("temperature", request.temperature),
@@ -516,7 +592,8 @@ impl<'a, 'o> Planner<'a, 'o> {
                 false => self.options.reasoning,
             },
             seal: self.options.seal.clone(),
-            seals_reasoning: sealed,
+            // a server that speaks Responses well seals its own
+            seals_reasoning: sealed && self.options.native.is_none_or(|native| native.functions),
             compacts: None,
             background,
             previous_response_id: string(request.previous_response_id, "previous_response_id")?
@@ -527,6 +604,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             top_logprobs: top_logprobs.unwrap_or(0),
             tools: tools.table.clone(),
             max_output_tokens,
+            native: self.options.native,
         })
     }
 }

@@ -88,6 +88,7 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
         return Error::new(Kind::ContextLength, message).param("input");
     }
     let row = match status.as_u16() {
+        500 if code.is_some() => by_code(code.as_deref().unwrap_or_default(), &message),
         429 => Kind::RateLimited,
         503 => Kind::Unavailable,
         504 | 408 => Kind::Timeout,
@@ -102,6 +103,17 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
     error.param = param.map(|param| ours(&param));
     error.code = code;
     error
+}
+
+/// What the `code` of a failed response says (WIRE.md 4), where there is no status.
+fn by_code(code: &str, message: &str) -> Kind {
+    match code {
+        "rate_limit_exceeded" | "slow_down" | "insufficient_quota" => Kind::RateLimited,
+        "server_is_overloaded" => Kind::Unavailable,
+        "invalid_prompt" | "invalid_request_error" => Kind::Rejected(StatusCode::BAD_REQUEST),
+        _ if is_deterministic(message) => Kind::Rejected(StatusCode::BAD_REQUEST),
+        _ => Kind::UpstreamFailed,
+    }
 }
 
 /// Our name of the field that the upstream names.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::native::Native;
 use super::plan::{Compact, ReasoningDisplay};
 use super::sealing::Seal;
 use super::tools::table::Table;
@@ -40,6 +41,8 @@ pub struct ReplyPlan {
     pub tools: Table,
     /// The token limit, if there is one.
     pub max_output_tokens: Option<u64>,
+    /// The upstream speaks Responses itself.
+    pub native: Option<&'static Native>,
 }
 
 /// How a response stands.

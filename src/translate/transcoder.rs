@@ -7,6 +7,9 @@
 
 mod again;
 mod calls;
+mod native;
+mod own;
+mod settle;
 mod text;
 
 use self::again::Again;
@@ -15,6 +18,7 @@ use self::text::{Channel, Flow, is_blank};
 use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
+use super::mend::Mend;
 use super::plan::Compact;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
@@ -69,6 +73,8 @@ pub struct Transcoder {
     dropped: u64,
     repaired: Repaired,
     again: Again,
+    /// Items of an upstream that speaks Responses itself.
+    mend: Mend,
     body: Vec<u8>,
 }
 
@@ -120,6 +126,7 @@ impl Transcoder {
             dropped: 0,
             repaired: Repaired::default(),
             again: Again::default(),
+            mend: Mend::default(),
             body: Vec::new(),
         }
     }
@@ -231,6 +238,9 @@ impl Transcoder {
         if self.once_more(data, out) || data.is_empty() {
             return;
         }
+        if self.plan.native.is_some() {
+            return self.native(data, now, out);
+        }
         if data == "[DONE]" {
             if self.finish.is_some() {
                 self.complete(now, out);
@@ -327,8 +337,10 @@ impl Transcoder {
     }
 
     fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
-        let id = self.ids.item(prefix);
-        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count));
+        let wanted = self.mend.wanted.take().filter(|id| id.starts_with(prefix));
+        let id = wanted.unwrap_or_else(|| self.ids.item(prefix));
+        let extra = std::mem::take(&mut self.mend.extra);
+        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
         self.count += 1;
     }
 

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::wire::chat;
 use crate::wire::json::push_number;
+use crate::wire::{chat, native};
 
 /// Token counts of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,23 @@ impl Usage {
             written: 0,
             output: timings.predicted_n?,
             reasoning: 0,
+        })
+        .filter(Usage::is_sane)
+    }
+
+    /// Reads `usage` of a Response object; `None` when it holds no counts.
+    pub fn from_native(raw: &RawValue) -> Option<Usage> {
+        let usage: native::Usage = serde_json::from_str(raw.get()).ok()?;
+        let details = usage.input_tokens_details.unwrap_or_default();
+        let input = usage.input_tokens?;
+        let output = usage.output_tokens.unwrap_or(0);
+        let reasoning = usage.output_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0);
+        Some(Usage {
+            input,
+            cached: details.cached_tokens.unwrap_or(0).min(input),
+            written: details.cache_write_tokens.unwrap_or(0).min(input),
+            output,
+            reasoning: reasoning.min(output),
         })
         .filter(Usage::is_sane)
     }

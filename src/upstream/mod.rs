@@ -21,6 +21,7 @@ use crate::config::{Resolved, ServerConfig};
 use crate::dialect::{Dialect, GENERIC};
 use crate::error::{Error, Kind};
 use crate::telemetry::Routing;
+use crate::translate::native::Native;
 use affinity::Affinity;
 use server::Server;
 
@@ -51,6 +52,8 @@ pub struct Target {
     pub budgets: Arc<[(String, u64)]>,
     /// Tokens of context of one conversation.
     pub context: Option<u64>,
+    /// How it takes Responses requests, where it is asked to speak Responses itself.
+    pub native: Option<&'static Native>,
 }
 
 impl Target {
@@ -65,6 +68,7 @@ impl Target {
             extra_body: None,
             budgets: Arc::from([]),
             context: None,
+            native: None,
         }
     }
 
@@ -76,6 +80,7 @@ impl Target {
             && self.model == other.model
             && self.extra_body == other.extra_body
             && self.budgets == other.budgets
+            && self.native == other.native
     }
 }
 

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::error::{Error, Kind};
+use crate::translate::native::Native;
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";
@@ -28,6 +29,8 @@ pub struct ChatRequest {
     pub route: Route,
     /// Where on the server: [`CHAT`], or another path that takes the same body.
     pub path: &'static str,
+    /// How its answer will be read: a server that speaks otherwise cannot give it.
+    pub native: Option<&'static Native>,
     /// The headers of the client's own request.
     pub headers: HeaderMap,
     /// Whether a stream is asked for.
@@ -192,6 +195,11 @@ impl<'a> Trip<'a> {
 
     /// One request to one server, until its answer begins.
     async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+        if target.native != self.request.native {
+            let message =
+                "The upstream server speaks another API than the one that the request was made for.";
+            return Err(Failure::Failed(Error::new(Kind::BadGateway, message)));
+        }
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
         if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
             && self.request.path == CHAT

@@ -16,7 +16,8 @@ use super::health::Health;
 use super::probe::{self, Look, Sight};
 use super::slots::Slots;
 use super::{Changes, Target};
-use crate::config::{ServerConfig, Switch, UpstreamConfig, read_budgets, redact_url};
+use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, redact_url};
+use crate::translate::native::Native;
 
 /// Where servers usually listen, looked at in this order when none is named.
 const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];
@@ -166,9 +167,12 @@ impl Server {
         let State { base, facts, .. } = self.state();
         let facts = facts.unwrap_or_default();
         let own = self.own_name(model).ok().flatten().filter(|own| *own != model);
+        let base = base?;
+        let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         Some(Target {
-            base: base?,
-            dialect: probe::chosen(self.config.dialect).unwrap_or(facts.dialect),
+            native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &base)),
+            base,
+            dialect,
             alternate_roles: match self.config.alternate_roles {
                 Switch::Auto => facts.alternates,
                 Switch::On => true,

@@ -4,7 +4,10 @@
 //! An *escaped* string here is the inside of a JSON string literal, without its quotes.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::Deserializer as _;
+use serde::de::{MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Appends `text` as a JSON string literal.
@@ -193,6 +196,26 @@ pub fn compact(raw: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).unwrap_or_default())
 }
 
+/// The members of an object in their order, keys decoded, values as they came; `None` for any other value.
+pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                members.push((decode(key).unwrap_or_default(), value));
+            }
+            Ok(members)
+        }
+    }
+    raw.trim_start().starts_with('{').then_some(())?;
+    serde_json::Deserializer::from_str(raw).deserialize_map(Members).ok()
+}
+
 /// What a JSON value is called in an error message.
 pub fn type_name(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {
@@ -269,6 +292,15 @@ mod tests {
             let text: String = serde_json::from_str(&format!("\"{got}\"")).unwrap();
             assert_eq!(text, "a😀b\u{fffd}c\u{fffd}d\\ud83d\u{fffd}", "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn members_keep_their_order_and_text() {
+        let found = members(r#"{"b": 1.0, "a\u0062": [1, 2], "b": "x"}"#).unwrap();
+        let found: Vec<_> = found.iter().map(|(key, value)| (&**key, value.get())).collect();
+        assert_eq!(found, [("b", "1.0"), ("ab", "[1, 2]"), ("b", "\"x\"")]);
+        assert!(members("[1]").is_none());
+        assert!(members("{\"a\":").is_none());
     }
 
     #[test]

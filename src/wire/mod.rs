@@ -3,4 +3,5 @@
 pub mod chat;
 pub mod json;
 pub mod mould;
+pub mod native;
 pub mod request;

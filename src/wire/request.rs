@@ -25,6 +25,8 @@ macro_rules! raw_fields {
     };
 }
 
+pub(super) use raw_fields;
+
 /// The same, with every other member in `others`, in order.
 macro_rules! raw_fields_and_others {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {

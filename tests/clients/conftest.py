@@ -125,10 +125,21 @@ class Llama:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
     """llama.cpp's own server with a small real model, for the whole run."""
+    yield from running_llama(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def thinking_llama(tmp_path_factory):
+    """The same with a template that has the model begin with reasoning."""
+    yield from running_llama(tmp_path_factory, "--template", "think", "--slots", "1", "--slot-context", "4096")
+
+
+def running_llama(tmp_path_factory, *options):
     port = free_port()
     log = tmp_path_factory.mktemp("llama") / "llama.log"
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = Process([sys.executable, HERE / "llama_server.py", "--port", port, "--cache", ROOT / ".cache"], log, env=env)
+    command = [sys.executable, HERE / "llama_server.py", "--port", port, "--cache", ROOT / ".cache", *options]
+    process = Process(command, log, env=env)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: answers_200(url + "/health"), 150, "llama.cpp's server", process.alive)

@@ -1,7 +1,7 @@
 """Run llama.cpp's own HTTP server with the small model from PyPI, until SIGTERM or SIGINT.
 
-The chat templates are ours (fixtures/templates); tools.jinja lets the base model write tool calls that the server
-parses. The context is divided among the slots.
+The chat templates are ours (fixtures/templates): `tools` lets the base model write tool calls that the server parses,
+`think` has it begin with reasoning. The context is divided among the slots.
 """
 
 import argparse

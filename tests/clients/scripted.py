@@ -1,7 +1,7 @@
 """A Chat Completions server that says what a test tells it to say.
 
 It answers the requests that detect a server (`/props`, `/health`, `/v1/models`, `/version`) like llama-server or like
-vLLM, plays one scripted turn per `POST /v1/chat/completions`, records every request, and notices a client that hangs
+vLLM, plays one scripted turn per `POST /v1/chat/completions` (or `/responses`, of a server that speaks it), records every request, and notices a client that hangs
 up. It listens on loopback only and waits on conditions, never for a fixed time.
 """
 
@@ -384,7 +384,7 @@ class Upstream:
         request = Request(handler.command, handler.path, headers, data)
         reply = Reply(handler, request, self)
         path = handler.path.split("?")[0]
-        chat = path == "/v1/chat/completions" and handler.command == "POST"
+        chat = handler.command == "POST" and path.endswith(("/v1/chat/completions", "/responses"))
         with self._changed:
             (self.chats if chat else self.others).append(request)
             turn = None

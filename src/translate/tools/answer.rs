@@ -11,6 +11,8 @@ use super::table::{Called, Kind, Route, Table};
 pub enum Item {
     /// `function_call`, by route of the table where it stands for another tool than the one called.
     Function {
+        /// Whether it is a `custom_tool_call`, and the arguments its input.
+        custom: bool,
         /// The declared name.
         name: String,
         /// The declared namespace.
@@ -43,6 +45,7 @@ pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
         Kind::Function | Kind::Custom(_) => None,
     };
     built.unwrap_or_else(|| Item::Function {
+        custom: false,
         name: route.name.clone(),
         namespace: route.namespace.clone(),
         arguments: arguments.to_owned(),
@@ -63,16 +66,17 @@ fn found(table: &Table, call: &Value) -> Option<Item> {
         Called::Tool(route) if route.kind != Kind::Found => route,
         _ => {
             let arguments = arguments.to_string();
-            return Some(Item::Function { name: name.to_owned(), namespace: None, arguments });
+            return Some(Item::Function { custom: false, name: name.to_owned(), namespace: None, arguments });
         }
     };
     if let Kind::Custom(_) = route.kind {
-        let input =
-            arguments.get("input").and_then(Value::as_str).map_or(arguments.to_string(), str::to_owned);
-        let mut item = vec![("name", json!(route.name)), ("input", json!(input))];
-        item.extend(route.namespace.as_ref().map(|namespace| ("namespace", json!(namespace))));
-        let members = item.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        return Some(Item::Own { kind: "custom_tool_call", prefix: "ctc_", members });
+        let input = arguments.get("input").and_then(Value::as_str);
+        return Some(Item::Function {
+            custom: true,
+            name: route.name.clone(),
+            namespace: route.namespace.clone(),
+            arguments: input.map_or(arguments.to_string(), str::to_owned),
+        });
     }
     Some(item(table, route, &arguments.to_string()))
 }
@@ -140,6 +144,7 @@ fn by_shell(table: &Table, search: Search, arguments: &Value) -> Option<Item> {
         return local_shell(&shell.arguments(&line));
     }
     Some(Item::Function {
+        custom: false,
         name: route.name.clone(),
         namespace: route.namespace.clone(),
         arguments: shell.arguments(&line).to_string(),

@@ -292,19 +292,22 @@ impl<'a> Tools<'a> {
 
     /// Appends `,"tools":[...],"tool_choice":...` as this server can take them; nothing without visible tools, since
     /// vLLM refuses an empty array. Forced and allowed choices narrow the list where the server knows no such choice.
-    pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect) {
+    /// `flat`: a function's fields stand in the tool itself, as in Responses.
+    pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect, flat: bool) {
         let mut any = false;
         for (route, shown) in self.table.routes.iter().zip(&self.shown) {
             let wanted = match choice {
                 Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
                 _ => route.allowed,
             };
-            if !wanted || shown.behind {
+            // one that the choice names has to be there
+            let named = matches!(choice, Choice::Function(_) | Choice::Allowed(_));
+            if !wanted || (shown.behind && !named) {
                 continue;
             }
             out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
             any = true;
-            shown.write(out, &route.chat);
+            shown.write(out, &route.chat, flat);
         }
         if !any {
             return;
@@ -312,9 +315,9 @@ impl<'a> Tools<'a> {
         out.extend_from_slice(b"],\"tool_choice\":");
         match choice {
             Choice::Function(name) if dialect.named_tool_choice => {
-                out.extend_from_slice(b"{\"type\":\"function\",\"function\":{\"name\":");
+                out.extend_from_slice(head(flat));
                 json::push_string(out, name);
-                out.extend_from_slice(b"}}");
+                out.extend_from_slice(if flat { b"}" } else { b"}}" });
             }
             Choice::Required | Choice::Function(_) | Choice::Allowed(true) => {
                 out.extend_from_slice(b"\"required\"");
@@ -345,8 +348,8 @@ fn custom_description<'a>(given: Option<Cow<'a, str>>, tool: &Tool<'a>) -> Cow<'
 
 impl Shown<'_> {
     /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
-    fn write(&self, out: &mut Vec<u8>, name: &str) {
-        out.extend_from_slice(b"{\"type\":\"function\",\"function\":{\"name\":");
+    fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
+        out.extend_from_slice(head(flat));
         json::push_string(out, name);
         if let Some(description) = &self.description {
             out.extend_from_slice(b",\"description\":");
@@ -360,7 +363,15 @@ impl Shown<'_> {
             out.extend_from_slice(b",\"strict\":");
             out.extend_from_slice(strict.as_bytes());
         }
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(if flat { b"}" } else { b"}}" });
+    }
+}
+
+/// A function up to its name.
+fn head(flat: bool) -> &'static [u8] {
+    match flat {
+        true => b"{\"type\":\"function\",\"name\":",
+        false => b"{\"type\":\"function\",\"function\":{\"name\":",
     }
 }
 

@@ -14,7 +14,7 @@ use crate::wire::chat::{Function, ToolCall};
 use crate::wire::json::{self, Seam, compact};
 
 /// One call of the answer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) index: u64,
     /// Escaped; empty until the upstream names one.
@@ -236,7 +236,8 @@ impl Transcoder {
             }
             Some(_) => {
                 let (id, index) = (String::new(), self.count);
-                self.open = Some(Open::begin(&mut self.events, out, Kind::Held { slot: at }, id, index));
+                let held = Kind::Held { slot: at };
+                self.open = Some(Open::begin(&mut self.events, out, held, id, index, String::new()));
                 return;
             }
             None => "fc_",
@@ -252,14 +253,15 @@ impl Transcoder {
         let text = json::unescape(arguments).unwrap_or_default();
         let item = match self.plan.tools.called(&name) {
             Called::Tool(route) if !cut => answer::item(&self.plan.tools, route, &text),
-            _ => answer::Item::Function { name, namespace: None, arguments: text },
+            _ => answer::Item::Function { custom: false, name, namespace: None, arguments: text },
         };
         match item {
-            answer::Item::Function { name, namespace, arguments } => {
+            answer::Item::Function { custom, name, namespace, arguments } => {
                 let namespace = namespace.as_deref().map(escaped);
-                let call = Call { slot: at, custom: false, name: escaped(&name), namespace, call_id };
-                self.begin(Kind::Call(call), "fc_", out);
-                let arguments = if arguments.trim().is_empty() && !cut { "{}" } else { &arguments };
+                let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id };
+                self.begin(Kind::Call(call), if custom { "ctc_" } else { "fc_" }, out);
+                let empty = arguments.trim().is_empty() && !cut && !custom;
+                let arguments = if empty { "{}" } else { &arguments };
                 if let Some(open) = &mut self.open {
                     open.delta(&mut self.events, out, &escaped(arguments), None);
                 }

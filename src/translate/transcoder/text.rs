@@ -167,8 +167,13 @@ impl Transcoder {
         let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else {
             return;
         };
+        self.add_logprobs(&tokens);
+    }
+
+    /// Adds the log probabilities of some tokens to what waits for the next piece of text.
+    pub(super) fn add_logprobs(&mut self, tokens: &[TokenLogprob<'_>]) {
         for (form, into) in self.logprobs.iter_mut().enumerate() {
-            for token in &tokens {
+            for token in tokens {
                 if !into.is_empty() {
                     into.push(',');
                 }
