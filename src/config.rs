@@ -85,6 +85,17 @@ pub struct UpstreamConfig {
     pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether each conversation is held to one slot of a llama-server; off where others use that server directly.
     pub pin_slots: bool,
+    /// Whether slots of a llama-server are saved to its `--slot-save-path` and restored from there.
+    pub slot_save: bool,
+    /// That folder, where it is on this machine: the index of what is saved is kept there too, and survives a restart.
+    pub slot_save_dir: Option<PathBuf>,
+    /// How long a conversation rests until its slot is saved.
+    #[serde(with = "humantime_serde")]
+    pub slot_save_after: Duration,
+    /// Most files of saved slots.
+    pub slot_save_max_files: usize,
+    /// Most bytes of saved slots.
+    pub slot_save_max_bytes: usize,
     /// How long a request waits for a server that loads its model, restarts or refuses connections.
     #[serde(with = "humantime_serde")]
     pub ready_timeout: Duration,
@@ -277,6 +288,11 @@ impl Default for UpstreamConfig {
             reasoning_budget_tokens: None,
             extra_body: None,
             pin_slots: true,
+            slot_save: false,
+            slot_save_dir: None,
+            slot_save_after: Duration::from_secs(2),
+            slot_save_max_files: 8,
+            slot_save_max_bytes: 8 << 30,
             ready_timeout: Duration::from_secs(60),
             max_waiting: 64,
             stall_timeout: Duration::from_secs(300),

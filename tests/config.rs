@@ -527,6 +527,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.upstream.models = None;
     config.upstream.max_in_flight = None;
     config.upstream.extra_body = None;
+    config.upstream.slot_save_dir = None;
     config.keys_file = None;
     config.store.url = None;
     assert_eq!(config, Config::default());

@@ -46,6 +46,8 @@ use runs::Runs;
 const BACKLOG: u32 = 4096;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for servers to save their slots, at the very end.
+const SAVING: Duration = Duration::from_secs(20);
 /// What is left for streams to say that they were cut off, once the drain's time is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -119,6 +121,11 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let api = tokio::spawn(api);
     signals.next().await;
     drain(&app, api, &mut signals).await;
+    tokio::select! {
+        () = app.upstream.save_slots() => {}
+        () = signals.next() => {}
+        () = tokio::time::sleep(SAVING) => {}
+    }
     Ok(())
 }
 

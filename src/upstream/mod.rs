@@ -10,6 +10,7 @@ mod route;
 mod send;
 mod server;
 mod slots;
+mod warm;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -295,6 +296,13 @@ impl Upstream {
             Some(Listing { body, facts, models: server.named_models().map(<[_]>::to_vec) })
         });
         futures::future::join_all(lists).await.into_iter().flatten().collect()
+    }
+
+    /// Saves the slots that are to be saved and are not, before we go.
+    pub async fn save_slots(&self) {
+        let servers = self.shared.servers();
+        let warm = servers.iter().filter_map(|server| server.warm.as_ref());
+        futures::future::join_all(warm.map(|warm| warm.save_all())).await;
     }
 
     /// Longest silence within an upstream body, the most patient server's.

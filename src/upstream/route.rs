@@ -24,7 +24,7 @@ pub struct Route {
 
 impl Route {
     /// The name under which a slot is held.
-    fn slot_owner(&self) -> Option<String> {
+    pub fn slot_owner(&self) -> Option<String> {
         match (&self.conversation, &self.thread) {
             (Some(conversation), Some(thread)) if conversation != thread => {
                 Some(format!("{conversation} {thread}"))

@@ -201,8 +201,23 @@ impl<'a> Trip<'a> {
             return Err(Failure::Failed(Error::new(Kind::BadGateway, message)));
         }
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
+        let answers = self.request.path == target.native.map_or(CHAT, |native| native.path);
+        if answers && let Some(warm) = &lease.server.warm {
+            let line = lease.server.line(target.base.clone(), &self.request.headers);
+            match lease.slot {
+                Some(slot) => {
+                    let route = &self.request.route;
+                    let owner = route.slot_owner().filter(|_| !route.side);
+                    if let Some(turn) = warm.before(&line, slot, owner.as_deref(), &body).await {
+                        let _ = lease.turn.set(turn);
+                    }
+                }
+                // nobody knows which slot it will get
+                None => warm.forget().await,
+            }
+        }
         if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
-            && self.request.path == CHAT
+            && answers
             && body.last() == Some(&b'}')
         {
             body.pop();

@@ -2,7 +2,7 @@
 //! between servers or send chat requests.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
@@ -15,6 +15,7 @@ use super::facts::Facts;
 use super::health::Health;
 use super::probe::{self, Look, Sight};
 use super::slots::Slots;
+use super::warm::{Line, Warm};
 use super::{Changes, Target};
 use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, redact_url};
 use crate::translate::native::Native;
@@ -51,6 +52,8 @@ pub struct Server {
     /// Client's model name and the server's own, from `models`.
     models: Option<Vec<(String, String)>>,
     budgets: Arc<[(String, u64)]>,
+    /// The states of its slots on disk, where they are to be kept.
+    pub warm: Option<Arc<Warm>>,
     state: watch::Sender<State>,
     load: Mutex<Load>,
     /// Asks the watch for a look now.
@@ -104,6 +107,7 @@ impl Server {
                 .and_then(|text| read_budgets(text).ok())
                 .unwrap_or_default()
                 .into(),
+            warm: config.slot_save.then(|| Arc::new(Warm::new(&config))),
             config,
             key: configured.key.clone(),
             client,
@@ -210,6 +214,13 @@ impl Server {
         }
     }
 
+    /// The way to its slots, with the key of this client where that is the one to use.
+    pub fn line(&self, base: Arc<str>, client: &HeaderMap) -> Line {
+        let mut headers = HeaderMap::new();
+        self.authorize(&mut headers, client);
+        Line { client: self.client.clone(), base, headers }
+    }
+
     // what runs on it
 
     /// Requests that it has now.
@@ -239,13 +250,13 @@ impl Server {
         load.health.begin();
         let slot = slots.and_then(|count| load.slots.take(count, owner, side));
         drop(load);
-        Some(Lease { server: self.clone(), slot, told: false })
+        Some(Lease { server: self.clone(), slot, turn: OnceLock::new(), told: false })
     }
 
     /// Counts in a request whose place nobody chose: one that is passed through.
     pub fn lease_any(self: &Arc<Server>) -> Lease {
         self.load().in_flight += 1;
-        Lease { server: self.clone(), slot: None, told: false }
+        Lease { server: self.clone(), slot: None, turn: OnceLock::new(), told: false }
     }
 
     /// How many slots there are to choose from, where the choice is ours.
@@ -253,7 +264,8 @@ impl Server {
         let facts = self.state.borrow().facts.clone()?;
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         let ours = self.config.pin_slots && dialect.slot_key.is_some();
-        facts.slots.filter(|count| ours && *count > 1)
+        // a single slot needs no choice, but its state has to be kept apart
+        facts.slots.filter(|count| ours && (*count > 1 || self.warm.is_some()))
     }
 
     fn load(&self) -> std::sync::MutexGuard<'_, Load> {
@@ -400,6 +412,8 @@ pub struct Lease {
     pub server: Arc<Server>,
     /// Which slot of it, where the choice is ours.
     pub slot: Option<u32>,
+    /// Which request to that slot it is, where the slot's state is kept.
+    pub turn: OnceLock<u64>,
     told: bool,
 }
 
@@ -429,5 +443,11 @@ impl Drop for Lease {
         }
         drop(load);
         self.server.changes.tell();
+        if let (Some(warm), Some(slot), Some(turn)) = (&self.server.warm, self.slot, self.turn.get())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (warm, turn) = (warm.clone(), *turn);
+            runtime.spawn(async move { warm.after(slot, turn).await });
+        }
     }
 }

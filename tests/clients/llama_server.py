@@ -39,6 +39,7 @@ def main():
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--template", default="tools", help="name of a file in fixtures/templates")
     parser.add_argument("--batch", type=int, help="tokens of the prompt that are processed at a time")
+    parser.add_argument("--slot-save-path", help="folder for states of slots")
     parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
     args = parser.parse_args()
 
@@ -59,6 +60,8 @@ def main():
     p.use_jinja = True
     p.chat_template = (TEMPLATES / f"{args.template}.jinja").read_text()
     p.endpoint_slots = True
+    if args.slot_save_path:
+        p.slot_save_path = args.slot_save_path.rstrip("/") + "/"
     server = xllamacpp.Server(p)
     print(f"llama.cpp's server on {server.listening_address}", flush=True)
     signal.pause()

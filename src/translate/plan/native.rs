@@ -1,0 +1,77 @@
+//! Owns the bodies for servers that speak Responses themselves, out of a request that is understood. It must not refuse
+//! anything that a chat server would be sent.
+
+use serde_json::value::RawValue;
+
+use super::{Planner, push_key};
+use crate::error::Error;
+use crate::translate::history::Entry;
+use crate::translate::native::{self, Native};
+use crate::translate::params::{boolean, present};
+use crate::translate::reply::ReplyPlan;
+use crate::translate::tools::{Choice, Tools};
+use crate::translate::{compaction, extra};
+use crate::wire::json;
+
+impl<'a> Planner<'a, '_> {
+    /// The body for a server that speaks Responses, and knows functions and plain items alone.
+    pub(super) fn functions(
+        &self,
+        native: &Native,
+        model: &str,
+        instructions: Option<&'a RawValue>,
+        entries: Vec<Entry<'a>>,
+        (tools, choice): (&Tools<'a>, &Choice),
+        reply: &ReplyPlan,
+    ) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::with_capacity(self.text.len() + 1024);
+        body.extend_from_slice(b"{\"model\":");
+        json::push_string(&mut body, model);
+        body.extend_from_slice(b",\"input\":");
+        native::write_plain(&mut body, instructions, entries, self.options);
+        tools.write(&mut body, choice, self.options.dialect, true);
+        let settings = body.len();
+        let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
+        if let Some(parallel) = parallel.filter(|_| tools.visible()) {
+            push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
+        }
+        self.sampling(&mut body, reply)?;
+        if native.chat_fields {
+            self.reasoning_effort(&mut body)?;
+            if reply.compacts.is_none() {
+                self.response_format(&mut body)?;
+            }
+        } else {
+            for (key, value) in [
+                ("reasoning", self.request.reasoning),
+                ("text", self.request.text),
+                ("include", self.request.include),
+                ("top_logprobs", self.request.top_logprobs),
+            ] {
+                if let Some(value) = present(value) {
+                    push_key(&mut body, key, value.get());
+                }
+            }
+        }
+        let dialect = self.options.dialect;
+        let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
+        extra::merge(&mut body, settings, own, self.options.extra_body);
+        native::end(&mut body, reply.stream, native);
+        Ok(body)
+    }
+
+    /// The body for a server that speaks Responses well.
+    pub(super) fn whole(
+        &self,
+        native: &Native,
+        model: &str,
+        items: &[&'a RawValue],
+        reply: &ReplyPlan,
+    ) -> Vec<u8> {
+        let text = present(self.request.input).filter(|input| input.get().starts_with('"'));
+        let seal = self.options.seal.as_deref();
+        let prompt = reply.compacts.map(|_| compaction::PROMPT);
+        let input = native::input(items, text, seal, prompt);
+        native::whole(self.text, model, reply.stream, input.as_deref(), native)
+    }
+}

@@ -1,0 +1,348 @@
+//! Owns the slots' states on disk, for a llama-server with `--slot-save-path`: saved when a conversation rests, when its
+//! slot goes to another, and when we shut down; loaded before its next turn where the slot no longer holds it. It must
+//! not choose slots.
+//!
+//! A state is only ever loaded for the conversation, model and beginning of a prompt that it was saved from: the index
+//! says which that is, and the file itself is looked at where it can be, since others may write to the same folder.
+
+mod folder;
+mod index;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::json as value;
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::folder::Folder;
+use self::index::{Asked, Bounds, Index, Prompt, Snapshot, hash};
+use crate::config::UpstreamConfig;
+
+/// Fewest tokens that are worth a file: fewer are read again in a moment.
+const FEWEST: u64 = 256;
+/// Longest wait for the server to save or load.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One way to the server.
+#[derive(Clone)]
+pub struct Line {
+    pub client: reqwest::Client,
+    /// Base URL.
+    pub base: Arc<str>,
+    /// What authorizes us.
+    pub headers: HeaderMap,
+}
+
+/// The states of one server's slots.
+pub struct Warm {
+    /// The server's folder, where it is ours to see too.
+    folder: Option<Folder>,
+    /// What the names of its files begin with.
+    names: String,
+    /// How long a conversation rests until it is saved.
+    rest: Duration,
+    bounds: Bounds,
+    /// Held while the server saves or loads, so that no slot changes hands meanwhile.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    index: Option<Index>,
+    held: HashMap<u32, Held>,
+    turns: u64,
+    /// Whether the log says already that the server does not save.
+    told: bool,
+}
+
+/// What we know of a slot.
+struct Held {
+    conversation: String,
+    prompt: Prompt,
+    /// Counts up with every request to the slot.
+    turn: u64,
+    /// Tokens in it when that request was over; a slot that has another number by now was used by somebody else.
+    tokens: Option<u64>,
+    /// Whether there is no snapshot of it as it is now.
+    unsaved: bool,
+    line: Line,
+}
+
+/// `GET /slots`, one element.
+#[derive(Deserialize)]
+struct Seen {
+    id: u32,
+    #[serde(default)]
+    n_prompt_tokens: Option<u64>,
+}
+
+/// The answer to a save or a restore.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Moved {
+    n_saved: u64,
+    n_written: u64,
+    n_restored: u64,
+    n_read: u64,
+}
+
+/// The parts of `/props` that a state depends on.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Props {
+    model_path: Option<String>,
+    model_alias: Option<String>,
+    build_info: Option<String>,
+    chat_template: Option<String>,
+    default_generation_settings: Option<Generation>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Generation {
+    n_ctx: Option<u64>,
+}
+
+impl Warm {
+    /// Nothing is read or sent yet.
+    pub fn new(config: &UpstreamConfig) -> Warm {
+        let names = index::names(config.url.as_deref().unwrap_or_default());
+        let folder = |path| Folder { path, names: names.clone() };
+        Warm {
+            folder: config.slot_save_dir.clone().map(folder),
+            names,
+            rest: config.slot_save_after,
+            bounds: Bounds { files: config.slot_save_max_files, bytes: config.slot_save_max_bytes as u64 },
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Makes the slot ready for a request with this body: what it holds of another conversation is saved first, what
+    /// it lost of this one is loaded. `conversation`: `None` for a request whose slot is nobody's afterwards. Returns the
+    /// turn, for [`Warm::after`].
+    pub async fn before(
+        &self,
+        line: &Line,
+        slot: u32,
+        conversation: Option<&str>,
+        body: &[u8],
+    ) -> Option<u64> {
+        let mut inner = self.inner().await;
+        let holds = inner.held.get(&slot).is_some_and(|held| Some(&*held.conversation) == conversation);
+        if !holds {
+            self.save(&mut inner, slot).await;
+            inner.held.remove(&slot);
+        }
+        let conversation = conversation?;
+        let asked = Asked::read(body)?;
+        if inner.index().knows(conversation) {
+            self.load(&mut inner, line, slot, conversation, &asked, holds).await;
+        }
+        inner.turns += 1;
+        let turn = inner.turns;
+        let held = Held {
+            conversation: conversation.to_owned(),
+            prompt: asked.prompt(),
+            turn,
+            tokens: None,
+            unsaved: true,
+            line: line.clone(),
+        };
+        inner.held.insert(slot, held);
+        Some(turn)
+    }
+
+    /// The request of that turn is over. Its conversation is saved once it has rested.
+    pub async fn after(&self, slot: u32, turn: u64) {
+        let same = |held: &&mut Held| held.turn == turn;
+        if let Some(held) = self.inner().await.held.get_mut(&slot).filter(same) {
+            held.tokens = held.line.tokens(slot).await;
+        }
+        tokio::time::sleep(self.rest).await;
+        let mut inner = self.inner().await;
+        if inner.held.get(&slot).is_some_and(|held| held.turn == turn) {
+            self.save(&mut inner, slot).await;
+        }
+    }
+
+    /// Forgets which slot holds what: a request has gone to whichever the server chose.
+    pub async fn forget(&self) {
+        self.inner().await.held.clear();
+    }
+
+    /// Saves what is not saved, before we go.
+    pub async fn save_all(&self) {
+        let mut inner = self.inner().await;
+        let slots: Vec<u32> = inner.held.keys().copied().collect();
+        for slot in slots {
+            self.save(&mut inner, slot).await;
+        }
+    }
+
+    /// The state, with the index read the first time.
+    async fn inner(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner.lock().await;
+        if inner.index.is_none() {
+            let index = match &self.folder {
+                Some(folder) => folder.open().await,
+                None => Index::default(),
+            };
+            inner.index = Some(index);
+        }
+        inner
+    }
+
+    async fn save(&self, inner: &mut Inner, slot: u32) {
+        let Some(held) = inner.held.get_mut(&slot).filter(|held| held.unsaved) else {
+            return;
+        };
+        held.unsaved = false;
+        let before = held.tokens;
+        let (line, prompt, conversation) =
+            (held.line.clone(), held.prompt.clone(), held.conversation.clone());
+        let begun = Instant::now();
+        let Some(server) = line.identity().await else { return };
+        let tokens = line.tokens(slot).await;
+        // after a restart the slot is empty, and an old snapshot better than a new one
+        if tokens.is_none_or(|tokens| tokens < FEWEST) || before.is_some() && before != tokens {
+            return;
+        }
+        let bounds = self.bounds;
+        let file = inner.index().file_for(&self.names, &conversation, bounds);
+        let moved = line.act(slot, "save", &file).await;
+        if moved.is_none() && !std::mem::replace(&mut inner.told, true) {
+            tracing::warn!("the server did not save a slot; it needs --slot-save-path");
+        }
+        let Some(moved) = moved.filter(|moved| moved.n_saved >= FEWEST) else {
+            self.drop_file(inner, &file).await;
+            return self.write(inner).await;
+        };
+        let content = match &self.folder {
+            Some(folder) => folder.content(&file).await,
+            None => None,
+        };
+        let snapshot = Snapshot {
+            file: file.clone(),
+            conversation: String::new(),
+            server,
+            prompt,
+            tokens: moved.n_saved,
+            bytes: moved.n_written,
+            content,
+            used: 0,
+        };
+        for gone in inner.index().add(&conversation, snapshot, bounds) {
+            self.drop_file(inner, &gone).await;
+        }
+        self.write(inner).await;
+        let (tokens, bytes, ms) = (moved.n_saved, moved.n_written, begun.elapsed().as_millis() as u64);
+        tracing::info!(slot, file, tokens, bytes, ms, "slot saved");
+    }
+
+    /// Loads the conversation's snapshot into the slot, where the slot has lost it and everything fits.
+    async fn load(
+        &self,
+        inner: &mut Inner,
+        line: &Line,
+        slot: u32,
+        conversation: &str,
+        asked: &Asked<'_>,
+        holds: bool,
+    ) {
+        let begun = Instant::now();
+        let Some(server) = line.identity().await else { return };
+        let Some(snapshot) = inner.index().find(conversation, &server, asked).cloned() else {
+            tracing::debug!(slot, "its snapshot is of another prompt or server");
+            return;
+        };
+        // a slot of a server that was started anew holds nothing; we would not have heard of that otherwise
+        if holds && line.tokens(slot).await.is_none_or(|tokens| tokens >= snapshot.tokens) {
+            return;
+        }
+        let file = snapshot.file.clone();
+        if let Some(folder) = &self.folder
+            && (snapshot.content.is_none() || folder.content(&file).await != snapshot.content)
+        {
+            tracing::warn!(slot, file, "slot file is not the one that was saved; removed");
+            self.drop_file(inner, &file).await;
+            return self.write(inner).await;
+        }
+        let Some(moved) = line.act(slot, "restore", &file).await else {
+            tracing::warn!(slot, file, "slot file was refused by the server; removed");
+            self.drop_file(inner, &file).await;
+            return self.write(inner).await;
+        };
+        if (moved.n_restored, moved.n_read) != (snapshot.tokens, snapshot.bytes) {
+            // without the folder this is the first look at it
+            tracing::warn!(slot, file, "slot file is not the one that was saved; erased from the slot");
+            let _ = line.act(slot, "erase", &file).await;
+            self.drop_file(inner, &file).await;
+            return self.write(inner).await;
+        }
+        self.write(inner).await;
+        let (tokens, ms) = (moved.n_restored, begun.elapsed().as_millis() as u64);
+        tracing::info!(slot, file, tokens, ms, "slot restored");
+    }
+
+    async fn drop_file(&self, inner: &mut Inner, file: &str) {
+        inner.index().forget(file);
+        if let Some(folder) = &self.folder {
+            folder.remove(file).await;
+        }
+    }
+
+    async fn write(&self, inner: &mut Inner) {
+        if let Some(folder) = &self.folder {
+            folder.write(inner.index().to_json()).await;
+        }
+    }
+}
+
+impl Inner {
+    fn index(&mut self) -> &mut Index {
+        self.index.get_or_insert_default()
+    }
+}
+
+impl Line {
+    /// Hash of what a state depends on.
+    async fn identity(&self) -> Option<String> {
+        let props: Props = self.get("/props").await?;
+        let n_ctx = props.default_generation_settings.unwrap_or_default().n_ctx;
+        let parts =
+            value!([props.model_path, props.model_alias, props.build_info, props.chat_template, n_ctx]);
+        props.model_path.as_ref()?;
+        Some(hash(parts.to_string().as_bytes()))
+    }
+
+    /// Tokens that a slot holds; `None` where the server does not say.
+    async fn tokens(&self, slot: u32) -> Option<u64> {
+        let seen: Vec<Seen> = self.get("/slots").await?;
+        // a slot that had no request since the server's start has no such number
+        seen.into_iter().find(|seen| seen.id == slot).map(|seen| seen.n_prompt_tokens.unwrap_or(0))
+    }
+
+    async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Option<T> {
+        let request = self.client.get(format!("{}{path}", self.base)).headers(self.headers.clone());
+        let response = request.timeout(LIMIT).send().await.ok()?.error_for_status().ok()?;
+        serde_json::from_slice(&response.bytes().await.ok()?).ok()
+    }
+
+    /// `None` where the server refuses.
+    async fn act(&self, slot: u32, action: &str, file: &str) -> Option<Moved> {
+        let url = format!("{}/slots/{slot}?action={action}", self.base);
+        let body = value!({ "filename": file }).to_string();
+        let request = self.client.post(url).headers(self.headers.clone()).body(body).timeout(LIMIT);
+        let response = match request.send().await.and_then(reqwest::Response::error_for_status) {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!(slot, action, error = %error.without_url(), "slot action failed");
+                return None;
+            }
+        };
+        serde_json::from_slice(&response.bytes().await.ok()?).ok()
+    }
+}
