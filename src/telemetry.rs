@@ -112,6 +112,12 @@ pub struct Metrics {
     pub upstream_ready: Gauge<i64, AtomicI64>,
     /// Where requests went.
     pub routing: Routing,
+    /// 1 while the store can be asked.
+    pub store_up: Gauge<i64, AtomicI64>,
+    /// Writes that wait in memory for a shared store to come back.
+    pub store_waiting_writes: Gauge<i64, AtomicI64>,
+    /// Writes that a shared store missed for good.
+    pub store_lost_writes: Gauge<i64, AtomicI64>,
     first_event: Histogram,
     duration: Histogram,
     tokens: Family<Kind, Counter>,
@@ -131,6 +137,9 @@ impl Metrics {
             open_streams: Gauge::default(),
             upstream_ready: Gauge::default(),
             routing: Routing::default(),
+            store_up: Gauge::default(),
+            store_waiting_writes: Gauge::default(),
+            store_lost_writes: Gauge::default(),
             first_event: Histogram::new(buckets),
             duration: Histogram::new(buckets),
             tokens: Family::default(),
@@ -150,6 +159,11 @@ impl Metrics {
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
         self.routing.register(&mut registry);
+        registry.register("store_up", "1 while the store can be asked", self.store_up.clone());
+        let help = "Writes that wait in memory for the store to come back";
+        registry.register("store_waiting_writes", help, self.store_waiting_writes.clone());
+        let help = "Writes that were given up since the start";
+        registry.register("store_lost_writes", help, self.store_lost_writes.clone());
         let help = "Time until the upstream's answer began, streamed responses";
         registry.register_with_unit("first_answer", help, Unit::Seconds, self.first_event.clone());
         let help = "Time from request to the end of its response";

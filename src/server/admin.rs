@@ -34,6 +34,10 @@ fn readiness(app: &App) -> Result<(), String> {
 /// What is not counted but looked up.
 fn measure(app: &App) {
     app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
+    let store = app.store.health();
+    app.metrics.store_up.set(store.up.into());
+    app.metrics.store_waiting_writes.set(i64::try_from(store.waiting).unwrap_or(i64::MAX));
+    app.metrics.store_lost_writes.set(i64::try_from(store.lost).unwrap_or(i64::MAX));
     let routing = &app.metrics.routing;
     // servers come and go with the configuration
     routing.up.clear();
