@@ -190,10 +190,9 @@ impl Bench {
 
     async fn transcripts(&self, target: &Target) -> Result<Figures, String> {
         let mut figures = Vec::new();
-        for (cpu_name, peak_name, megabytes, items) in [
-            ("S5 CPU per MB, 1 MB, ms", "S5 peak memory / body, 1 MB", 1, 400),
-            ("S5 CPU per MB, 8 MB, ms", "S5 peak memory / body, 8 MB", 8, 3000),
-        ] {
+        for (name, megabytes, items) in
+            [("S5 CPU per MB, 1 MB, ms", 1, 400), ("S5 CPU per MB, 8 MB, ms", 8, 3000)]
+        {
             let script = self.script(Kind::Text, 4, 1, Duration::ZERO);
             let mut body = transcript(&script.model(), megabytes << 20, items).into_bytes();
             let size = body.len();
@@ -211,8 +210,12 @@ impl Bench {
                 send(&mut client, target, &script, &body, false).await?;
             }
             let cpu = (target.cpu() - cpu) / times;
-            figures.push((cpu_name, cpu.as_secs_f64() * 1e3 / (size as f64 / 1e6)));
-            figures.push((peak_name, target.peak().saturating_sub(target.idle) as f64 / size as f64));
+            figures.push((name, cpu.as_secs_f64() * 1e3 / (size as f64 / 1e6)));
+            // what a longer body left behind would count for a shorter one
+            if megabytes == 8 {
+                let peak = target.peak().saturating_sub(target.idle) as f64;
+                figures.push(("S5 peak memory / body, 8 MB", peak / size as f64));
+            }
         }
         if !self.quick {
             let script = self.script(Kind::Text, 4, 1, Duration::ZERO);

@@ -196,10 +196,8 @@ def test_input_tokens_are_what_llama_cpp_counts(llama_proxy, llama):
             "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
     shared = {"model": llama.model}
     first = client.responses.create(**shared, input="Say hello.", max_output_tokens=1)
-    conversation = client.conversations.create(items=[{"role": "user", "content": "My name is Ada."}]).id
-    for body in ({"input": "Say hello."}, {"input": "Say hello.", "instructions": "Be brief, and äöü 漢字."},
-                 {"input": turn(1)}, {"input": "Weather?", "tools": [tool]},
-                 {"input": "And?", "previous_response_id": first.id}, {"input": "Who am I?", "conversation": conversation}):
+    for body in ({"input": "Say hello.", "instructions": "Be brief, and äöü 漢字."}, {"input": turn(1), "tools": [tool]},
+                 {"input": "And?", "previous_response_id": first.id}):
         counted = client.responses.input_tokens.count(**shared, **body)
         assert counted.object == "response.input_tokens"
         response = client.responses.create(**shared, **body, max_output_tokens=1)
@@ -275,7 +273,7 @@ def test_context_management(rejoinder, upstream, store, stream):
     second = ask("Long.", first["id"])
     assert [i["type"] for i in second["output"]] == ["compaction", "message"], second["output"]
     summarise, go_on = upstream.chats[1:]
-    assert PROXYS_PROMPT in last(summarise) and "Short." in shown(summarise) and not summarise.streaming
+    assert PROXYS_PROMPT in last(summarise) and "Short." in shown(summarise)
     assert "SUMMARY-OF-IT" in shown(go_on) and padding not in shown(go_on) and go_on.messages[-1]["content"] == "Long."
     ask("Next.", second["id"])
     third = upstream.chats[3]

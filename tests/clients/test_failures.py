@@ -193,7 +193,6 @@ def cut_in_a_line(request, reply):
 
 BROKEN = {
     "cut after some text": text_then_cut("Half an ans"),
-    "cut before any chunk": cut_at_once,
     "cut within a line": cut_in_a_line,
     "ended without a finish_reason": text_then("Half an ans", Reply.end),
     "ended with [DONE] alone": text_then_write("Half an ans", b"data: [DONE]\n\n"),
@@ -211,6 +210,19 @@ def test_a_broken_stream_fails_once(proxy, upstream, name):
     assert_failed(stream, "server_error")
     assert "Half an ans".startswith(stream.output_text)
     assert_still_works(proxy, upstream)
+
+
+def test_a_stream_that_is_cut_before_any_chunk_is_asked_for_once_more(proxy, upstream):
+    """Nothing was generated; but a request that breaks the server twice is not given to it again."""
+    cut = cut_at_once
+    upstream.script(cut, answer("Again."))
+    stream = raw_stream(proxy.base_url, HELLO)
+    assert stream.types[-1] == "response.completed" and stream.output_text == "Again.", str(stream)
+    assert len(upstream.chats) == 2
+    upstream.script(repeat=cut)
+    status, headers, text = post(proxy, {**HELLO, "stream": True})
+    assert_error(status, headers, text, 502)
+    assert len(upstream.chats) == 4
 
 
 def test_a_stream_without_done_completes(proxy, upstream):

@@ -47,13 +47,19 @@ def test_every_declared_tool_can_be_called(path, rejoinder, any_upstream):
     proxy = rejoinder(any_upstream.url)
     any_upstream.script(answer("Converted."))
     stream = raw_stream(proxy.base_url, body)
-    assert stream.status == 200 and stream.output_text == "Converted.", str(stream)
+    compacts = body["input"][-1]["type"] == "compaction_trigger"
+    assert stream.status == 200 and stream.output_text == ("" if compacts else "Converted."), str(stream)
     (first,) = any_upstream.chats
     functions = [t["function"] for t in first.json.get("tools") or []]
     assert all(t["type"] == "function" for t in first.json.get("tools") or [])
     names = [f["name"] for f in functions]
     wanted = all_declared(body)
     assert len(names) == len(set(names)) == len(wanted), (names, wanted)
+    if compacts:
+        # a summary is all that is wanted: the tools keep their place in the prompt, and none may be called
+        assert [item["type"] for item in stream.items()] == ["compaction"], str(stream)
+        assert first.json.get("tool_choice", "none") == "none"
+        return
 
     text = "*** Begin Patch\n*** End Patch\n"
     any_upstream.script(*(answer(calls=[call(name, {"input": text, "query": "q"}, "id1")]) for name in names))

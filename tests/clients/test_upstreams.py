@@ -260,6 +260,7 @@ def table(counts):
     return rows
 
 
+@pytest.mark.timeout(590)
 def test_twenty_turns_are_processed_once(tmp_path, rejoinder):
     """What the server processes of each prompt is what that turn added."""
     with llama_server(tmp_path, "--slot-context", "12288") as url:

@@ -227,6 +227,9 @@ impl Link {
         let shown = |error: RedisError| format!("{}: {error}", self.shown);
         let opened = timeout(self.timeout, self.open(last)).await;
         let mut connection = opened.map_err(|_| self.silence())?.map_err(shown)?;
+        // who writes from here on waits for what waited longer, in place of joining it: else there might be no end
+        self.lock().state = State::Making;
+        self.changed.send_replace(());
         loop {
             let Some((number, write)) = self.next_waiting(&connection) else { return Ok(()) };
             let Some(ask) = self.asker.write(&write) else {
