@@ -35,7 +35,8 @@ def replay(name):
 @pytest.fixture(params=["codex", "llama"])
 def sparse(request, rejoinder):
     """A scripted server, as the Codex backend is addressed, or as a llama-server."""
-    with Upstream("llama") as upstream:
+    # the Codex backend says of no path that it is llama.cpp
+    with Upstream("llama" if request.param == "llama" else "vllm") as upstream:
         path = "/backend-api/codex" if request.param == "codex" else ""
         dialect = "generic" if path else "llama_server"
         proxy = rejoinder(upstream.url + path, ready="/healthz", upstream__api="responses", upstream__dialect=dialect)
@@ -58,7 +59,7 @@ def test_recorded_streams_come_out_complete(sparse):
 
 
 def test_the_codex_backend_gets_what_it_takes(rejoinder):
-    with Upstream("llama") as upstream:
+    with Upstream("vllm") as upstream:
         proxy = rejoinder(upstream.url + "/backend-api/codex", ready="/healthz", upstream__api="responses",
                           upstream__dialect="generic")
         upstream.script(replay("codex-backend-sparse"))
