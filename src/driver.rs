@@ -29,6 +29,8 @@ use crate::upstream::Sent;
 const FRAME: usize = 64 << 10;
 /// Room for a frame of one event or two.
 const SMALL_FRAME: usize = 512;
+/// So many bytes are enough to be sent together: a turn more would save less than it delays.
+const TOGETHER: usize = 4 << 10;
 /// After so many frames of a stream whose events came alone it is tried again whether they come together.
 const ALONE: u8 = 16;
 /// hyper polls a body that was pending once more before its task's turn is over.
@@ -291,7 +293,7 @@ impl EventBody {
     /// Whether `out` should wait for another turn of the upstream's task.
     fn gather(&mut self, cx: &mut Context<'_>) -> bool {
         let open = matches!(self.source, Source::Events(_)) && !self.transcoder.ended();
-        let more = self.gathering.wants_more(self.out.len(), open && self.out.len() < FRAME);
+        let more = self.gathering.wants_more(self.out.len(), open && self.out.len() < TOGETHER);
         if more {
             cx.waker().wake_by_ref();
         }
