@@ -70,6 +70,10 @@ pub struct Draft<'a> {
     /// The whole request.
     pub(super) text: &'a str,
     pub(super) request: CreateResponse<'a>,
+    /// The items of an array input, told apart once: that takes a look at every byte.
+    pub(super) items: Vec<&'a RawValue>,
+    /// Those that are `item_reference`, by their place.
+    pub(super) references: Vec<(usize, String)>,
 }
 
 impl<'a> Draft<'a> {
@@ -81,11 +85,20 @@ impl<'a> Draft<'a> {
         if !text.trim_start().starts_with('{') {
             return Err(invalid_json("expected one JSON object".to_owned()));
         }
-        let request = serde_json::from_str(text).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => invalid_json(format!("expected one JSON object: {error}")),
-            _ => invalid_json(error.to_string()),
-        })?;
-        Ok(Draft { text, request })
+        let request: CreateResponse<'a> =
+            serde_json::from_str(text).map_err(|error| match error.classify() {
+                serde_json::error::Category::Data => {
+                    invalid_json(format!("expected one JSON object: {error}"))
+                }
+                _ => invalid_json(error.to_string()),
+            })?;
+        let items = match present(request.input) {
+            Some(input) if input.get().starts_with('[') => elements(input),
+            _ => Vec::new(),
+        };
+        let references = items.iter().enumerate();
+        let references = references.filter_map(|(n, item)| Some((n, reference(item)?))).collect();
+        Ok(Draft { text, request, items, references })
     }
 
     /// What it asks of the store.
@@ -108,12 +121,7 @@ impl<'a> Draft<'a> {
             stream: boolean(request.stream, "stream")?.unwrap_or(false),
             compact_threshold: threshold(request.context_management)?,
             truncates: string(request.truncation, "truncation")?.as_deref() == Some("auto"),
-            references: self
-                .elements()
-                .iter()
-                .enumerate()
-                .filter_map(|(n, item)| Some((n, reference(item)?)))
-                .collect(),
+            references: self.references.clone(),
         };
         if asks.conversation.is_some() && asks.previous_response_id.is_some() {
             let message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; \
@@ -128,14 +136,6 @@ impl<'a> Draft<'a> {
         Ok(asks)
     }
 
-    /// The items of an array input.
-    fn elements(&self) -> Vec<&'a RawValue> {
-        match present(self.request.input) {
-            Some(input) if input.get().starts_with('[') => elements(input),
-            _ => Vec::new(),
-        }
-    }
-
     /// The input as the array of items that a store keeps: references resolved, a string as one user message.
     pub fn stored_input(&self, context: &Context<'_>) -> String {
         let Some(input) = present(self.request.input) else { return "[]".to_owned() };
@@ -148,9 +148,12 @@ impl<'a> Draft<'a> {
         if context.references.is_empty() {
             return input.get().to_owned();
         }
-        let items = self.elements().into_iter().map(|item| {
-            reference(item).and_then(|id| context.references.get(id.as_str()).copied()).unwrap_or(item).get()
-        });
+        let named = |n| self.references.iter().find(|(at, _)| *at == n).map(|(_, id)| id.as_str());
+        let items = self
+            .items
+            .iter()
+            .enumerate()
+            .map(|(n, item)| named(n).and_then(|id| context.references.get(id)).unwrap_or(item).get());
         format!("[{}]", items.collect::<Vec<_>>().join(","))
     }
 }
@@ -211,7 +214,7 @@ fn invalid_json(why: String) -> Error {
 }
 
 /// The id, if the item is an `item_reference`; such an item may come without a type.
-pub(super) fn reference(raw: &RawValue) -> Option<String> {
+fn reference(raw: &RawValue) -> Option<String> {
     // cheap look first: nearly no item is one
     let text = raw.get();
     if text.len() > 400 || text.contains("\"role\"") || text.contains("\"call_id\"") {

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::content::Piece;
-use super::draft::{Context, Draft, conversation, reference, text};
+use super::draft::{Context, Draft, conversation, text};
 use super::history::{self, Entry, Role};
 use super::native::Native;
 use super::params::wrong_type;
 use super::params::{
-    array, boolean, elements, fields, integer, literal, missing, not_one_of, number, object, present, string,
+    array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string,
 };
 use super::reply::ReplyPlan;
 use super::sealing::Seal;
@@ -194,15 +194,13 @@ impl<'a> Draft<'a> {
     /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
-        let request = &self.request;
-        let notes = Notes::default();
-        Planner { text: self.text, request, options, context, notes, droppable_turns: 0 }.plan()
+        let (request, notes) = (&self.request, Notes::default());
+        Planner { draft: self, request, options, context, notes, droppable_turns: 0 }.plan()
     }
 }
 
 struct Planner<'a, 'o> {
-    /// The whole request.
-    text: &'a str,
+    draft: &'o Draft<'a>,
     request: &'o CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
     context: &'o Context<'a>,
@@ -314,17 +312,18 @@ impl<'a, 'o> Planner<'a, 'o> {
             Some(b'[') => {}
             _ => return Err(wrong_type(input, "input", "a string or an array")),
         }
-        for (n, item) in elements(input).into_iter().enumerate() {
-            let Some(id) = reference(item) else {
-                items.push(item);
-                continue;
-            };
-            items.push(*self.context.references.get(id.as_str()).ok_or_else(|| {
+        let own = items.len();
+        items.extend(&self.draft.items);
+        for (n, id) in &self.draft.references {
+            let item = *self.context.references.get(id.as_str()).ok_or_else(|| {
                 let message = format!(
                     "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
                 );
                 Error::new(Kind::ItemNotFound, message).param(format!("input[{n}]"))
-            })?);
+            })?;
+            if let Some(place) = items.get_mut(own + n) {
+                *place = item;
+            }
         }
         if let Some(summary) = self.context.summary {
             // what the user said last is answered in its own words; anything else is covered by the summary

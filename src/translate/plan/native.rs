@@ -24,7 +24,7 @@ impl<'a> Planner<'a, '_> {
         (tools, choice): (&Tools<'a>, &Choice),
         reply: &ReplyPlan,
     ) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::with_capacity(self.text.len() + 1024);
+        let mut body = Vec::with_capacity(self.draft.text.len() + 1024);
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"input\":");
@@ -72,6 +72,6 @@ impl<'a> Planner<'a, '_> {
         let seal = self.options.seal.as_deref();
         let prompt = reply.compacts.map(|_| compaction::PROMPT);
         let input = native::input(items, text, seal, prompt);
-        native::whole(self.text, model, reply.stream, input.as_deref(), native)
+        native::whole(self.draft.text, model, reply.stream, input.as_deref(), native)
     }
 }
