@@ -116,7 +116,8 @@ async fn streamed(
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<EventBody, Error> {
-    let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
+    let waiting = Waiting { app: &app, begun, stream: "true", over: false };
+    let early = waiting.through(tokio::time::timeout(app.config.commit_after, &mut sent)).await;
     let seen = app.clone();
     let answer: Sent = match early {
         Ok(answer) => {
@@ -171,7 +172,7 @@ async fn whole(
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
-    let waiting = Waiting { app, begun, over: false };
+    let waiting = Waiting { app, begun, stream: "false", over: false };
     let idle_timeout = app.upstream.idle_timeout();
     waiting
         .through(async {
@@ -194,6 +195,7 @@ async fn whole(
 struct Waiting<'a> {
     app: &'a App,
     begun: Instant,
+    stream: &'static str,
     over: bool,
 }
 
@@ -208,7 +210,8 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.app.metrics.responses.get_or_create(&Ended { outcome: "cancelled", stream: "false" }).inc();
+            let stream = self.stream;
+            self.app.metrics.responses.get_or_create(&Ended { outcome: "cancelled", stream }).inc();
             let ms = self.begun.elapsed().as_millis() as u64;
             tracing::info!(outcome = "cancelled", ms, "response ended");
         }

@@ -198,7 +198,11 @@ def hang_up_in_the_prompt(url, proxy, stream, word):
     connection.close()
     wait_until(lambda: not any(s["is_processing"] for s in slots(url)), 30, "a free slot")
     took = time.monotonic() - begun
-    ended = [e for e in map(json.loads, proxy.text().splitlines()) if e["message"] == "response ended"][ended_before]
+
+    def ended_lines():
+        return [e for e in map(json.loads, proxy.text().splitlines()) if e["message"] == "response ended"][ended_before:]
+
+    (ended,) = wait_until(ended_lines, 5, "the log line of its end")
     assert ended["outcome"] == "cancelled"
     noticed = datetime.fromisoformat(ended["timestamp"]).timestamp() - wall
     print(f"\nhang-up (stream {stream}) after {done} of 4800 prompt tokens: "
