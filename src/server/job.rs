@@ -1,7 +1,7 @@
 //! Owns a request in the making: who asks, what the store holds of its past, what its headers wish for, and every way
 //! in which it is planned anew before the upstream takes it. It must not answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,9 +70,14 @@ impl Job {
         again: impl Fn(&Target) -> Result<Plan, Error> + Send + Sync + 'static,
     ) -> ChatRequest {
         let own = likely.clone();
-        let render = move |target: &Target| match target.reads_like(&own) {
-            true => Ok(body.clone()),
-            false => again(target).map(|plan| plan.body),
+        // given away, not copied: a long conversation's is the largest thing in memory, and a second try is rare
+        let first = Mutex::new(Some(body));
+        let render = move |target: &Target| {
+            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+            match first.take_if(|_| target.reads_like(&own)) {
+                Some(body) => Ok(body),
+                None => again(target).map(|plan| plan.body),
+            }
         };
         let (route, headers) = (self.route.clone(), self.headers.clone());
         ChatRequest { route, path: None, headers, stream, body: Arc::new(render) }
