@@ -23,7 +23,7 @@ use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::Sent;
+use crate::upstream::{self, Sent};
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -110,7 +110,7 @@ impl Answer {
                 }
                 Ok(Some(Err(error))) => End::Failed(broken(error)),
                 Ok(None) => End::Eof,
-                Err(_) => End::Failed(silent(idle_timeout)),
+                Err(_) => End::Failed(upstream::silent(idle_timeout)),
             };
             transcoder.end(end, unix_now(), &mut unused);
         }
@@ -271,7 +271,7 @@ impl EventBody {
         while self.out.is_empty() && self.timer.as_mut().poll(cx).is_ready() {
             let streaming = matches!(self.source, Source::Events(_));
             if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
-                self.finish(End::Failed(silent(self.pace.idle_timeout)));
+                self.finish(End::Failed(upstream::silent(self.pace.idle_timeout)));
                 return;
             }
             if now.duration_since(self.told) >= self.pace.in_progress_after {
@@ -375,10 +375,6 @@ impl Drop for EventBody {
 /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
 fn let_end(mut events: Box<SseReader<ByteStream>>) {
     tokio::spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = events.next().await {} }));
-}
-
-fn silent(limit: Duration) -> Error {
-    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", limit.as_secs_f64()))
 }
 
 /// Whether events that came together leave together, which takes turns of the upstream's task: a server that is faster

@@ -137,7 +137,7 @@ async fn a_turn_comes_back_as_it_was_until_it_is_deleted(subject: Subject) {
     // empty texts, no usage, the other flags
     let mut bare = turn("resp_bare", None);
     (bare.input, bare.output, bare.echo, bare.usage) = ("".into(), "".into(), "".into(), None);
-    (bare.background, bare.streamed) = (true, false);
+    bare.background = true;
     let bare = Arc::new(bare);
     store.put(ALICE, bare.clone()).await.unwrap();
     assert_eq!(store.turn(ALICE, "resp_bare").await.unwrap(), Some(bare));

@@ -11,12 +11,11 @@ use serde_json::{Value, json as value};
 
 use super::job::Job;
 use super::reply::{self, ResponseBody};
-use super::{App, body};
+use super::{App, seed};
 use crate::driver::{Answer, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
-use crate::translate::draft::{self, Draft};
-use crate::translate::listing::{elements, input_id, listed};
+use crate::translate::listing::{elements, input_id, is_from_user, listed};
 use crate::translate::plan::{Compact, Plan};
 use crate::translate::transcoder::Transcoder;
 use crate::upstream::{Target, too_late};
@@ -30,21 +29,13 @@ pub async fn answer(
     request: Request<Incoming>,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (mut parts, incoming) = request.into_parts();
-    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    parts.headers.insert("x-request-id", request_id.clone());
-    let (asks, own) = {
-        let text = draft::text(&body)?;
-        let draft = Draft::read(&text)?;
-        (draft.asks()?, draft.stored_input(&Default::default()))
-    };
-    let job = Arc::new(Job::new(&app, parts.headers, body, asks).await?);
-    let target = job.target(&app).await?;
+    let (job, target) = Job::read(&app, request, request_id).await?;
+    let (own, job) = (job.own_input()?, Arc::new(job));
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
     let id = transcoder.id();
     let context = job.past.context();
     let items = context.earlier.into_iter().chain(elements(&own));
-    let kept = items.enumerate().filter(|(_, item)| is_message_of_user(item));
+    let kept = items.enumerate().filter(|(_, item)| is_from_user(item));
     let mut output: Vec<Value> = kept.map(|(n, item)| listed(item, &input_id(id, n, item), true)).collect();
     let snapshot = transcoder.snapshot();
     output.extend(serde_json::from_str::<Value>(snapshot.output));
@@ -61,11 +52,6 @@ pub async fn answer(
         "usage": usage,
     });
     Ok(reply::json(StatusCode::OK, body.to_string()))
-}
-
-fn is_message_of_user(item: &RawValue) -> bool {
-    let item: Value = serde_json::from_str(item.get()).unwrap_or_default();
-    item.get("role").is_some_and(|role| role == "user")
 }
 
 /// A summary that stands for all that came before.
@@ -109,8 +95,7 @@ async fn summarise(
     let limit = app.upstream.response_timeout();
     let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
     let answer = Answer::of(sent, limit).await?;
-    let mut transcoder =
-        Transcoder::new(reply, Ids::new(uuid::Uuid::now_v7().simple().to_string()), unix_now());
+    let mut transcoder = Transcoder::new(reply, Ids::new(seed()), unix_now());
     let read = answer.read(&mut transcoder, app.upstream.idle_timeout());
     tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?;
     match transcoder.failure() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json as value};
 
 use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
-use super::{App, state};
+use super::{App, seed, state};
 use crate::driver::unix_now;
 use crate::error::{Error, Kind};
 use crate::store::{Conversation, Scope, StoredItem};
@@ -58,14 +58,14 @@ fn head(conversation: &Conversation) -> Value {
 async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
     let text = draft::text(body)?;
     let asked = draft::Conversing::read(if text.trim().is_empty() { "{}" } else { &text })?;
-    let id = format!("conv_{}", uuid::Uuid::now_v7().simple());
+    let id = format!("conv_{}", seed());
     let conversation = Conversation {
         id: id.as_str().into(),
         created_at: unix_now(),
         metadata: asked.metadata.unwrap_or("{}").into(),
     };
     let shown = head(&conversation);
-    app.store.put_conversation(scope, conversation).await.map_err(|error| state::unavailable(&error))?;
+    app.store.put_conversation(scope, conversation).await?;
     if !asked.items.is_empty() {
         append(app, scope, &id, &asked.items).await?;
     }
@@ -80,15 +80,15 @@ async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value,
         conversation.metadata = metadata.into();
     }
     let shown = head(&conversation);
-    app.store.put_conversation(scope, conversation).await.map_err(|error| state::unavailable(&error))?;
+    app.store.put_conversation(scope, conversation).await?;
     Ok(shown)
 }
 
 async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
-    let found = app.store.delete_conversation(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let found = app.store.delete_conversation(scope, id).await?;
     match found {
         true => Ok(value!({"id": id, "object": "conversation.deleted", "deleted": true})),
-        false => Err(no_conversation(id)),
+        false => Err(state::no_conversation(id)),
     }
 }
 
@@ -110,29 +110,28 @@ async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Resul
             format!("Invalid 'items': at most {MOST_ITEMS} items a request, found {}.", items.len());
         return Err(Error::new(Kind::InvalidValue, message).param("items"));
     }
-    let seed = format!("resp_{}", uuid::Uuid::now_v7().simple());
+    let made_by = format!("resp_{}", seed());
     let shown: Vec<(String, Value)> = items
         .iter()
         .enumerate()
         .map(|(n, item)| {
-            let id = input_id(&seed, n, item);
+            let id = input_id(&made_by, n, item);
             (id.clone(), listed(item, &id, true))
         })
         .collect();
     let kept =
         shown.iter().map(|(id, item)| StoredItem { id: id.as_str().into(), json: item.to_string().into() });
-    let found =
-        app.store.append(scope, id, kept.collect()).await.map_err(|error| state::unavailable(&error))?;
+    let found = app.store.append(scope, id, kept.collect()).await?;
     match found {
         true => Ok(shown.into_iter().map(|(_, item)| item).collect()),
-        false => Err(no_conversation(id)),
+        false => Err(state::no_conversation(id)),
     }
 }
 
 async fn items(app: &App, scope: Scope, id: &str, query: &Query) -> Result<Vec<(String, Value)>, Error> {
     let images = Page::read(query)?.images;
-    let items = app.store.items(scope, id).await.map_err(|error| state::unavailable(&error))?;
-    let items = items.ok_or_else(|| no_conversation(id))?;
+    let items = app.store.items(scope, id).await?;
+    let items = items.ok_or_else(|| state::no_conversation(id))?;
     let shown = items.iter().filter_map(|item| {
         let raw: &RawValue = serde_json::from_str(&item.json).ok()?;
         let id = id_of(raw)?;
@@ -148,12 +147,8 @@ async fn one(app: &App, scope: Scope, id: &str, item: &str, query: &Query) -> Re
 
 async fn remove(app: &App, scope: Scope, id: &str, item: &str) -> Result<Value, Error> {
     let conversation = state::conversation(app, scope, id).await?;
-    let found = app.store.delete_item(scope, id, item).await.map_err(|error| state::unavailable(&error))?;
+    let found = app.store.delete_item(scope, id, item).await?;
     if found { Ok(head(&conversation)) } else { Err(no_item(item)) }
-}
-
-fn no_conversation(id: &str) -> Error {
-    Error::new(Kind::NotFound, format!("Conversation with id '{id}' not found."))
 }
 
 fn no_item(id: &str) -> Error {

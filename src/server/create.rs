@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 
 use super::job::{Answered, Job, count, send};
 use super::reply::{self, ResponseBody};
-use super::state::{self, Keep};
-use super::{App, body, stored};
+use super::state::Keep;
+use super::{App, body, seed, stored};
 use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::error::{Error, Kind};
 use crate::ids::Ids;
@@ -50,7 +50,7 @@ pub async fn answer(
     let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
     let scope = job.scope;
-    let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
+    let ids = Ids::new(seed());
     let transcoder = Transcoder::new(reply, ids, unix_now());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
@@ -94,11 +94,11 @@ async fn background(
     if let Some(runs) = app.store.runs() {
         // before its record: a run without a lease is taken for dead
         let leased = runs.renew(scope, &id, app.config.store.lease).await;
-        leased.map_err(|error| state::unavailable(&error))?;
+        leased?;
     }
     // what is not in the store can be neither polled nor fetched
     let mut turn = keep.turn(&transcoder);
-    app.store.put(scope, Arc::new(turn.clone())).await.map_err(|error| state::unavailable(&error))?;
+    app.store.put(scope, Arc::new(turn.clone())).await?;
     turn.state = TurnState::Queued;
     let body = open(app.clone(), transcoder, sent, begun, Some(keep));
     let run = app.runs.start(&app, scope, &id, body, None, None);

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Request};
+use hyper::body::Incoming;
 use serde_json::value::RawValue;
 
 use super::compact::Made;
 use super::state::Past;
-use super::{App, compact, conversation, tokens};
+use super::{App, body, compact, conversation, tokens};
 use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
@@ -47,6 +48,32 @@ impl Job {
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
         let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
         Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, route })
+    }
+
+    /// Takes a request that asks about a create request of the same body, and the server that it will likely go to.
+    ///
+    /// # Errors
+    /// As a create request's.
+    pub async fn read(
+        app: &App,
+        request: Request<Incoming>,
+        request_id: &HeaderValue,
+    ) -> Result<(Job, Target), Error> {
+        let (mut parts, incoming) = request.into_parts();
+        let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
+        parts.headers.insert("x-request-id", request_id.clone());
+        let asks = Draft::read(&draft::text(&body)?)?.asks()?;
+        let job = Job::new(app, parts.headers, body, asks).await?;
+        let target = job.target(app).await?;
+        Ok((job, target))
+    }
+
+    /// Its own items as a JSON array, references as they are.
+    ///
+    /// # Errors
+    /// As [`Draft::read`].
+    pub fn own_input(&self) -> Result<String, Error> {
+        Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default()))
     }
 
     /// How the server that it will likely go to reads it.

@@ -64,6 +64,11 @@ pub(crate) struct App {
     draining: CancellationToken,
 }
 
+/// What makes an id unique: letters and digits that come in the order of time.
+fn seed() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
 ///
 /// # Errors

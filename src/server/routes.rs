@@ -11,7 +11,7 @@ use tracing::Instrument;
 
 use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, body, compact, conversations, create, models, passthrough, stored, tokens};
+use super::{App, body, compact, conversations, create, models, passthrough, seed, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 
@@ -180,7 +180,7 @@ fn request_id(request: &Request<Incoming>) -> HeaderValue {
     };
     match request.headers().get(REQUEST_ID).filter(fit).filter(|value| !value.is_empty()) {
         Some(id) => id.clone(),
-        None => HeaderValue::try_from(format!("req_{}", uuid::Uuid::now_v7().simple()))
+        None => HeaderValue::try_from(format!("req_{}", seed()))
             .unwrap_or(HeaderValue::from_static("req_unknown")),
     }
 }

@@ -45,16 +45,13 @@ impl Past {
                     let message = format!("This conversation has over {limit} turns; start a new one.");
                     return Err(Error::new(Kind::InvalidValue, message).param("previous_response_id"));
                 }
-                Err(error) => return Err(unavailable(&error)),
+                Err(error) => return Err(error.into()),
             };
         }
         if let Some(id) = &asks.conversation {
             past.strict = true;
-            let items = app.store.items(scope, id).await.map_err(|error| unavailable(&error))?;
-            past.items = items.ok_or_else(|| {
-                let message = format!("Conversation with id '{id}' not found.");
-                Error::new(Kind::NotFound, message).param("conversation")
-            })?;
+            let items = app.store.items(scope, id).await?;
+            past.items = items.ok_or_else(|| no_conversation(id).param("conversation"))?;
         }
         for (_, id) in &asks.references {
             // what is not found is refused by the plan, which knows the field
@@ -71,7 +68,7 @@ impl Past {
         }
         let found = self.turns.iter().rev().find_map(|turn| item_of(turn, id));
         let Some(response) = response_of(id).filter(|_| found.is_none()) else { return Ok(found) };
-        let turn = app.store.turn(scope, &response).await.map_err(|error| unavailable(&error))?;
+        let turn = app.store.turn(scope, &response).await?;
         Ok(turn.and_then(|turn| item_of(&turn, id)))
     }
 
@@ -150,7 +147,6 @@ impl Keep {
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
-            streamed: self.asks.stream,
         }
     }
 
@@ -215,8 +211,15 @@ fn state_of(snapshot: &Snapshot<'_>) -> TurnState {
 }
 
 /// 503: the request needs what the store holds.
-pub fn unavailable(error: &StoreError) -> Error {
-    Error::new(Kind::StoreUnavailable, "The store of responses cannot be reached.").detail(error)
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        Error::new(Kind::StoreUnavailable, "The store of responses cannot be reached.").detail(error)
+    }
+}
+
+/// The error for an id that names no conversation of this caller's.
+pub fn no_conversation(id: &str) -> Error {
+    Error::new(Kind::NotFound, format!("Conversation with id '{id}' not found."))
 }
 
 /// Whether a conversation is there.
@@ -224,6 +227,6 @@ pub fn unavailable(error: &StoreError) -> Error {
 /// # Errors
 /// 404 that names it, 503 for a store that cannot be asked.
 pub async fn conversation(app: &App, scope: Scope, id: &str) -> Result<Conversation, Error> {
-    let found = app.store.conversation(scope, id).await.map_err(|error| unavailable(&error))?;
-    found.ok_or_else(|| Error::new(Kind::NotFound, format!("Conversation with id '{id}' not found.")))
+    let found = app.store.conversation(scope, id).await?;
+    found.ok_or_else(|| no_conversation(id))
 }

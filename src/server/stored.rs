@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json as value};
 
 use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
-use super::{App, runs, state};
+use super::{App, runs};
 use crate::error::{Error, Kind};
 use crate::store::{Chain, Scope, Turn, TurnState};
 use crate::translate::listing::{elements, id_of, input_id, listed};
@@ -21,13 +21,13 @@ use crate::wire::json;
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The error for an id that names nothing of this caller's.
-pub fn not_found(id: &str) -> Error {
+fn not_found(id: &str) -> Error {
     Error::new(Kind::NotFound, format!("Response with id '{id}' not found."))
 }
 
 /// The response, as it stands; a run whose replica died is failed by now.
 async fn find(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
-    let turn = app.store.turn(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let turn = app.store.turn(scope, id).await?;
     let turn = turn.ok_or_else(|| not_found(id))?;
     if turn.state.ended() || app.runs.is_open(scope, id) {
         return Ok(turn);
@@ -38,11 +38,11 @@ async fn find(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
 /// Fails a run that nobody holds the lease of.
 async fn settle(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
     let leased = match app.store.runs() {
-        Some(runs) => runs.leased(scope, id).await.map_err(|error| state::unavailable(&error))?,
+        Some(runs) => runs.leased(scope, id).await?,
         None => false,
     };
     // a lease is given back after the last record was written, so this look comes after that one
-    let turn = app.store.turn(scope, id).await.map_err(|error| state::unavailable(&error))?;
+    let turn = app.store.turn(scope, id).await?;
     let turn = turn.ok_or_else(|| not_found(id))?;
     if leased || turn.state.ended() || app.runs.is_open(scope, id) {
         return Ok(turn);
@@ -53,7 +53,7 @@ async fn settle(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
     };
     let turn = Arc::new(Turn { state: failed, ..Turn::clone(&turn) });
     tracing::warn!(response = id, "a run whose server went away is failed");
-    app.store.put(scope, turn.clone()).await.map_err(|error| state::unavailable(&error))?;
+    app.store.put(scope, turn.clone()).await?;
     Ok(turn)
 }
 
@@ -75,7 +75,7 @@ pub async fn get(
         return Ok(reply::events(run.read(from, app.config.heartbeat)));
     }
     let events = runs::read_shared(app, scope, id.to_owned(), from, !turn.state.ended()).await;
-    match events.map_err(|error| state::unavailable(&error))? {
+    match events? {
         Some(events) => Ok(reply::events(events)),
         None => {
             let message = "The events of this response cannot be replayed: it was not created with \
@@ -140,7 +140,7 @@ async fn stop(app: &App, scope: Scope, id: &str) -> Result<(), Error> {
         run.cancel.cancel();
         let _ = tokio::time::timeout(CANCEL_PATIENCE, run.ended()).await;
     } else if let Some(runs) = app.store.runs() {
-        runs.cancel(scope, id).await.map_err(|error| state::unavailable(&error))?;
+        runs.cancel(scope, id).await?;
         let deadline = tokio::time::Instant::now() + CANCEL_PATIENCE;
         while !find(app, scope, id).await?.state.ended() && tokio::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -161,7 +161,7 @@ pub async fn delete(app: &App, scope: Scope, id: &str) -> Result<Response<Respon
             Ok(reply::json(StatusCode::OK, body.to_string()))
         }
         Ok(false) => Err(not_found(id)),
-        Err(error) => Err(state::unavailable(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -180,7 +180,7 @@ pub async fn input_items(
             Ok(Chain::Whole(turns)) => turns,
             // what is gone cannot be listed
             Ok(Chain::Broken | Chain::TooLong) => Vec::new(),
-            Err(error) => return Err(state::unavailable(&error)),
+            Err(error) => return Err(error.into()),
         },
     };
     turns.push(turn);

@@ -7,11 +7,10 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json as value};
 
+use super::App;
 use super::job::Job;
 use super::reply::{self, ResponseBody};
-use super::{App, body};
 use crate::error::{Error, Kind};
-use crate::translate::draft::{self, Draft};
 use crate::upstream::{CHAT, ChatRequest, Route, Target};
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
@@ -23,12 +22,7 @@ pub async fn answer(
     request: Request<Incoming>,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (mut parts, incoming) = request.into_parts();
-    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    parts.headers.insert("x-request-id", request_id.clone());
-    let asks = Draft::read(&draft::text(&body)?)?.asks()?;
-    let job = Job::new(&app, parts.headers, body, asks).await?;
-    let target = job.target(&app).await?;
+    let (job, target) = Job::read(&app, request, request_id).await?;
     let tokens = of(&app, &job, &target).await?;
     let body = value!({"object": "response.input_tokens", "input_tokens": tokens});
     Ok(reply::json(StatusCode::OK, body.to_string()))

@@ -29,8 +29,6 @@ pub struct Turn {
     pub usage: Option<Usage>,
     /// Whether it was asked for with `background: true`: only such a response can be cancelled.
     pub background: bool,
-    /// Whether its events may be replayed.
-    pub streamed: bool,
 }
 
 /// How a response stands.

@@ -23,7 +23,7 @@ use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
-use super::{compaction, content, extra, messages};
+use super::{compaction, content, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
@@ -327,7 +327,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         }
         if let Some(summary) = self.context.summary {
             // what the user said last is answered in its own words; anything else is covered by the summary
-            let asked = items.iter().rposition(|item| !is_from_user(item)).map_or(0, |at| at + 1);
+            let asked = items.iter().rposition(|item| !listing::is_from_user(item)).map_or(0, |at| at + 1);
             items.insert(asked, summary);
         }
         Ok(items)
@@ -573,11 +573,6 @@ fn null_summary(reasoning: Option<&RawValue>) -> bool {
 /// About how long the messages become.
 fn text_length(earlier: &[&RawValue], input: Option<&RawValue>) -> usize {
     earlier.iter().copied().chain(input).map(|raw| raw.get().len()).sum()
-}
-
-fn is_from_user(item: &RawValue) -> bool {
-    let role = wire::fields::<Item<'_>>(item).and_then(|item| item.role).and_then(json::decode);
-    role.as_deref() == Some("user")
 }
 
 fn is_trigger(item: &RawValue) -> bool {

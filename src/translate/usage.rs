@@ -29,15 +29,8 @@ impl Usage {
         let prompt = usage.prompt_tokens_details.unwrap_or_default();
         let input = usage.prompt_tokens?;
         let output = usage.completion_tokens.unwrap_or(0);
-        let reasoning = usage.completion_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0);
-        Some(Usage {
-            input,
-            cached: prompt.cached_tokens.unwrap_or(0).min(input),
-            written: prompt.created_cache_tokens.unwrap_or(0).min(input),
-            output,
-            reasoning: reasoning.min(output),
-        })
-        .filter(Usage::is_sane)
+        let reasoning = usage.completion_tokens_details.and_then(|d| d.reasoning_tokens);
+        Usage::within(input, prompt.cached_tokens, prompt.created_cache_tokens, output, reasoning)
     }
 
     /// Reads llama-server's `timings`, for streams on which `usage` never comes.
@@ -60,13 +53,24 @@ impl Usage {
         let details = usage.input_tokens_details.unwrap_or_default();
         let input = usage.input_tokens?;
         let output = usage.output_tokens.unwrap_or(0);
-        let reasoning = usage.output_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0);
+        let reasoning = usage.output_tokens_details.and_then(|d| d.reasoning_tokens);
+        Usage::within(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
+    }
+
+    /// Counts whose parts are no larger than their whole; a part that was not told is 0.
+    fn within(
+        input: u64,
+        cached: Option<u64>,
+        written: Option<u64>,
+        output: u64,
+        reasoning: Option<u64>,
+    ) -> Option<Usage> {
         Some(Usage {
             input,
-            cached: details.cached_tokens.unwrap_or(0).min(input),
-            written: details.cache_write_tokens.unwrap_or(0).min(input),
+            cached: cached.unwrap_or(0).min(input),
+            written: written.unwrap_or(0).min(input),
             output,
-            reasoning: reasoning.min(output),
+            reasoning: reasoning.unwrap_or(0).min(output),
         })
         .filter(Usage::is_sane)
     }

@@ -84,6 +84,11 @@ pub async fn whole(response: reqwest::Response, limit: Duration) -> Result<Bytes
     }
 }
 
+/// Silence within an answer, for that time.
+pub fn silent(silence: Duration) -> Error {
+    Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", silence.as_secs_f64()))
+}
+
 /// No answer within that time.
 pub fn too_late(limit: Duration) -> Error {
     let message = format!("The upstream server did not answer within {} s.", limit.as_secs());

@@ -26,7 +26,7 @@ use crate::translate::native::Native;
 use affinity::Affinity;
 use server::Server;
 
-pub use answer::too_late;
+pub use answer::{silent, too_late};
 pub use facts::{Facts, Model};
 pub use route::Route;
 pub use send::{CHAT, ChatRequest, Passed, Sent};

@@ -305,14 +305,14 @@ impl Watch<'_, '_> {
             let hung = !self.lease.server.ready()
                 || (self.trip.request.stream && self.quiet.elapsed() >= config.stall_timeout);
             if hung && self.elsewhere() {
-                return Err(Failure::Hung(stalled(self.quiet.elapsed())));
+                return Err(Failure::Hung(answer::silent(self.quiet.elapsed())));
             }
         }
     }
 
     fn silent(&self, config: &crate::config::UpstreamConfig) -> Failure {
         match self.answered {
-            true => Failure::Final(stalled(config.idle_timeout)),
+            true => Failure::Final(answer::silent(config.idle_timeout)),
             false => Failure::Final(answer::too_late(config.response_timeout)),
         }
     }
@@ -322,11 +322,6 @@ impl Watch<'_, '_> {
         tried.push(self.lease.server.id);
         !self.trip.shared.free(&self.trip.request.route, &tried, None).is_empty()
     }
-}
-
-fn stalled(silence: Duration) -> Error {
-    let message = format!("The upstream server sent nothing for {} s.", silence.as_secs_f64());
-    Error::new(Kind::Timeout, message)
 }
 
 fn ended() -> Error {

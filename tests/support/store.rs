@@ -28,7 +28,6 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         echo: r#""model":"m","tools":[]"#.into(),
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,
-        streamed: true,
     }
 }
 

@@ -58,7 +58,6 @@ impl Codec {
             echo: Arc::from(""),
             usage: turn.usage,
             background: turn.background,
-            streamed: turn.streamed,
         };
         // the texts follow the head as they are: as JSON strings within JSON they would be escaped twice
         let head = serde_json::to_vec(&head).ok()?;
