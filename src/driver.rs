@@ -11,10 +11,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::task::AtomicWaker;
+use futures::{FutureExt, StreamExt};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -29,12 +29,6 @@ use crate::upstream::{self, Sent};
 const FRAME: usize = 64 << 10;
 /// Room for a frame of one event or two.
 const SMALL_FRAME: usize = 512;
-/// So many bytes are enough to be sent together: a turn more would save less than it delays.
-const TOGETHER: usize = 4 << 10;
-/// After so many frames of a stream whose events came alone it is tried again whether they come together.
-const ALONE: u8 = 16;
-/// hyper polls a body that was pending once more before its task's turn is over.
-const POLLS: u8 = 1;
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
 const REST: Duration = Duration::from_secs(1);
 
@@ -139,7 +133,6 @@ pub struct EventBody {
     begun: (Instant, u64),
     spoke: Instant,
     told: Instant,
-    gathering: Gathering,
     timer: Pin<Box<Sleep>>,
     shutdown: Shutdown,
     before_end: Option<BeforeEnd>,
@@ -169,7 +162,6 @@ impl EventBody {
             begun: (now, unix_now()),
             spoke: now,
             told: now,
-            gathering: Gathering::default(),
             timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
             shutdown: Shutdown::new(shutdown),
             before_end: None,
@@ -290,16 +282,6 @@ impl EventBody {
         }
     }
 
-    /// Whether `out` should wait for another turn of the upstream's task.
-    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
-        let open = matches!(self.source, Source::Events(_)) && !self.transcoder.ended();
-        let more = self.gathering.wants_more(self.out.len(), open && self.out.len() < TOGETHER);
-        if more {
-            cx.waker().wake_by_ref();
-        }
-        more
-    }
-
     fn let_go(&mut self) {
         if let Source::Events(events) = std::mem::replace(&mut self.source, Source::Over)
             && self.transcoder.failure().is_none()
@@ -329,9 +311,6 @@ impl Body for EventBody {
         if !this.transcoder.ended() && this.shutdown.is_on(cx) {
             let message = "The server is shutting down.";
             this.finish(End::Failed(Error::new(Kind::ShuttingDown, message)));
-        }
-        if this.gather(cx) {
-            return Poll::Pending;
         }
         let events = !this.out.is_empty();
         this.tick(now, cx);
@@ -374,43 +353,10 @@ impl Drop for EventBody {
 
 /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
 fn let_end(mut events: Box<SseReader<ByteStream>>) {
-    tokio::spawn(tokio::time::timeout(REST, async move { while let Some(Ok(_)) = events.next().await {} }));
-}
-
-/// Whether events that came together leave together, which takes turns of the upstream's task: a server that is faster
-/// than we are has many HTTP chunks in one read, and the HTTP client hands them over one by one, a wake-up each. A turn
-/// is one round of the runtime's queue: nobody waits for what is still on the network. Where events come alone, as from
-/// a model that is slower than the network, turns bring nothing and are left out but for a try now and then.
-#[derive(Debug, Default)]
-struct Gathering {
-    /// How much there was when the upstream's task last got a turn; 0: no try is on.
-    before: usize,
-    /// Whether a turn of this try brought something, and polls since one did.
-    gained: bool,
-    polls: u8,
-    /// Frames until the next try.
-    alone: u8,
-}
-
-impl Gathering {
-    /// `held`: bytes of events that could leave now; `can`: whether there may be more.
-    fn wants_more(&mut self, held: usize, can: bool) -> bool {
-        let trying = self.before > 0;
-        if can && held > self.before && (trying || self.alone == 0) {
-            *self = Gathering { before: held, gained: trying, polls: 0, alone: 0 };
-            return true;
-        }
-        if can && trying && self.polls < POLLS {
-            self.polls += 1;
-            return true;
-        }
-        let alone = match trying {
-            true if self.gained => 0,
-            true => ALONE,
-            false => self.alone.saturating_sub(u8::from(held > 0)),
-        };
-        *self = Gathering { alone, ..Gathering::default() };
-        false
+    let mut rest = Box::pin(async move { while let Some(Ok(_)) = events.next().await {} });
+    // mostly it came with the last event
+    if rest.as_mut().now_or_never().is_none() {
+        tokio::spawn(tokio::time::timeout(REST, rest));
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -47,6 +48,8 @@ const BACKLOG: u32 = 4096;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for servers to save their slots, at the very end.
 const SAVING: Duration = Duration::from_secs(20);
+/// How an HTTP/2 connection begins, and no HTTP/1 request.
+const PREFACE: &[u8] = b"PRI";
 /// What is left for streams to say that they were cut off, once the drain's time is over.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -74,11 +77,7 @@ fn seed() -> String {
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
-    let mut builder = if std::env::var("RJ_RT").is_ok() {
-        tokio::runtime::Builder::new_current_thread()
-    } else {
-        tokio::runtime::Builder::new_multi_thread()
-    };
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
     let result = runtime.block_on(serve(resolved));
@@ -180,9 +179,11 @@ where
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let connections = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let mut either = auto::Builder::new(TokioExecutor::new());
+    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    either.http2().timer(TokioTimer::new());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -206,10 +207,28 @@ where
             let answer = Box::pin(handle(app.clone(), request));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = connections.watch(connection);
+        let (http1, either, watcher) = (http1.clone(), either.clone(), connections.watcher());
+        let drained = stop.clone();
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let mut first = [0; PREFACE.len()];
+            let first = tokio::select! {
+                biased;
+                read = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => match read {
+                    Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
+                    _ => return,
+                },
+                () = drained.cancelled() => return,
+            };
+            let stream = TokioIo::new(stream);
+            let ended = if PREFACE.starts_with(first) {
+                let connection = either.serve_connection(stream, service).into_owned();
+                Box::pin(watcher.watch(connection)).await.map_err(|error| error.to_string())
+            } else {
+                // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
+                let connection = http1.serve_connection(stream, service);
+                watcher.watch(connection).await.map_err(|error| error.to_string())
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended badly");
             }
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
+use super::exchange::{Broken, Response};
 use crate::error::{Error, Kind};
 use crate::translate::refusal;
 
@@ -15,32 +16,19 @@ const WHOLE_BODY: usize = 256 << 20;
 const ERROR_BODY: usize = 256 << 10;
 
 /// What it means that a request got no answer.
-pub fn unreachable(error: reqwest::Error) -> Error {
-    if error.is_connect() {
-        Error::new(Kind::Unavailable, "The upstream server cannot be reached.").detail(causes(error))
+pub fn unreachable(broken: Broken) -> Error {
+    if broken.refused {
+        Error::new(Kind::Unavailable, "The upstream server cannot be reached.").detail(broken.cause)
     } else {
         Error::new(Kind::BadGateway, "The upstream server closed the connection without an answer.")
-            .detail(causes(error))
+            .detail(broken.cause)
     }
-}
-
-/// The error with all its causes, without the URL.
-pub fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut causes = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        causes.push_str(": ");
-        causes.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    causes
 }
 
 /// What an answer that is no success means. `context`: tokens that one conversation has, if known.
-pub async fn refused(response: reqwest::Response, context: Option<u64>) -> Error {
-    let status = response.status();
-    let retry_after = retry_after(response.headers());
+pub async fn refused(response: Response, context: Option<u64>) -> Error {
+    let status = response.status;
+    let retry_after = retry_after(&response.headers);
     // a body that does not come is no reason to keep the client waiting
     let body = tokio::time::timeout(Duration::from_secs(5), collect(response, ERROR_BODY)).await;
     let mut error = match status {
@@ -77,7 +65,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 ///
 /// # Errors
 /// When it is cut, too long, or not there within `limit`.
-pub async fn whole(response: reqwest::Response, limit: Duration) -> Result<Bytes, Error> {
+pub async fn whole(response: Response, limit: Duration) -> Result<Bytes, Error> {
     match tokio::time::timeout(limit, collect(response, WHOLE_BODY)).await {
         Ok(body) => body,
         Err(_) => Err(too_late(limit)),
@@ -96,31 +84,31 @@ pub fn too_late(limit: Duration) -> Error {
 }
 
 /// The body, if it has at most `cap` bytes.
-pub async fn collect(mut response: reqwest::Response, cap: usize) -> Result<Bytes, Error> {
-    let mut body = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= cap => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => {
+pub async fn collect(mut response: Response, cap: usize) -> Result<Bytes, Error> {
+    let mut body: Vec<u8> = Vec::new();
+    while let Some(piece) = response.chunk().await {
+        match piece {
+            Ok(piece) if body.len() + piece.len() <= cap => body.extend_from_slice(&piece),
+            Ok(_) => {
                 let message = format!("The upstream server's answer is longer than {cap} bytes.");
                 return Err(Error::new(Kind::BadGateway, message));
             }
-            Ok(None) => return Ok(Bytes::from(body)),
-            Err(error) => {
+            Err(broken) => {
                 let message = "The upstream server closed the connection before its answer was complete.";
-                return Err(Error::new(Kind::BadGateway, message).detail(error.without_url()));
+                return Err(Error::new(Kind::BadGateway, message).detail(broken.cause));
             }
         }
     }
+    Ok(Bytes::from(body))
 }
 
 /// Whether a success's body is a stream of events (true) or a JSON object.
 ///
 /// # Errors
 /// When it is something that is no chat answer at all.
-pub fn is_event_stream(response: &reqwest::Response) -> Result<bool, Error> {
+pub fn is_event_stream(response: &Response) -> Result<bool, Error> {
     let value =
-        response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+        response.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let kind = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     match kind.as_str() {
         "text/event-stream" | "" => Ok(true),

@@ -3,8 +3,10 @@
 
 mod affinity;
 mod answer;
+mod exchange;
 mod facts;
 mod health;
+mod http1;
 mod probe;
 mod route;
 mod send;
@@ -272,14 +274,14 @@ impl Upstream {
         server.strip_keys(&mut headers);
         server.authorize(&mut headers, &client);
         let lease = server.lease_any();
-        let request = server.client.request(method, format!("{base}{path_and_query}"));
+        let request = server.client.general.request(method, format!("{base}{path_and_query}"));
         match request.headers(headers).body(body).send().await {
             Ok(response) => Ok(Passed::new(response, lease)),
             Err(error) => {
                 if error.is_connect() {
                     server.suspect("connection refused");
                 }
-                Err(answer::unreachable(error))
+                Err(answer::unreachable(error.into()))
             }
         }
     }
@@ -294,9 +296,9 @@ impl Upstream {
             let base = server.state().base?;
             let mut headers = HeaderMap::new();
             server.authorize(&mut headers, client);
-            let request = server.client.get(format!("{base}/v1/models")).headers(headers);
+            let request = server.client.general.get(format!("{base}/v1/models")).headers(headers);
             let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
-            let body = answer::collect(response, 16 << 20).await.ok()?;
+            let body = answer::collect(response.into(), 16 << 20).await.ok()?;
             let facts = server.state().facts.unwrap_or_default();
             Some(Listing { body, facts, models: server.named_models().map(<[_]>::to_vec) })
         });

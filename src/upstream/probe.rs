@@ -134,12 +134,12 @@ impl Look<'_> {
             request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
                 (true, _) => Sight::Absent("connection refused".to_owned()),
                 (_, true) => Sight::Silent("no answer in time".to_owned()),
-                _ => Sight::Absent(super::answer::causes(error)),
+                _ => Sight::Absent(super::exchange::Broken::from(error).cause),
             })?;
         let status = response.status();
         let server = response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok());
         let server = server.unwrap_or("").to_owned();
-        let body = super::answer::collect(response, ANSWER).await.unwrap_or_default().to_vec();
+        let body = super::answer::collect(response.into(), ANSWER).await.unwrap_or_default().to_vec();
         Ok(Answer { status, server, body })
     }
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::exchange::Response;
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::error::{Error, Kind};
@@ -41,7 +42,7 @@ pub struct ChatRequest {
 /// A success whose body is still to be read. As long as it lives, the request counts as running on its server; dropped,
 /// it takes the request back.
 pub struct Sent {
-    response: reqwest::Response,
+    response: Response,
     first: Vec<u8>,
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
@@ -194,7 +195,7 @@ impl<'a> Trip<'a> {
     }
 
     /// One request to one server, until its answer begins.
-    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(Response, Vec<u8>), Failure> {
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
         let answers = self.request.path.is_none();
         if answers && let Some(warm) = &lease.server.warm {
@@ -218,16 +219,16 @@ impl<'a> Trip<'a> {
             body.pop();
             body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
-        let url = format!("{}{}", target.base, self.request.path.unwrap_or(target.path()));
+        let path = self.request.path.unwrap_or(target.path());
         let mut watch =
             Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
-        let sent = lease.server.client.post(url).headers(self.headers(&lease.server)).body(body).send();
+        let sent = lease.server.client.post(&target.base, path, self.headers(&lease.server), body);
         let response = match watch.over(sent).await? {
-            Err(error) if error.is_connect() => return Err(Failure::Refused(answer::unreachable(error))),
-            Err(error) => return Err(Failure::Broke(answer::unreachable(error))),
+            Err(broken) if broken.refused => return Err(Failure::Refused(answer::unreachable(broken))),
+            Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),
             Ok(response) => response,
         };
-        if !response.status().is_success() {
+        if !response.status.is_success() {
             let error = answer::refused(response, target.context).await;
             return Err(match error.kind {
                 Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),
@@ -245,16 +246,16 @@ impl<'a> Trip<'a> {
     /// Reads on until something was generated.
     async fn beginning(
         &self,
-        mut response: reqwest::Response,
+        mut response: Response,
         mut watch: Watch<'_, '_>,
-    ) -> Result<(reqwest::Response, Vec<u8>), Failure> {
+    ) -> Result<(Response, Vec<u8>), Failure> {
         let mut first = Vec::new();
         loop {
             watch.quiet = Instant::now();
             match watch.over(response.chunk()).await? {
-                Ok(Some(piece)) => first.extend_from_slice(&piece),
-                Ok(None) => return Err(Failure::Broke(ended())),
-                Err(error) => return Err(Failure::Broke(ended().detail(answer::causes(error)))),
+                Some(Ok(piece)) => first.extend_from_slice(&piece),
+                None => return Err(Failure::Broke(ended())),
+                Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
             }
             if answer::begun(&first) {
                 return Ok((response, first));
@@ -353,10 +354,10 @@ impl Sent {
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
         let Sent { response, first, mut lease, .. } = self;
         let first = futures::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
-        first.chain(response.bytes_stream().map(move |piece| {
-            piece.map_err(|error| {
+        first.chain(response.map(move |piece| {
+            piece.map_err(|broken| {
                 lease.failed();
-                error.without_url().to_string()
+                broken.cause
             })
         }))
     }

@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::exchange::Client;
 use super::facts::Facts;
 use super::health::Health;
 use super::probe::{self, Look, Sight};
@@ -22,8 +23,6 @@ use crate::translate::native::Native;
 
 /// Where servers usually listen, looked at in this order when none is named.
 const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];
-/// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Time between two looks at a server that is not ready.
 pub const RETRY: Duration = Duration::from_millis(500);
 /// Looks in a row without an answer until a server that was ready is taken for hung: one may be busy for a moment.
@@ -48,7 +47,7 @@ pub struct Server {
     pub id: usize,
     pub config: UpstreamConfig,
     key: Option<SecretString>,
-    pub client: reqwest::Client,
+    pub client: Client,
     /// Client's model name and the server's own, from `models`.
     models: Option<Vec<(String, String)>>,
     budgets: Arc<[(String, u64)]>,
@@ -78,16 +77,7 @@ impl Server {
     pub fn new(configured: &ServerConfig, changes: Changes) -> Result<Server, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let config = configured.config.clone();
-        let client = reqwest::Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .pool_idle_timeout(POOL_IDLE)
-            .tcp_nodelay(true)
-            // an upstream is named on purpose; HTTP_PROXY is not about it
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .build()
-            .map_err(|error| format!("cannot set up the HTTP client: {error}"))?;
+        let client = Client::new(config.connect_timeout)?;
         let state = State {
             base: config.url.as_deref().map(Arc::from),
             facts: None,
@@ -218,7 +208,7 @@ impl Server {
     pub fn line(&self, base: Arc<str>, client: &HeaderMap) -> Line {
         let mut headers = HeaderMap::new();
         self.authorize(&mut headers, client);
-        Line { client: self.client.clone(), base, headers }
+        Line { client: self.client.general.clone(), base, headers }
     }
 
     // what runs on it
@@ -332,7 +322,7 @@ impl Server {
         let mut reasons = Vec::new();
         let mut silent = false;
         for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
-            let look = Look { client: &self.client, base, key: self.key.as_ref() };
+            let look = Look { client: &self.client.general, base, key: self.key.as_ref() };
             let place = Some(Arc::from(base));
             match look.run().await {
                 Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),

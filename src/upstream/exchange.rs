@@ -1,0 +1,154 @@
+//! Owns the two ways to a server: our own for plain HTTP, where chat requests go straight from and to the task that
+//! wants them, and reqwest for TLS and for all that is not a chat request. It must not know what an answer means.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderMap, StatusCode};
+use http_body::Body as _;
+
+use super::http1::{self, Pool};
+
+pub use super::http1::Broken;
+
+/// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// The connections to one server.
+pub struct Client {
+    /// For what is no chat request.
+    pub general: reqwest::Client,
+    connect_timeout: Duration,
+    /// The plain connections, if the server at this base can be spoken to so. The search may find it elsewhere later.
+    plain: Mutex<Option<(Arc<str>, Option<Arc<Pool>>)>>,
+}
+
+/// An answer whose body is still to be read; dropped, it takes the request back.
+pub struct Response {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    body: Body,
+}
+
+enum Body {
+    Plain(http1::Body),
+    General(reqwest::Body),
+}
+
+impl Client {
+    /// A client without connections.
+    ///
+    /// # Errors
+    /// When the TLS set-up of the machine cannot be read.
+    pub fn new(connect_timeout: Duration) -> Result<Client, String> {
+        let general = reqwest::Client::builder()
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(POOL_IDLE)
+            .tcp_nodelay(true)
+            // an upstream is named on purpose; HTTP_PROXY is not about it
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .build()
+            .map_err(|error| format!("cannot set up the HTTP client: {error}"))?;
+        Ok(Client { general, connect_timeout, plain: Mutex::default() })
+    }
+
+    /// Sends a `POST` of JSON and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not answer.
+    pub async fn post(
+        &self,
+        base: &Arc<str>,
+        path: &str,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response, Broken> {
+        if let Some(pool) = self.plain(base) {
+            let http1::Response { status, headers, body } = pool.post(path, &headers, body).await?;
+            return Ok(Response { status, headers, body: Body::Plain(body) });
+        }
+        let request = self.general.post(format!("{base}{path}")).headers(headers).body(body);
+        Ok(request.send().await?.into())
+    }
+
+    fn plain(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, pool)) = &*plain
+            && of == base
+        {
+            return pool.clone();
+        }
+        let pool = Pool::new(base, self.connect_timeout, POOL_IDLE);
+        *plain = Some((base.clone(), pool.clone()));
+        pool
+    }
+}
+
+impl Response {
+    /// The next piece of the body; `None` at its end.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let body = match &mut self.body {
+            Body::Plain(body) => return body.poll_data(cx),
+            Body::General(body) => body,
+        };
+        loop {
+            match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    // trailers
+                    Err(_) => continue,
+                },
+            }
+        }
+    }
+
+    /// The next piece of the body; `None` at its end.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, Broken>> {
+        poll_fn(|cx| self.poll_data(cx)).await
+    }
+}
+
+impl Stream for Response {
+    type Item = Result<Bytes, Broken>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_data(cx)
+    }
+}
+
+impl From<reqwest::Response> for Response {
+    fn from(response: reqwest::Response) -> Response {
+        let (parts, body) = http::Response::from(response).into_parts();
+        Response { status: parts.status, headers: parts.headers, body: Body::General(body) }
+    }
+}
+
+impl From<reqwest::Error> for Broken {
+    fn from(error: reqwest::Error) -> Broken {
+        Broken { refused: error.is_connect(), cause: causes(error) }
+    }
+}
+
+/// The error with all its causes, without the URL.
+fn causes(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut causes = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        causes.push_str(": ");
+        causes.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    causes
+}

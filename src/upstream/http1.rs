@@ -1,0 +1,362 @@
+//! Owns plain HTTP/1.1 to a server: its connections, kept between requests, and one exchange at a time on each. An
+//! answer's body is read in the task that wants it, straight from the socket: a general client's task, channel and
+//! buffers for every stream cost more than the translation (docs/performance.md). It must not know what is exchanged.
+
+mod chunked;
+mod head;
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, StatusCode, Uri};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use head::{Framing, Head};
+
+/// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
+/// holds nothing.
+const READ: usize = 32 << 10;
+/// Silence after which the kernel asks whether the other side is still there, and between two such questions.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Time after which what was sent and not acknowledged ends a connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
+
+thread_local! {
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Debug)]
+pub struct Broken {
+    /// Whether the server was not even reached.
+    pub refused: bool,
+    /// For the log.
+    pub cause: String,
+}
+
+impl Broken {
+    fn midway(cause: impl ToString) -> Broken {
+        Broken { refused: false, cause: cause.to_string() }
+    }
+}
+
+/// Connections to one server.
+pub struct Pool {
+    host: String,
+    port: u16,
+    /// As the `Host` header has it.
+    authority: String,
+    /// What stands before every path.
+    prefix: String,
+    connect_timeout: Duration,
+    /// How long one is kept for the next request.
+    idle_timeout: Duration,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// The one that was used last at the end.
+    streams: Vec<(TcpStream, Instant)>,
+    /// Whether a task watches over their age.
+    watched: bool,
+}
+
+/// A response whose body is still to be read.
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Body,
+}
+
+/// The rest of a response. Dropped before its end, it closes the connection, which is how a server learns that nobody
+/// listens any more.
+pub struct Body {
+    /// `None` once the body has ended.
+    exchange: Option<Exchange>,
+    framing: Framing,
+    /// Came with the head.
+    held: Vec<u8>,
+    /// Told after the data before it.
+    broken: Option<Broken>,
+}
+
+struct Exchange {
+    stream: TcpStream,
+    pool: Arc<Pool>,
+    /// Whether the connection may serve another request.
+    keeps: bool,
+}
+
+impl Pool {
+    /// Connections to the server at `base`; `None` for what needs more than plain HTTP: TLS, or a user in the URL.
+    pub fn new(base: &str, connect_timeout: Duration, idle_timeout: Duration) -> Option<Arc<Pool>> {
+        let uri: Uri = base.parse().ok()?;
+        let authority = uri.authority()?;
+        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || uri.query().is_some() {
+            return None;
+        }
+        let host = authority.host();
+        Some(Arc::new(Pool {
+            host: host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: authority.as_str().to_owned(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            connect_timeout,
+            idle_timeout,
+            idle: Mutex::default(),
+        }))
+    }
+
+    /// Sends a `POST` of JSON and waits for the head of its response.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or answers with no HTTP response.
+    pub async fn post(
+        self: &Arc<Pool>,
+        path: &str,
+        headers: &HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<Response, Broken> {
+        let head = head::request(&self.authority, &format!("{}{path}", self.prefix), headers, body.len());
+        let stream = match self.take() {
+            Some(stream) => stream,
+            None => self.connect().await?,
+        };
+        let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
+        let (head, held) = exchange.ask(head, body).await?;
+        exchange.keeps &= head.keeps;
+        let mut body = Body { exchange: Some(exchange), framing: head.framing, held, broken: None };
+        body.end_if_over();
+        Ok(Response { status: head.status, headers: head.headers, body })
+    }
+
+    async fn connect(&self) -> Result<TcpStream, Broken> {
+        let refused = |cause: String| Broken { refused: true, cause };
+        let connect = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
+            Err(_) => return Err(refused("cannot connect in time".to_owned())),
+        };
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        let socket = SockRef::from(&stream);
+        let set = stream
+            .set_nodelay(true)
+            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+            .and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
+        if let Err(error) = set {
+            tracing::debug!(%error, "cannot set the options of a connection");
+        }
+        Ok(stream)
+    }
+
+    /// A connection that was used before and that the server has not closed.
+    fn take(&self) -> Option<TcpStream> {
+        let mut idle = self.idle();
+        while let Some((stream, since)) = idle.streams.pop() {
+            if since.elapsed() >= self.idle_timeout {
+                // the others are older
+                idle.streams.clear();
+                return None;
+            }
+            // an end, or bytes that nobody asked for
+            let silent =
+                stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            if silent {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    fn keep(self: &Arc<Pool>, stream: TcpStream) {
+        let mut idle = self.idle();
+        idle.streams.push((stream, Instant::now()));
+        if idle.watched {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            idle.watched = true;
+            let (pool, pause) = (Arc::downgrade(self), self.idle_timeout);
+            runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    match pool.upgrade() {
+                        Some(pool) if pool.close_old() => {}
+                        _ => return,
+                    }
+                }
+            });
+        }
+    }
+
+    /// Closes connections that were idle for too long; whether any is left to watch over.
+    fn close_old(&self) -> bool {
+        let mut idle = self.idle();
+        idle.streams.retain(|(_, since)| since.elapsed() < self.idle_timeout);
+        idle.watched = !idle.streams.is_empty();
+        idle.watched
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Exchange {
+    /// Sends a request and reads the head of the response, with what came behind it.
+    async fn ask(&mut self, head: Vec<u8>, body: Vec<u8>) -> Result<(Head, Vec<u8>), Broken> {
+        let mut out = Bytes::from(head).chain(Bytes::from(body));
+        let mut came = Vec::new();
+        // a server may refuse a request that it has not read to its end
+        let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came)).await;
+        loop {
+            match head::response(&came) {
+                Ok(Some((mut head, length))) => {
+                    head.keeps &= sent.is_ok() && !out.has_remaining();
+                    came.drain(..length);
+                    return Ok((head, came));
+                }
+                Ok(None) => {}
+                Err(wrong) => return Err(Broken::midway(wrong)),
+            }
+            match poll_fn(|cx| self.poll_read(cx, |bytes| came.extend_from_slice(bytes))).await {
+                Ok(0) => {
+                    return Err(Broken::midway(sent.err().map_or_else(closed, |error| error.to_string())));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(Broken::midway(sent.err().unwrap_or(error))),
+            }
+        }
+    }
+
+    /// Writes on, until all is written or the server has refused the request.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut impl Buf,
+        came: &mut Vec<u8>,
+    ) -> Poll<io::Result<()>> {
+        while out.has_remaining() {
+            let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
+            let filled = out.chunks_vectored(&mut slices);
+            let slices = slices.get(..filled).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => out.advance(written),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    let read = ready!(self.poll_read(cx, |bytes| came.extend_from_slice(bytes)))?;
+                    let refused = || {
+                        let head = head::response(came);
+                        head.map_or(true, |head| head.is_some_and(|(head, _)| !head.status.is_success()))
+                    };
+                    if read == 0 || refused() {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads once; 0 at the end of the connection.
+    fn poll_read(&mut self, cx: &mut Context<'_>, take: impl FnOnce(&[u8])) -> Poll<io::Result<usize>> {
+        ROOM.with_borrow_mut(|room| {
+            room.resize(READ, 0);
+            let mut room = ReadBuf::new(room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            take(room.filled());
+            Poll::Ready(Ok(room.filled().len()))
+        })
+    }
+}
+
+impl Body {
+    /// The next piece: all that one read brought.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        loop {
+            if let Some(broken) = self.broken.take() {
+                self.exchange = None;
+                return Poll::Ready(Some(Err(broken)));
+            }
+            let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
+            let mut data = Vec::new();
+            let framing = &mut self.framing;
+            let whole = if self.held.is_empty() {
+                let mut whole = Ok(true);
+                match ready!(exchange.poll_read(cx, |bytes| whole = framing.read(bytes, &mut data))) {
+                    Ok(0) if matches!(framing, Framing::Close) => {
+                        self.exchange = None;
+                        return Poll::Ready(None);
+                    }
+                    Ok(0) => Err(closed()),
+                    Ok(_) => whole.map_err(str::to_owned),
+                    Err(error) => Err(error.to_string()),
+                }
+            } else {
+                framing.read(&std::mem::take(&mut self.held), &mut data).map_err(str::to_owned)
+            };
+            match whole {
+                Ok(whole) => exchange.keeps &= whole,
+                Err(cause) => self.broken = Some(Broken::midway(cause)),
+            }
+            self.end_if_over();
+            if !data.is_empty() {
+                return Poll::Ready(Some(Ok(Bytes::from(data))));
+            }
+        }
+    }
+
+    /// Gives the connection back once nothing is left to read.
+    fn end_if_over(&mut self) {
+        if self.framing.ended()
+            && let Some(Exchange { stream, pool, keeps }) = self.exchange.take()
+            && keeps
+            && self.held.is_empty()
+        {
+            pool.keep(stream);
+        }
+    }
+}
+
+impl Framing {
+    /// Appends the data in `bytes` to `out`; whether all of them belonged to the body.
+    fn read(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
+        out.reserve_exact(bytes.len());
+        match self {
+            Framing::Close => {
+                out.extend_from_slice(bytes);
+                Ok(true)
+            }
+            Framing::Chunked(chunked) => Ok(chunked.read(bytes, out)? == bytes.len()),
+            Framing::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                out.extend_from_slice(bytes.get(..here).unwrap_or_default());
+                *left -= here as u64;
+                Ok(here == bytes.len())
+            }
+        }
+    }
+
+    fn ended(&self) -> bool {
+        match self {
+            Framing::Length(left) => *left == 0,
+            Framing::Chunked(chunked) => chunked.ended(),
+            Framing::Close => false,
+        }
+    }
+}
+
+fn closed() -> String {
+    "connection closed before the message was complete".to_owned()
+}
