@@ -120,7 +120,7 @@ def test_codex_starts_before_its_server(binary, codex_bin, home, project, tmp_pa
     with llama_server(tmp_path, "--template", "last") as url:
         gate = Gate(int(url.rsplit(":", 1)[1]))
         # the model is a base model and would write for minutes: it may say one word
-        proxy = Rejoinder(binary, gate.url, tmp_path / "rejoinder.log", home, upstream__extra_body='{"stop": [" "]}')
+        proxy = Rejoinder(binary, gate.url, tmp_path / "rejoinder.log", home, upstream__extra_body='{"stop": [" ", "\\n"], "temperature": 0}')
         timers = [threading.Timer(3, gate.listen), threading.Timer(20, gate.open.set)]
         try:
             codex_before_its_server(codex_bin, home, project, proxy, gate, timers)
