@@ -25,7 +25,13 @@ pub struct Client {
     pub general: reqwest::Client,
     connect_timeout: Duration,
     /// The plain connections, if the server at this base can be spoken to so. The search may find it elsewhere later.
-    plain: Mutex<Option<(Arc<str>, Option<Arc<Pool>>)>>,
+    plain: Mutex<Option<Plain>>,
+}
+
+struct Plain {
+    base: Arc<str>,
+    /// `None` where it takes more than plain HTTP.
+    pool: Option<Arc<Pool>>,
 }
 
 /// An answer whose body is still to be read; dropped, it takes the request back.
@@ -82,13 +88,11 @@ impl Client {
 
     fn plain(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
         let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, pool)) = &*plain
-            && of == base
-        {
-            return pool.clone();
+        if let Some(known) = plain.as_ref().filter(|known| known.base == *base) {
+            return known.pool.clone();
         }
         let pool = Pool::new(base, self.connect_timeout, POOL_IDLE);
-        *plain = Some((base.clone(), pool.clone()));
+        *plain = Some(Plain { base: base.clone(), pool: pool.clone() });
         pool
     }
 }
