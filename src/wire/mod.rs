@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod json;
+pub mod known;
 pub mod mould;
 pub mod native;
 pub mod request;
