@@ -6,13 +6,16 @@
 
 use std::fmt;
 
+use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 use serde_json::value::RawValue;
 
+use super::quote::end_of_string;
+
 /// The elements of an array, as text; `None` for any other value.
 pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
-    list(text).or_else(|| serde_json::from_str(text).ok())
+    list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
 }
 
 /// An object's members, read into what serde makes of them; `None` where serde_json reads no `T` either, and for any
@@ -21,20 +24,29 @@ pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     if !text.starts_with('{') {
         return None;
     }
-    match T::deserialize(Value(text)) {
-        Ok(read) => Some(read),
-        Err(Unread) => serde_json::from_str(text).ok(),
+    let mut rest = Rest { text, at: 0 };
+    match T::deserialize(&mut rest) {
+        Ok(read) if rest.peek().is_none() => Some(read),
+        _ => serde_json::from_str(text).ok(),
     }
 }
 
-fn list(text: &str) -> Option<Vec<&RawValue>> {
+/// The elements of an array, as [`elements`], and their members, as [`fields`], at one go.
+pub fn objects<'a, T: Deserialize<'a>>(text: &'a str) -> Option<Vec<(&'a RawValue, Option<T>)>> {
+    list(text, Rest::object).or_else(|| {
+        let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+        Some(elements.into_iter().map(|element| (element, fields(element.get()))).collect())
+    })
+}
+
+fn list<'a, E>(text: &'a str, element: impl Fn(&mut Rest<'a>) -> Option<E>) -> Option<Vec<E>> {
     let mut rest = Rest { text, at: 0 };
     rest.eat(b'[')?;
     let mut elements = Vec::new();
     while rest.more(b']', elements.is_empty())? {
-        elements.push(<&RawValue>::deserialize(Value(rest.value()?)).ok()?);
+        elements.push(element(&mut rest)?);
     }
-    Some(elements)
+    rest.peek().is_none().then_some(elements)
 }
 
 /// Text that was not read yet.
@@ -46,32 +58,29 @@ struct Rest<'a> {
 impl<'a> Rest<'a> {
     /// The next byte that is no white space; it stays there.
     fn peek(&mut self) -> Option<u8> {
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let space = rest.iter().position(|byte| !matches!(byte, b' ' | b'\n' | b'\r' | b'\t'))?;
-        self.at += space;
-        rest.get(space).copied()
+        loop {
+            let byte = *self.text.as_bytes().get(self.at)?;
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
     }
 
     fn eat(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// Steps before the next member or element, or behind the end of the whole text.
+    /// Whether a member or element comes next; if none does, the bracket that closes is read.
     fn more(&mut self, close: u8, first: bool) -> Option<bool> {
-        let next = self.peek()?;
-        if next == close {
+        if self.peek()? == close {
             self.at += 1;
-            return self.peek().is_none().then_some(false);
+            return Some(false);
         }
         if !first {
             self.eat(b',')?;
         }
         Some(true)
-    }
-
-    /// A member's name, as its literal.
-    fn key(&mut self) -> Option<&'a str> {
-        (self.peek()? == b'"').then(|| self.value())?
     }
 
     /// The value that comes next, whatever it is.
@@ -80,7 +89,7 @@ impl<'a> Rest<'a> {
         let from = self.at;
         self.at += 1;
         match first {
-            b'"' => self.end_string()?,
+            b'"' => self.at = end_of_string(self.text.as_bytes(), self.at)?,
             b'{' | b'[' => self.end_nested()?,
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 let rest = self.text.as_bytes().get(self.at..)?;
@@ -92,37 +101,51 @@ impl<'a> Rest<'a> {
         self.text.get(from..self.at)
     }
 
-    /// Behind a string that has begun. A quote ends it unless an odd number of backslashes stands before it.
-    fn end_string(&mut self) -> Option<()> {
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let mut seen = 0;
-        for quote in memchr::memchr_iter(b'"', rest) {
-            let before = rest.get(seen..quote)?;
-            let escapes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
-            seen = quote + 1;
-            if escapes % 2 == 0 {
-                self.at += seen;
-                return Some(());
-            }
-        }
-        None
-    }
-
     /// Behind an object or array that has begun.
     fn end_nested(&mut self) -> Option<()> {
+        let bytes = self.text.as_bytes();
         let mut depth = 1_usize;
+        let mut at = self.at;
         while depth > 0 {
-            let byte = *self.text.as_bytes().get(self.at)?;
-            self.at += 1;
+            let byte = *bytes.get(at)?;
+            at += 1;
             match byte {
-                b'"' => self.end_string()?,
+                b'"' => at = end_of_string(bytes, at)?,
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 _ => {}
             }
         }
+        self.at = at;
         Some(())
     }
+
+    fn raw(&mut self) -> Option<&'a RawValue> {
+        <&RawValue>::deserialize(self).ok()
+    }
+
+    fn object<T: Deserialize<'a>>(&mut self) -> Option<(&'a RawValue, Option<T>)> {
+        let object = self.peek()? == b'{';
+        let from = self.at;
+        if object && let Ok(read) = T::deserialize(&mut *self) {
+            let text = self.text.get(from..self.at)?;
+            return Some((raw_value(text)?, Some(read)));
+        }
+        self.at = from;
+        let raw = self.raw()?;
+        Some((raw, fields(raw.get())))
+    }
+}
+
+/// By this name a `RawValue` asks serde_json for its text, and gets it as the only member of a map. Should that
+/// change, every read here fails, and serde_json does the work as before; a test tells.
+const RAW: &str = "$serde_json::private::RawValue";
+
+/// A value's text on its way into a `RawValue`.
+struct Text<'a>(Option<&'a str>);
+
+fn raw_value(text: &str) -> Option<&RawValue> {
+    <&RawValue>::deserialize(Text(Some(text))).ok()
 }
 
 /// What this reader leaves to serde_json: types that the wire's structs do not have, and errors.
@@ -143,15 +166,7 @@ impl de::Error for Unread {
     }
 }
 
-/// One value, without white space around it.
-#[derive(Clone, Copy)]
-struct Value<'a>(&'a str);
-
-/// By this name a `RawValue` asks serde_json for its text. Should that change, every read here fails, and serde_json
-/// does the work as before; a test tells.
-const RAW: &str = "$serde_json::private::RawValue";
-
-impl<'de> Deserializer<'de> for Value<'de> {
+impl<'de> Deserializer<'de> for &mut Rest<'de> {
     type Error = Unread;
 
     fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Unread> {
@@ -159,8 +174,8 @@ impl<'de> Deserializer<'de> for Value<'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        match self.0 {
-            "null" => visitor.visit_none(),
+        match self.peek() {
+            Some(b'n') => (self.value() == Some("null")).then(|| visitor.visit_none()).ok_or(Unread)?,
             _ => visitor.visit_some(self),
         }
     }
@@ -171,17 +186,18 @@ impl<'de> Deserializer<'de> for Value<'de> {
         visitor: V,
     ) -> Result<V::Value, Unread> {
         match name {
-            RAW => visitor.visit_map(Raw(Some(self.0))),
+            RAW => visitor.visit_map(Text(Some(self.value().ok_or(Unread)?))),
             _ => visitor.visit_newtype_struct(self),
         }
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        let inside = self.0.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or(Unread)?;
+        let literal = self.value().ok_or(Unread)?;
+        let inside = literal.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or(Unread)?;
         if inside.bytes().all(|byte| byte != b'\\') {
             return visitor.visit_borrowed_str(inside);
         }
-        visitor.visit_string(serde_json::from_str(self.0).map_err(|_| Unread)?)
+        visitor.visit_string(serde_json::from_str(literal).map_err(|_| Unread)?)
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
@@ -193,13 +209,13 @@ impl<'de> Deserializer<'de> for Value<'de> {
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.value().ok_or(Unread)?;
         visitor.visit_unit()
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        let mut rest = Rest { text: self.0, at: 0 };
-        rest.eat(b'{').ok_or(Unread)?;
-        visitor.visit_map(Members { rest, first: true })
+        self.eat(b'{').ok_or(Unread)?;
+        visitor.visit_map(Members { rest: self, first: true })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -217,12 +233,12 @@ impl<'de> Deserializer<'de> for Value<'de> {
     }
 }
 
-struct Members<'a> {
-    rest: Rest<'a>,
+struct Members<'r, 'a> {
+    rest: &'r mut Rest<'a>,
     first: bool,
 }
 
-impl<'de> MapAccess<'de> for Members<'de> {
+impl<'de> MapAccess<'de> for Members<'_, 'de> {
     type Error = Unread;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
@@ -230,32 +246,44 @@ impl<'de> MapAccess<'de> for Members<'de> {
         if !self.rest.more(b'}', first).ok_or(Unread)? {
             return Ok(None);
         }
-        let key = self.rest.key().ok_or(Unread)?;
+        if self.rest.peek() != Some(b'"') {
+            return Err(Unread);
+        }
+        let key = seed.deserialize(&mut *self.rest)?;
         self.rest.eat(b':').ok_or(Unread)?;
-        seed.deserialize(Value(key)).map(Some)
+        Ok(Some(key))
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
-        seed.deserialize(Value(self.rest.value().ok_or(Unread)?))
+        seed.deserialize(&mut *self.rest)
     }
 }
 
-/// A value's text, in the form in which a `RawValue` takes it: the only member of a map.
-struct Raw<'a>(Option<&'a str>);
+impl<'de> Deserializer<'de> for Text<'de> {
+    type Error = Unread;
 
-impl<'de> MapAccess<'de> for Raw<'de> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        visitor.visit_map(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de> MapAccess<'de> for Text<'de> {
     type Error = Unread;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
         match self.0 {
-            Some(_) => seed.deserialize(de::value::StrDeserializer::new(RAW)).map(Some),
+            Some(_) => seed.deserialize(StrDeserializer::new(RAW)).map(Some),
             None => Ok(None),
         }
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
-        let text = self.0.take().ok_or(Unread)?;
-        seed.deserialize(de::value::BorrowedStrDeserializer::new(text))
+        seed.deserialize(BorrowedStrDeserializer::new(self.0.take().ok_or(Unread)?))
     }
 }
 
@@ -342,7 +370,9 @@ mod tests {
     /// What both readers make of a struct: its fields as they print, or nothing.
     fn both<'a, T: Deserialize<'a> + fmt::Debug>(text: &'a str) -> [Option<String>; 2] {
         let printed = |read: Option<T>| read.map(|read| format!("{read:?}"));
-        [printed(T::deserialize(Value(text)).ok()), printed(serde_json::from_str(text).ok())]
+        let mut rest = Rest { text, at: 0 };
+        let read = T::deserialize(&mut rest).ok().filter(|_| rest.peek().is_none());
+        [printed(read), printed(serde_json::from_str(text).ok())]
     }
 
     proptest! {
@@ -350,7 +380,15 @@ mod tests {
         fn elements_are_those_that_serde_json_sees(text in array(json()), after in space()) {
             let text = text + &after;
             let want: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(texts(&list(&text).unwrap()), texts(&want));
+            prop_assert_eq!(texts(&list(&text, Rest::raw).unwrap()), texts(&want));
+            let told = list(&text, Rest::object::<Item<'_>>).unwrap();
+            let (told, items): (Vec<&RawValue>, Vec<_>) = told.into_iter().unzip();
+            prop_assert_eq!(texts(&told), texts(&want));
+            for (item, text) in items.iter().zip(&want) {
+                let want = serde_json::from_str::<Item<'_>>(text.get()).ok();
+                let want = want.filter(|_| text.get().starts_with('{'));
+                prop_assert_eq!(format!("{item:?}"), format!("{want:?}"));
+            }
         }
 
         #[test]
@@ -367,8 +405,9 @@ mod tests {
         fn what_is_cut_off_is_an_error(text in prop_oneof![array(json()), object(json())]) {
             for (cut, _) in text.char_indices() {
                 let head = &text[..cut];
-                prop_assert!(elements(head).is_none() && list(head).is_none(), "{head}");
+                prop_assert!(elements(head).is_none() && list(head, Rest::raw).is_none(), "{head}");
                 prop_assert!(fields::<Item<'_>>(head).is_none(), "{head}");
+                prop_assert!(objects::<Item<'_>>(head).is_none(), "{head}");
             }
         }
 
@@ -380,7 +419,7 @@ mod tests {
             // well formed by chance: then it is read as it ought to be
             match serde_json::from_str::<Vec<&RawValue>>(&text) {
                 Ok(want) => prop_assert_eq!(texts(&elements(&text).unwrap()), texts(&want)),
-                Err(_) => drop(elements(&text)),
+                Err(_) => drop((elements(&text), objects::<Item<'_>>(&text))),
             }
             let [read, want] = both::<Item<'_>>(&text);
             prop_assert!(want.is_none() || read == want || !text.starts_with('{'), "{}", text);
@@ -390,10 +429,11 @@ mod tests {
     #[test]
     fn a_raw_value_takes_its_text_without_a_second_parse() {
         for text in ["{\"a\": [1, 2]}", "\"x\"", "null", "-1.5e3"] {
-            assert_eq!(<&RawValue>::deserialize(Value(text)).unwrap().get(), text);
+            assert_eq!(raw_value(text).unwrap().get(), text);
+            assert_eq!(Rest { text, at: 0 }.raw().unwrap().get(), text);
         }
         // no JSON at all: so nobody parsed it
-        assert_eq!(<&RawValue>::deserialize(Value("{]")).unwrap().get(), "{]");
+        assert_eq!(raw_value("{]").unwrap().get(), "{]");
     }
 
     #[test]

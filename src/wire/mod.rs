@@ -5,4 +5,5 @@ pub mod json;
 pub mod known;
 pub mod mould;
 pub mod native;
+mod quote;
 pub mod request;
