@@ -482,7 +482,7 @@ async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
     let secret = |id: &str, parent: Option<&str>| {
         let mut turn = turn(id, parent);
         turn.input = r#"{"content":"plaintext"}"#.into();
-        turn.output = turn.input.clone();
+        turn.output = (&*turn.input).into();
         turn.echo = r#""instructions":"plaintext""#.into();
         Arc::new(turn)
     };

@@ -72,7 +72,7 @@ impl Job {
     ///
     /// # Errors
     /// As [`Draft::read`].
-    pub fn own_input(&self) -> Result<String, Error> {
+    pub fn own_input(&self) -> Result<Arc<str>, Error> {
         Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default()))
     }
 

@@ -114,14 +114,14 @@ pub struct Keep {
     app: Arc<App>,
     scope: Scope,
     asks: Asks,
-    input: Box<str>,
+    input: Arc<str>,
     last_echo: Option<Arc<str>>,
 }
 
 impl Keep {
     /// `input`: the request's own items as a JSON array.
-    pub fn new(app: Arc<App>, scope: Scope, asks: Asks, past: &Past, input: String) -> Keep {
-        Keep { app, scope, asks, input: input.into_boxed_str(), last_echo: past.last_echo().cloned() }
+    pub fn new(app: Arc<App>, scope: Scope, asks: Asks, past: &Past, input: Arc<str>) -> Keep {
+        Keep { app, scope, asks, input, last_echo: past.last_echo().cloned() }
     }
 
     /// Whether anything of this request is kept.

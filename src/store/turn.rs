@@ -18,9 +18,10 @@ pub struct Turn {
     pub created_at: u64,
     /// How it stands.
     pub state: TurnState,
-    /// Its own input items as JSON, joined with commas, as the client sent them; references are resolved.
-    pub input: Box<str>,
-    /// Its finished output items as JSON, joined with commas.
+    /// Its own input items as a JSON array, as the client sent them; references are resolved. Shared with the request
+    /// while that runs: it is the longest text of a turn, and is copied once.
+    pub input: Arc<str>,
+    /// Its finished output items as a JSON array.
     pub output: Box<str>,
     /// Members of the Response object that repeat the request (see `ReplyPlan::echo`), shared between turns where
     /// they are alike.

@@ -6,10 +6,10 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use serde_json::value::RawValue;
 
-use super::params::{elements, present};
+use super::params::present;
 use super::plan::Notes;
-use crate::wire::json;
-use crate::wire::request::{Part, fields};
+use crate::wire::request::Part;
+use crate::wire::{json, known};
 
 /// One part of a chat message. Texts are escaped JSON.
 #[derive(Debug, Clone)]
@@ -50,16 +50,19 @@ pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<
     if !content.get().starts_with('[') {
         return None;
     }
-    Some(elements(content).into_iter().filter_map(|part| piece(part, notes)).collect())
+    let parts = known::objects(content.get()).unwrap_or_default();
+    let mut pieces = Vec::with_capacity(parts.len());
+    pieces.extend(parts.into_iter().filter_map(|(raw, part)| piece(raw, part, notes)));
+    Some(pieces)
 }
 
-fn piece<'a>(raw: &'a RawValue, notes: &mut Notes) -> Option<Piece<'a>> {
-    if let Some(text) = json::text(raw) {
-        return Some(Piece::Text(text));
-    }
-    let Some(part) = fields::<Part<'a>>(raw) else {
-        notes.add("skipped_part", "no object");
-        return None;
+fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Option<Piece<'a>> {
+    let Some(part) = part else {
+        let text = json::text(raw);
+        if text.is_none() {
+            notes.add("skipped_part", "no object");
+        }
+        return text.map(Piece::Text);
     };
     let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
     let read = match &*kind {

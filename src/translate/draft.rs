@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
@@ -137,16 +138,16 @@ impl<'a> Draft<'a> {
     }
 
     /// The input as the array of items that a store keeps: references resolved, a string as one user message.
-    pub fn stored_input(&self, context: &Context<'_>) -> String {
-        let Some(input) = present(self.request.input) else { return "[]".to_owned() };
+    pub fn stored_input(&self, context: &Context<'_>) -> Arc<str> {
+        let Some(input) = present(self.request.input) else { return Arc::from("[]") };
         if input.get().starts_with('"') {
             let text = input.get();
-            return format!(
+            return Arc::from(format!(
                 "[{{\"type\":\"message\",\"role\":\"user\",\"content\":[{{\"type\":\"input_text\",\"text\":{text}}}]}}]"
-            );
+            ));
         }
         if context.references.is_empty() {
-            return input.get().to_owned();
+            return Arc::from(input.get());
         }
         let named = |n| self.references.iter().find(|(at, _)| *at == n).map(|(_, id)| id.as_str());
         let items = self
@@ -154,7 +155,7 @@ impl<'a> Draft<'a> {
             .iter()
             .enumerate()
             .map(|(n, item)| named(n).and_then(|id| context.references.get(id)).unwrap_or(item).get());
-        format!("[{}]", items.collect::<Vec<_>>().join(","))
+        Arc::from(format!("[{}]", items.collect::<Vec<_>>().join(",")))
     }
 }
 

@@ -4,12 +4,12 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
-use crate::wire::json;
 use crate::wire::request::{Item, fields};
+use crate::wire::{json, known};
 
 /// The items of a JSON array; none for text that is no array.
 pub fn elements(array: &str) -> Vec<&RawValue> {
-    serde_json::from_str(array).unwrap_or_default()
+    known::elements(array).unwrap_or_default()
 }
 
 /// The id that an item brings along.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
-use crate::wire::json;
+use crate::wire::{json, known};
 
 /// The value unless it is absent or `null`.
 pub fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
@@ -64,13 +64,16 @@ pub fn array<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Vec<&'a
 
 /// The elements of what is known to be an array.
 pub fn elements(raw: &RawValue) -> Vec<&RawValue> {
-    serde_json::from_str(raw.get()).unwrap_or_default()
+    known::elements(raw.get()).unwrap_or_default()
 }
 
 /// An object's known fields; `Default` for absent.
 pub fn fields<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, path: &str) -> Result<T, Error> {
     let Some(raw) = object(raw, path)? else { return Ok(T::default()) };
-    serde_json::from_str(raw.get()).map_err(|error| invalid(path, error))
+    match known::fields(raw.get()) {
+        Some(read) => Ok(read),
+        None => serde_json::from_str(raw.get()).map_err(|error| invalid(path, error)),
+    }
 }
 
 /// A known field of the wrong JSON type.

@@ -5,10 +5,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
-use serde::Deserializer as _;
-use serde::de::{MapAccess, Visitor};
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
+
+use super::known;
+use super::quote::end_of_string;
 
 /// Appends `text` as a JSON string literal.
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
@@ -109,7 +114,8 @@ pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
     if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Cow::Borrowed(inner));
     }
-    unescape(inner).map(Cow::Owned)
+    // a lone surrogate is all that a parser can have against it
+    serde_json::from_str(raw.get()).ok().or_else(|| unescape(inner)).map(Cow::Owned)
 }
 
 /// Decodes an escaped string; lone surrogates become U+FFFD.
@@ -180,27 +186,34 @@ pub fn compact(raw: &str) -> Cow<'_, str> {
     if !bytes.iter().any(|b| matches!(b, b' ' | b'\n' | b'\r' | b'\t')) {
         return Cow::Borrowed(raw);
     }
-    let mut out = Vec::with_capacity(bytes.len());
-    let (mut inside, mut escaped) = (false, false);
-    for &byte in bytes {
-        if inside {
-            inside = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-        } else if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
-            continue;
-        } else {
-            inside = byte == b'"';
+    let mut out = String::with_capacity(raw.len());
+    let (mut copied, mut at) = (0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = end_of_string(bytes, at).unwrap_or(bytes.len()),
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.push_str(raw.get(copied..at - 1).unwrap_or_default());
+                copied = at;
+            }
+            _ => {}
         }
-        out.push(byte);
     }
-    Cow::Owned(String::from_utf8(out).unwrap_or_default())
+    out.push_str(raw.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
 }
 
 /// The members of an object in their order, keys decoded, values as they came; `None` for any other value.
 pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct All<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+    impl<'de: 'a, 'a> Deserialize<'de> for All<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Members)
+        }
+    }
     struct Members;
     impl<'de> Visitor<'de> for Members {
-        type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+        type Value = All<'de>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
         }
@@ -209,11 +222,10 @@ pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
             while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
                 members.push((decode(key).unwrap_or_default(), value));
             }
-            Ok(members)
+            Ok(All(members))
         }
     }
-    raw.trim_start().starts_with('{').then_some(())?;
-    serde_json::Deserializer::from_str(raw).deserialize_map(Members).ok()
+    known::fields::<All<'_>>(raw.trim_start()).map(|all| all.0)
 }
 
 /// What a JSON value is called in an error message.
@@ -229,6 +241,9 @@ pub fn type_name(raw: &RawValue) -> &'static str {
     }
 }
 
+/// Set up once: for a text of ordinary length that takes as long as the search.
+static BY_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u"));
+
 fn has_surrogate(text: &str) -> bool {
     let bytes = text.as_bytes();
     let surrogate = |at: usize| matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D']));
@@ -236,7 +251,7 @@ fn has_surrogate(text: &str) -> bool {
         // a token: to prepare a search would take longer than to search
         0..=64 => memchr::memchr_iter(b'\\', bytes).any(surrogate),
         // escapes are frequent in a transcript, by number they are rare
-        _ => memchr::memmem::find_iter(bytes, b"\\u").any(surrogate),
+        _ => BY_NUMBER.find_iter(bytes).any(surrogate),
     }
 }
 

@@ -2,6 +2,8 @@
 
 pub mod chat;
 pub mod json;
+pub mod known;
 pub mod mould;
 pub mod native;
+mod quote;
 pub mod request;

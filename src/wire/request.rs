@@ -8,9 +8,11 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::known;
+
 /// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
 pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
-    raw.get().starts_with('{').then(|| serde_json::from_str(raw.get()).ok())?
+    known::fields(raw.get())
 }
 
 /// Declares a struct whose fields are optional, borrowed JSON values of the same name.

@@ -53,7 +53,7 @@ impl Codec {
             parent: turn.parent.clone(),
             created_at: turn.created_at,
             state: turn.state.clone(),
-            input: Box::default(),
+            input: Arc::from(""),
             output: Box::default(),
             echo: Arc::from(""),
             usage: turn.usage,

@@ -8,6 +8,7 @@ pub mod table;
 
 use std::borrow::Cow;
 
+use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
 use self::search::{Search, ShellForm, ShellTool, Wrappers};
@@ -108,8 +109,12 @@ impl<'a> Tools<'a> {
         if found == FoundTools::Described && tools.table.routes.iter().any(|r| r.kind == Kind::ToolSearch) {
             tools.add_caller();
         }
+        // nearly no item is one: look before parsing
+        let kinds = ["\"additional_tools\"", "\"tool_search_output\""].map(Finder::new);
         for item in items {
-            tools.found(item, notes);
+            if kinds.iter().any(|kind| kind.find(item.get().as_bytes()).is_some()) {
+                tools.found(item, notes);
+            }
         }
         // where the shell itself came with an item
         tools.add_searches();
@@ -139,11 +144,6 @@ impl<'a> Tools<'a> {
 
     /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
     fn found(&mut self, raw: &'a RawValue, notes: &mut Notes) {
-        // nearly no item is one: look before parsing
-        let names = |kind: &str| memchr::memmem::find(raw.get().as_bytes(), kind.as_bytes()).is_some();
-        if !names("\"additional_tools\"") && !names("\"tool_search_output\"") {
-            return;
-        }
         let Some(item) = request::fields::<Item<'a>>(raw) else { return };
         let kind = present(item.r#type).and_then(json::decode);
         if !matches!(kind.as_deref(), Some("additional_tools" | "tool_search_output")) {

@@ -1,0 +1,126 @@
+//! Owns the search for the end of a string literal, which is where most of a request's bytes are passed. It must not
+//! judge what is in the string.
+
+/// The place behind the quote that ends the string whose inside begins at `from`; `None` if nothing ends it.
+pub(super) fn end_of_string(bytes: &[u8], from: usize) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    // names and most values are short: a search that first sets itself up would take longer
+    if let Some(head) = rest.first_chunk::<16>() {
+        let quotes = marks(u128::from_le_bytes(*head), b'"');
+        let at = (quotes.trailing_zeros() / 8) as usize;
+        if quotes != 0 && (at == 0 || head.get(at - 1) != Some(&b'\\')) {
+            return Some(from + at + 1);
+        }
+    }
+    end(rest).map(|end| from + end)
+}
+
+/// The same, from the beginning of `rest`.
+fn end(rest: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let quote = at + memchr::memchr(b'"', rest.get(at..)?)?;
+        // it ends the string unless an odd number of backslashes stands before it
+        let escapes = rest.get(at..quote)?.iter().rev().take_while(|byte| **byte == b'\\').count();
+        at = quote + 1;
+        if escapes % 2 == 0 {
+            return Some(at);
+        }
+        // where one quote is escaped more of them follow (code, JSON in JSON): all of a block are looked at together
+        let mut open = 0;
+        while let Some(block) = rest.get(at..)?.first_chunk::<64>() {
+            let quotes = bits(block, b'"');
+            let ends = quotes & !escaped(bits(block, b'\\'), &mut open);
+            if ends != 0 {
+                return Some(at + ends.trailing_zeros() as usize + 1);
+            }
+            at += block.len();
+            if quotes == 0 {
+                break;
+            }
+        }
+        // what the last backslash of a block escapes
+        at += open as usize;
+    }
+}
+
+/// 0x80 at the first byte that is `wanted`, and at none before it.
+fn marks(word: u128, wanted: u8) -> u128 {
+    const ONES: u128 = u128::MAX / 255;
+    let differs = word ^ (ONES * u128::from(wanted));
+    differs.wrapping_sub(ONES) & !differs & (ONES << 7)
+}
+
+/// Where `wanted` stands, a bit for a byte. Written so that the compiler makes vector instructions of it.
+fn bits(block: &[u8; 64], wanted: u8) -> u64 {
+    // moves the lowest bits of eight bytes beside each other, into the highest byte
+    const GATHER: u64 = 0x0102_0408_1020_4080;
+    let there = block.map(|byte| u8::from(byte == wanted));
+    let (words, _) = there.as_chunks::<8>();
+    words.iter().rev().fold(0, |bits, word| bits << 8 | u64::from_le_bytes(*word).wrapping_mul(GATHER) >> 56)
+}
+
+/// Which bytes of a block are escaped, by where its backslashes stand. `open`: whether its first byte is, and after it
+/// whether that of the next block is. By subtraction, which carries along a run of backslashes (simdjson's way).
+fn escaped(backslashes: u64, open: &mut u64) -> u64 {
+    const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
+    if backslashes == 0 {
+        return std::mem::take(open);
+    }
+    let begins = backslashes & !*open;
+    let ends = ((begins << 1) | ODD).wrapping_sub(begins) ^ ODD;
+    let escaped = ends ^ (backslashes | *open);
+    *open = (ends & backslashes) >> 63;
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    /// Byte by byte.
+    fn plainly(bytes: &[u8], from: usize) -> Option<usize> {
+        let mut escaped = false;
+        for (at, byte) in bytes.iter().enumerate().skip(from) {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => return Some(at + 1),
+                _ => {}
+            }
+        }
+        None
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_where_a_plain_reading_finds_it(
+            pieces in vec(select(vec![r#"\""#, r"\\", r"\n", "a", "text", "é", " and so on, for a good while longer, "]), 0..120),
+            end in select(vec!["\"", "\" \"", "", "\\", r#"\\\""#]),
+            from in 0..3_usize,
+        ) {
+            let text = format!("{}{end}", pieces.concat());
+            prop_assert_eq!(end_of_string(text.as_bytes(), from), plainly(text.as_bytes(), from), "{}", text);
+        }
+
+        #[test]
+        fn any_bytes_come_to_the_same_end(bytes in vec(select(vec![b'"', b'\\', b'\\', b'x', 0xff]), 0..300)) {
+            prop_assert_eq!(end_of_string(&bytes, 0), plainly(&bytes, 0));
+        }
+    }
+
+    #[test]
+    fn long_runs_of_escapes_over_blocks() {
+        for length in 0..200 {
+            for lead in ["", "x", r#"\""#] {
+                let text = format!("{lead}{}\"tail\"", "\\".repeat(length));
+                assert_eq!(end_of_string(text.as_bytes(), 0), plainly(text.as_bytes(), 0), "{text}");
+            }
+        }
+        assert_eq!(end_of_string(b"abc", 9), None);
+    }
+}
