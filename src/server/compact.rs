@@ -15,10 +15,11 @@ use super::{App, seed};
 use crate::driver::{Answer, unix_now};
 use crate::error::Error;
 use crate::ids::Ids;
-use crate::translate::listing::{elements, input_id, is_from_user, listed};
+use crate::translate::listing::{input_id, is_from_user, listed};
 use crate::translate::plan::{Compact, Plan};
 use crate::translate::transcoder::Transcoder;
 use crate::upstream::{Target, too_late};
+use crate::wire::request::elements;
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
 ///

@@ -93,8 +93,7 @@ async fn background(
     };
     if let Some(runs) = app.store.runs() {
         // before its record: a run without a lease is taken for dead
-        let leased = runs.renew(scope, &id, app.config.store.lease).await;
-        leased?;
+        runs.renew(scope, &id, app.config.store.lease).await?;
     }
     // what is not in the store can be neither polled nor fetched
     let mut turn = keep.turn(&transcoder);

@@ -10,9 +10,10 @@ use super::App;
 use crate::error::{Error, Kind};
 use crate::store::{Chain, Conversation, Scope, StoreError, StoredItem, Turn, TurnState};
 use crate::translate::draft::{Asks, Context};
-use crate::translate::listing::{elements, id_of, input_id, listed, response_of};
+use crate::translate::listing::{id_of, input_id, listed, response_of};
 use crate::translate::reply::{Snapshot, Status};
 use crate::translate::transcoder::Transcoder;
+use crate::wire::request::elements;
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]

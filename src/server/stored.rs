@@ -13,9 +13,10 @@ use super::reply::{self, ResponseBody};
 use super::{App, runs};
 use crate::error::{Error, Kind};
 use crate::store::{Chain, Scope, Turn, TurnState};
-use crate::translate::listing::{elements, id_of, input_id, listed};
+use crate::translate::listing::{id_of, input_id, listed};
 use crate::translate::reply::{Snapshot, Status};
 use crate::wire::json;
+use crate::wire::request::elements;
 
 /// How long a cancel waits for the run to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);

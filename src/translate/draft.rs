@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::params::{array, boolean, elements, fields, integer, missing, object, present, string};
+use super::params::{array, boolean, fields, integer, missing, object, present, string};
 use crate::error::{Error, Kind};
 use crate::wire::json;
 use crate::wire::request::{
-    self, ContextManagement, ConversationBody, ConversationParam, CreateResponse, Item,
+    self, ContextManagement, ConversationBody, ConversationParam, CreateResponse, Item, elements,
 };
 
 /// The text of a request body.
@@ -94,7 +94,7 @@ impl<'a> Draft<'a> {
                 _ => invalid_json(error.to_string()),
             })?;
         let items = match present(request.input) {
-            Some(input) if input.get().starts_with('[') => elements(input),
+            Some(input) if input.get().starts_with('[') => elements(input.get()),
             _ => Vec::new(),
         };
         let references = items.iter().enumerate();

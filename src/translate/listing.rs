@@ -4,13 +4,8 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
+use crate::wire::json;
 use crate::wire::request::{Item, fields};
-use crate::wire::{json, known};
-
-/// The items of a JSON array; none for text that is no array.
-pub fn elements(array: &str) -> Vec<&RawValue> {
-    known::elements(array).unwrap_or_default()
-}
 
 /// The id that an item brings along.
 pub fn id_of(item: &RawValue) -> Option<String> {

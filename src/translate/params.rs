@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
+use crate::wire::request::elements;
 use crate::wire::{json, known};
 
 /// The value unless it is absent or `null`.
@@ -59,12 +60,7 @@ pub fn object<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a Ra
 /// An array's elements, as text.
 pub fn array<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Vec<&'a RawValue>>, Error> {
     let Some(raw) = of_type(raw, path, "an array", b"[")? else { return Ok(None) };
-    Ok(Some(elements(raw)))
-}
-
-/// The elements of what is known to be an array.
-pub fn elements(raw: &RawValue) -> Vec<&RawValue> {
-    known::elements(raw.get()).unwrap_or_default()
+    Ok(Some(elements(raw.get())))
 }
 
 /// An object's known fields; `Default` for absent.

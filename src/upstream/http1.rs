@@ -329,34 +329,6 @@ impl Body {
     }
 }
 
-impl Framing {
-    /// Appends the data in `bytes` to `out`; whether all of them belonged to the body.
-    fn read(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
-        out.reserve_exact(bytes.len());
-        match self {
-            Framing::Close => {
-                out.extend_from_slice(bytes);
-                Ok(true)
-            }
-            Framing::Chunked(chunked) => Ok(chunked.read(bytes, out)? == bytes.len()),
-            Framing::Length(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
-                out.extend_from_slice(bytes.get(..here).unwrap_or_default());
-                *left -= here as u64;
-                Ok(here == bytes.len())
-            }
-        }
-    }
-
-    fn ended(&self) -> bool {
-        match self {
-            Framing::Length(left) => *left == 0,
-            Framing::Chunked(chunked) => chunked.ended(),
-            Framing::Close => false,
-        }
-    }
-}
-
 fn closed() -> String {
     "connection closed before the message was complete".to_owned()
 }

@@ -15,6 +15,11 @@ pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     known::fields(raw.get())
 }
 
+/// The elements of an array, as text; none for text that is no array.
+pub fn elements(array: &str) -> Vec<&RawValue> {
+    known::elements(array).unwrap_or_default()
+}
+
 /// Declares a struct whose fields are optional, borrowed JSON values of the same name.
 macro_rules! raw_fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {

@@ -1,5 +1,5 @@
 //! Owns the heads of plain HTTP/1.1: a request's as bytes, a response's as status, headers, and the form of the body
-//! behind it (RFC 9112, section 6.3). It must not touch a socket.
+//! behind it (RFC 9112, section 6.3), by which that body is read. It must not touch a socket.
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
@@ -29,6 +29,38 @@ pub enum Framing {
     Chunked(Chunked),
     /// The connection ends with it.
     Close,
+}
+
+impl Framing {
+    /// Appends the data in `bytes` to `out`; whether all of them belonged to the body.
+    ///
+    /// # Errors
+    /// When the coding is broken; what is wrong, in words.
+    pub fn read(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
+        out.reserve_exact(bytes.len());
+        match self {
+            Framing::Close => {
+                out.extend_from_slice(bytes);
+                Ok(true)
+            }
+            Framing::Chunked(chunked) => Ok(chunked.read(bytes, out)? == bytes.len()),
+            Framing::Length(left) => {
+                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                out.extend_from_slice(bytes.get(..here).unwrap_or_default());
+                *left -= here as u64;
+                Ok(here == bytes.len())
+            }
+        }
+    }
+
+    /// Whether the body is over.
+    pub fn ended(&self) -> bool {
+        match self {
+            Framing::Length(left) => *left == 0,
+            Framing::Chunked(chunked) => chunked.ended(),
+            Framing::Close => false,
+        }
+    }
 }
 
 /// A `POST` of JSON, up to the body.
