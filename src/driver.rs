@@ -24,6 +24,7 @@ use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream::{self, Sent};
+use crate::wire::json;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -83,7 +84,7 @@ impl Answer {
         let mut events = match self {
             Answer::Events(events) => events,
             Answer::Whole(body) => {
-                transcoder.chunk(&String::from_utf8_lossy(&body), unix_now(), &mut unused);
+                transcoder.chunk(&json::lossy(&body), unix_now(), &mut unused);
                 transcoder.end(End::Eof, unix_now(), &mut unused);
                 return;
             }
@@ -122,7 +123,8 @@ enum Source {
 
 /// The body of a streamed response.
 pub struct EventBody {
-    transcoder: Transcoder,
+    /// On the heap: it is large, and handed on several times before the stream begins.
+    transcoder: Box<Transcoder>,
     source: Source,
     pace: Pace,
     out: Vec<u8>,
@@ -143,7 +145,7 @@ pub struct EventBody {
 impl EventBody {
     /// Begins the stream at once: `answer` may still be on its way.
     pub fn new(
-        mut transcoder: Transcoder,
+        mut transcoder: Box<Transcoder>,
         answer: impl Future<Output = Result<Answer, Error>> + Send + 'static,
         pace: Pace,
         shutdown: WaitForCancellationFutureOwned,
@@ -198,7 +200,7 @@ impl EventBody {
             Answer::Events(events) => self.source = Source::Events(events),
             Answer::Whole(body) => {
                 // JSON has no other encoding; what is not UTF-8 fails as no JSON
-                let text = String::from_utf8_lossy(&body);
+                let text = json::lossy(&body);
                 self.transcoder.chunk(&text, unix_now(), &mut self.out);
                 self.finish(End::Eof);
             }

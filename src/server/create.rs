@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryFutureExt;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::job::{Answered, Job, count, send};
+use super::job::{Job, count, send};
 use super::reply::{self, ResponseBody};
 use super::state::Keep;
 use super::{App, body, seed, stored};
@@ -51,14 +52,15 @@ pub async fn answer(
     let asks = job.asks.clone();
     let scope = job.scope;
     let ids = Ids::new(seed());
-    let transcoder = Transcoder::new(reply, ids, unix_now());
+    let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();
     let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, chat_stream);
+    // an `async` block would have room for it twice
+    let sent: Sent = Box::pin(sent.and_then(move |answered| answered.answer(limit)));
     if !stream {
         return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
-    let sent: Sent = Box::pin(async move { sent.await?.answer(limit).await });
     if asks.background {
         return background(app, scope, &asks, transcoder, sent, begun, keep).await;
     }
@@ -82,7 +84,7 @@ async fn background(
     app: Arc<App>,
     scope: Scope,
     asks: &Asks,
-    transcoder: Transcoder,
+    transcoder: Box<Transcoder>,
     sent: Sent,
     begun: Instant,
     keep: Option<Keep>,
@@ -110,13 +112,14 @@ async fn background(
 /// Waits `commit_after` for the upstream's status; then the stream begins without it.
 async fn streamed(
     app: Arc<App>,
-    transcoder: Transcoder,
+    transcoder: Box<Transcoder>,
     mut sent: Sent,
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<EventBody, Error> {
     let waiting = Waiting { app: &app, begun, stream: "true", over: false };
-    let early = waiting.through(tokio::time::timeout(app.config.commit_after, &mut sent)).await;
+    let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
+    waiting.over();
     let seen = app.clone();
     let answer: Sent = match early {
         Ok(answer) => {
@@ -136,7 +139,7 @@ async fn streamed(
 /// The body of a stream that begins now.
 fn open(
     app: Arc<App>,
-    transcoder: Transcoder,
+    transcoder: Box<Transcoder>,
     answer: Sent,
     begun: Instant,
     keep: Option<Keep>,
@@ -165,21 +168,21 @@ fn open(
 /// One completion is one chunk.
 async fn whole(
     app: &App,
-    mut transcoder: Transcoder,
-    sent: impl Future<Output = Result<Answered, Error>>,
+    mut transcoder: Box<Transcoder>,
+    sent: Sent,
     limit: Duration,
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
     let waiting = Waiting { app, begun, stream: "false", over: false };
     let idle_timeout = app.upstream.idle_timeout();
-    waiting
-        .through(async {
-            let answer = sent.await?.answer(limit).await?;
-            let read = answer.read(&mut transcoder, idle_timeout);
-            tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
-        })
-        .await?;
+    let read = async {
+        let read = sent.await?.read(&mut transcoder, idle_timeout);
+        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
+    }
+    .await;
+    waiting.over();
+    read?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     if let Some(error) = transcoder.failure() {
         return Err(error.clone());
@@ -199,10 +202,8 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    async fn through<T>(mut self, answer: impl Future<Output = T>) -> T {
-        let answer = answer.await;
+    fn over(mut self) {
         self.over = true;
-        answer
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
@@ -225,21 +225,37 @@ pub struct Wishes {
     quirks_off: Vec<String>,
 }
 
+/// The names of one header, the one that goes first at the beginning.
+type Names = [HeaderName; 2];
+
+const WEB_SEARCH: Names = [
+    HeaderName::from_static("x-rejoinder-web-search-wrapper"),
+    HeaderName::from_static("x-llama-responses-web-search-wrapper"),
+];
+const FILE_SEARCH: Names = [
+    HeaderName::from_static("x-rejoinder-file-search-wrapper"),
+    HeaderName::from_static("x-llama-responses-file-search-wrapper"),
+];
+const BUDGETS: Names = [
+    HeaderName::from_static("x-rejoinder-reasoning-budget-tokens"),
+    HeaderName::from_static("x-llama-responses-reasoning-budget-tokens"),
+];
+
 impl Wishes {
     fn read(headers: &HeaderMap, config: &Config) -> Wishes {
-        let header = |name: &str| {
-            let names = [format!("x-rejoinder-{name}"), format!("x-llama-responses-{name}")];
+        let header = |names: &Names| {
             names.iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok())
         };
-        let wrapper = |name: &str, key: &Option<String>| match header(name) {
+        let wrapper = |names: &Names, key: &Option<String>| match header(names) {
             Some(command) if is_wrapper(command) => Some(command.to_owned()),
             Some(_) => {
-                tracing::warn!(header = name, "a wrapper that is no bare command name or path is ignored");
+                let [header, _] = names;
+                tracing::warn!(%header, "a wrapper that is no bare command name or path is ignored");
                 None
             }
             None => key.clone(),
         };
-        let budgets = match header("reasoning-budget-tokens").map(read_budgets) {
+        let budgets = match header(&BUDGETS).map(read_budgets) {
             Some(Ok(budgets)) => Some(budgets),
             Some(Err(problem)) => {
                 tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
@@ -249,8 +265,8 @@ impl Wishes {
         };
         Wishes {
             wrappers: Wrappers {
-                web: wrapper("web-search-wrapper", &config.tools.web_search_wrapper),
-                file: wrapper("file-search-wrapper", &config.tools.file_search_wrapper),
+                web: wrapper(&WEB_SEARCH, &config.tools.web_search_wrapper),
+                file: wrapper(&FILE_SEARCH, &config.tools.file_search_wrapper),
             },
             budgets,
             quirks_off: config

@@ -101,9 +101,10 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let endpoint = route.name();
     let result = async {
         match route {
-            Route::Create => create::answer(app.clone(), request, begun, &id).await,
-            Route::InputTokens => tokens::answer(app.clone(), request, &id).await,
-            Route::Compact => compact::answer(app.clone(), request, &id).await,
+            // the large ones on the heap: what holds them is moved several times before it runs
+            Route::Create => Box::pin(create::answer(app.clone(), request, begun, &id)).await,
+            Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, &id)).await,
+            Route::Compact => Box::pin(compact::answer(app.clone(), request, &id)).await,
             Route::Upgrade => {
                 let message = "WebSocket is not offered here; use POST with \"stream\": true.";
                 Err(Error::new(Kind::UpgradeRequired, message))

@@ -13,6 +13,7 @@ use crate::translate::draft::{Asks, Context};
 use crate::translate::listing::{id_of, input_id, listed, response_of};
 use crate::translate::reply::{Snapshot, Status};
 use crate::translate::transcoder::Transcoder;
+use crate::wire::json;
 use crate::wire::request::elements;
 
 /// What the store holds of a request's past.
@@ -133,7 +134,7 @@ impl Keep {
     /// The turn as it stands.
     pub fn turn(&self, transcoder: &Transcoder) -> Turn {
         let snapshot = transcoder.snapshot();
-        let echo = String::from_utf8_lossy(transcoder.echo());
+        let echo = json::lossy(transcoder.echo());
         let echo = match &self.last_echo {
             Some(last) if **last == *echo => last.clone(),
             _ => Arc::from(echo),

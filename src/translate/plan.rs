@@ -464,49 +464,45 @@ impl<'a, 'o> Planner<'a, 'o> {
             || include.iter().any(|raw| raw.get() == "\"message.output_text.logprobs\"");
         let parallel = boolean(request.parallel_tool_calls, "parallel_tool_calls")?.unwrap_or(true);
         let store = boolean(request.store, "store")?.unwrap_or(true);
-        let raw = |value: Option<&RawValue>, absent: &'static str| match value {
-            Some(value) => compact(value.get()).into_owned(),
-            None => absent.to_owned(),
+        let raw = |value: Option<&'a RawValue>, absent: &'static str| match value {
+            Some(value) => compact(value.get()),
+            None => Cow::Borrowed(absent),
         };
+        let or_null = |n: Option<u64>| n.map_or(Cow::Borrowed("null"), |n| Cow::Owned(n.to_string()));
+        let flag = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
         let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
         let background = boolean(request.background, "background")?.unwrap_or(false);
         let mut echo = Vec::with_capacity(1024 + tools.echo.len());
         let max_tool_calls = integer(request.max_tool_calls, "max_tool_calls", 1, u64::from(u32::MAX))?;
-        let or_null = |n: Option<u64>| n.map_or("null".to_owned(), |n| n.to_string());
-        echo.extend_from_slice(match background {
-            true => b"\"background\":true",
-            false => b"\"background\":false",
-        });
-        let fields: [(&str, String); 15] = [
+        echo.extend_from_slice(b"\"background\":");
+        echo.extend_from_slice(flag(background).as_bytes());
+        let fields: [(&str, Cow<'_, str>); 14] = [
             ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", "0")?),
             ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
             ("max_output_tokens", or_null(max_output_tokens)),
             ("max_tool_calls", or_null(max_tool_calls)),
             ("metadata", raw(object(request.metadata, "metadata")?, "{}")),
-            ("parallel_tool_calls", parallel.to_string()),
+            ("parallel_tool_calls", flag(parallel)),
             ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
             ("prompt_cache_key", raw(literal(request.prompt_cache_key, "prompt_cache_key")?, "null")),
             ("safety_identifier", raw(literal(request.safety_identifier, "safety_identifier")?, "null")),
-            ("store", store.to_string()),
+            ("store", flag(store)),
             ("temperature", number_or(request.temperature, "temperature", "1")?),
-            ("top_logprobs", top_logprobs.unwrap_or(0).to_string()),
+            ("top_logprobs", or_null(Some(top_logprobs.unwrap_or(0)))),
             ("top_p", number_or(request.top_p, "top_p", "1")?),
-            ("truncation", format!("\"{truncation}\"")),
             ("user", raw(literal(request.user, "user")?, "null")),
         ];
         for (key, value) in fields {
             push_key(&mut echo, key, &value);
         }
-        push_key(&mut echo, "model", &{
-            let mut literal = Vec::new();
-            json::push_string(&mut literal, model);
-            String::from_utf8(literal).unwrap_or_default()
-        });
+        push_key(&mut echo, "truncation", "");
+        json::push_string(&mut echo, &truncation);
+        push_key(&mut echo, "model", "");
+        json::push_string(&mut echo, model);
         if let Some(id) = conversation(request)? {
-            let mut conversation = b"{\"id\":".to_vec();
-            json::push_string(&mut conversation, &id);
-            conversation.push(b'}');
-            push_key(&mut echo, "conversation", &String::from_utf8(conversation).unwrap_or_default());
+            push_key(&mut echo, "conversation", "{\"id\":");
+            json::push_string(&mut echo, &id);
+            echo.push(b'}');
         }
         if let Some(retention) = literal(request.prompt_cache_retention, "prompt_cache_retention")? {
             push_key(&mut echo, "prompt_cache_retention", retention.get());
@@ -516,19 +512,18 @@ impl<'a, 'o> Planner<'a, 'o> {
         let effort = literal(reasoning.effort, "reasoning.effort")?;
         let summary = literal(reasoning.summary, "reasoning.summary")?
             .or(literal(reasoning.generate_summary, "reasoning.generate_summary")?);
-        push_key(
-            &mut echo,
-            "reasoning",
-            &format!("{{\"effort\":{},\"summary\":{}}}", raw(effort, "null"), raw(summary, "null")),
-        );
-        let format = raw(object(text.format, "text.format")?, "{\"type\":\"text\"}");
-        push_key(&mut echo, "text", &format!("{{\"format\":{format}"));
+        push_key(&mut echo, "reasoning", "{\"effort\":");
+        echo.extend_from_slice(raw(effort, "null").as_bytes());
+        push_key(&mut echo, "summary", &raw(summary, "null"));
+        echo.push(b'}');
+        push_key(&mut echo, "text", "{\"format\":");
+        echo.extend_from_slice(raw(object(text.format, "text.format")?, "{\"type\":\"text\"}").as_bytes());
         if let Some(verbosity) = literal(text.verbosity, "text.verbosity")? {
             push_key(&mut echo, "verbosity", verbosity.get());
         }
         echo.push(b'}');
         push_key(&mut echo, "tool_choice", &raw(present(request.tool_choice), "\"auto\""));
-        echo.extend_from_slice(b",\"tools\":");
+        push_key(&mut echo, "tools", "");
         echo.extend_from_slice(&tools.echo);
         Ok(ReplyPlan {
             echo,
@@ -555,7 +550,7 @@ impl<'a, 'o> Planner<'a, 'o> {
     }
 }
 
-/// Appends `,"key":value`.
+/// Appends `,"key":value`, or the beginning of it.
 fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(key.as_bytes());

@@ -15,6 +15,11 @@ use serde_json::value::RawValue;
 use super::known;
 use super::quote::end_of_string;
 
+/// The bytes as text, wrong ones replaced. `String::from_utf8_lossy` says the same, but goes byte by byte from the start.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
 /// Appends `text` as a JSON string literal.
 pub fn push_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
