@@ -9,6 +9,7 @@ use rejoinder::translate::draft::{Context, Draft};
 use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
 use rejoinder::translate::sealing::{Purpose, Seal};
 use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder::wire::request;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -204,7 +205,7 @@ fn a_summary_for_the_server_replaces_what_came_before() {
     let blob = Mirror.seal(Purpose::Compaction, &json!({"text": "SUM", "replaces": true}).to_string());
     let item = json!({"type": "compaction", "encrypted_content": blob}).to_string();
     let item: &RawValue = serde_json::from_str(&item).unwrap();
-    let context = Context { summary: Some(item), ..Context::default() };
+    let context = Context { summary: Some(request::item(item)), ..Context::default() };
     let shown = messages(&draft.plan(&options(), &context).unwrap());
     assert_eq!((shown.len(), shown[0].as_str(), shown[2].as_str()), (3, "system rules", "user q3"));
     assert!(shown[1].ends_with("SUM"), "{shown:?}");

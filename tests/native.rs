@@ -20,6 +20,7 @@ use rejoinder::translate::native::{self, Native};
 use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
 use rejoinder::translate::sealing::{Purpose, Seal};
 use rejoinder::translate::transcoder::Transcoder;
+use rejoinder::wire::request::item;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -84,7 +85,7 @@ fn earlier_turns_come_first() {
         [r#"{"role":"user","content":"a"}"#, r#"{"id":"ws_1","type":"web_search_call"}"#]
             .map(|item| RawValue::from_string(item.to_owned()).unwrap())
             .into();
-    let context = Context { earlier: earlier.iter().map(|item| &**item).collect(), ..Context::default() };
+    let context = Context { earlier: earlier.iter().map(|raw| item(raw)).collect(), ..Context::default() };
     for (input, last) in [
         (json!("b"), json!({"type": "message", "role": "user", "content": "b"})),
         (json!([{"role": "user", "content": "b"}]), json!({"role": "user", "content": "b"})),

@@ -19,7 +19,7 @@ use crate::translate::listing::{input_id, is_from_user, listed};
 use crate::translate::plan::{Compact, Plan};
 use crate::translate::transcoder::Transcoder;
 use crate::upstream::{Target, too_late};
-use crate::wire::request::elements;
+use crate::wire::request::{elements, push_items};
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
 ///
@@ -35,9 +35,11 @@ pub async fn answer(
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
     let id = transcoder.id();
     let context = job.past.context();
-    let items = context.earlier.into_iter().chain(elements(&own));
-    let kept = items.enumerate().filter(|(_, item)| is_from_user(item));
-    let mut output: Vec<Value> = kept.map(|(n, item)| listed(item, &input_id(id, n, item), true)).collect();
+    let mut items = context.earlier;
+    push_items(&mut items, &own);
+    let kept = items.into_iter().enumerate().filter(|(_, (_, item))| item.as_ref().is_some_and(is_from_user));
+    let mut output: Vec<Value> =
+        kept.map(|(n, (item, _))| listed(item, &input_id(id, n, item), true)).collect();
     let snapshot = transcoder.snapshot();
     output.extend(serde_json::from_str::<Value>(snapshot.output));
     let usage = snapshot.usage.map(|usage| {

@@ -22,6 +22,7 @@ use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::upstream::{ChatRequest, Route, Sent, Target};
+use crate::wire::request;
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
@@ -146,7 +147,7 @@ impl Job {
         let draft = Draft::read(&text)?;
         let mut options = self.options(app, target);
         change(&mut options);
-        draft.plan(&options, &Context { summary, ..self.past.context() })
+        draft.plan(&options, &Context { summary: summary.map(request::item), ..self.past.context() })
     }
 }
 

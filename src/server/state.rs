@@ -14,7 +14,7 @@ use crate::translate::listing::{id_of, input_id, listed, response_of};
 use crate::translate::reply::{Snapshot, Status};
 use crate::translate::transcoder::Transcoder;
 use crate::wire::json;
-use crate::wire::request::elements;
+use crate::wire::request::{elements, item, push_items};
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]
@@ -76,17 +76,16 @@ impl Past {
 
     /// As the plan needs it.
     pub fn context(&self) -> Context<'_> {
-        let mut earlier: Vec<_> =
-            self.items.iter().filter_map(|item| serde_json::from_str(&item.json).ok()).collect();
+        let raw = |json| Some(item(serde_json::from_str(json).ok()?));
+        // most turns are a message and its answer
+        let mut earlier = Vec::with_capacity(self.items.len() + 2 * self.turns.len());
+        earlier.extend(self.items.iter().filter_map(|item| raw(&item.json)));
         for turn in &self.turns {
-            earlier.extend(elements(&turn.input));
-            earlier.extend(elements(&turn.output));
+            push_items(&mut earlier, &turn.input);
+            push_items(&mut earlier, &turn.output);
         }
-        let references: HashMap<_, _> = self
-            .references
-            .iter()
-            .filter_map(|(id, json)| Some((id.as_str(), serde_json::from_str(json).ok()?)))
-            .collect();
+        let references: HashMap<_, _> =
+            self.references.iter().filter_map(|(id, json)| Some((id.as_str(), raw(json)?))).collect();
         Context { earlier, references, summary: None, strict: self.strict }
     }
 

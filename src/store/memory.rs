@@ -102,44 +102,50 @@ impl MemoryStore {
         self.records.weighted_size()
     }
 
-    fn fresh(&self, entry: &Entry) -> bool {
-        (self.clock)().saturating_sub(entry.used.load(Ordering::Relaxed)) < self.ttl
+    fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    fn fresh(&self, entry: &Entry, now: u64) -> bool {
+        now.saturating_sub(entry.used.load(Ordering::Relaxed)) < self.ttl
     }
 
     /// The entry, if it has not expired; its idle time begins anew.
-    fn touch(&self, key: &Key) -> Option<Arc<Entry>> {
+    fn touch(&self, key: &Key, now: u64) -> Option<Arc<Entry>> {
         let entry = self.records.get(key)?;
-        if !self.fresh(&entry) {
+        if !self.fresh(&entry, now) {
             self.records.invalidate(key);
             return None;
         }
-        entry.used.store((self.clock)(), Ordering::Relaxed);
+        entry.used.store(now, Ordering::Relaxed);
         Some(entry)
     }
 
-    fn touch_turn(&self, scope: Scope, id: &str) -> Option<Arc<Turn>> {
-        match &self.touch(&Key { scope, id: id.into() })?.record {
+    fn touch_turn(&self, scope: Scope, id: &str, now: u64) -> Option<Arc<Turn>> {
+        match &self.touch(&Key { scope, id: id.into() }, now)?.record {
             Record::Turn(turn) => Some(turn.clone()),
             Record::Conversation(_) => None,
         }
     }
 
     fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
-        match &self.touch(&Key { scope, id: id.into() })?.record {
+        match &self.touch(&Key { scope, id: id.into() }, self.now())?.record {
             Record::Conversation(kept) => Some(kept.clone()),
             Record::Turn(_) => None,
         }
     }
 
     fn entry(&self, record: Record) -> Arc<Entry> {
-        Arc::new(Entry { used: AtomicU64::new((self.clock)()), record })
+        Arc::new(Entry { used: AtomicU64::new(self.now()), record })
     }
 
     /// Changes a conversation as one step; `None` leaves it as it was. False if there is none.
     fn change(&self, scope: Scope, id: &str, change: impl FnOnce(&Kept) -> Option<Kept>) -> bool {
         let mut found = false;
         self.records.entry(Key { scope, id: id.into() }).and_compute_with(|entry| {
-            let Some(entry) = entry.filter(|entry| self.fresh(entry.value())) else { return Op::Nop };
+            let Some(entry) = entry.filter(|entry| self.fresh(entry.value(), self.now())) else {
+                return Op::Nop;
+            };
             let Record::Conversation(kept) = &entry.value().record else { return Op::Nop };
             let Some(kept) = change(kept) else { return Op::Nop };
             found = true;
@@ -158,14 +164,15 @@ impl Store for MemoryStore {
     }
 
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
-        Ok(self.touch_turn(scope, id))
+        Ok(self.touch_turn(scope, id, self.now()))
     }
 
     async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError> {
         let mut turns = Vec::new();
         let mut next = Some(Box::from(id));
+        let now = self.now();
         while let Some(id) = next.take() {
-            let Some(turn) = self.touch_turn(scope, &id).filter(|turn| turn.state.continuable()) else {
+            let Some(turn) = self.touch_turn(scope, &id, now).filter(|turn| turn.state.continuable()) else {
                 return Ok(Chain::Broken);
             };
             if turns.len() == limit {
@@ -179,7 +186,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
-        let found = self.touch_turn(scope, id).is_some();
+        let found = self.touch_turn(scope, id, self.now()).is_some();
         if found {
             self.records.invalidate(&Key { scope, id: id.into() });
         }
@@ -190,7 +197,7 @@ impl Store for MemoryStore {
         let key = Key { scope, id: head.id.clone() };
         self.records.entry(key).and_compute_with(|entry| {
             let items = entry
-                .filter(|entry| self.fresh(entry.value()))
+                .filter(|entry| self.fresh(entry.value(), self.now()))
                 .and_then(|entry| match &entry.value().record {
                     Record::Conversation(kept) => Some(kept.items.clone()),
                     Record::Turn(_) => None,
@@ -246,7 +253,7 @@ impl Store for MemoryStore {
 
     async fn sweep(&self) {
         for (key, entry) in &self.records {
-            if !self.fresh(&entry) {
+            if !self.fresh(&entry, self.now()) {
                 self.records.invalidate(&*key);
             }
         }

@@ -50,9 +50,8 @@ pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<
     if !content.get().starts_with('[') {
         return None;
     }
-    let parts = known::objects(content.get()).unwrap_or_default();
-    let mut pieces = Vec::with_capacity(parts.len());
-    pieces.extend(parts.into_iter().filter_map(|(raw, part)| piece(raw, part, notes)));
+    let mut pieces = Vec::new();
+    let _ = known::objects(content.get(), &mut pieces, |raw, part| piece(raw, part, notes));
     Some(pieces)
 }
 

@@ -11,7 +11,7 @@ use super::params::{array, boolean, fields, integer, missing, object, present, s
 use crate::error::{Error, Kind};
 use crate::wire::json;
 use crate::wire::request::{
-    self, ContextManagement, ConversationBody, ConversationParam, CreateResponse, Item, elements,
+    ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item, push_items,
 };
 
 /// The text of a request body.
@@ -56,11 +56,11 @@ pub struct Asks {
 #[derive(Debug, Default)]
 pub struct Context<'a> {
     /// Items before `input`, the oldest first.
-    pub earlier: Vec<&'a RawValue>,
+    pub earlier: Vec<InputItem<'a>>,
     /// Items by their ids, for `item_reference`.
-    pub references: HashMap<&'a str, &'a RawValue>,
+    pub references: HashMap<&'a str, InputItem<'a>>,
     /// A `compaction` item that stands for everything before the user's last words.
-    pub summary: Option<&'a RawValue>,
+    pub summary: Option<InputItem<'a>>,
     /// Whether an output must answer a call that is there: so where the history is ours (WIRE.md 10).
     pub strict: bool,
 }
@@ -72,7 +72,7 @@ pub struct Draft<'a> {
     pub(super) text: &'a str,
     pub(super) request: CreateResponse<'a>,
     /// The items of an array input, told apart once: that takes a look at every byte.
-    pub(super) items: Vec<&'a RawValue>,
+    pub(super) items: Vec<InputItem<'a>>,
     /// Those that are `item_reference`, by their place.
     pub(super) references: Vec<(usize, String)>,
 }
@@ -93,12 +93,13 @@ impl<'a> Draft<'a> {
                 }
                 _ => invalid_json(error.to_string()),
             })?;
-        let items = match present(request.input) {
-            Some(input) if input.get().starts_with('[') => elements(input.get()),
-            _ => Vec::new(),
-        };
+        let mut items = Vec::new();
+        if let Some(input) = present(request.input) {
+            push_items(&mut items, input.get());
+        }
         let references = items.iter().enumerate();
-        let references = references.filter_map(|(n, item)| Some((n, reference(item)?))).collect();
+        let references =
+            references.filter_map(|(n, (_, item))| Some((n, reference(item.as_ref()?)?))).collect();
         Ok(Draft { text, request, items, references })
     }
 
@@ -150,11 +151,10 @@ impl<'a> Draft<'a> {
             return Arc::from(input.get());
         }
         let named = |n| self.references.iter().find(|(at, _)| *at == n).map(|(_, id)| id.as_str());
-        let items = self
-            .items
-            .iter()
-            .enumerate()
-            .map(|(n, item)| named(n).and_then(|id| context.references.get(id)).unwrap_or(item).get());
+        let items = self.items.iter().enumerate().map(|(n, item)| {
+            let (raw, _) = named(n).and_then(|id| context.references.get(id)).unwrap_or(item);
+            raw.get()
+        });
         Arc::from(format!("[{}]", items.collect::<Vec<_>>().join(",")))
     }
 }
@@ -215,17 +215,12 @@ fn invalid_json(why: String) -> Error {
 }
 
 /// The id, if the item is an `item_reference`; such an item may come without a type.
-fn reference(raw: &RawValue) -> Option<String> {
-    // cheap look first: nearly no item is one
-    let text = raw.get();
-    if text.len() > 400 || text.contains("\"role\"") || text.contains("\"call_id\"") {
-        return None;
-    }
-    let item: Item<'_> = request::fields(raw)?;
+fn reference(item: &Item<'_>) -> Option<String> {
     let kind = present(item.r#type).and_then(json::decode);
+    let said = [item.role, item.call_id, item.content, item.summary];
     match kind.as_deref() {
         Some("item_reference") => {}
-        None if item.content.is_none() && item.summary.is_none() => {}
+        None if said.iter().all(Option::is_none) => {}
         _ => return None,
     }
     present(item.id).and_then(json::decode).map(Cow::into_owned)

@@ -16,7 +16,7 @@ use super::tools::search::Search;
 use super::tools::search::vector_line;
 use super::tools::table::{Kind, Table};
 use crate::wire::json;
-use crate::wire::request::{Item, fields};
+use crate::wire::request::{InputItem, Item};
 
 /// Who speaks, apart from the assistant and tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,9 @@ pub struct Reading<'t> {
 
 /// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
-pub fn read<'a>(items: &[&'a RawValue], reading: &Reading<'_>, notes: &mut Notes) -> Vec<Entry<'a>> {
+pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> Vec<Entry<'a>> {
     let mut items: Vec<Step<'a>> =
-        items.iter().enumerate().map(|(n, raw)| step(n, raw, reading, notes)).collect();
+        items.iter().enumerate().map(|(n, (_, item))| step(n, item.as_ref(), reading, notes)).collect();
     replace_summarised(&mut items);
     let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
     for (at, item) in items.iter().enumerate() {
@@ -262,32 +262,32 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn step<'a>(index: usize, raw: &'a RawValue, reading: &Reading<'_>, notes: &mut Notes) -> Step<'a> {
+fn step<'a>(index: usize, item: Option<&Item<'a>>, reading: &Reading<'_>, notes: &mut Notes) -> Step<'a> {
     let table = reading.table;
-    let Some(item) = fields::<Item<'a>>(raw) else {
+    let Some(item) = item else {
         notes.add("skipped_item", &format!("input[{index}] is no object"));
         return Step::Skipped;
     };
     let kind = present(item.r#type).and_then(json::decode);
     let read = match kind.as_deref() {
-        Some("message") => message(&item, notes),
-        None if item.role.is_some() => message(&item, notes),
-        Some("reasoning") => Some(Step::Reasoning(reasoning(&item, reading.seal, notes))),
-        Some("function_call") => function_call(&item, table),
-        Some("custom_tool_call") => custom_tool_call(&item, table),
-        Some("tool_search_call") => own_call(&item, table, Kind::ToolSearch, "tool_search", item.arguments),
-        Some("local_shell_call") => own_call(&item, table, Kind::LocalShell, "local_shell", item.action),
-        Some("shell_call") => own_call(&item, table, Kind::Shell, "shell", item.action),
-        Some("apply_patch_call") => own_call(&item, table, Kind::ApplyPatch, "apply_patch", item.operation),
+        Some("message") => message(item, notes),
+        None if item.role.is_some() => message(item, notes),
+        Some("reasoning") => Some(Step::Reasoning(reasoning(item, reading.seal, notes))),
+        Some("function_call") => function_call(item, table),
+        Some("custom_tool_call") => custom_tool_call(item, table),
+        Some("tool_search_call") => own_call(item, table, Kind::ToolSearch, "tool_search", item.arguments),
+        Some("local_shell_call") => own_call(item, table, Kind::LocalShell, "local_shell", item.action),
+        Some("shell_call") => own_call(item, table, Kind::Shell, "shell", item.action),
+        Some("apply_patch_call") => own_call(item, table, Kind::ApplyPatch, "apply_patch", item.operation),
         Some(
             "function_call_output"
             | "custom_tool_call_output"
             | "local_shell_call_output"
             | "apply_patch_call_output",
-        ) => output(&item, notes),
-        Some("shell_call_output") => shell_output(&item),
-        Some("tool_search_output") => found_tools(&item, table),
-        Some("compaction" | "compaction_summary" | "context_compaction") => summary(&item, reading.seal),
+        ) => output(item, notes),
+        Some("shell_call_output") => shell_output(item),
+        Some("tool_search_output") => found_tools(item, table),
+        Some("compaction" | "compaction_summary" | "context_compaction") => summary(item, reading.seal),
         // hoisted into the tools, or an instruction to us
         Some("additional_tools" | "compaction_trigger") => Some(Step::Skipped),
         _ => None,

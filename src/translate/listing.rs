@@ -14,9 +14,8 @@ pub fn id_of(item: &RawValue) -> Option<String> {
 }
 
 /// Whether it is a message of the user's.
-pub fn is_from_user(item: &RawValue) -> bool {
-    let role = fields::<Item<'_>>(item).and_then(|item| item.role).and_then(json::decode);
-    role.as_deref() == Some("user")
+pub fn is_from_user(item: &Item<'_>) -> bool {
+    item.role.and_then(json::decode).as_deref() == Some("user")
 }
 
 /// The id of the `n`th input item of a response: its own, or one made of the response's id, always the same.

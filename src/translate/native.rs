@@ -13,7 +13,7 @@ use super::params::present;
 use super::plan::PlanOptions;
 use super::sealing::{Purpose, Seal};
 use crate::wire::json::{self, push_literal, push_string};
-use crate::wire::request::{Item, fields};
+use crate::wire::request::{InputItem, Item, fields};
 
 /// How a kind of server takes Responses requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, nati
 /// `text` of a request whose input is a string, as its literal. What we sealed is opened, since nobody else can. `prompt`
 /// is put behind. `None`: the request's own input says the same.
 pub fn input(
-    items: &[&RawValue],
+    items: &[&InputItem<'_>],
     text: Option<&RawValue>,
     seal: Option<&dyn Seal>,
     prompt: Option<&str>,
@@ -129,7 +129,7 @@ pub fn input(
         return None;
     }
     let mut all: Vec<Cow<'_, str>> = Vec::with_capacity(items.len() + 2);
-    for item in items {
+    for (item, _) in items {
         match seal.and_then(|seal| unsealed(item, seal)) {
             Some(Unsealed { item, replaces }) => {
                 if replaces {

@@ -27,7 +27,7 @@ use super::{compaction, content, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
-use crate::wire::request::{self as wire, CreateResponse, Item, ReasoningConfig, TextConfig, TextFormat};
+use crate::wire::request::{CreateResponse, InputItem, Item, ReasoningConfig, TextConfig, TextFormat};
 
 /// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,7 +231,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let mut reply = self.reply(&model, stream, &tools)?;
         // a server that speaks Responses well makes its own compactions
         let own = self.options.native.is_some_and(|native| !native.functions);
-        let triggered = !own && items.last().is_some_and(|item| is_trigger(item));
+        let triggered = !own && items.last().is_some_and(|(_, item)| item.as_ref().is_some_and(is_trigger));
         reply.compacts = self.options.compact.or(triggered.then_some(Compact::Beside));
         if reply.compacts.is_some() {
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(json::escape(compaction::PROMPT))]));
@@ -299,14 +299,14 @@ impl<'a, 'o> Planner<'a, 'o> {
 
     /// The items of earlier turns and of an array input, with references resolved; a string has none, it is one user
     /// message.
-    fn items(&self) -> Result<Vec<&'a RawValue>, Error> {
-        let mut items = self.context.earlier.clone();
+    fn items(&self) -> Result<Vec<&'o InputItem<'a>>, Error> {
+        let mut items: Vec<_> = self.context.earlier.iter().collect();
         let Some(input) = present(self.request.input) else {
             return if items.is_empty() { Err(missing("input")) } else { Ok(items) };
         };
         match input.get().as_bytes().first() {
             Some(b'"') => {
-                items.extend(self.context.summary);
+                items.extend(&self.context.summary);
                 return Ok(items);
             }
             Some(b'[') => {}
@@ -315,7 +315,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let own = items.len();
         items.extend(&self.draft.items);
         for (n, id) in &self.draft.references {
-            let item = *self.context.references.get(id.as_str()).ok_or_else(|| {
+            let item = self.context.references.get(id.as_str()).ok_or_else(|| {
                 let message = format!(
                     "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
                 );
@@ -325,9 +325,12 @@ impl<'a, 'o> Planner<'a, 'o> {
                 *place = item;
             }
         }
-        if let Some(summary) = self.context.summary {
+        if let Some(summary) = &self.context.summary {
             // what the user said last is answered in its own words; anything else is covered by the summary
-            let asked = items.iter().rposition(|item| !listing::is_from_user(item)).map_or(0, |at| at + 1);
+            let asked = items
+                .iter()
+                .rposition(|(_, item)| !item.as_ref().is_some_and(listing::is_from_user))
+                .map_or(0, |at| at + 1);
             items.insert(asked, summary);
         }
         Ok(items)
@@ -335,7 +338,7 @@ impl<'a, 'o> Planner<'a, 'o> {
 
     fn entries(
         &mut self,
-        items: &[&'a RawValue],
+        items: &[&InputItem<'a>],
         table: &Table,
         has_instructions: bool,
     ) -> Result<Vec<Entry<'a>>, Error> {
@@ -566,11 +569,10 @@ fn null_summary(reasoning: Option<&RawValue>) -> bool {
 }
 
 /// About how long the messages become.
-fn text_length(earlier: &[&RawValue], input: Option<&RawValue>) -> usize {
-    earlier.iter().copied().chain(input).map(|raw| raw.get().len()).sum()
+fn text_length(earlier: &[InputItem<'_>], input: Option<&RawValue>) -> usize {
+    earlier.iter().map(|(raw, _)| *raw).chain(input).map(|raw| raw.get().len()).sum()
 }
 
-fn is_trigger(item: &RawValue) -> bool {
-    let kind = wire::fields::<Item<'_>>(item).and_then(|item| item.r#type).and_then(json::decode);
-    kind.as_deref() == Some("compaction_trigger")
+fn is_trigger(item: &Item<'_>) -> bool {
+    item.r#type.and_then(json::decode).as_deref() == Some("compaction_trigger")
 }

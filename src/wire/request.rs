@@ -20,6 +20,20 @@ pub fn elements(array: &str) -> Vec<&RawValue> {
     known::elements(array).unwrap_or_default()
 }
 
+/// An element of `input`: its text, and its members where it is an object.
+pub type InputItem<'a> = (&'a RawValue, Option<Item<'a>>);
+
+/// An element of `input`, read.
+pub fn item(raw: &RawValue) -> InputItem<'_> {
+    (raw, fields(raw))
+}
+
+/// Appends the elements of an `input` array, each read at the one look that tells it from the next; none for text that
+/// is no array.
+pub fn push_items<'a>(out: &mut Vec<InputItem<'a>>, array: &'a str) {
+    let _ = known::objects(array, out, |raw, item| Some((raw, item)));
+}
+
 /// Declares a struct whose fields are optional, borrowed JSON values of the same name.
 macro_rules! raw_fields {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {

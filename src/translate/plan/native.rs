@@ -12,6 +12,7 @@ use crate::translate::reply::ReplyPlan;
 use crate::translate::tools::{Choice, Tools};
 use crate::translate::{compaction, extra};
 use crate::wire::json;
+use crate::wire::request::InputItem;
 
 impl<'a> Planner<'a, '_> {
     /// The body for a server that speaks Responses, and knows functions and plain items alone.
@@ -65,7 +66,7 @@ impl<'a> Planner<'a, '_> {
         &self,
         native: &Native,
         model: &str,
-        items: &[&'a RawValue],
+        items: &[&InputItem<'a>],
         reply: &ReplyPlan,
     ) -> Vec<u8> {
         let text = present(self.request.input).filter(|input| input.get().starts_with('"'));

@@ -8,7 +8,6 @@ pub mod table;
 
 use std::borrow::Cow;
 
-use memchr::memmem::Finder;
 use serde_json::value::RawValue;
 
 use self::search::{Search, ShellForm, ShellTool, Wrappers};
@@ -18,7 +17,7 @@ use super::plan::{FoundTools, Notes};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::wire::json::{self, compact};
-use crate::wire::request::{self, CustomFormat, Item, Tool, ToolChoice};
+use crate::wire::request::{self, CustomFormat, InputItem, Item, Tool, ToolChoice};
 
 /// The tools that a chat model is shown, and what else was declared.
 #[derive(Debug, Default)]
@@ -72,7 +71,7 @@ impl<'a> Tools<'a> {
     /// of the history: what a longer history adds comes last, and the prompt's beginning stays the same.
     pub fn read(
         raw: Option<&'a RawValue>,
-        items: &[&'a RawValue],
+        items: &[&InputItem<'a>],
         wrappers: &Wrappers,
         found: FoundTools,
         notes: &mut Notes,
@@ -109,10 +108,8 @@ impl<'a> Tools<'a> {
         if found == FoundTools::Described && tools.table.routes.iter().any(|r| r.kind == Kind::ToolSearch) {
             tools.add_caller();
         }
-        // nearly no item is one: look before parsing
-        let kinds = ["\"additional_tools\"", "\"tool_search_output\""].map(Finder::new);
-        for item in items {
-            if kinds.iter().any(|kind| kind.find(item.get().as_bytes()).is_some()) {
+        for (_, item) in items {
+            if let Some(item) = item {
                 tools.found(item, notes);
             }
         }
@@ -143,8 +140,7 @@ impl<'a> Tools<'a> {
     }
 
     /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
-    fn found(&mut self, raw: &'a RawValue, notes: &mut Notes) {
-        let Some(item) = request::fields::<Item<'a>>(raw) else { return };
+    fn found(&mut self, item: &Item<'a>, notes: &mut Notes) {
         let kind = present(item.r#type).and_then(json::decode);
         if !matches!(kind.as_deref(), Some("additional_tools" | "tool_search_output")) {
             return;
