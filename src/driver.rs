@@ -47,7 +47,7 @@ pub struct Pace {
 /// Told once how the stream ended; true: the client left first.
 pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
-pub type BeforeEnd = Box<dyn FnOnce(&Transcoder) -> BoxFuture<'static, ()> + Send>;
+pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
 type ByteStream = BoxStream<'static, Result<Bytes, String>>;
 type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
@@ -319,7 +319,7 @@ impl Body for EventBody {
         if this.transcoder.ended() {
             this.let_go();
             if let Some(before_end) = this.before_end.take() {
-                this.closing = Some(before_end(&this.transcoder));
+                this.closing = Some(before_end(&mut this.transcoder));
             }
             if let Some(closing) = &mut this.closing {
                 futures::ready!(closing.as_mut().poll(cx));

@@ -364,7 +364,8 @@ fn transcript(model: &str, bytes: usize, items: usize) -> String {
         );
         input.push(json!({"type": "function_call_output", "call_id": id, "output": output}));
     }
-    json!({"model": model, "input": input, "stream": true}).to_string()
+    // as agents send it: what a store keeps of it is no memory of the request's
+    json!({"model": model, "input": input, "stream": true, "store": false}).to_string()
 }
 
 /// Speed must not be bought with wrong events.

@@ -188,7 +188,7 @@ async fn whole(
         return Err(error.clone());
     }
     if let Some(keep) = keep {
-        keep.keep(&transcoder).await;
+        keep.keep(&mut transcoder).await;
     }
     Ok(reply::json(StatusCode::OK, transcoder.into_body()))
 }

@@ -132,6 +132,10 @@ impl Keep {
 
     /// The turn as it stands.
     pub fn turn(&self, transcoder: &Transcoder) -> Turn {
+        self.turn_with(transcoder, format!("[{}]", transcoder.snapshot().output))
+    }
+
+    fn turn_with(&self, transcoder: &Transcoder, output: String) -> Turn {
         let snapshot = transcoder.snapshot();
         let echo = json::lossy(transcoder.echo());
         let echo = match &self.last_echo {
@@ -144,7 +148,7 @@ impl Keep {
             created_at: snapshot.created_at,
             state: state_of(&snapshot),
             input: self.input.clone(),
-            output: format!("[{}]", snapshot.output).into(),
+            output: output.into(),
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
@@ -157,9 +161,11 @@ impl Keep {
         self.put(turn)
     }
 
-    /// Keeps the response as it stands; what cannot be kept is logged and counted, and stops nothing.
-    pub fn keep(&self, transcoder: &Transcoder) -> BoxFuture<'static, ()> {
-        self.put(self.turn(transcoder))
+    /// Keeps the response, which has ended, and takes its output; what cannot be kept is logged and counted, and stops
+    /// nothing.
+    pub fn keep(&self, transcoder: &mut Transcoder) -> BoxFuture<'static, ()> {
+        let output = transcoder.take_output();
+        self.put(self.turn_with(transcoder, output))
     }
 
     fn put(&self, turn: Turn) -> BoxFuture<'static, ()> {

@@ -289,6 +289,9 @@ impl Open {
     /// Closes what is open and the item itself; returns the item's final JSON. A call that was cut off gets no
     /// `arguments.done` (WIRE.md 10).
     pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> String {
+        let length = self.text.len() + self.content.json.len() + self.summary.json.len() + 256;
+        // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
+        out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
         self.end_part(events, out);
         if !cut && let Kind::Call(call) = &self.kind {
             let (base, field) = call.events();
@@ -305,18 +308,27 @@ impl Open {
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
-        let mut json =
-            Vec::with_capacity(self.text.len() + self.content.json.len() + self.summary.json.len() + 256);
-        self.item_json(&mut json, status);
-        // a long text is in memory often enough by now
-        self.text = String::new();
-        (self.content.json, self.summary.json) = (String::new(), String::new());
+        let mut written = None;
         events.write(out, "response.output_item.done", |out| {
             out.extend_from_slice(b",\"output_index\":");
             push_number(out, self.index);
             out.extend_from_slice(b",\"item\":");
-            out.extend_from_slice(&json);
+            let from = out.len();
+            self.item_json(out, status);
+            written = Some(from..out.len());
         });
+        let json = match written.and_then(|range| out.get(range)) {
+            Some(json) => {
+                // what it was made of goes before the copy comes: a long text is in memory often enough
+                drop(self);
+                json.to_vec()
+            }
+            None => {
+                let mut json = Vec::with_capacity(length);
+                self.item_json(&mut json, status);
+                json
+            }
+        };
         String::from_utf8(json).unwrap_or_default()
     }
 

@@ -158,6 +158,15 @@ impl Transcoder {
         }
     }
 
+    /// Gives the finished items away, as a JSON array. For a store, once the last event is written: they are the longest
+    /// text of a response, and are not copied once more.
+    pub fn take_output(&mut self) -> String {
+        let mut output = std::mem::take(&mut self.items);
+        output.insert(0, '[');
+        output.push(']');
+        output
+    }
+
     /// The response as it stands, for a store; what the stream's last event called `incomplete` for want of a better
     /// event is `cancelled` here.
     pub fn snapshot(&self) -> Snapshot<'_> {
@@ -533,6 +542,7 @@ impl Transcoder {
     }
 
     fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
+        out.reserve_exact(self.items.len() + self.plan.echo.len() + 512);
         let mut events = std::mem::take(&mut self.events);
         events.write(out, kind, |out| {
             out.extend_from_slice(b",\"response\":");
