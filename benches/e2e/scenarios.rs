@@ -328,7 +328,8 @@ fn request(speaks: Speaks, script: &Script) -> String {
     let parameters = json!({"type": "object", "properties": {"text": {"type": "string"}}});
     let mut request = match speaks {
         Speaks::Chat => json!({"model": model, "messages": [{"role": "user", "content": text}]}),
-        Speaks::Responses => json!({"model": model, "input": text}),
+        // streams as agents send them: what a store keeps of one is no memory of the next
+        Speaks::Responses => json!({"model": model, "input": text, "store": !stream}),
     };
     request["stream"] = stream.into();
     if stream && speaks == Speaks::Chat {
@@ -364,7 +365,6 @@ fn transcript(model: &str, bytes: usize, items: usize) -> String {
         );
         input.push(json!({"type": "function_call_output", "call_id": id, "output": output}));
     }
-    // as agents send it: what a store keeps of it is no memory of the request's
     json!({"model": model, "input": input, "stream": true, "store": false}).to_string()
 }
 

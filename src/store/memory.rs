@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use foldhash::fast::RandomState;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -28,7 +29,8 @@ pub struct Bounds {
 
 /// Records in this process's memory.
 pub struct MemoryStore {
-    records: Cache<Key, Arc<Entry>>,
+    /// A long conversation asks for a hundred of them at a time: its hash is a fast one. Keys are made by us.
+    records: Cache<Key, Arc<Entry>, RandomState>,
     clock: Clock,
     ttl: u64,
 }
@@ -80,7 +82,7 @@ impl MemoryStore {
             .weigher(weigh)
             .max_capacity(bounds.bytes)
             .eviction_policy(EvictionPolicy::lru())
-            .build();
+            .build_with_hasher(RandomState::default());
         let ttl = u64::try_from(bounds.ttl.as_millis()).unwrap_or(u64::MAX);
         MemoryStore { records, clock, ttl }
     }
@@ -121,8 +123,8 @@ impl MemoryStore {
         Some(entry)
     }
 
-    fn touch_turn(&self, scope: Scope, id: &str, now: u64) -> Option<Arc<Turn>> {
-        match &self.touch(&Key { scope, id: id.into() }, now)?.record {
+    fn touch_turn(&self, key: &Key, now: u64) -> Option<Arc<Turn>> {
+        match &self.touch(key, now)?.record {
             Record::Turn(turn) => Some(turn.clone()),
             Record::Conversation(_) => None,
         }
@@ -164,7 +166,7 @@ impl Store for MemoryStore {
     }
 
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
-        Ok(self.touch_turn(scope, id, self.now()))
+        Ok(self.touch_turn(&Key { scope, id: id.into() }, self.now()))
     }
 
     async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError> {
@@ -172,7 +174,8 @@ impl Store for MemoryStore {
         let mut next = Some(Box::from(id));
         let now = self.now();
         while let Some(id) = next.take() {
-            let Some(turn) = self.touch_turn(scope, &id, now).filter(|turn| turn.state.continuable()) else {
+            let Some(turn) = self.touch_turn(&Key { scope, id }, now).filter(|turn| turn.state.continuable())
+            else {
                 return Ok(Chain::Broken);
             };
             if turns.len() == limit {
@@ -186,9 +189,10 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
-        let found = self.touch_turn(scope, id, self.now()).is_some();
+        let key = Key { scope, id: id.into() };
+        let found = self.touch_turn(&key, self.now()).is_some();
         if found {
-            self.records.invalidate(&Key { scope, id: id.into() });
+            self.records.invalidate(&key);
         }
         Ok(found)
     }

@@ -116,7 +116,12 @@ pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
 /// The decoded string; `None` when the value is no string.
 pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
     let inner = literal(raw)?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+    let escaped = match inner.len() {
+        // a name
+        0..=24 => inner.bytes().any(|byte| byte == b'\\'),
+        _ => memchr::memchr(b'\\', inner.as_bytes()).is_some(),
+    };
+    if !escaped {
         return Some(Cow::Borrowed(inner));
     }
     // a lone surrogate is all that a parser can have against it

@@ -141,15 +141,15 @@ impl<'a> Tools<'a> {
 
     /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
     fn found(&mut self, item: &Item<'a>, notes: &mut Notes) {
-        let kind = present(item.r#type).and_then(json::decode);
-        if !matches!(kind.as_deref(), Some("additional_tools" | "tool_search_output")) {
-            return;
-        }
+        let searched = match item.r#type.map(RawValue::get) {
+            Some("\"additional_tools\"") => false,
+            Some("\"tool_search_output\"") => true,
+            _ => return,
+        };
         let before = self.table.routes.len();
         for raw in array(item.tools, "tools").ok().flatten().unwrap_or_default() {
             self.nested(None, raw, notes);
         }
-        let searched = kind.as_deref() == Some("tool_search_output");
         if searched && self.table.routes.iter().any(|route| route.kind == Kind::Found) {
             for route in self.table.routes.iter_mut().skip(before) {
                 route.behind = true;
