@@ -434,11 +434,29 @@ fn refusals_name_the_field() {
     let both = json!({"previous_response_id": "resp_1", "conversation": "conv_1"});
     bad(both, "previous_response_id", "mutually_exclusive_parameters");
     bad(json!({"background": true, "store": false}), "background", "invalid_value");
-    let (param, code, status) = refusal(json!({"input": [{"type": "item_reference", "id": "msg_1"}]}));
-    assert_eq!((param.as_str(), code, status), ("input[0]", None, 400));
+    for reference in [json!({"type": "item_reference", "id": "msg_1"}), json!({"type": null, "id": "msg_1"})]
+    {
+        let (param, code, status) = refusal(json!({"input": [reference]}));
+        assert_eq!((param.as_str(), code, status), ("input[0]", None, 400));
+    }
     for body in [&b"{"[..], b"", b"[]", b"\xff", b"null", b"{\"model\":\"m\",\"model\":\"n\"}"] {
         let error = plan(body, &options(&GENERIC)).unwrap_err();
         assert_eq!(error.code().as_deref(), Some("invalid_json"), "{body:?}");
+    }
+}
+
+#[test]
+fn an_item_without_a_type_that_says_something_is_no_reference() {
+    for (member, value) in [
+        ("encrypted_content", json!("A".repeat(600))),
+        ("summary", json!([])),
+        ("arguments", json!("{}")),
+        ("output", json!("x")),
+    ] {
+        let input = json!([{"role": "user", "content": "hi"}, {"id": "rs_1", member: value}]);
+        let plan = planned(&json!({"model": "m", "input": input}), &options(&GENERIC)).unwrap();
+        let body: Value = serde_json::from_slice(&plan.body).unwrap();
+        assert_eq!(body["messages"].as_array().unwrap().len(), 1, "{member}: {body}");
     }
 }
 

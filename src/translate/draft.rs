@@ -214,13 +214,15 @@ fn invalid_json(why: String) -> Error {
     Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
 }
 
-/// The id, if the item is an `item_reference`; such an item may come without a type.
+/// The id, if the item is an `item_reference`; such an item may come without a type, and then says nothing itself.
 fn reference(item: &Item<'_>) -> Option<String> {
-    let kind = present(item.r#type).and_then(json::decode);
-    let said = [item.role, item.call_id, item.content, item.summary];
-    match kind.as_deref() {
+    let Item { role, content, call_id, name, arguments, input, output, summary, tools, .. } = *item;
+    let Item { action, operation, encrypted_content, .. } = *item;
+    let said = [role, content, call_id, name, arguments, input, output, summary, tools];
+    let said = said.into_iter().chain([action, operation, encrypted_content]).flatten();
+    match present(item.r#type).and_then(json::decode).as_deref() {
         Some("item_reference") => {}
-        None if said.iter().all(Option::is_none) => {}
+        None if said.count() == 0 => {}
         _ => return None,
     }
     present(item.id).and_then(json::decode).map(Cow::into_owned)
