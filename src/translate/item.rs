@@ -291,7 +291,9 @@ impl Open {
     pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> String {
         let length = self.text.len() + self.content.json.len() + self.summary.json.len() + 256;
         // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
-        out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
+        if events.enabled {
+            out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
+        }
         self.end_part(events, out);
         if !cut && let Kind::Call(call) = &self.kind {
             let (base, field) = call.events();

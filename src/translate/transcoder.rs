@@ -542,9 +542,9 @@ impl Transcoder {
     }
 
     fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
-        out.reserve_exact(self.items.len() + self.plan.echo.len() + 512);
         let mut events = std::mem::take(&mut self.events);
         events.write(out, kind, |out| {
+            out.reserve_exact(self.items.len() + self.plan.echo.len() + 512);
             out.extend_from_slice(b",\"response\":");
             self.state(status).write(out, &self.plan.echo);
         });
