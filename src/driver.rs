@@ -3,6 +3,8 @@
 //!
 //! It is the response body itself: hyper polls it, and dropping it (the client left) drops the upstream request.
 
+mod answer;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,26 +14,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use futures::task::AtomicWaker;
-use futures::{FutureExt, StreamExt};
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+pub use self::answer::Answer;
+use self::answer::{Events, broken};
 use crate::error::{Error, Kind};
-use crate::sse::{self, SseError, SseReader};
-use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{self, Sent};
+use crate::upstream;
 use crate::wire::json;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
 /// Room for a frame of one event or two.
 const SMALL_FRAME: usize = 512;
-/// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
-const REST: Duration = Duration::from_secs(1);
 
 /// How silence is bridged.
 #[derive(Debug, Clone, Copy)]
@@ -49,75 +47,11 @@ pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
-type ByteStream = BoxStream<'static, Result<Bytes, String>>;
 type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
-
-/// What an upstream answered to a chat request.
-pub enum Answer {
-    /// A stream of chunks.
-    Events(Box<SseReader<ByteStream>>),
-    /// One whole completion, although a stream was asked for.
-    Whole(Bytes),
-    /// One of these, after the conversation was summarised into this blob.
-    Compacted(String, Box<Answer>),
-    /// One of these, from a server that speaks so.
-    By(Option<&'static Native>, Box<Answer>),
-}
-
-impl Answer {
-    /// Takes a success.
-    ///
-    /// # Errors
-    /// When its content type is neither events nor JSON, or a JSON body does not come.
-    pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
-        let native = sent.native;
-        let answer = match sent.is_event_stream()? {
-            true => Answer::Events(Box::new(sse::events(sent.into_stream().boxed()))),
-            false => Answer::Whole(sent.whole(limit).await?),
-        };
-        Ok(Answer::By(native, Box::new(answer)))
-    }
-
-    /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
-    pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
-        let mut unused = Vec::new();
-        let mut events = match self {
-            Answer::Events(events) => events,
-            Answer::Whole(body) => {
-                transcoder.chunk(&json::lossy(&body), unix_now(), &mut unused);
-                transcoder.end(End::Eof, unix_now(), &mut unused);
-                return;
-            }
-            Answer::By(native, answer) => {
-                transcoder.hear(native);
-                return Box::pin(answer.read(transcoder, idle_timeout)).await;
-            }
-            Answer::Compacted(blob, answer) => {
-                transcoder.compacted(&blob, &mut unused);
-                return Box::pin(answer.read(transcoder, idle_timeout)).await;
-            }
-        };
-        while !transcoder.ended() {
-            let end = match tokio::time::timeout(idle_timeout, events.next()).await {
-                Ok(Some(Ok(data))) => {
-                    transcoder.chunk(&data, unix_now(), &mut unused);
-                    continue;
-                }
-                Ok(Some(Err(error))) => End::Failed(broken(error)),
-                Ok(None) => End::Eof,
-                Err(_) => End::Failed(upstream::silent(idle_timeout)),
-            };
-            transcoder.end(end, unix_now(), &mut unused);
-        }
-        if transcoder.failure().is_none() {
-            let_end(events);
-        }
-    }
-}
 
 enum Source {
     Waiting(Waiting),
-    Events(Box<SseReader<ByteStream>>),
+    Events(Box<Events>),
     Over,
 }
 
@@ -233,7 +167,7 @@ impl EventBody {
                     }
                 },
                 Source::Events(events) => {
-                    let next = events.poll_payload(cx);
+                    let next = events.poll(cx);
                     if events.bytes_read() != self.heard_bytes {
                         self.heard_bytes = events.bytes_read();
                         self.heard = now;
@@ -288,7 +222,7 @@ impl EventBody {
         if let Source::Events(events) = std::mem::replace(&mut self.source, Source::Over)
             && self.transcoder.failure().is_none()
         {
-            let_end(events);
+            events.let_end();
         }
     }
 
@@ -353,15 +287,6 @@ impl Drop for EventBody {
     }
 }
 
-/// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request.
-fn let_end(mut events: Box<SseReader<ByteStream>>) {
-    let mut rest = Box::pin(async move { while let Some(Ok(_)) = events.next().await {} });
-    // mostly it came with the last event
-    if rest.as_mut().now_or_never().is_none() {
-        tokio::spawn(tokio::time::timeout(REST, rest));
-    }
-}
-
 /// The end of the drain, watched without a lock at every event: the token's are shared by all streams.
 struct Shutdown {
     future: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -399,13 +324,4 @@ impl Shutdown {
 /// Seconds since 1970.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-fn broken(error: SseError) -> Error {
-    let message = match &error {
-        SseError::Transport(_) => "The upstream server closed the connection before its answer was complete.",
-        SseError::InvalidUtf8 => "The upstream server sent bytes that are not UTF-8.",
-        _ => "The upstream server sent an event that is too long.",
-    };
-    Error::new(Kind::BadGateway, message).detail(error)
 }

@@ -192,6 +192,22 @@ async fn a_conversation_stays_where_its_cache_is() {
 }
 
 #[tokio::test]
+async fn a_slot_is_free_once_the_response_has_ended() {
+    // what is left of the body is to come
+    let ended = [EVENTS, text("a").as_bytes(), STOP.as_bytes()].concat();
+    let server = Scripted::new(Does::Hangs(ended)).await;
+    let proxy = Conf::of(&[(server.at, "")]).proxy(&[]).await;
+    all_up(&proxy, &[&server]).await;
+    for stream in [true, false, true] {
+        let body = json!({"model": "m", "input": "hi", "stream": stream, "prompt_cache_key": "k"});
+        let answer = answer(&proxy, body.to_string()).await;
+        assert!(answer.contains("\"status\":\"completed\""), "{answer}");
+    }
+    let slots: Vec<Value> = (0..3).map(|n| server.body(n)["id_slot"].clone()).collect();
+    assert_eq!(slots, [0, 0, 0], "one conversation, one slot");
+}
+
+#[tokio::test]
 async fn what_has_not_begun_is_taken_elsewhere() {
     let progress = "data: {\"choices\":[{\"delta\":{\"content\":null}}],\"prompt_progress\":{\"total\":9,\"processed\":1}}\n\n";
     let error = |status: &str| whole(status, "application/json", r#"{"error":{"message":"CUDA error"}}"#);

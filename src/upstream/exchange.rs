@@ -145,7 +145,7 @@ impl From<reqwest::Error> for Broken {
 }
 
 /// The error with all its causes, without the URL.
-fn causes(error: reqwest::Error) -> String {
+pub fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut causes = error.to_string();
     let mut source = std::error::Error::source(&error);

@@ -32,6 +32,7 @@ pub use answer::{silent, too_late};
 pub use facts::{Facts, Model};
 pub use route::Route;
 pub use send::{CHAT, ChatRequest, Passed, Sent};
+pub use server::Lease;
 
 /// How long a request waits for the first look to be over.
 const FIRST_LOOK: Duration = Duration::from_secs(2);

@@ -350,16 +350,11 @@ impl Sent {
         body
     }
 
-    /// The body, piece by piece.
-    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
-        let Sent { response, first, mut lease, .. } = self;
+    /// The body, piece by piece, and its place on the server, to be given up when the answer is over.
+    pub fn into_stream(self) -> (impl Stream<Item = Result<Bytes, String>> + Send + 'static, Lease) {
+        let Sent { response, first, lease, .. } = self;
         let first = futures::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
-        first.chain(response.map(move |piece| {
-            piece.map_err(|broken| {
-                lease.failed();
-                broken.cause
-            })
-        }))
+        (first.chain(response.map(|piece| piece.map_err(|broken| broken.cause))), lease)
     }
 }
 

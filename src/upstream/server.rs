@@ -399,11 +399,11 @@ fn bearer(key: &SecretString) -> Option<HeaderValue> {
 /// One request's place on a server, from its choice to the end of its answer.
 pub struct Lease {
     /// Where.
-    pub server: Arc<Server>,
+    pub(super) server: Arc<Server>,
     /// Which slot of it, where the choice is ours.
-    pub slot: Option<u32>,
+    pub(super) slot: Option<u32>,
     /// Which request to that slot it is, where the slot's state is kept.
-    pub turn: OnceLock<u64>,
+    pub(super) turn: OnceLock<u64>,
     told: bool,
 }
 

@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use self::folder::Folder;
 use self::index::{Asked, Bounds, Index, Prompt, Snapshot, hash};
+use super::exchange::causes;
 use crate::config::UpstreamConfig;
 
 /// Fewest tokens that are worth a file: fewer are read again in a moment.
@@ -326,23 +327,32 @@ impl Line {
     }
 
     async fn get<T: serde::de::DeserializeOwned>(&self, path: &str) -> Option<T> {
-        let request = self.client.get(format!("{}{path}", self.base)).headers(self.headers.clone());
-        let response = request.timeout(LIMIT).send().await.ok()?.error_for_status().ok()?;
-        serde_json::from_slice(&response.bytes().await.ok()?).ok()
+        self.ask(self.client.get(format!("{}{path}", self.base)), path).await
     }
 
     /// `None` where the server refuses.
     async fn act(&self, slot: u32, action: &str, file: &str) -> Option<Moved> {
-        let url = format!("{}/slots/{slot}?action={action}", self.base);
+        let path = format!("/slots/{slot}?action={action}");
         let body = value!({ "filename": file }).to_string();
-        let request = self.client.post(url).headers(self.headers.clone()).body(body).timeout(LIMIT);
-        let response = match request.send().await.and_then(reqwest::Response::error_for_status) {
-            Ok(response) => response,
-            Err(error) => {
-                tracing::debug!(slot, action, error = %error.without_url(), "slot action failed");
-                return None;
-            }
+        self.ask(self.client.post(format!("{}{path}", self.base)).body(body), &path).await
+    }
+
+    async fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        path: &str,
+    ) -> Option<T> {
+        let answer = async {
+            let response = request.headers(self.headers.clone()).timeout(LIMIT).send().await?;
+            response.error_for_status()?.bytes().await
         };
-        serde_json::from_slice(&response.bytes().await.ok()?).ok()
+        let answer = answer.await.map_err(causes);
+        match answer.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string())) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                tracing::debug!(path, error, "the server said nothing of its slots");
+                None
+            }
+        }
     }
 }

@@ -1,0 +1,133 @@
+//! Owns what came back for a chat request, up to its end: the events with the place on the server that they hold, or
+//! one whole completion. It must not know what an event means.
+
+use std::future::poll_fn;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+
+use super::unix_now;
+use crate::error::{Error, Kind};
+use crate::sse::{self, Payload, SseError, SseReader};
+use crate::translate::native::Native;
+use crate::translate::transcoder::{End, Transcoder};
+use crate::upstream::{self, Lease, Sent};
+use crate::wire::json;
+
+/// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
+const REST: Duration = Duration::from_secs(1);
+
+/// What an upstream answered to a chat request.
+pub enum Answer {
+    /// A stream of chunks.
+    Events(Box<Events>),
+    /// One whole completion, although a stream was asked for.
+    Whole(Bytes),
+    /// One of these, after the conversation was summarised into this blob.
+    Compacted(String, Box<Answer>),
+    /// One of these, from a server that speaks so.
+    By(Option<&'static Native>, Box<Answer>),
+}
+
+impl Answer {
+    /// Takes a success.
+    ///
+    /// # Errors
+    /// When its content type is neither events nor JSON, or a JSON body does not come.
+    pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
+        let native = sent.native;
+        let answer = match sent.is_event_stream()? {
+            true => Answer::Events(Box::new(Events::of(sent))),
+            false => Answer::Whole(sent.whole(limit).await?),
+        };
+        Ok(Answer::By(native, Box::new(answer)))
+    }
+
+    /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
+    pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
+        let mut unused = Vec::new();
+        let mut events = match self {
+            Answer::Events(events) => events,
+            Answer::Whole(body) => {
+                transcoder.chunk(&json::lossy(&body), unix_now(), &mut unused);
+                transcoder.end(End::Eof, unix_now(), &mut unused);
+                return;
+            }
+            Answer::By(native, answer) => {
+                transcoder.hear(native);
+                return Box::pin(answer.read(transcoder, idle_timeout)).await;
+            }
+            Answer::Compacted(blob, answer) => {
+                transcoder.compacted(&blob, &mut unused);
+                return Box::pin(answer.read(transcoder, idle_timeout)).await;
+            }
+        };
+        while !transcoder.ended() {
+            let end = match tokio::time::timeout(idle_timeout, poll_fn(|cx| events.poll(cx))).await {
+                Ok(Some(Ok(data))) => {
+                    transcoder.chunk(data.as_str(), unix_now(), &mut unused);
+                    continue;
+                }
+                Ok(Some(Err(error))) => End::Failed(broken(error)),
+                Ok(None) => End::Eof,
+                Err(_) => End::Failed(upstream::silent(idle_timeout)),
+            };
+            transcoder.end(end, unix_now(), &mut unused);
+        }
+        if transcoder.failure().is_none() {
+            events.let_end();
+        }
+    }
+}
+
+/// The events of a stream. Dropped, they take the request back.
+pub struct Events {
+    reader: SseReader<BoxStream<'static, Result<Bytes, String>>>,
+    lease: Lease,
+}
+
+impl Events {
+    fn of(sent: Sent) -> Events {
+        let (bytes, lease) = sent.into_stream();
+        Events { reader: sse::events(bytes.boxed()), lease }
+    }
+
+    /// How many bytes have arrived.
+    pub fn bytes_read(&self) -> u64 {
+        self.reader.bytes_read()
+    }
+
+    /// The payload of the next event.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Payload, SseError>>> {
+        let next = ready!(self.reader.poll_payload(cx));
+        if let Some(Err(SseError::Transport(_))) = next {
+            self.lease.failed();
+        }
+        Poll::Ready(next)
+    }
+
+    /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request. Its place on
+    /// the server is free at once: a client's next request may be here before that.
+    pub fn let_end(self) {
+        let Events { mut reader, lease } = self;
+        drop(lease);
+        let mut rest = Box::pin(async move { while let Some(Ok(_)) = reader.next().await {} });
+        // mostly it came with the last event
+        if rest.as_mut().now_or_never().is_none() {
+            tokio::spawn(tokio::time::timeout(REST, rest));
+        }
+    }
+}
+
+/// What an end of the events means that is none of the response.
+pub fn broken(error: SseError) -> Error {
+    let message = match &error {
+        SseError::Transport(_) => "The upstream server closed the connection before its answer was complete.",
+        SseError::InvalidUtf8 => "The upstream server sent bytes that are not UTF-8.",
+        _ => "The upstream server sent an event that is too long.",
+    };
+    Error::new(Kind::BadGateway, message).detail(error)
+}
