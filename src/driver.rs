@@ -62,6 +62,8 @@ pub struct EventBody {
     source: Source,
     pace: Pace,
     out: Vec<u8>,
+    /// Rings when the source has something.
+    called: Bell,
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
     heard: Instant,
     heard_bytes: u64,
@@ -70,7 +72,12 @@ pub struct EventBody {
     spoke: Instant,
     told: Instant,
     timer: Pin<Box<Sleep>>,
-    shutdown: Shutdown,
+    /// Whether the timer has run out.
+    due: bool,
+    /// The end of the drain.
+    shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Rings for both.
+    alarm: Bell,
     before_end: Option<BeforeEnd>,
     closing: Option<BoxFuture<'static, ()>>,
     on_end: Option<OnEnd>,
@@ -93,13 +100,16 @@ impl EventBody {
             source: Source::Waiting(Box::pin(answer)),
             pace,
             out,
+            called: Bell::new(),
             heard: now,
             heard_bytes: 0,
             begun: (now, unix_now()),
             spoke: now,
             told: now,
             timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
-            shutdown: Shutdown::new(shutdown),
+            due: false,
+            shutdown: Box::pin(shutdown),
+            alarm: Bell::new(),
             before_end: None,
             closing: None,
             on_end: Some(on_end),
@@ -150,13 +160,27 @@ impl EventBody {
     }
 
     /// Takes what the upstream has for us now.
-    fn pull(&mut self, now: Instant, cx: &mut Context<'_>) {
+    fn pull(&mut self, now: Instant) {
+        if !self.feed(now) {
+            self.called.ring_later();
+        }
+        if let Source::Events(events) = &self.source
+            && events.bytes_read() != self.heard_bytes
+        {
+            self.heard_bytes = events.bytes_read();
+            self.heard = now;
+        }
+    }
+
+    /// Moves what is there into the transcoder, a frame at most; whether that was all.
+    fn feed(&mut self, now: Instant) -> bool {
         let unix = self.unix(now);
         while !self.transcoder.ended() && self.out.len() < FRAME {
+            let cx = &mut Context::from_waker(&self.called.waker);
             match &mut self.source {
-                Source::Over => return,
+                Source::Over => return true,
                 Source::Waiting(answer) => match answer.as_mut().poll(cx) {
-                    Poll::Pending => return,
+                    Poll::Pending => return true,
                     Poll::Ready(answer) => {
                         self.source = Source::Over;
                         self.heard = now;
@@ -166,37 +190,43 @@ impl EventBody {
                         }
                     }
                 },
-                Source::Events(events) => {
-                    let next = events.poll(cx);
-                    if events.bytes_read() != self.heard_bytes {
-                        self.heard_bytes = events.bytes_read();
-                        self.heard = now;
+                Source::Events(events) => match events.poll(cx) {
+                    Poll::Pending => return true,
+                    Poll::Ready(Some(Ok(data))) => {
+                        if self.out.capacity() == 0 {
+                            self.out.reserve_exact(SMALL_FRAME);
+                        }
+                        self.transcoder.chunk(&data, unix, &mut self.out);
                     }
-                    match next {
-                        Poll::Pending => return,
-                        Poll::Ready(Some(Ok(data))) => {
-                            if self.out.capacity() == 0 {
-                                self.out.reserve(SMALL_FRAME);
-                            }
-                            self.transcoder.chunk(data.as_str(), unix, &mut self.out);
-                        }
-                        Poll::Ready(Some(Err(error))) => {
-                            self.source = Source::Over;
-                            self.finish(End::Failed(broken(error)));
-                        }
-                        Poll::Ready(None) => {
-                            self.source = Source::Over;
-                            self.finish(End::Eof);
-                        }
+                    Poll::Ready(Some(Err(error))) => {
+                        self.source = Source::Over;
+                        self.finish(End::Failed(broken(error)));
                     }
-                }
+                    Poll::Ready(None) => {
+                        self.source = Source::Over;
+                        self.finish(End::Eof);
+                    }
+                },
             }
+        }
+        false
+    }
+
+    /// Looks whether the drain is over or the timer has run out.
+    fn look(&mut self) {
+        let cx = &mut Context::from_waker(&self.alarm.waker);
+        let over = self.shutdown.as_mut().poll(cx).is_ready();
+        self.due |= self.timer.as_mut().poll(cx).is_ready();
+        if over && !self.transcoder.ended() {
+            let message = "The server is shutting down.";
+            self.finish(End::Failed(Error::new(Kind::ShuttingDown, message)));
         }
     }
 
     /// Looks at the clock; whatever is due goes into `out`.
-    fn tick(&mut self, now: Instant, cx: &mut Context<'_>) {
-        while self.out.is_empty() && self.timer.as_mut().poll(cx).is_ready() {
+    fn tick(&mut self) {
+        while self.due && self.out.is_empty() {
+            let now = Instant::now();
             let streaming = matches!(self.source, Source::Events(_));
             if streaming && now.duration_since(self.heard) >= self.pace.idle_timeout {
                 self.finish(End::Failed(upstream::silent(self.pace.idle_timeout)));
@@ -215,6 +245,7 @@ impl EventBody {
             // what is due already was done just now, and its clock is set when the frame leaves
             let due = if due <= now { now + self.pace.heartbeat } else { due };
             self.timer.as_mut().reset(due);
+            self.due = self.timer.as_mut().poll(&mut Context::from_waker(&self.alarm.waker)).is_ready();
         }
     }
 
@@ -242,14 +273,15 @@ impl Body for EventBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
-        let now = Instant::now();
-        this.pull(now, cx);
-        if !this.transcoder.ended() && this.shutdown.is_on(cx) {
-            let message = "The server is shutting down.";
-            this.finish(End::Failed(Error::new(Kind::ShuttingDown, message)));
+        let mut now = None;
+        if this.called.rang(cx) {
+            this.pull(*now.insert(Instant::now()));
+        }
+        if this.alarm.rang(cx) {
+            this.look();
         }
         let events = !this.out.is_empty();
-        this.tick(now, cx);
+        this.tick();
         if this.transcoder.ended() {
             this.let_go();
             if let Some(before_end) = this.before_end.take() {
@@ -267,11 +299,20 @@ impl Body for EventBody {
             }
             return Poll::Pending;
         }
-        this.spoke = now;
+        this.spoke = now.unwrap_or_else(Instant::now);
         if events || this.out.first() != Some(&b':') {
-            this.told = now;
+            this.told = this.spoke;
         }
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(std::mem::take(&mut this.out))))))
+        let frame = match this.out.capacity() {
+            // the room is used again
+            ..=SMALL_FRAME => {
+                let frame = Bytes::copy_from_slice(&this.out);
+                this.out.clear();
+                frame
+            }
+            _ => Bytes::from(std::mem::take(&mut this.out)),
+        };
+        Poll::Ready(Some(Ok(Frame::data(frame))))
     }
 }
 
@@ -287,37 +328,45 @@ impl Drop for EventBody {
     }
 }
 
-/// The end of the drain, watched without a lock at every event: the token's are shared by all streams.
-struct Shutdown {
-    future: Pin<Box<WaitForCancellationFutureOwned>>,
-    bell: Arc<Bell>,
+/// Tells whether what was polled with its waker has called since: a stream is polled for many reasons, and to ask what
+/// has nothing to say costs as much as a token.
+struct Bell {
+    waker: Waker,
+    rope: Arc<Rope>,
 }
 
-struct Bell {
-    rung: AtomicBool,
+struct Rope {
+    rang: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
-        self.task.wake();
+impl Bell {
+    fn new() -> Bell {
+        // the first look is due
+        let rope = Arc::new(Rope { rang: AtomicBool::new(true), task: AtomicWaker::new() });
+        Bell { waker: Waker::from(rope.clone()), rope }
+    }
+
+    /// Whether it rang; if not, it will wake this task.
+    fn rang(&self, cx: &mut Context<'_>) -> bool {
+        self.rope.task.register(cx.waker());
+        self.rope.rang.swap(false, Ordering::AcqRel)
+    }
+
+    /// Has the next look find that it rang.
+    fn ring_later(&self) {
+        self.rope.rang.store(true, Ordering::Release);
     }
 }
 
-impl Shutdown {
-    fn new(future: WaitForCancellationFutureOwned) -> Shutdown {
-        // the first look is due
-        let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Shutdown { future: Box::pin(future), bell }
+impl Wake for Rope {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
     }
 
-    fn is_on(&mut self, cx: &mut Context<'_>) -> bool {
-        self.bell.task.register(cx.waker());
-        self.bell.rung.swap(false, Ordering::AcqRel) && {
-            let waker = Waker::from(self.bell.clone());
-            self.future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready()
-        }
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
+        self.task.wake();
     }
 }
 

@@ -1,20 +1,20 @@
 //! Owns what came back for a chat request, up to its end: the events with the place on the server that they hold, or
 //! one whole completion. It must not know what an event means.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
 use super::unix_now;
 use crate::error::{Error, Kind};
-use crate::sse::{self, Payload, SseError, SseReader};
+use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{self, Lease, Sent};
+use crate::upstream::{self, Arriving, Lease, Sent};
 use crate::wire::json;
 
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
@@ -66,13 +66,19 @@ impl Answer {
             }
         };
         while !transcoder.ended() {
-            let end = match tokio::time::timeout(idle_timeout, poll_fn(|cx| events.poll(cx))).await {
-                Ok(Some(Ok(data))) => {
-                    transcoder.chunk(data.as_str(), unix_now(), &mut unused);
-                    continue;
-                }
-                Ok(Some(Err(error))) => End::Failed(broken(error)),
-                Ok(None) => End::Eof,
+            let read = poll_fn(|cx| {
+                Poll::Ready(match ready!(events.poll(cx)) {
+                    Some(Ok(data)) => {
+                        transcoder.chunk(&data, unix_now(), &mut unused);
+                        None
+                    }
+                    Some(Err(error)) => Some(End::Failed(broken(error))),
+                    None => Some(End::Eof),
+                })
+            });
+            let end = match tokio::time::timeout(idle_timeout, read).await {
+                Ok(None) => continue,
+                Ok(Some(end)) => end,
                 Err(_) => End::Failed(upstream::silent(idle_timeout)),
             };
             transcoder.end(end, unix_now(), &mut unused);
@@ -85,14 +91,26 @@ impl Answer {
 
 /// The events of a stream. Dropped, they take the request back.
 pub struct Events {
-    reader: SseReader<BoxStream<'static, Result<Bytes, String>>>,
+    reader: SseReader<Arriving>,
     lease: Lease,
+}
+
+impl sse::Source for Arriving {
+    type Error = upstream::Broken;
+
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, upstream::Broken>>> {
+        Arriving::poll_more(self, cx, out)
+    }
 }
 
 impl Events {
     fn of(sent: Sent) -> Events {
-        let (bytes, lease) = sent.into_stream();
-        Events { reader: sse::events(bytes.boxed()), lease }
+        let (body, lease) = sent.into_body();
+        Events { reader: sse::events(body), lease }
     }
 
     /// How many bytes have arrived.
@@ -101,7 +119,7 @@ impl Events {
     }
 
     /// The payload of the next event.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Payload, SseError>>> {
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Cow<'_, str>, SseError>>> {
         let next = ready!(self.reader.poll_payload(cx));
         if let Some(Err(SseError::Transport(_))) = next {
             self.lease.failed();

@@ -86,17 +86,14 @@ pub fn too_late(limit: Duration) -> Error {
 /// The body, if it has at most `cap` bytes.
 pub async fn collect(mut response: Response, cap: usize) -> Result<Bytes, Error> {
     let mut body: Vec<u8> = Vec::new();
-    while let Some(piece) = response.chunk().await {
-        match piece {
-            Ok(piece) if body.len() + piece.len() <= cap => body.extend_from_slice(&piece),
-            Ok(_) => {
-                let message = format!("The upstream server's answer is longer than {cap} bytes.");
-                return Err(Error::new(Kind::BadGateway, message));
-            }
-            Err(broken) => {
-                let message = "The upstream server closed the connection before its answer was complete.";
-                return Err(Error::new(Kind::BadGateway, message).detail(broken.cause));
-            }
+    while let Some(more) = response.more(&mut body).await {
+        if let Err(broken) = more {
+            let message = "The upstream server closed the connection before its answer was complete.";
+            return Err(Error::new(Kind::BadGateway, message).detail(broken));
+        }
+        if body.len() > cap {
+            let message = format!("The upstream server's answer is longer than {cap} bytes.");
+            return Err(Error::new(Kind::BadGateway, message));
         }
     }
     Ok(Bytes::from(body))

@@ -7,8 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::Stream;
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 
@@ -98,36 +96,34 @@ impl Client {
 }
 
 impl Response {
-    /// The next piece of the body; `None` at its end.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    /// Appends what is there of the body to `out`: how many bytes, `None` at the end.
+    pub fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, Broken>>> {
         let body = match &mut self.body {
-            Body::Plain(body) => return body.poll_data(cx),
+            Body::Plain(body) => return body.poll_more(cx, out),
             Body::General(body) => body,
         };
         loop {
             match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => return Poll::Ready(Some(Ok(data))),
-                    // trailers
-                    Err(_) => continue,
-                },
+                // else trailers
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        out.extend_from_slice(&data);
+                        return Poll::Ready(Some(Ok(data.len())));
+                    }
+                }
             }
         }
     }
 
-    /// The next piece of the body; `None` at its end.
-    pub async fn chunk(&mut self) -> Option<Result<Bytes, Broken>> {
-        poll_fn(|cx| self.poll_data(cx)).await
-    }
-}
-
-impl Stream for Response {
-    type Item = Result<Bytes, Broken>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.poll_data(cx)
+    /// The same, waited for.
+    pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, Broken>> {
+        poll_fn(|cx| self.poll_more(cx, out)).await
     }
 }
 

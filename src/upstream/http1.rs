@@ -34,7 +34,8 @@ thread_local! {
 }
 
 /// Why there is no answer, or no more of it.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
 pub struct Broken {
     /// Whether the server was not even reached.
     pub refused: bool,
@@ -282,19 +283,23 @@ impl Exchange {
 }
 
 impl Body {
-    /// The next piece: all that one read brought.
-    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+    /// Appends what one read brings to `out`: how many bytes, `None` at the end.
+    pub fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, Broken>>> {
+        let before = out.len();
         loop {
             if let Some(broken) = self.broken.take() {
                 self.exchange = None;
                 return Poll::Ready(Some(Err(broken)));
             }
             let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
-            let mut data = Vec::new();
             let framing = &mut self.framing;
             let whole = if self.held.is_empty() {
                 let mut whole = Ok(true);
-                match ready!(exchange.poll_read(cx, |bytes| whole = framing.read(bytes, &mut data))) {
+                match ready!(exchange.poll_read(cx, |bytes| whole = framing.read(bytes, out))) {
                     Ok(0) if matches!(framing, Framing::Close) => {
                         self.exchange = None;
                         return Poll::Ready(None);
@@ -304,15 +309,15 @@ impl Body {
                     Err(error) => Err(error.to_string()),
                 }
             } else {
-                framing.read(&std::mem::take(&mut self.held), &mut data).map_err(str::to_owned)
+                framing.read(&std::mem::take(&mut self.held), out).map_err(str::to_owned)
             };
             match whole {
                 Ok(whole) => exchange.keeps &= whole,
                 Err(cause) => self.broken = Some(Broken::midway(cause)),
             }
             self.end_if_over();
-            if !data.is_empty() {
-                return Poll::Ready(Some(Ok(Bytes::from(data))));
+            if out.len() > before {
+                return Poll::Ready(Some(Ok(out.len() - before)));
             }
         }
     }

@@ -3,13 +3,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::exchange::Response;
+use super::exchange::{Broken, Response};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::error::{Error, Kind};
@@ -47,6 +48,12 @@ pub struct Sent {
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
     lease: Lease,
+}
+
+/// The body of a success as it comes.
+pub struct Arriving {
+    first: Vec<u8>,
+    response: Response,
 }
 
 /// The same of a request that was passed through, whatever its status.
@@ -252,8 +259,8 @@ impl<'a> Trip<'a> {
         let mut first = Vec::new();
         loop {
             watch.quiet = Instant::now();
-            match watch.over(response.chunk()).await? {
-                Some(Ok(piece)) => first.extend_from_slice(&piece),
+            match watch.over(response.more(&mut first)).await? {
+                Some(Ok(_)) => {}
                 None => return Err(Failure::Broke(ended())),
                 Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
             }
@@ -350,11 +357,25 @@ impl Sent {
         body
     }
 
-    /// The body, piece by piece, and its place on the server, to be given up when the answer is over.
-    pub fn into_stream(self) -> (impl Stream<Item = Result<Bytes, String>> + Send + 'static, Lease) {
-        let Sent { response, first, lease, .. } = self;
-        let first = futures::stream::iter((!first.is_empty()).then(|| Ok(Bytes::from(first))));
-        (first.chain(response.map(|piece| piece.map_err(|broken| broken.cause))), lease)
+    /// The body, and its place on the server, to be given up when the answer is over.
+    pub fn into_body(self) -> (Arriving, Lease) {
+        (Arriving { first: self.first, response: self.response }, self.lease)
+    }
+}
+
+impl Arriving {
+    /// Appends what is there to `out`: how many bytes, `None` at the end.
+    pub fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, Broken>>> {
+        if self.first.is_empty() {
+            return self.response.poll_more(cx, out);
+        }
+        let first = std::mem::take(&mut self.first);
+        out.extend_from_slice(&first);
+        Poll::Ready(Some(Ok(first.len())))
     }
 }
 

@@ -37,7 +37,7 @@ impl Framing {
     /// # Errors
     /// When the coding is broken; what is wrong, in words.
     pub fn read(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<bool, &'static str> {
-        out.reserve_exact(bytes.len());
+        out.reserve(bytes.len());
         match self {
             Framing::Close => {
                 out.extend_from_slice(bytes);
