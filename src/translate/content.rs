@@ -47,11 +47,9 @@ pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<
     if let Some(text) = json::text(content) {
         return Some(vec![Piece::Text(text)]);
     }
-    if !content.get().starts_with('[') {
-        return None;
-    }
-    let mut pieces = Vec::new();
-    let _ = known::objects(content.get(), &mut pieces, |raw, part| piece(raw, part, notes));
+    // mostly there is one
+    let mut pieces = Vec::with_capacity(1);
+    known::objects(content.get(), &mut pieces, |raw, part| piece(raw, part, notes))?;
     Some(pieces)
 }
 

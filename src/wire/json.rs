@@ -261,7 +261,7 @@ fn has_surrogate(text: &str) -> bool {
         // a token: to prepare a search would take longer than to search
         0..=64 => memchr::memchr_iter(b'\\', bytes).any(surrogate),
         // escapes are frequent in a transcript, by number they are rare
-        _ => BY_NUMBER.find_iter(bytes).any(surrogate),
+        _ => memchr::memchr(b'\\', bytes).is_some() && BY_NUMBER.find_iter(bytes).any(surrogate),
     }
 }
 

@@ -15,6 +15,9 @@ use super::quote::end_of_string;
 
 /// The elements of an array, as text; `None` for any other value.
 pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
+    if !is_array(text) {
+        return None;
+    }
     list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
 }
 
@@ -38,6 +41,9 @@ pub fn objects<'a, T: Deserialize<'a>, E>(
     out: &mut Vec<E>,
     mut each: impl FnMut(&'a RawValue, Option<T>) -> Option<E>,
 ) -> Option<()> {
+    if !is_array(text) {
+        return None;
+    }
     let before = out.len();
     let told = walk(text, |rest| {
         let (raw, read) = rest.object()?;
@@ -50,6 +56,11 @@ pub fn objects<'a, T: Deserialize<'a>, E>(
         out.extend(elements.into_iter().filter_map(|element| each(element, fields(element.get()))));
         Some(())
     })
+}
+
+/// Whether it may be one; serde_json's error would hold all of a long text that is none.
+fn is_array(text: &str) -> bool {
+    text.trim_ascii_start().starts_with('[')
 }
 
 fn list<'a, E>(text: &'a str, element: impl Fn(&mut Rest<'a>) -> Option<E>) -> Option<Vec<E>> {
@@ -216,11 +227,14 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        let literal = self.value().ok_or(Unread)?;
-        let inside = literal.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or(Unread)?;
+        self.eat(b'"').ok_or(Unread)?;
+        let from = self.at;
+        self.at = end_of_string(self.text.as_bytes(), from).ok_or(Unread)?;
+        let inside = self.text.get(from..self.at - 1).ok_or(Unread)?;
         if inside.bytes().all(|byte| byte != b'\\') {
             return visitor.visit_borrowed_str(inside);
         }
+        let literal = self.text.get(from - 1..self.at).ok_or(Unread)?;
         visitor.visit_string(serde_json::from_str(literal).map_err(|_| Unread)?)
     }
 

@@ -5,12 +5,18 @@
 pub(super) fn end_of_string(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
     // names and most values are short: a search that first sets itself up would take longer
-    if let Some(head) = rest.first_chunk::<16>() {
-        let quotes = marks(u128::from_le_bytes(*head), b'"');
-        let at = (quotes.trailing_zeros() / 8) as usize;
-        if quotes != 0 && (at == 0 || head.get(at - 1) != Some(&b'\\')) {
-            return Some(from + at + 1);
+    let mut at = 0;
+    for _ in 0..2 {
+        let Some(word) = rest.get(at..)?.first_chunk::<8>() else { break };
+        let quotes = marks(u64::from_le_bytes(*word), b'"');
+        if quotes != 0 {
+            at += (quotes.trailing_zeros() / 8) as usize;
+            if at == 0 || rest.get(at - 1) != Some(&b'\\') {
+                return Some(from + at + 1);
+            }
+            break;
         }
+        at += word.len();
     }
     end(rest).map(|end| from + end)
 }
@@ -45,9 +51,9 @@ fn end(rest: &[u8]) -> Option<usize> {
 }
 
 /// 0x80 at the first byte that is `wanted`, and at none before it.
-fn marks(word: u128, wanted: u8) -> u128 {
-    const ONES: u128 = u128::MAX / 255;
-    let differs = word ^ (ONES * u128::from(wanted));
+fn marks(word: u64, wanted: u8) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let differs = word ^ (ONES * u64::from(wanted));
     differs.wrapping_sub(ONES) & !differs & (ONES << 7)
 }
 
