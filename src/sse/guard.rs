@@ -90,6 +90,9 @@ impl Guard {
     /// Where in [`Guard::arrived`] the data of the next event lies, if nothing is pending before it and it arrived as
     /// `data: ...\n\n`. It may still be no UTF-8.
     pub fn plain(&mut self) -> Option<Range<usize>> {
+        if self.bom == 0 && self.unread.bytes().first().is_some_and(|first| Some(first) != BOM.first()) {
+            self.settle_bom();
+        }
         if !self.is_fresh() {
             return None;
         }

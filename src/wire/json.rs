@@ -13,7 +13,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::known;
-use super::quote::end_of_string;
+use super::quote::{end_of_string, first_special};
 
 /// The bytes as text, wrong ones replaced. `String::from_utf8_lossy` says the same, but goes byte by byte from the start.
 pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
@@ -59,24 +59,22 @@ pub fn push_number(out: &mut Vec<u8>, mut n: u64) {
 
 /// Appends the escaped form of `text`.
 pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    let mut copied = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
+    let mut rest = text.as_bytes();
+    while let Some(at) = first_special(rest)
+        && let Some((plain, [byte, behind @ ..])) = rest.split_at_checked(at)
+    {
+        out.extend_from_slice(plain);
+        rest = behind;
         let short = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
             b'\n' => b'n',
             b'\r' => b'r',
             b'\t' => b't',
             0x08 => b'b',
             0x0c => b'f',
             0..=0x1f => b'u',
-            _ => continue,
+            _ => *byte,
         };
-        out.extend_from_slice(bytes.get(copied..at).unwrap_or_default());
-        copied = at + 1;
-        out.push(b'\\');
-        out.push(short);
+        out.extend_from_slice(&[b'\\', short]);
         if short == b'u' {
             out.extend_from_slice(b"00");
             for nibble in [byte >> 4, byte & 15] {
@@ -84,12 +82,12 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
             }
         }
     }
-    out.extend_from_slice(bytes.get(copied..).unwrap_or_default());
+    out.extend_from_slice(rest);
 }
 
 /// The escaped form of `text`.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
+    if first_special(text.as_bytes()).is_none() {
         return Cow::Borrowed(text);
     }
     let mut out = Vec::with_capacity(text.len() + 8);

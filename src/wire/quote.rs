@@ -1,5 +1,5 @@
-//! Owns the search for the end of a string literal, which is where most of a request's bytes are passed. It must not
-//! judge what is in the string.
+//! Owns the search for the end of a string literal, which is where most of a request's bytes are passed, and for what
+//! must be escaped in one. It must not judge what is in the string.
 
 /// The place behind the quote that ends the string whose inside begins at `from`; `None` if nothing ends it.
 pub(super) fn end_of_string(bytes: &[u8], from: usize) -> Option<usize> {
@@ -50,9 +50,22 @@ fn end(rest: &[u8]) -> Option<usize> {
     }
 }
 
+/// Where the first byte stands that a string literal holds only escaped: a quote, a backslash, a control character.
+pub(super) fn first_special(bytes: &[u8]) -> Option<usize> {
+    let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..0x20);
+    let (words, _) = bytes.as_chunks::<8>();
+    let clean = |word: &&[u8; 8]| {
+        let word = u64::from_le_bytes(**word);
+        marks(word, b'"') | marks(word, b'\\') | (word.wrapping_sub(ONES * 0x20) & !word & (ONES << 7)) == 0
+    };
+    let from = words.iter().take_while(clean).count() * 8;
+    Some(from + bytes.get(from..)?.iter().position(special)?)
+}
+
+const ONES: u64 = u64::MAX / 255;
+
 /// 0x80 at the first byte that is `wanted`, and at none before it.
 fn marks(word: u64, wanted: u8) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
     let differs = word ^ (ONES * u64::from(wanted));
     differs.wrapping_sub(ONES) & !differs & (ONES << 7)
 }
@@ -103,6 +116,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_special_byte_is_found(bytes in vec(prop_oneof![8 => 0x20..=0xff_u8, 1 => any::<u8>()], 0..60)) {
+            let plainly = bytes.iter().position(|byte| *byte < 0x20 || *byte == b'"' || *byte == b'\\');
+            prop_assert_eq!(first_special(&bytes), plainly);
+        }
+
         #[test]
         fn the_end_is_where_a_plain_reading_finds_it(
             pieces in vec(select(vec![r#"\""#, r"\\", r"\n", "a", "text", "é", " and so on, for a good while longer, "]), 0..120),
