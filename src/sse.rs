@@ -127,6 +127,12 @@ impl<S> SseReader<S> {
         Self { source: Some(source), eof: false, bytes_read: 0, guard: Guard::new(limits), parser: None }
     }
 
+    /// Takes bytes that were read already, before the source is asked.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.guard.room().extend_from_slice(bytes);
+        self.bytes_read += bytes.len() as u64;
+    }
+
     /// How many bytes have arrived. It grows with comments too: they show that the other side lives.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read
@@ -181,10 +187,8 @@ impl<S: Source> SseReader<S> {
                 Some(Err(error)) => return Poll::Ready(Next::Failed(SseError::Transport(error.to_string()))),
                 None => {
                     self.eof = true;
-                    match self.guard.finish() {
-                        Ok(Some(lines)) => self.parser.get_or_insert_with(Parser::new).feed(lines),
-                        Ok(None) => {}
-                        Err(error) => return Poll::Ready(Next::Failed(error)),
+                    if let Err(error) = self.guard.finish() {
+                        return Poll::Ready(Next::Failed(error));
                     }
                 }
             }

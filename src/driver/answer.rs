@@ -14,7 +14,7 @@ use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
 use crate::translate::transcoder::{End, Transcoder};
-use crate::upstream::{self, Arriving, Lease, Sent};
+use crate::upstream::{self, Broken, Lease, Response, Sent};
 use crate::wire::json;
 
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
@@ -91,26 +91,24 @@ impl Answer {
 
 /// The events of a stream. Dropped, they take the request back.
 pub struct Events {
-    reader: SseReader<Arriving>,
+    reader: SseReader<Response>,
     lease: Lease,
 }
 
-impl sse::Source for Arriving {
-    type Error = upstream::Broken;
+impl sse::Source for Response {
+    type Error = Broken;
 
-    fn poll_more(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Poll<Option<Result<usize, upstream::Broken>>> {
-        Arriving::poll_more(self, cx, out)
+    fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Option<Result<usize, Broken>>> {
+        Response::poll_more(self, cx, out)
     }
 }
 
 impl Events {
     fn of(sent: Sent) -> Events {
-        let (body, lease) = sent.into_body();
-        Events { reader: sse::events(body), lease }
+        let (first, rest, lease) = sent.into_body();
+        let mut reader = sse::events(rest);
+        reader.put(&first);
+        Events { reader, lease }
     }
 
     /// How many bytes have arrived.

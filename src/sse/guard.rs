@@ -129,8 +129,8 @@ impl Guard {
         self.failure.take().map_or(Ok(None), Err)
     }
 
-    /// Ends the last line and the last event as their missing line ends would have.
-    pub fn finish(&mut self) -> Result<Option<Vec<u8>>, SseError> {
+    /// Ends the last line and the last event as their missing line ends would have; [`Guard::batch`] has them then.
+    pub fn finish(&mut self) -> Result<(), SseError> {
         while !self.unread.is_empty() {
             self.step()?;
         }
@@ -142,7 +142,7 @@ impl Guard {
         if self.has_data {
             self.end_line()?;
         }
-        self.batch()
+        Ok(())
     }
 
     fn is_full(&self) -> bool {

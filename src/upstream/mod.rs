@@ -29,10 +29,10 @@ use affinity::Affinity;
 use server::Server;
 
 pub use answer::{silent, too_late};
-pub use exchange::Broken;
+pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
 pub use route::Route;
-pub use send::{Arriving, CHAT, ChatRequest, Passed, Sent};
+pub use send::{CHAT, ChatRequest, Passed, Sent};
 pub use server::Lease;
 
 /// How long a request waits for the first look to be over.

@@ -3,14 +3,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::exchange::{Broken, Response};
+use super::exchange::Response;
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::error::{Error, Kind};
@@ -48,12 +47,6 @@ pub struct Sent {
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
     lease: Lease,
-}
-
-/// The body of a success as it comes.
-pub struct Arriving {
-    first: Vec<u8>,
-    response: Response,
 }
 
 /// The same of a request that was passed through, whatever its status.
@@ -357,25 +350,9 @@ impl Sent {
         body
     }
 
-    /// The body, and its place on the server, to be given up when the answer is over.
-    pub fn into_body(self) -> (Arriving, Lease) {
-        (Arriving { first: self.first, response: self.response }, self.lease)
-    }
-}
-
-impl Arriving {
-    /// Appends what is there to `out`: how many bytes, `None` at the end.
-    pub fn poll_more(
-        &mut self,
-        cx: &mut Context<'_>,
-        out: &mut Vec<u8>,
-    ) -> Poll<Option<Result<usize, Broken>>> {
-        if self.first.is_empty() {
-            return self.response.poll_more(cx, out);
-        }
-        let first = std::mem::take(&mut self.first);
-        out.extend_from_slice(&first);
-        Poll::Ready(Some(Ok(first.len())))
+    /// What of the body was read already, the rest, and its place on the server, to be given up when the answer is over.
+    pub fn into_body(self) -> (Vec<u8>, Response, Lease) {
+        (self.first, self.response, self.lease)
     }
 }
 
