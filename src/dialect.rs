@@ -2,7 +2,7 @@
 //! one `if` where it matters.
 
 /// How one kind of server reads Chat Completions requests (WIRE.md 9.1, 9.4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Dialect {
     /// The name in logs, `doctor` and `upstream.dialect`.
     pub name: &'static str,
@@ -34,6 +34,15 @@ pub struct Dialect {
     /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
     pub count_tokens: Option<(&'static str, &'static str)>,
 }
+
+/// They are told apart by their names.
+impl PartialEq for Dialect {
+    fn eq(&self, other: &Dialect) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Dialect {}
 
 /// llama.cpp's `llama-server`, as of b11434.
 pub const LLAMA_SERVER: Dialect = Dialect {

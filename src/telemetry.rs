@@ -98,6 +98,9 @@ impl Routing {
     }
 }
 
+/// The kinds of tokens.
+const TOKENS: [&str; 4] = ["input", "cached", "output", "reasoning"];
+
 /// Every metric family of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -120,7 +123,8 @@ pub struct Metrics {
     pub store_lost_writes: Gauge<i64, AtomicI64>,
     first_event: Histogram,
     duration: Histogram,
-    tokens: Family<Kind, Counter>,
+    /// By [`TOKENS`].
+    tokens: [Counter; 4],
     errors: Family<Kind, Counter>,
     notes: Family<Kind, Counter>,
     repairs: Family<Kind, Counter>,
@@ -142,7 +146,7 @@ impl Metrics {
             store_lost_writes: Gauge::default(),
             first_event: Histogram::new(buckets),
             duration: Histogram::new(buckets),
-            tokens: Family::default(),
+            tokens: Default::default(),
             errors: Family::default(),
             notes: Family::default(),
             repairs: Family::default(),
@@ -168,7 +172,10 @@ impl Metrics {
         registry.register_with_unit("first_answer", help, Unit::Seconds, self.first_event.clone());
         let help = "Time from request to the end of its response";
         registry.register_with_unit("response_duration", help, Unit::Seconds, self.duration.clone());
-        registry.register("tokens", "Tokens as the upstream counted them", self.tokens.clone());
+        let tokens = Family::<Kind, Counter>::default();
+        // found once: every response counts all of them
+        self.tokens = TOKENS.map(|kind| tokens.get_or_create_owned(&Kind { kind: kind.to_owned() }));
+        registry.register("tokens", "Tokens as the upstream counted them", tokens);
         registry.register("errors", "Failed requests and responses by code", self.errors.clone());
         registry.register("notes", "Input left out or changed, by kind", self.notes.clone());
         registry.register("repairs", "Lines of the model's that a quirk repaired", self.repairs.clone());
@@ -195,13 +202,9 @@ impl Metrics {
 
     /// Counts tokens.
     pub fn usage(&self, usage: crate::translate::Usage) {
-        for (kind, count) in [
-            ("input", usage.input),
-            ("cached", usage.cached),
-            ("output", usage.output),
-            ("reasoning", usage.reasoning),
-        ] {
-            self.tokens.get_or_create(&Kind { kind: kind.to_owned() }).inc_by(count);
+        let counts = [usage.input, usage.cached, usage.output, usage.reasoning];
+        for (counter, count) in self.tokens.iter().zip(counts) {
+            counter.inc_by(count);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Owns the reading of which conversation a request belongs to, so that it can go where its cache is. It must not
 //! choose a server.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use serde::Deserialize;
 
 use crate::upstream::Route;
@@ -10,19 +10,22 @@ use crate::upstream::Route;
 /// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Codex's sub-agents share
 /// the key of their parent, and differ by `thread-id` (CLIENTS.md 1.1).
 pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, chain: Option<&str>) -> Route {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
-    let thread = header("thread-id").filter(named);
+    let thread = header(&THREAD).filter(named);
     let conversation =
-        prompt_cache_key.filter(named).or(thread).or_else(|| header("session-id").filter(named)).or(chain);
+        prompt_cache_key.filter(named).or(thread).or_else(|| header(&SESSION).filter(named)).or(chain);
     Route {
         model: model.to_owned(),
         conversation: conversation.map(str::to_owned),
         thread: thread.map(str::to_owned),
-        side: header("x-codex-turn-metadata").is_some_and(is_side),
+        side: header(&METADATA).is_some_and(is_side),
     }
 }
 
+const THREAD: HeaderName = HeaderName::from_static("thread-id");
+const SESSION: HeaderName = HeaderName::from_static("session-id");
+const METADATA: HeaderName = HeaderName::from_static("x-codex-turn-metadata");
 /// A name longer than this is nobody's conversation.
 const LONGEST: usize = 512;
 
@@ -42,7 +45,7 @@ fn is_side(metadata: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryFutureExt;
 use http::header::HeaderValue;
+use http::request::Parts;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -30,14 +31,13 @@ pub async fn answer(
     begun: Instant,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (mut parts, incoming) = request.into_parts();
-    let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-    parts.headers.insert("x-request-id", request_id.clone());
+    let (Parts { headers, .. }, incoming) = request.into_parts();
+    let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
     let (job, target, plan, input) = {
         let text = draft::text(&body)?;
         let draft = Draft::read(&text)?;
         let asks = draft.asks()?;
-        let job = Job::new(&app, parts.headers, body.clone(), asks).await?;
+        let job = Job::new(&app, headers, request_id, body.clone(), asks).await?;
         let target = job.target(&app).await?;
         let context = job.past.context();
         let plan = draft.plan(&job.options(&app, &target), &context)?;

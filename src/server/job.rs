@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
@@ -21,19 +22,22 @@ use crate::store::Scope;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::upstream::{ChatRequest, Route, Sent, Target};
+use crate::upstream::{ChatRequest, Forwarded, Route, Sent, Target};
 use crate::wire::request;
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
-    pub headers: HeaderMap,
+    /// None of its own headers: they would hold the buffer that the client's connection reads into.
+    pub headers: Arc<Forwarded>,
     body: Bytes,
     wishes: Wishes,
+    /// Whether Codex asks.
+    codex: bool,
     caller: Arc<Caller>,
     pub scope: Scope,
-    pub asks: Asks,
+    pub asks: Arc<Asks>,
     pub past: Past,
-    pub route: Route,
+    pub route: Arc<Route>,
 }
 
 impl Job {
@@ -41,14 +45,29 @@ impl Job {
     ///
     /// # Errors
     /// As [`Past::load`].
-    pub async fn new(app: &App, headers: HeaderMap, body: Bytes, asks: Asks) -> Result<Job, Error> {
+    pub async fn new(
+        app: &App,
+        headers: HeaderMap,
+        request_id: &HeaderValue,
+        body: Bytes,
+        asks: Asks,
+    ) -> Result<Job, Error> {
         let caller = app.keyring.caller(&headers);
         let scope = caller.scope();
         let past = Past::load(app, scope, &asks).await?;
-        let wishes = Wishes::read(&headers, &app.config);
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
         let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
-        Ok(Job { headers, body, wishes, caller: Arc::new(caller), scope, asks, past, route })
+        Ok(Job {
+            body,
+            wishes: Wishes::read(&headers, &app.config),
+            codex: is_codex(&headers),
+            headers: Arc::new(Forwarded::of(&headers, request_id)),
+            caller: Arc::new(caller),
+            scope,
+            asks: Arc::new(asks),
+            past,
+            route: Arc::new(route),
+        })
     }
 
     /// Takes a request that asks about a create request of the same body, and the server that it will likely go to.
@@ -60,11 +79,10 @@ impl Job {
         request: Request<Incoming>,
         request_id: &HeaderValue,
     ) -> Result<(Job, Target), Error> {
-        let (mut parts, incoming) = request.into_parts();
-        let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-        parts.headers.insert("x-request-id", request_id.clone());
+        let (Parts { headers, .. }, incoming) = request.into_parts();
+        let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
         let asks = Draft::read(&draft::text(&body)?)?.asks()?;
-        let job = Job::new(app, parts.headers, body, asks).await?;
+        let job = Job::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;
         Ok((job, target))
     }
@@ -120,7 +138,7 @@ impl Job {
             developer_messages: app.config.developer_messages,
             alternate_roles: target.alternate_roles,
             reasoning: app.config.reasoning,
-            refusal_as_text: is_codex(&self.headers),
+            refusal_as_text: self.codex,
             sees: target.sees,
             wrappers: Some(&self.wishes.wrappers),
             budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
@@ -226,6 +244,8 @@ pub struct Wishes {
     quirks_off: Vec<String>,
 }
 
+/// How the names of these headers begin.
+const OURS: [&str; 2] = ["x-rejoinder-", "x-llama-responses-"];
 /// The names of one header, the one that goes first at the beginning.
 type Names = [HeaderName; 2];
 
@@ -244,8 +264,12 @@ const BUDGETS: Names = [
 
 impl Wishes {
     fn read(headers: &HeaderMap, config: &Config) -> Wishes {
+        // they are hardly ever there
+        let ours = |name: &HeaderName| OURS.iter().any(|ours| name.as_str().starts_with(ours));
+        let any = headers.keys().any(ours);
         let header = |names: &Names| {
-            names.iter().find_map(|name| headers.get(name)).and_then(|value| value.to_str().ok())
+            let value = names.iter().filter(|_| any).find_map(|name| headers.get(name));
+            value.and_then(|value| value.to_str().ok())
         };
         let wrapper = |names: &Names, key: &Option<String>| match header(names) {
             Some(command) if is_wrapper(command) => Some(command.to_owned()),

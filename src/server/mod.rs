@@ -69,7 +69,8 @@ pub(crate) struct App {
 
 /// What makes an id unique: letters and digits that come in the order of time.
 fn seed() -> String {
-    uuid::Uuid::now_v7().simple().to_string()
+    let mut text = uuid::Uuid::encode_buffer();
+    uuid::Uuid::now_v7().simple().encode_lower(&mut text).to_owned()
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.

@@ -14,6 +14,7 @@ use super::reply::{self, ResponseBody};
 use super::{App, body, compact, conversations, create, models, passthrough, seed, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
+use crate::upstream::copied;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of a body without meaning that are read for the sake of its connection.
@@ -179,11 +180,10 @@ fn request_id(request: &Request<Incoming>) -> HeaderValue {
         value.len() <= 128
             && value.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
     };
-    match request.headers().get(REQUEST_ID).filter(fit).filter(|value| !value.is_empty()) {
-        Some(id) => id.clone(),
-        None => HeaderValue::try_from(format!("req_{}", seed()))
-            .unwrap_or(HeaderValue::from_static("req_unknown")),
-    }
+    let own = request.headers().get(REQUEST_ID).filter(fit).filter(|value| !value.is_empty());
+    own.and_then(copied).unwrap_or_else(|| {
+        HeaderValue::try_from(["req_", &seed()].concat()).unwrap_or(HeaderValue::from_static("req_unknown"))
+    })
 }
 
 /// As llama-server words it, so that what watched the server can watch us.

@@ -114,14 +114,14 @@ fn item_of(turn: &Turn, id: &str) -> Option<Arc<str>> {
 pub struct Keep {
     app: Arc<App>,
     scope: Scope,
-    asks: Asks,
+    asks: Arc<Asks>,
     input: Arc<str>,
     last_echo: Option<Arc<str>>,
 }
 
 impl Keep {
     /// `input`: the request's own items as a JSON array.
-    pub fn new(app: Arc<App>, scope: Scope, asks: Asks, past: &Past, input: Arc<str>) -> Keep {
+    pub fn new(app: Arc<App>, scope: Scope, asks: Arc<Asks>, past: &Past, input: Arc<str>) -> Keep {
         Keep { app, scope, asks, input, last_echo: past.last_echo().cloned() }
     }
 
@@ -171,8 +171,8 @@ impl Keep {
     fn put(&self, turn: Turn) -> BoxFuture<'static, ()> {
         let (app, scope, asks) = (self.app.clone(), self.scope, self.asks.clone());
         Box::pin(async move {
-            if let Some(conversation) = asks.conversation.filter(|_| turn.state.continuable()) {
-                let kept = app.store.append(scope, &conversation, items_of(&turn)).await;
+            if let Some(conversation) = asks.conversation.as_deref().filter(|_| turn.state.continuable()) {
+                let kept = app.store.append(scope, conversation, items_of(&turn)).await;
                 report(&app, &turn.id, kept.map(drop));
             }
             if asks.store {

@@ -80,7 +80,7 @@ async fn count(app: &App, job: &Job, target: &Target, chat: &[u8]) -> Result<u64
 
 async fn ask(app: &App, job: &Job, path: &'static str, body: String) -> Result<Value, Error> {
     // to count is no turn of the conversation
-    let route = Route { side: true, ..job.route.clone() };
+    let route = Arc::new(Route { side: true, ..Route::clone(&job.route) });
     let body = move |_: &Target| Ok(body.clone().into_bytes());
     let headers = job.headers.clone();
     let request = ChatRequest { route, path: Some(path), headers, stream: false, body: Arc::new(body) };

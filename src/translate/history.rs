@@ -199,27 +199,38 @@ pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
     let user = |entry: &Entry<'_>| matches!(entry, Entry::Prompt(Role::User, _));
     let answer = |entry: &Entry<'_>| matches!(entry, Entry::Assistant(_));
     let first = entries.iter().position(|entry| user(entry) || answer(entry)).unwrap_or(entries.len());
-    // where each turn begins: neighbouring messages of the user's are one
-    let begins: Vec<usize> = (first..entries.len())
-        .filter(|&at| {
-            at == first || entries.get(at).is_some_and(user) && entries.get(at - 1).is_some_and(answer)
-        })
-        .collect();
-    let Some(&last) = begins.last() else { return 0 };
-    let answers: Vec<usize> =
-        (last..entries.len()).filter(|&at| entries.get(at).is_some_and(answer)).collect();
-    let inner = answers.len().saturating_sub(1);
-    let whole = count.min(begins.len() - 1);
+    // where a turn begins: neighbouring messages of the user's are one
+    let begins = |at: usize, entry: &Entry<'_>| {
+        at == first || user(entry) && at > first && entries.get(at - 1).is_some_and(answer)
+    };
+    let (mut turns, mut from, mut last) = (0, first, first);
+    for (at, entry) in entries.iter().enumerate().skip(first) {
+        if begins(at, entry) {
+            turns += 1;
+            last = at;
+            if turns <= count + 1 {
+                from = at;
+            }
+        }
+    }
+    if turns == 0 {
+        return 0;
+    }
+    let answers = entries.iter().skip(last).filter(|entry| answer(entry)).count();
+    let inner = answers.saturating_sub(1);
+    let whole = count.min(turns - 1);
     let single = (count - whole).min(inner);
-    let from = begins.get(whole).copied().unwrap_or(first);
-    let single_out: HashSet<usize> = answers.into_iter().take(single).collect();
-    let mut at = 0;
-    entries.retain(|_| {
-        at += 1;
-        let at = at - 1;
-        !(first..from).contains(&at) && !single_out.contains(&at)
-    });
-    begins.len() - 1 - whole + inner - single
+    if count > 0 {
+        let (mut at, mut left) = (0, single);
+        entries.retain(|entry| {
+            at += 1;
+            let at = at - 1;
+            let out = at >= last && left > 0 && answer(entry);
+            left -= usize::from(out);
+            !(first..from).contains(&at) && !out
+        });
+    }
+    turns - 1 - whole + inner - single
 }
 
 struct Reader<'a> {

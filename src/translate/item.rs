@@ -52,15 +52,25 @@ fn head(out: &mut Vec<u8>, kind: &str) {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(kind.as_bytes());
     out.extend_from_slice(b"\ndata: {\"type\":");
-    push_string(out, kind);
+    push_literal(out, kind);
     out.push(b',');
 }
 
+/// `,"name":"escaped"`
+fn push_member(out: &mut Vec<u8>, name: &str, escaped: &str) {
+    out.push(b',');
+    push_literal(out, name);
+    out.push(b':');
+    push_literal(out, escaped);
+}
+
 /// What kinds of text stream in parts, and how their events are called (WIRE.md 5).
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Family {
-    part: &'static str,
-    text: &'static str,
+    /// Its part's events: `added` and `done`.
+    part: [&'static str; 2],
+    /// Its text's events: `delta` and `done`.
+    text: [&'static str; 2],
     index: &'static str,
     kind: &'static str,
     field: &'static str,
@@ -68,10 +78,17 @@ pub(super) struct Family {
     summary: bool,
 }
 
+/// They are told apart by their kinds, at every token.
+impl PartialEq for Family {
+    fn eq(&self, other: &Family) -> bool {
+        self.kind == other.kind
+    }
+}
+
 /// A message's text.
 pub(super) const OUTPUT_TEXT: Family = Family {
-    part: "response.content_part",
-    text: "response.output_text",
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.output_text.delta", "response.output_text.done"],
     index: "content_index",
     kind: "output_text",
     field: "text",
@@ -79,8 +96,8 @@ pub(super) const OUTPUT_TEXT: Family = Family {
 };
 /// A message's refusal.
 pub(super) const REFUSAL: Family = Family {
-    part: "response.content_part",
-    text: "response.refusal",
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.refusal.delta", "response.refusal.done"],
     index: "content_index",
     kind: "refusal",
     field: "refusal",
@@ -88,8 +105,8 @@ pub(super) const REFUSAL: Family = Family {
 };
 /// Reasoning shown as its summary.
 pub(super) const SUMMARY: Family = Family {
-    part: "response.reasoning_summary_part",
-    text: "response.reasoning_summary_text",
+    part: ["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"],
+    text: ["response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"],
     index: "summary_index",
     kind: "summary_text",
     field: "text",
@@ -97,8 +114,8 @@ pub(super) const SUMMARY: Family = Family {
 };
 /// Reasoning shown as itself.
 pub(super) const REASONING_TEXT: Family = Family {
-    part: "response.content_part",
-    text: "response.reasoning_text",
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.reasoning_text.delta", "response.reasoning_text.done"],
     index: "content_index",
     kind: "reasoning_text",
     field: "text",
@@ -148,18 +165,24 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn events(&self) -> (&'static str, &'static str) {
+    /// Its events: `delta` and `done`.
+    fn events(&self) -> [&'static str; 2] {
         match self.custom {
-            true => ("response.custom_tool_call_input", "input"),
-            false => ("response.function_call_arguments", "arguments"),
+            true => ["response.custom_tool_call_input.delta", "response.custom_tool_call_input.done"],
+            false => ["response.function_call_arguments.delta", "response.function_call_arguments.done"],
         }
+    }
+
+    /// The member that holds what is streamed.
+    fn field(&self) -> &'static str {
+        if self.custom { "input" } else { "arguments" }
     }
 }
 
 /// Closed parts, joined with commas, and how many there are.
 #[derive(Debug, Default)]
 struct Parts {
-    json: String,
+    json: Vec<u8>,
     count: u64,
 }
 
@@ -167,9 +190,10 @@ struct Parts {
 #[derive(Debug)]
 pub(super) struct Open {
     pub kind: Kind,
+    /// Escaped.
     id: String,
     index: u64,
-    /// The delta event up to its sequence number.
+    /// The delta event up to its sequence number; empty for an answer without a stream.
     prefix: Vec<u8>,
     /// The open part's family; calls have none.
     family: Option<&'static Family>,
@@ -191,7 +215,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Announces an item that has no text yet.
+    /// Announces an item that has no text yet. `id`: escaped.
     pub fn begin(
         events: &mut Events,
         out: &mut Vec<u8>,
@@ -222,8 +246,8 @@ impl Open {
         }
         events.write(out, "response.output_item.added", |out| open.item_member(out, "in_progress"));
         if let Kind::Call(call) = &open.kind {
-            let delta = [call.events().0, ".delta"].concat();
-            open.set_prefix(&delta, None);
+            let [delta, _] = call.events();
+            open.set_prefix(events, delta, None);
         }
         open
     }
@@ -242,12 +266,13 @@ impl Open {
         self.end_part(events, out);
         self.family = Some(family);
         self.with_logprobs = with_logprobs && *family == OUTPUT_TEXT;
-        events.write(out, &[family.part, ".added"].concat(), |out| {
+        let ([added, _], [delta, _]) = (family.part, family.text);
+        events.write(out, added, |out| {
             self.position(out, Some(family));
             out.extend_from_slice(b",\"part\":");
             self.part_json(out, family);
         });
-        self.set_prefix(&[family.text, ".delta"].concat(), Some(family));
+        self.set_prefix(events, delta, Some(family));
     }
 
     /// Adds text to the open part, or to the arguments. `logprobs`: the event's and the part's elements.
@@ -296,17 +321,14 @@ impl Open {
         }
         self.end_part(events, out);
         if !cut && let Kind::Call(call) = &self.kind {
-            let (base, field) = call.events();
-            events.write(out, &[base, ".done"].concat(), |out| {
+            let [_, done] = call.events();
+            events.write(out, done, |out| {
                 self.position(out, None);
                 if !call.custom {
                     out.extend_from_slice(b",\"name\":");
                     push_literal(out, &call.name);
                 }
-                out.push(b',');
-                push_string(out, field);
-                out.push(b':');
-                push_literal(out, &self.text);
+                push_member(out, call.field(), &self.text);
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
@@ -369,30 +391,31 @@ impl Open {
     /// Closes the open part, if one is.
     pub fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
         let Some(family) = self.family.take() else { return };
-        events.write(out, &[family.text, ".done"].concat(), |out| {
+        let ([_, part_done], [_, text_done]) = (family.part, family.text);
+        events.write(out, text_done, |out| {
             self.position(out, Some(family));
             if *family == OUTPUT_TEXT {
                 out.extend_from_slice(b",\"logprobs\":[");
                 out.extend_from_slice(self.logprobs[0].as_bytes());
                 out.push(b']');
             }
-            out.push(b',');
-            push_string(out, family.field);
-            out.push(b':');
-            push_literal(out, &self.text);
-        });
-        let mut part = Vec::with_capacity(self.text.len() + 80);
-        self.part_json(&mut part, family);
-        events.write(out, &[family.part, ".done"].concat(), |out| {
-            self.position(out, Some(family));
-            out.extend_from_slice(b",\"part\":");
-            out.extend_from_slice(&part);
+            push_member(out, family.field, &self.text);
         });
         let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        let mut json = std::mem::take(&mut parts.json);
+        json.reserve(self.text.len() + 80);
         if parts.count > 0 {
-            parts.json.push(',');
+            json.push(b',');
         }
-        parts.json.push_str(&String::from_utf8(part).unwrap_or_default());
+        let from = json.len();
+        self.part_json(&mut json, family);
+        events.write(out, part_done, |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"part\":");
+            out.extend_from_slice(json.get(from..).unwrap_or_default());
+        });
+        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        parts.json = json;
         parts.count += 1;
         self.text.clear();
         self.logprobs = Default::default();
@@ -403,24 +426,26 @@ impl Open {
     /// `,"item_id":..,"output_index":..` and the part's index.
     fn position(&self, out: &mut Vec<u8>, family: Option<&Family>) {
         out.extend_from_slice(b",\"item_id\":");
-        push_string(out, &self.id);
+        push_literal(out, &self.id);
         out.extend_from_slice(b",\"output_index\":");
         push_number(out, self.index);
         if let Some(family) = family {
             out.push(b',');
-            push_string(out, family.index);
+            push_literal(out, family.index);
             out.push(b':');
             push_number(out, if family.summary { self.summary.count } else { self.content.count });
         }
     }
 
-    fn set_prefix(&mut self, kind: &str, family: Option<&Family>) {
+    fn set_prefix(&mut self, events: &Events, kind: &str, family: Option<&Family>) {
+        if !events.enabled {
+            return;
+        }
         let mut prefix = Vec::with_capacity(256);
         head(&mut prefix, kind);
-        // the members follow the head's comma
-        let mut position = Vec::with_capacity(128);
-        self.position(&mut position, family);
-        prefix.extend_from_slice(position.get(1..).unwrap_or_default());
+        // the position brings a comma of its own
+        prefix.pop();
+        self.position(&mut prefix, family);
         if family == Some(&OUTPUT_TEXT) && !self.with_logprobs {
             prefix.extend_from_slice(b",\"logprobs\":[]");
         }
@@ -430,11 +455,8 @@ impl Open {
 
     fn part_json(&self, out: &mut Vec<u8>, family: &Family) {
         out.extend_from_slice(b"{\"type\":");
-        push_string(out, family.kind);
-        out.push(b',');
-        push_string(out, family.field);
-        out.push(b':');
-        push_literal(out, &self.text);
+        push_literal(out, family.kind);
+        push_member(out, family.field, &self.text);
         if *family == OUTPUT_TEXT {
             out.extend_from_slice(b",\"annotations\":[");
             out.extend_from_slice(self.annotations.as_bytes());
@@ -454,9 +476,9 @@ impl Open {
 
     fn item_json(&self, out: &mut Vec<u8>, status: &str) {
         out.extend_from_slice(b"{\"id\":");
-        push_string(out, &self.id);
+        push_literal(out, &self.id);
         out.extend_from_slice(b",\"type\":");
-        push_string(
+        push_literal(
             out,
             match &self.kind {
                 Kind::Message => "message",
@@ -474,29 +496,26 @@ impl Open {
             return;
         }
         out.extend_from_slice(b",\"status\":");
-        push_string(out, status);
+        push_literal(out, status);
         match &self.kind {
             Kind::Message => {
                 out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
-                out.extend_from_slice(self.content.json.as_bytes());
+                out.extend_from_slice(&self.content.json);
                 out.push(b']');
             }
             Kind::Reasoning => {
                 out.extend_from_slice(b",\"summary\":[");
-                out.extend_from_slice(self.summary.json.as_bytes());
+                out.extend_from_slice(&self.summary.json);
                 out.push(b']');
                 // summary is always there; content only where the text itself is shown
                 if self.content.count > 0 {
                     out.extend_from_slice(b",\"content\":[");
-                    out.extend_from_slice(self.content.json.as_bytes());
+                    out.extend_from_slice(&self.content.json);
                     out.push(b']');
                 }
             }
             Kind::Call(call) => {
-                out.push(b',');
-                push_string(out, call.events().1);
-                out.push(b':');
-                push_literal(out, &self.text);
+                push_member(out, call.field(), &self.text);
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, &call.call_id);
                 out.extend_from_slice(b",\"name\":");

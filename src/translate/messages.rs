@@ -75,6 +75,10 @@ fn place<'a>(
     entries: Vec<Entry<'a>>,
     mode: DeveloperMessages,
 ) -> Vec<Entry<'a>> {
+    let moves = |entry: &Entry<'_>| matches!(entry, Entry::Prompt(Role::System | Role::Developer, _));
+    if instructions.is_none() && !entries.iter().any(moves) {
+        return entries;
+    }
     let mut first: Vec<Piece<'a>> = Vec::new();
     first.extend(instructions.and_then(json::text).filter(|text| !text.is_empty()).map(Piece::Text));
     let mut rest: Vec<Entry<'a>> = Vec::with_capacity(entries.len() + 1);

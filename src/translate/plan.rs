@@ -499,7 +499,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             push_key(&mut echo, key, &value);
         }
         push_key(&mut echo, "truncation", "");
-        json::push_string(&mut echo, &truncation);
+        json::push_literal(&mut echo, &truncation);
         push_key(&mut echo, "model", "");
         json::push_string(&mut echo, model);
         if let Some(id) = conversation(request)? {
@@ -555,6 +555,7 @@ impl<'a, 'o> Planner<'a, 'o> {
 
 /// Appends `,"key":value`, or the beginning of it.
 fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
+    out.reserve(key.len() + value.len() + 4);
     out.extend_from_slice(b",\"");
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(b"\":");

@@ -355,7 +355,7 @@ impl Transcoder {
 
     fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
         let wanted = self.mend.wanted.take().filter(|id| id.starts_with(prefix));
-        let id = wanted.unwrap_or_else(|| self.ids.item(prefix));
+        let id = wanted.map_or_else(|| self.ids.item(prefix), |id| json::escape(&id).into_owned());
         let extra = std::mem::take(&mut self.mend.extra);
         self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
         self.count += 1;
@@ -535,7 +535,8 @@ impl Transcoder {
         if self.events.enabled {
             out.extend_from_slice(b"data: [DONE]\n\n");
         } else {
-            let mut body = Vec::with_capacity(self.items.len() + self.plan.echo.len() + 512);
+            let texts = self.items.len() + self.output_text.len() + self.plan.echo.len();
+            let mut body = Vec::with_capacity(texts + 512);
             self.state(status).write(&mut body, &self.plan.echo);
             self.body = body;
         }

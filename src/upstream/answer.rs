@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 
 use super::exchange::{Broken, Response};
 use crate::error::{Error, Kind};
@@ -28,7 +28,7 @@ pub fn unreachable(broken: Broken) -> Error {
 /// What an answer that is no success means. `context`: tokens that one conversation has, if known.
 pub async fn refused(response: Response, context: Option<u64>) -> Error {
     let status = response.status;
-    let retry_after = retry_after(&response.headers);
+    let retry_after = response.retry_after.as_deref().and_then(retry_after);
     // a body that does not come is no reason to keep the client waiting
     let body = tokio::time::timeout(Duration::from_secs(5), collect(response, ERROR_BODY)).await;
     let mut error = match status {
@@ -51,14 +51,9 @@ pub async fn refused(response: Response, context: Option<u64>) -> Error {
 }
 
 /// `Retry-After` in seconds; a date is read as our own default.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    value
-        .trim()
-        .parse::<f64>()
-        .ok()
-        .filter(|s| (0.0..86_400.0).contains(s))
-        .map(|s| Duration::from_secs_f64(s.ceil()))
+fn retry_after(value: &str) -> Option<Duration> {
+    let seconds = value.trim().parse::<f64>().ok().filter(|s| (0.0..86_400.0).contains(s));
+    seconds.map(|s| Duration::from_secs_f64(s.ceil()))
 }
 
 /// The whole body of a success.
@@ -104,17 +99,20 @@ pub async fn collect(mut response: Response, cap: usize) -> Result<Bytes, Error>
 /// # Errors
 /// When it is something that is no chat answer at all.
 pub fn is_event_stream(response: &Response) -> Result<bool, Error> {
-    let value =
-        response.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let kind = value.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    match kind.as_str() {
-        "text/event-stream" | "" => Ok(true),
-        kind if kind == "application/json" || kind.ends_with("+json") => Ok(false),
-        other => {
-            let message = format!("The upstream server answered with {other} in place of a chat completion.");
-            Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
-        }
+    let kind = response.content_type.split(';').next().unwrap_or("").trim();
+    let json = |kind: &str| {
+        let suffix = kind.len().checked_sub("+json".len()).and_then(|at| kind.get(at..));
+        kind.eq_ignore_ascii_case("application/json")
+            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+    };
+    if kind.is_empty() || kind.eq_ignore_ascii_case("text/event-stream") {
+        return Ok(true);
     }
+    if json(kind) {
+        return Ok(false);
+    }
+    let message = format!("The upstream server answered with {kind} in place of a chat completion.");
+    Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
 }
 
 /// Whether the beginning of an event stream holds anything but comments and the progress of the prompt: from then on

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 
@@ -36,8 +37,10 @@ struct Plain {
 pub struct Response {
     /// Its status.
     pub status: StatusCode,
-    /// Its headers.
-    pub headers: HeaderMap,
+    /// Its `Content-Type`, empty without one.
+    pub content_type: String,
+    /// Its `Retry-After`.
+    pub retry_after: Option<String>,
     body: Body,
 }
 
@@ -73,15 +76,19 @@ impl Client {
         &self,
         base: &Arc<str>,
         path: &str,
-        headers: HeaderMap,
+        headers: &[(HeaderName, &HeaderValue)],
         body: Vec<u8>,
     ) -> Result<Response, Broken> {
         if let Some(pool) = self.plain(base) {
-            let http1::Response { status, headers, body } = pool.post(path, &headers, body).await?;
-            return Ok(Response { status, headers, body: Body::Plain(body) });
+            let answer = pool.post(path, headers, body).await?;
+            let http1::Response { status, content_type, retry_after, body } = answer;
+            return Ok(Response { status, content_type, retry_after, body: Body::Plain(body) });
         }
+        let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
+        let headers: HeaderMap = headers.collect();
         let request = self.general.post(format!("{base}{path}")).headers(headers).body(body);
-        Ok(request.send().await?.into())
+        // large, and not the usual way
+        Ok(Box::pin(request.send()).await?.into())
     }
 
     fn plain(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
@@ -130,7 +137,13 @@ impl Response {
 impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
-        Response { status: parts.status, headers: parts.headers, body: Body::General(body) }
+        let header = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        Response {
+            status: parts.status,
+            content_type: header(header::CONTENT_TYPE).unwrap_or_default().to_owned(),
+            retry_after: header(header::RETRY_AFTER).map(str::to_owned),
+            body: Body::General(body),
+        }
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
-use http::{HeaderMap, StatusCode, Uri};
+use bytes::Buf;
+use http::{HeaderName, HeaderValue, StatusCode, Uri};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -74,7 +74,10 @@ struct Idle {
 /// A response whose body is still to be read.
 pub struct Response {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    /// Its `Content-Type`, empty without one.
+    pub content_type: String,
+    /// Its `Retry-After`.
+    pub retry_after: Option<String>,
     pub body: Body,
 }
 
@@ -124,20 +127,21 @@ impl Pool {
     pub async fn post(
         self: &Arc<Pool>,
         path: &str,
-        headers: &HeaderMap,
+        headers: &[(HeaderName, &HeaderValue)],
         body: Vec<u8>,
     ) -> Result<Response, Broken> {
-        let head = head::request(&self.authority, &format!("{}{path}", self.prefix), headers, body.len());
+        let head = head::request(&self.authority, [&self.prefix, path], headers, body.len());
         let stream = match self.take() {
             Some(stream) => stream,
             None => self.connect().await?,
         };
         let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
-        let (head, held) = exchange.ask(head, body).await?;
-        exchange.keeps &= head.keeps;
-        let mut body = Body { exchange: Some(exchange), framing: head.framing, held, broken: None };
+        let (head, held) = exchange.ask(&head, &body).await?;
+        let Head { status, content_type, retry_after, framing, keeps } = head;
+        exchange.keeps &= keeps;
+        let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
         body.end_if_over();
-        Ok(Response { status: head.status, headers: head.headers, body })
+        Ok(Response { status, content_type, retry_after, body })
     }
 
     async fn connect(&self) -> Result<TcpStream, Broken> {
@@ -215,22 +219,19 @@ impl Pool {
 
 impl Exchange {
     /// Sends a request and reads the head of the response, with what came behind it.
-    async fn ask(&mut self, head: Vec<u8>, body: Vec<u8>) -> Result<(Head, Vec<u8>), Broken> {
-        let mut out = Bytes::from(head).chain(Bytes::from(body));
+    async fn ask(&mut self, head: &[u8], body: &[u8]) -> Result<(Head, Vec<u8>), Broken> {
+        let mut out = head.chain(body);
         let mut came = Vec::new();
         // a server may refuse a request that it has not read to its end
         let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came)).await;
+        let mut found = add(&mut came, &[]);
         loop {
-            match head::response(&came) {
-                Ok(Some((mut head, length))) => {
-                    head.keeps &= sent.is_ok() && !out.has_remaining();
-                    came.drain(..length);
-                    return Ok((head, came));
-                }
-                Ok(None) => {}
-                Err(wrong) => return Err(Broken::midway(wrong)),
+            if let Some(mut head) = found.map_err(Broken::midway)? {
+                head.keeps &= sent.is_ok() && !out.has_remaining();
+                return Ok((head, came));
             }
-            match poll_fn(|cx| self.poll_read(cx, |bytes| came.extend_from_slice(bytes))).await {
+            found = Ok(None);
+            match poll_fn(|cx| self.poll_read(cx, |bytes| found = add(&mut came, bytes))).await {
                 Ok(0) => {
                     return Err(Broken::midway(sent.err().map_or_else(closed, |error| error.to_string())));
                 }
@@ -309,7 +310,7 @@ impl Body {
                     Err(error) => Err(error.to_string()),
                 }
             } else {
-                framing.read(&std::mem::take(&mut self.held), out).map_err(str::to_owned)
+                framing.take(std::mem::take(&mut self.held), out).map_err(str::to_owned)
             };
             match whole {
                 Ok(whole) => exchange.keeps &= whole,
@@ -332,6 +333,20 @@ impl Body {
             pool.keep(stream);
         }
     }
+}
+
+/// Adds what was read to what came before. Once the head is there in full, only what follows it is left in `came`.
+fn add(came: &mut Vec<u8>, bytes: &[u8]) -> Result<Option<Head>, String> {
+    if came.is_empty() {
+        let found = head::response(bytes)?;
+        let rest = found.as_ref().map_or(0, |(_, length)| *length);
+        came.extend_from_slice(bytes.get(rest..).unwrap_or_default());
+        return Ok(found.map(|(head, _)| head));
+    }
+    came.extend_from_slice(bytes);
+    let Some((head, length)) = head::response(came)? else { return Ok(None) };
+    came.drain(..length);
+    Ok(Some(head))
 }
 
 fn closed() -> String {

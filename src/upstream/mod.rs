@@ -32,7 +32,7 @@ pub use answer::{silent, too_late};
 pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
 pub use route::Route;
-pub use send::{CHAT, ChatRequest, Passed, Sent};
+pub use send::{CHAT, ChatRequest, Forwarded, Passed, Sent, copied};
 pub use server::Lease;
 
 /// How long a request waits for the first look to be over.
@@ -131,6 +131,10 @@ struct Changes(Arc<watch::Sender<u64>>);
 
 impl Changes {
     fn tell(&self) {
+        // who waits listens before it looks at what there is: nobody misses what happened before that
+        if self.0.receiver_count() == 0 {
+            return;
+        }
         self.0.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
@@ -238,13 +242,16 @@ impl Upstream {
     /// # Errors
     /// 404 when no server has the model.
     pub async fn likely(&self, route: &Route) -> Result<Target, Error> {
-        let looks = async {
-            for server in self.shared.servers().iter() {
-                let mut state = server.subscribe();
-                let _ = state.wait_for(|state| state.looked).await;
-            }
-        };
-        let _ = tokio::time::timeout(FIRST_LOOK, looks).await;
+        let servers = self.shared.servers();
+        if !servers.iter().all(|server| server.looked()) {
+            let looks = async {
+                for server in servers.iter() {
+                    let mut state = server.subscribe();
+                    let _ = state.wait_for(|state| state.looked).await;
+                }
+            };
+            let _ = tokio::time::timeout(FIRST_LOOK, looks).await;
+        }
         let candidates = self.shared.candidates(&route.model)?;
         let target = self.shared.preferred(&candidates, route).and_then(|server| server.target(&route.model));
         Ok(target.unwrap_or_else(Target::unknown))
@@ -265,16 +272,16 @@ impl Upstream {
         let _ = self.likely(&route).await;
         let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
         let chosen = self.shared.preferred(&candidates, &route);
-        let place = chosen.and_then(|server| Some((server.state().base?, server)));
+        let place = chosen.and_then(|server| Some((server.base()?, server)));
         let (base, server) = place.ok_or_else(|| {
             let message =
                 "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
             Error::new(Kind::Unavailable, message)
         })?;
-        let client = headers.clone();
+        let client = headers.get(header::AUTHORIZATION).cloned();
         headers.remove(header::HOST);
         server.strip_keys(&mut headers);
-        server.authorize(&mut headers, &client);
+        server.authorize(&mut headers, client.as_ref());
         let lease = server.lease_any();
         let request = server.client.general.request(method, format!("{base}{path_and_query}"));
         match request.headers(headers).body(body).send().await {
@@ -295,9 +302,9 @@ impl Upstream {
         let servers = self.shared.servers();
         let ready = servers.iter().filter(|server| server.ready());
         let lists = ready.map(|server| async {
-            let base = server.state().base?;
+            let base = server.base()?;
             let mut headers = HeaderMap::new();
-            server.authorize(&mut headers, client);
+            server.authorize(&mut headers, client.get(header::AUTHORIZATION));
             let request = server.client.general.get(format!("{base}/v1/models")).headers(headers);
             let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
             let body = answer::collect(response.into(), 16 << 20).await.ok()?;

@@ -85,9 +85,7 @@ impl Shared {
         for server in servers.iter() {
             match server.own_name(model) {
                 Ok(Some(_)) => named.push(server.clone()),
-                Ok(None) if server.state().facts.is_some_and(|facts| facts.lists(model)) => {
-                    named.push(server.clone());
-                }
+                Ok(None) if server.lists(model) => named.push(server.clone()),
                 Ok(None) => open.push(server.clone()),
                 Err(()) => {}
             }
@@ -106,7 +104,7 @@ impl Shared {
     /// The one of them that a request would go to if it went now.
     pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
         let ready: Vec<_> = candidates.iter().filter(|server| server.ready()).cloned().collect();
-        let known = || candidates.iter().find(|server| server.state().base.is_some()).cloned();
+        let known = || candidates.iter().find(|server| server.base().is_some()).cloned();
         self.choose(&ready, route).or_else(known)
     }
 
@@ -249,8 +247,7 @@ fn why(candidates: &[Arc<Server>]) -> Why {
 }
 
 fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error {
-    let searched =
-        candidates.iter().any(|server| server.config.url.is_none() && server.state().base.is_none());
+    let searched = candidates.iter().any(|server| server.config.url.is_none() && server.base().is_none());
     let message = match searched {
         true => "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured."
             .to_owned(),

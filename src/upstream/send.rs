@@ -17,8 +17,10 @@ use crate::translate::native::Native;
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";
-/// Headers of the client's that concern the upstream too.
-const FORWARDED: [&str; 3] = ["traceparent", "tracestate", "x-request-id"];
+/// Headers of the client's that concern the upstream too, beside its key and the request's id.
+const FORWARDED: [HeaderName; 2] =
+    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Connections that may break before an answer until the request itself is taken for the cause.
 const BREAKS: u32 = 2;
 /// Servers that it may be taken from because they hang.
@@ -27,16 +29,42 @@ const HANGS: u32 = 4;
 /// A Chat Completions request, not yet rendered for any server.
 pub struct ChatRequest {
     /// What decides where it goes.
-    pub route: Route,
+    pub route: Arc<Route>,
     /// Where on the server, where it is not an answer that is wanted: that has the place of the server's API.
     pub path: Option<&'static str>,
-    /// The headers of the client's own request.
-    pub headers: HeaderMap,
+    /// What its upstream gets to see of the client's headers.
+    pub headers: Arc<Forwarded>,
     /// Whether a stream is asked for.
     pub stream: bool,
     /// The body as that server reads it.
     #[allow(clippy::type_complexity)] // spelled out once, here
     pub body: Arc<dyn Fn(&Target) -> Result<Vec<u8>, Error> + Send + Sync>,
+}
+
+/// What an upstream gets to see of a client's headers. These are copies: a header is a part of the buffer that its
+/// connection was read into, which could not be used again while the answer is waited for.
+#[derive(Debug)]
+pub struct Forwarded {
+    authorization: Option<HeaderValue>,
+    others: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Forwarded {
+    /// Of the headers of the request that has this id.
+    pub fn of(client: &HeaderMap, request_id: &HeaderValue) -> Forwarded {
+        let copied = |name: &HeaderName| copied(client.get(name)?);
+        let mut others = Vec::with_capacity(1 + FORWARDED.len());
+        others.push((REQUEST_ID, request_id.clone()));
+        others.extend(FORWARDED.into_iter().filter_map(|name| Some((name.clone(), copied(&name)?))));
+        Forwarded { authorization: copied(&header::AUTHORIZATION), others }
+    }
+}
+
+/// The same text in memory of its own.
+pub fn copied(value: &HeaderValue) -> Option<HeaderValue> {
+    let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
+    copy.set_sensitive(value.is_sensitive());
+    Some(copy)
 }
 
 /// A success whose body is still to be read. As long as it lives, the request counts as running on its server; dropped,
@@ -199,7 +227,8 @@ impl<'a> Trip<'a> {
         let mut body = (self.request.body)(target).map_err(Failure::Final)?;
         let answers = self.request.path.is_none();
         if answers && let Some(warm) = &lease.server.warm {
-            let line = lease.server.line(target.base.clone(), &self.request.headers);
+            let client = self.request.headers.authorization.as_ref();
+            let line = lease.server.line(target.base.clone(), client);
             match lease.slot {
                 Some(slot) => {
                     let route = &self.request.route;
@@ -222,7 +251,8 @@ impl<'a> Trip<'a> {
         let path = self.request.path.unwrap_or(target.path());
         let mut watch =
             Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
-        let sent = lease.server.client.post(&target.base, path, self.headers(&lease.server), body);
+        let headers = self.headers(&lease.server);
+        let sent = lease.server.client.post(&target.base, path, &headers, body);
         let response = match watch.over(sent).await? {
             Err(broken) if broken.refused => return Err(Failure::Refused(answer::unreachable(broken))),
             Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),
@@ -263,17 +293,15 @@ impl<'a> Trip<'a> {
         }
     }
 
-    fn headers(&self, server: &Server) -> HeaderMap {
-        let accept = if self.request.stream { "text/event-stream" } else { "application/json" };
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-        for name in FORWARDED {
-            if let Some(value) = self.request.headers.get(name) {
-                headers.insert(HeaderName::from_static(name), value.clone());
-            }
-        }
-        server.authorize(&mut headers, &self.request.headers);
+    fn headers<'h>(&'h self, server: &'h Server) -> Vec<(HeaderName, &'h HeaderValue)> {
+        static JSON: HeaderValue = HeaderValue::from_static("application/json");
+        static EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
+        let Forwarded { authorization, others } = &*self.request.headers;
+        let accept = if self.request.stream { &EVENTS } else { &JSON };
+        let mut headers = Vec::with_capacity(3 + others.len());
+        headers.extend([(header::CONTENT_TYPE, &JSON), (header::ACCEPT, accept)]);
+        headers.extend(others.iter().map(|(name, value)| (name.clone(), value)));
+        headers.extend(server.key_for(authorization.as_ref()).map(|key| (header::AUTHORIZATION, key)));
         headers
     }
 }

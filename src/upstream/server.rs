@@ -47,6 +47,8 @@ pub struct Server {
     pub id: usize,
     pub config: UpstreamConfig,
     key: Option<SecretString>,
+    /// The key as a header has it.
+    bearer: Option<HeaderValue>,
     pub client: Client,
     /// Client's model name and the server's own, from `models`.
     models: Option<Vec<(String, String)>>,
@@ -100,6 +102,7 @@ impl Server {
             warm: config.slot_save.then(|| Arc::new(Warm::new(&config))),
             config,
             key: configured.key.clone(),
+            bearer: configured.key.as_ref().and_then(bearer),
             client,
             state: watch::Sender::new(state),
             load: Mutex::default(),
@@ -135,10 +138,24 @@ impl Server {
         self.state.borrow().ready.is_ok()
     }
 
+    /// Whether any look is over.
+    pub fn looked(&self) -> bool {
+        self.state.borrow().looked
+    }
+
+    /// Where it is; `None` while the search has found nothing.
+    pub fn base(&self) -> Option<Arc<str>> {
+        self.state.borrow().base.clone()
+    }
+
+    /// Whether it lists that model itself.
+    pub fn lists(&self, model: &str) -> bool {
+        self.state.borrow().facts.as_ref().is_some_and(|facts| facts.lists(model))
+    }
+
     /// Host and port, or the whole URL without its user: the label in logs and metrics.
     pub fn label(&self) -> String {
-        let base = self.state.borrow().base.clone();
-        base.map_or_else(|| "not found".to_owned(), |base| redact_url(&base))
+        self.base().map_or_else(|| "not found".to_owned(), |base| redact_url(&base))
     }
 
     /// Its name for the client's model: `Err` when `models` leaves that name out, `Ok(None)` without such a list.
@@ -158,10 +175,11 @@ impl Server {
 
     /// How it reads a request for that model; `None` while the search has found nothing.
     pub fn target(&self, model: &str) -> Option<Target> {
-        let State { base, facts, .. } = self.state();
-        let facts = facts.unwrap_or_default();
+        let state = self.state.borrow();
+        let base = state.base.clone()?;
+        let unknown = Facts::default();
+        let facts = state.facts.as_deref().unwrap_or(&unknown);
         let own = self.own_name(model).ok().flatten().filter(|own| *own != model);
-        let base = base?;
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         Some(Target {
             native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &base)),
@@ -180,15 +198,18 @@ impl Server {
         })
     }
 
-    /// The configured key, or the client's own where that is allowed.
-    pub fn authorize(&self, headers: &mut HeaderMap, client: &HeaderMap) {
-        let value = match &self.key {
-            Some(key) => bearer(key),
-            None if self.config.forward_authorization => client.get(header::AUTHORIZATION).cloned(),
-            None => None,
-        };
-        if let Some(value) = value {
-            headers.insert(header::AUTHORIZATION, value);
+    /// The `Authorization` of a request to it: the configured key, or the client's own where that is allowed.
+    pub fn key_for<'a>(&'a self, client: Option<&'a HeaderValue>) -> Option<&'a HeaderValue> {
+        match self.key {
+            Some(_) => self.bearer.as_ref(),
+            None => client.filter(|_| self.config.forward_authorization),
+        }
+    }
+
+    /// The same among other headers.
+    pub fn authorize(&self, headers: &mut HeaderMap, client: Option<&HeaderValue>) {
+        if let Some(key) = self.key_for(client) {
+            headers.insert(header::AUTHORIZATION, key.clone());
         }
     }
 
@@ -205,7 +226,7 @@ impl Server {
     }
 
     /// The way to its slots, with the key of this client where that is the one to use.
-    pub fn line(&self, base: Arc<str>, client: &HeaderMap) -> Line {
+    pub fn line(&self, base: Arc<str>, client: Option<&HeaderValue>) -> Line {
         let mut headers = HeaderMap::new();
         self.authorize(&mut headers, client);
         Line { client: self.client.general.clone(), base, headers }
@@ -251,7 +272,8 @@ impl Server {
 
     /// How many slots there are to choose from, where the choice is ours.
     fn slots(&self) -> Option<u32> {
-        let facts = self.state.borrow().facts.clone()?;
+        let state = self.state.borrow();
+        let facts = state.facts.as_ref()?;
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         let ours = self.config.pin_slots && dialect.slot_key.is_some();
         // a single slot needs no choice, but its state has to be kept apart

@@ -1,8 +1,10 @@
 //! Owns the heads of plain HTTP/1.1: a request's as bytes, a response's as status, headers, and the form of the body
 //! behind it (RFC 9112, section 6.3), by which that body is read. It must not touch a socket.
 
-use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
+use std::mem::MaybeUninit;
+
+use http::{HeaderName, HeaderValue, StatusCode};
+use httparse::Header;
 
 use super::chunked::Chunked;
 
@@ -15,7 +17,10 @@ const LONGEST: usize = 256 << 10;
 #[derive(Debug)]
 pub struct Head {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    /// Its `Content-Type`, empty without one.
+    pub content_type: String,
+    /// Its `Retry-After`.
+    pub retry_after: Option<String>,
     pub framing: Framing,
     /// Whether the connection serves another request behind the body's end.
     pub keeps: bool,
@@ -53,6 +58,21 @@ impl Framing {
         }
     }
 
+    /// The same of bytes that are given away: where nothing has to be taken out of them, they are not copied.
+    ///
+    /// # Errors
+    /// As [`Framing::read`].
+    pub fn take(&mut self, bytes: Vec<u8>, out: &mut Vec<u8>) -> Result<bool, &'static str> {
+        match self {
+            Framing::Length(left) if out.is_empty() && bytes.len() as u64 <= *left => {
+                *left -= bytes.len() as u64;
+                *out = bytes;
+                Ok(true)
+            }
+            _ => self.read(&bytes, out),
+        }
+    }
+
     /// Whether the body is over.
     pub fn ended(&self) -> bool {
         match self {
@@ -64,9 +84,15 @@ impl Framing {
 }
 
 /// A `POST` of JSON, up to the body.
-pub fn request(host: &str, path: &str, headers: &HeaderMap, length: usize) -> Vec<u8> {
+pub fn request(
+    host: &str,
+    path: [&str; 2],
+    headers: &[(HeaderName, &HeaderValue)],
+    length: usize,
+) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    for part in ["POST ", path, " HTTP/1.1\r\nhost: ", host, "\r\n"] {
+    let [prefix, path] = path;
+    for part in ["POST ", prefix, path, " HTTP/1.1\r\nhost: ", host, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     for (name, value) in headers {
@@ -89,9 +115,14 @@ pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
     let mut passed = 0;
     loop {
         let rest = bytes.get(passed..).unwrap_or_default();
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS];
-        let mut parsed = httparse::Response::new(&mut headers);
-        let length = match parsed.parse(rest) {
+        let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
+        let mut parsed = httparse::Response::new(&mut []);
+        let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+            &mut parsed,
+            rest,
+            &mut headers,
+        );
+        let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if bytes.len() > LONGEST => {
                 return Err("the head of the response is too long".to_owned());
@@ -106,33 +137,26 @@ pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
             continue;
         }
         let status = StatusCode::from_u16(code).map_err(|_| format!("the response has status {code}"))?;
-        let mut map = HeaderMap::with_capacity(parsed.headers.len());
-        for read in parsed.headers.iter() {
-            let name = HeaderName::from_bytes(read.name.as_bytes());
-            let value = HeaderValue::from_bytes(read.value);
-            let (Ok(name), Ok(value)) = (name, value) else {
-                return Err(format!("the response has a broken header: {}", read.name));
-            };
-            map.append(name, value);
-        }
-        let framing = framing(status, &map)?;
-        let keeps = keeps(&map, parsed.version == Some(1)) && !matches!(framing, Framing::Close);
-        return Ok(Some((Head { status, headers: map, framing, keeps }, passed)));
+        let framing = framing(status, parsed.headers)?;
+        let keeps = keeps(parsed.headers, parsed.version == Some(1)) && !matches!(framing, Framing::Close);
+        let first = |name| values(parsed.headers, name).next().map(str::to_owned);
+        let (content_type, retry_after) = (first("content-type").unwrap_or_default(), first("retry-after"));
+        return Ok(Some((Head { status, content_type, retry_after, framing, keeps }, passed)));
     }
 }
 
-fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, String> {
+fn framing(status: StatusCode, headers: &[Header<'_>]) -> Result<Framing, String> {
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
     }
-    if let Some(last) = tokens(headers, &header::TRANSFER_ENCODING).last() {
+    if let Some(last) = tokens(headers, "transfer-encoding").last() {
         return Ok(match last.eq_ignore_ascii_case("chunked") {
             true => Framing::Chunked(Chunked::default()),
             false => Framing::Close,
         });
     }
     let mut length = None;
-    for token in tokens(headers, &header::CONTENT_LENGTH) {
+    for token in tokens(headers, "content-length") {
         let digits = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_digit());
         match token.parse::<u64>().ok().filter(|_| digits) {
             Some(read) if length.is_none_or(|before| before == read) => length = Some(read),
@@ -142,15 +166,20 @@ fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, String> {
     Ok(length.map_or(Framing::Close, Framing::Length))
 }
 
-fn keeps(headers: &HeaderMap, http_1_1: bool) -> bool {
-    let has = |word: &str| tokens(headers, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case(word));
+fn keeps(headers: &[Header<'_>], http_1_1: bool) -> bool {
+    let has = |word: &str| tokens(headers, "connection").any(|token| token.eq_ignore_ascii_case(word));
     !has("close") && (http_1_1 || has("keep-alive"))
 }
 
 /// The members of a header's lists.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter();
-    values.flat_map(|value| value.to_str().unwrap_or("?").split(',').map(str::trim))
+fn tokens<'a>(headers: &'a [Header<'_>], name: &'static str) -> impl Iterator<Item = &'a str> {
+    values(headers, name).flat_map(|value| value.split(',').map(str::trim))
+}
+
+/// What a header says, once for each time that it is there.
+fn values<'a>(headers: &'a [Header<'_>], name: &'static str) -> impl Iterator<Item = &'a str> {
+    let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+    named.map(|header| std::str::from_utf8(header.value).unwrap_or("?"))
 }
 
 #[cfg(test)]
@@ -196,7 +225,7 @@ mod tests {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 429 No\r\nretry-after: 2\r\n\r\nrest";
         let (head, length) = read(text).unwrap().unwrap();
         assert_eq!((head.status.as_u16(), &text[length..]), (429, "rest"));
-        assert_eq!(head.headers["retry-after"], "2");
+        assert_eq!(head.retry_after.as_deref(), Some("2"));
     }
 
     #[test]
@@ -219,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_request_is_one_head() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream"));
-        let head = request("gpu:8080", "/v1/chat/completions", &headers, 17);
-        let want = "POST /v1/chat/completions HTTP/1.1\r\nhost: gpu:8080\r\naccept: text/event-stream\r\ncontent-length: 17\r\n\r\n";
+        let accept = HeaderValue::from_static("text/event-stream");
+        let head =
+            request("gpu:8080", ["/x", "/v1/chat/completions"], &[(http::header::ACCEPT, &accept)], 17);
+        let want = "POST /x/v1/chat/completions HTTP/1.1\r\nhost: gpu:8080\r\naccept: text/event-stream\r\ncontent-length: 17\r\n\r\n";
         assert_eq!(String::from_utf8(head).unwrap(), want);
     }
 }
