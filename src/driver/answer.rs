@@ -37,7 +37,7 @@ impl Answer {
     ///
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
-    pub async fn of(sent: Sent, limit: Duration) -> Result<Answer, Error> {
+    pub async fn of(mut sent: Sent, limit: Duration) -> Result<Answer, Error> {
         let native = sent.native;
         let answer = match sent.is_event_stream()? {
             true => Answer::Events(Box::new(Events::of(sent))),
@@ -52,8 +52,9 @@ impl Answer {
         let mut events = match self {
             Answer::Events(events) => events,
             Answer::Whole(body) => {
-                transcoder.chunk(&json::lossy(&body), unix_now(), &mut unused);
-                transcoder.end(End::Eof, unix_now(), &mut unused);
+                let now = unix_now();
+                transcoder.chunk(&json::lossy(&body), now, &mut unused);
+                transcoder.end(End::Eof, now, &mut unused);
                 return;
             }
             Answer::By(native, answer) => {

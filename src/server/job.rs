@@ -205,9 +205,9 @@ pub async fn send(
         && body.len() as u64 >= threshold
         // a server that speaks Responses well makes its own
         && target.native.is_none_or(|native| native.functions)
-        && tokens::of(&app, &job, &target).await? >= threshold
+        && Box::pin(tokens::of(&app, &job, &target)).await? >= threshold
     {
-        summary = compact::before(&app, &job, &target).await?.map(Arc::new);
+        summary = Box::pin(compact::before(&app, &job, &target)).await?.map(Arc::new);
         let plan = job.plan_with(&app, &target, item(&summary), |_| {})?;
         (body, droppable) = (plan.body, plan.droppable_turns);
     }

@@ -118,18 +118,18 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 let (parts, incoming) = request.into_parts();
                 // nothing in it matters, but a body that nobody reads ends the connection under the next request
                 let _ = body::read(&HeaderMap::new(), incoming, IGNORED_BODY).await;
-                stored_answer(&app, &parts, id, what).await
+                Box::pin(stored_answer(&app, &parts, id, what)).await
             }
             Route::Conversations(rest) => {
                 let scope = app.keyring.caller(request.headers()).scope();
                 let (query, method) = (Query::of(request.uri()), request.method().clone());
                 let (parts, incoming) = request.into_parts();
                 let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-                conversations::answer(&app, scope, &method, rest, &query, &body).await
+                Box::pin(conversations::answer(&app, scope, &method, rest, &query, &body)).await
             }
             Route::Health => Ok(health(&app)),
-            Route::Models(id) => models::answer(&app, request, id).await,
-            Route::Pass => passthrough::answer(&app, request).await,
+            Route::Models(id) => Box::pin(models::answer(&app, request, id)).await,
+            Route::Pass => Box::pin(passthrough::answer(&app, request)).await,
         }
     }
     .instrument(span.clone())

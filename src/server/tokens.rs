@@ -84,6 +84,7 @@ async fn ask(app: &App, job: &Job, path: &'static str, body: String) -> Result<V
     let body = move |_: &Target| Ok(body.clone().into_bytes());
     let headers = job.headers.clone();
     let request = ChatRequest { route, path: Some(path), headers, stream: false, body: Arc::new(body) };
-    let answer = app.upstream.send(request).await?.whole(app.upstream.response_timeout()).await?;
+    let limit = app.upstream.response_timeout();
+    let answer = app.upstream.send(request).await?.whole(limit).await?;
     Ok(serde_json::from_slice(&answer).unwrap_or_default())
 }

@@ -252,7 +252,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         }
 
         let mut body = Vec::with_capacity(
-            text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 1024,
+            text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 512,
         );
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, self.options.upstream_model.unwrap_or(&model));
@@ -475,7 +475,8 @@ impl<'a, 'o> Planner<'a, 'o> {
         let flag = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
         let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
         let background = boolean(request.background, "background")?.unwrap_or(false);
-        let mut echo = Vec::with_capacity(1024 + tools.echo.len());
+        let told = request.instructions.map_or(0, |raw| raw.get().len()) + tools.echo.len();
+        let mut echo = Vec::with_capacity(640 + told);
         let max_tool_calls = integer(request.max_tool_calls, "max_tool_calls", 1, u64::from(u32::MAX))?;
         echo.extend_from_slice(b"\"background\":");
         echo.extend_from_slice(flag(background).as_bytes());

@@ -26,11 +26,11 @@ pub fn unreachable(broken: Broken) -> Error {
 }
 
 /// What an answer that is no success means. `context`: tokens that one conversation has, if known.
-pub async fn refused(response: Response, context: Option<u64>) -> Error {
+pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
     let status = response.status;
     let retry_after = response.retry_after.as_deref().and_then(retry_after);
     // a body that does not come is no reason to keep the client waiting
-    let body = tokio::time::timeout(Duration::from_secs(5), collect(response, ERROR_BODY)).await;
+    let body = tokio::time::timeout(Duration::from_secs(5), collect(&mut response, ERROR_BODY)).await;
     let mut error = match status {
         status if status.is_redirection() => Error::new(
             Kind::BadGateway,
@@ -60,7 +60,7 @@ fn retry_after(value: &str) -> Option<Duration> {
 ///
 /// # Errors
 /// When it is cut, too long, or not there within `limit`.
-pub async fn whole(response: Response, limit: Duration) -> Result<Bytes, Error> {
+pub async fn whole(response: &mut Response, limit: Duration) -> Result<Bytes, Error> {
     match tokio::time::timeout(limit, collect(response, WHOLE_BODY)).await {
         Ok(body) => body,
         Err(_) => Err(too_late(limit)),
@@ -79,7 +79,7 @@ pub fn too_late(limit: Duration) -> Error {
 }
 
 /// The body, if it has at most `cap` bytes.
-pub async fn collect(mut response: Response, cap: usize) -> Result<Bytes, Error> {
+pub async fn collect(response: &mut Response, cap: usize) -> Result<Bytes, Error> {
     let mut body: Vec<u8> = Vec::new();
     while let Some(more) = response.more(&mut body).await {
         if let Err(broken) = more {

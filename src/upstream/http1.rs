@@ -133,7 +133,7 @@ impl Pool {
         let head = head::request(&self.authority, [&self.prefix, path], headers, body.len());
         let stream = match self.take() {
             Some(stream) => stream,
-            None => self.connect().await?,
+            None => Box::pin(self.connect()).await?,
         };
         let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
         let (head, held) = exchange.ask(&head, &body).await?;

@@ -307,7 +307,7 @@ impl Upstream {
             server.authorize(&mut headers, client.get(header::AUTHORIZATION));
             let request = server.client.general.get(format!("{base}/v1/models")).headers(headers);
             let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
-            let body = answer::collect(response.into(), 16 << 20).await.ok()?;
+            let body = answer::collect(&mut response.into(), 16 << 20).await.ok()?;
             let facts = server.state().facts.unwrap_or_default();
             Some(Listing { body, facts, models: server.named_models().map(<[_]>::to_vec) })
         });

@@ -139,7 +139,7 @@ impl Look<'_> {
         let status = response.status();
         let server = response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok());
         let server = server.unwrap_or("").to_owned();
-        let body = super::answer::collect(response.into(), ANSWER).await.unwrap_or_default().to_vec();
+        let body = super::answer::collect(&mut response.into(), ANSWER).await.unwrap_or_default().to_vec();
         Ok(Answer { status, server, body })
     }
 }

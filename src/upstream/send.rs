@@ -2,6 +2,7 @@
 //! while nothing was generated. It must not choose servers or read an answer's events.
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -208,7 +209,8 @@ impl<'a> Trip<'a> {
             server.recheck();
             return true;
         }
-        server.look_once(self.shared.own_port.get().copied().unwrap_or_default()).await;
+        // what is rare, here and below, has its room only when it comes to that
+        Box::pin(server.look_once(self.shared.own_port.get().copied().unwrap_or_default())).await;
         false
     }
 
@@ -233,7 +235,8 @@ impl<'a> Trip<'a> {
                 Some(slot) => {
                     let route = &self.request.route;
                     let owner = route.slot_owner().filter(|_| !route.side);
-                    if let Some(turn) = warm.before(&line, slot, owner.as_deref(), &body).await {
+                    let before = warm.before(&line, slot, owner.as_deref(), &body);
+                    if let Some(turn) = Box::pin(before).await {
                         let _ = lease.turn.set(turn);
                     }
                 }
@@ -252,14 +255,14 @@ impl<'a> Trip<'a> {
         let mut watch =
             Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
         let headers = self.headers(&lease.server);
-        let sent = lease.server.client.post(&target.base, path, &headers, body);
+        let sent = pin!(lease.server.client.post(&target.base, path, &headers, body));
         let response = match watch.over(sent).await? {
             Err(broken) if broken.refused => return Err(Failure::Refused(answer::unreachable(broken))),
             Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),
             Ok(response) => response,
         };
         if !response.status.is_success() {
-            let error = answer::refused(response, target.context).await;
+            let error = Box::pin(answer::refused(response, target.context)).await;
             return Err(match error.kind {
                 Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),
                 Kind::UpstreamFailed | Kind::BadGateway | Kind::Timeout => Failure::Failed(error),
@@ -282,7 +285,7 @@ impl<'a> Trip<'a> {
         let mut first = Vec::new();
         loop {
             watch.quiet = Instant::now();
-            match watch.over(response.more(&mut first)).await? {
+            match watch.over(pin!(response.more(&mut first))).await? {
                 Some(Ok(_)) => {}
                 None => return Err(Failure::Broke(ended())),
                 Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
@@ -317,9 +320,9 @@ struct Watch<'a, 't> {
 }
 
 impl Watch<'_, '_> {
-    async fn over<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Failure> {
+    /// `work` stays where it is: what is taken and awaited has its room twice.
+    async fn over<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
         let config = &self.lease.server.config;
-        tokio::pin!(work);
         loop {
             let left = match self.answered {
                 true => config.idle_timeout.saturating_sub(self.quiet.elapsed()),
@@ -370,8 +373,8 @@ impl Sent {
     ///
     /// # Errors
     /// When it is cut, too long, or not there within `limit`.
-    pub async fn whole(mut self, limit: Duration) -> Result<Bytes, Error> {
-        let body = answer::whole(self.response, limit).await;
+    pub async fn whole(&mut self, limit: Duration) -> Result<Bytes, Error> {
+        let body = answer::whole(&mut self.response, limit).await;
         if body.is_err() {
             self.lease.failed();
         }
