@@ -38,7 +38,54 @@ pub struct MemoryStore {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     scope: Scope,
-    id: Box<str>,
+    id: Id,
+}
+
+/// A record's id. The ones that we make are a prefix and a UUID: kept as its bytes, they are found without a look
+/// elsewhere in memory.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Id {
+    /// `resp_` and 32 digits.
+    Response([u8; 16]),
+    /// `conv_` and 32 digits.
+    Conversation([u8; 16]),
+    Other(Box<str>),
+}
+
+impl Key {
+    fn new(scope: Scope, id: &str) -> Key {
+        let ours = |prefix| hexadecimal(id.strip_prefix(prefix)?);
+        let id = match (ours("resp_"), ours("conv_")) {
+            (Some(uuid), _) => Id::Response(uuid),
+            (_, Some(uuid)) => Id::Conversation(uuid),
+            _ => Id::Other(Box::from(id)),
+        };
+        Key { scope, id }
+    }
+
+    /// Bytes that it has elsewhere in memory.
+    fn bytes(&self) -> usize {
+        match &self.id {
+            Id::Other(id) => id.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// The bytes that exactly 32 digits are, none of them a capital: no two texts make the same.
+fn hexadecimal(digits: &str) -> Option<[u8; 16]> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let pairs: &[[u8; 2]; 16] = pairs.try_into().ok().filter(|_| rest.is_empty())?;
+    let mut bytes = [0; 16];
+    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+        *byte = digit(*high)? << 4 | digit(*low)?;
+    }
+    Some(bytes)
 }
 
 struct Entry {
@@ -75,7 +122,7 @@ impl MemoryStore {
                 Record::Turn(turn) => turn.bytes(),
                 Record::Conversation(kept) => kept.bytes(),
             };
-            let bytes = (bytes + key.id.len() + OVERHEAD) as u64;
+            let bytes = (bytes + key.bytes() + OVERHEAD) as u64;
             u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
         };
         let records = Cache::builder()
@@ -131,7 +178,7 @@ impl MemoryStore {
     }
 
     fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
-        match &self.touch(&Key { scope, id: id.into() }, self.now())?.record {
+        match &self.touch(&Key::new(scope, id), self.now())?.record {
             Record::Conversation(kept) => Some(kept.clone()),
             Record::Turn(_) => None,
         }
@@ -144,7 +191,7 @@ impl MemoryStore {
     /// Changes a conversation as one step; `None` leaves it as it was. False if there is none.
     fn change(&self, scope: Scope, id: &str, change: impl FnOnce(&Kept) -> Option<Kept>) -> bool {
         let mut found = false;
-        self.records.entry(Key { scope, id: id.into() }).and_compute_with(|entry| {
+        self.records.entry(Key::new(scope, id)).and_compute_with(|entry| {
             let Some(entry) = entry.filter(|entry| self.fresh(entry.value(), self.now())) else {
                 return Op::Nop;
             };
@@ -160,28 +207,27 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError> {
-        let key = Key { scope, id: turn.id.clone() };
+        let key = Key::new(scope, &turn.id);
         self.records.insert(key, self.entry(Record::Turn(turn)));
         Ok(())
     }
 
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
-        Ok(self.touch_turn(&Key { scope, id: id.into() }, self.now()))
+        Ok(self.touch_turn(&Key::new(scope, id), self.now()))
     }
 
     async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError> {
-        let mut turns = Vec::new();
-        let mut next = Some(Box::from(id));
+        let mut turns: Vec<Arc<Turn>> = Vec::new();
+        let mut next = Some(Key::new(scope, id));
         let now = self.now();
-        while let Some(id) = next.take() {
-            let Some(turn) = self.touch_turn(&Key { scope, id }, now).filter(|turn| turn.state.continuable())
-            else {
+        while let Some(key) = next {
+            let Some(turn) = self.touch_turn(&key, now).filter(|turn| turn.state.continuable()) else {
                 return Ok(Chain::Broken);
             };
             if turns.len() == limit {
                 return Ok(Chain::TooLong);
             }
-            next.clone_from(&turn.parent);
+            next = turn.parent.as_deref().map(|id| Key::new(scope, id));
             turns.push(turn);
         }
         turns.reverse();
@@ -189,7 +235,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
-        let key = Key { scope, id: id.into() };
+        let key = Key::new(scope, id);
         let found = self.touch_turn(&key, self.now()).is_some();
         if found {
             self.records.invalidate(&key);
@@ -198,7 +244,7 @@ impl Store for MemoryStore {
     }
 
     async fn put_conversation(&self, scope: Scope, head: Conversation) -> Result<(), StoreError> {
-        let key = Key { scope, id: head.id.clone() };
+        let key = Key::new(scope, &head.id);
         self.records.entry(key).and_compute_with(|entry| {
             let items = entry
                 .filter(|entry| self.fresh(entry.value(), self.now()))
@@ -219,7 +265,7 @@ impl Store for MemoryStore {
     async fn delete_conversation(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
         let found = self.touch_conversation(scope, id).is_some();
         if found {
-            self.records.invalidate(&Key { scope, id: id.into() });
+            self.records.invalidate(&Key::new(scope, id));
         }
         Ok(found)
     }
@@ -262,5 +308,34 @@ impl Store for MemoryStore {
             }
         }
         self.records.run_pending_tasks();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_ids_are_one_key() {
+        let uuid = "0192f0c1d2e3f4a5b6c7d8e9f0a1b2c3";
+        let ids = [
+            format!("resp_{uuid}"),
+            format!("conv_{uuid}"),
+            uuid.to_owned(),
+            format!("resp_{}", uuid.to_uppercase()),
+            format!("resp_0{uuid}"),
+            format!("resp_+{}", &uuid[1..]),
+            format!("resp_{}", &uuid[1..]),
+            "resp_".to_owned(),
+            String::new(),
+        ];
+        let key = |id: &String| Key::new(Scope([0; 16]), id);
+        for (n, id) in ids.iter().enumerate() {
+            assert_eq!(ids.iter().position(|other| key(other) == key(id)), Some(n), "{id}");
+        }
+        let ours = |id: &String| !matches!(key(id).id, Id::Other(_));
+        assert_eq!(ids.iter().map(ours).collect::<Vec<_>>()[..4], [true, true, false, false]);
+        assert!(!ids[2..].iter().any(ours));
+        assert_eq!(hexadecimal(uuid).map(u128::from_be_bytes), u128::from_str_radix(uuid, 16).ok());
     }
 }
