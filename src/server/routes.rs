@@ -114,19 +114,8 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
                 let message = format!("Method {method} is not allowed for {path}; use POST.");
                 Err(Error::new(Kind::MethodNotAllowed, message))
             }
-            Route::Stored(id, what) => {
-                let (parts, incoming) = request.into_parts();
-                // nothing in it matters, but a body that nobody reads ends the connection under the next request
-                let _ = body::read(&HeaderMap::new(), incoming, IGNORED_BODY).await;
-                Box::pin(stored_answer(&app, &parts, id, what)).await
-            }
-            Route::Conversations(rest) => {
-                let scope = app.keyring.caller(request.headers()).scope();
-                let (query, method) = (Query::of(request.uri()), request.method().clone());
-                let (parts, incoming) = request.into_parts();
-                let body = body::read(&parts.headers, incoming, app.config.max_body_bytes).await?;
-                Box::pin(conversations::answer(&app, scope, &method, rest, &query, &body)).await
-            }
+            Route::Stored(id, what) => Box::pin(stored_answer(&app, request, id, what)).await,
+            Route::Conversations(rest) => Box::pin(conversations_answer(&app, request, rest)).await,
             Route::Health => Ok(health(&app)),
             Route::Models(id) => Box::pin(models::answer(&app, request, id)).await,
             Route::Pass => Box::pin(passthrough::answer(&app, request)).await,
@@ -155,10 +144,13 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
 
 async fn stored_answer(
     app: &Arc<App>,
-    request: &Parts,
+    request: Request<Incoming>,
     id: &str,
     what: &str,
 ) -> Result<Response<ResponseBody>, Error> {
+    let (request, incoming) = request.into_parts();
+    // nothing in it matters, but a body that nobody reads ends the connection under the next request
+    let _ = body::read(&HeaderMap::new(), incoming, IGNORED_BODY).await;
     let scope = app.keyring.caller(&request.headers).scope();
     let query = Query::of(&request.uri);
     match (what, &request.method) {
@@ -172,6 +164,17 @@ async fn stored_answer(
         }
         _ => Err(Error::new(Kind::NotFound, format!("Unknown path: {}.", request.uri.path()))),
     }
+}
+
+async fn conversations_answer(
+    app: &App,
+    request: Request<Incoming>,
+    rest: &str,
+) -> Result<Response<ResponseBody>, Error> {
+    let (Parts { method, uri, headers, .. }, incoming) = request.into_parts();
+    let scope = app.keyring.caller(&headers).scope();
+    let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
+    conversations::answer(app, scope, &method, rest, &Query::of(&uri), &body).await
 }
 
 /// The client's own id where it is fit for a log line, a new one otherwise.
