@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{digest, hmac, rand};
+use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, header};
@@ -47,7 +47,7 @@ impl Keyring {
     /// When the system has no random numbers.
     pub fn generate() -> Result<Keyring, String> {
         let mut bytes = [0; 32];
-        rand::fill(&mut bytes).map_err(|_| "the system has no random numbers".to_owned())?;
+        getrandom::fill(&mut bytes).map_err(|error| format!("the system has no random numbers: {error}"))?;
         Ok(Keyring { keys: vec![Key::new(&bytes)] })
     }
 
@@ -122,7 +122,7 @@ impl Key {
 
     fn seal(&self, purpose: &str, identity: &[u8], text: &[u8]) -> Option<Vec<u8>> {
         let mut salt = [0; SALT];
-        rand::fill(&mut salt).ok()?;
+        getrandom::fill(&mut salt).ok()?;
         let key = self.blob_key(purpose, identity, &salt)?;
         let mut sealed = text.to_vec();
         key.seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut sealed)

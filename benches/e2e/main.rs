@@ -3,7 +3,7 @@
 //! another; every figure is the kernel's, per process, and every comparison is of one run.
 //!
 //! Variables: `ROUNDS` (5), `QUICK=1` (one short round), `ONLY=S1,S5`, `BASE=path` (another build of rejoinder, shown
-//! beside), `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios).
+//! beside; `BASE=bare` with S4: a proxy that translates nothing), `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -16,6 +16,7 @@
 
 #[path = "../../tests/support/checker.rs"]
 mod checker;
+mod bare;
 mod client;
 mod scenarios;
 mod soak;
@@ -31,6 +32,12 @@ use table::Table;
 use targets::Target;
 
 fn main() -> ExitCode {
+    if let [_, name, listen, upstream] = &std::env::args().collect::<Vec<_>>()[..]
+        && name == targets::BARE
+    {
+        let served = bare::run(listen.parse().expect("an address"), upstream.parse().expect("an address"));
+        return served.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
     match runtime.block_on(local.run_until(run())) {
@@ -69,8 +76,10 @@ async fn run() -> Result<(), String> {
         eprintln!("{scenario}: {what}");
         // fresh processes, so that no scenario pays for the memory of another
         let mut targets = vec![Target::nginx(address)?, Target::rejoinder("rejoinder", &binary, address)?];
-        if let Some(base) = &base {
-            targets.push(Target::rejoinder("base", base, address)?);
+        match &base {
+            Some(base) if base.as_os_str() == targets::BARE => targets.push(Target::bare(address)?),
+            Some(base) => targets.push(Target::rejoinder("base", base, address)?),
+            None => {}
         }
         for round in 0..rounds {
             for at in 0..targets.len() {

@@ -27,6 +27,8 @@ pub struct Target {
     folder: Option<PathBuf>,
 }
 
+/// What `BASE` says, and the first argument, for [`Target::bare`].
+pub const BARE: &str = "bare";
 /// The core of the targets, and that of the load generator and the upstream.
 pub const CORES: [&str; 2] = ["0", "1"];
 /// How long a target may take to listen, and to end.
@@ -81,15 +83,23 @@ impl Target {
             .current_dir(std::env::temp_dir())
             .spawn()
             .map_err(fail)?;
-        let mut target = Target {
-            name: name.to_owned(),
-            speaks: Speaks::Responses,
-            address,
-            idle: 0,
-            pid: child.id(),
-            child,
-            folder: None,
-        };
+        Target::of(name, Speaks::Responses, address, child)
+    }
+
+    /// A proxy of hyper and tokio that translates nothing, for S4 alone: this program once more.
+    pub fn bare(upstream: SocketAddr) -> Result<Target, String> {
+        let fail = |error: io::Error| format!("{BARE}: {error}");
+        let (address, own) = (free_port().map_err(fail)?, std::env::current_exe().map_err(fail)?);
+        let child = pinned(&own.display().to_string())
+            .args([BARE, &address.to_string(), &upstream.to_string()])
+            .spawn()
+            .map_err(fail)?;
+        Target::of("base", Speaks::Responses, address, child)
+    }
+
+    fn of(name: &str, speaks: Speaks, address: SocketAddr, child: Child) -> Result<Target, String> {
+        let (name, pid) = (name.to_owned(), child.id());
+        let mut target = Target { name, speaks, address, idle: 0, pid, child, folder: None };
         target.wait(address)?;
         target.idle = target.memory();
         Ok(target)

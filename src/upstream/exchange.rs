@@ -50,12 +50,17 @@ enum Body {
 }
 
 impl Client {
-    /// A client without connections.
+    /// A client without connections. `tls`: whether it may have to speak TLS; to read the certificates that the machine
+    /// trusts takes time and memory.
     ///
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.
-    pub fn new(connect_timeout: Duration) -> Result<Client, String> {
-        let general = reqwest::Client::builder()
+    pub fn new(connect_timeout: Duration, tls: bool) -> Result<Client, String> {
+        let builder = match tls {
+            true => reqwest::Client::builder(),
+            false => reqwest::Client::builder().tls_certs_only([]),
+        };
+        let general = builder
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
             .tcp_nodelay(true)

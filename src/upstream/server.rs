@@ -79,7 +79,9 @@ impl Server {
     pub fn new(configured: &ServerConfig, changes: Changes) -> Result<Server, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let config = configured.config.clone();
-        let client = Client::new(config.connect_timeout)?;
+        // the search looks at plain servers alone
+        let tls = config.url.as_deref().is_some_and(|url| !url.starts_with("http:"));
+        let client = Client::new(config.connect_timeout, tls)?;
         let state = State {
             base: config.url.as_deref().map(Arc::from),
             facts: None,
