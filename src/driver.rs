@@ -22,14 +22,15 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
 use crate::error::{Error, Kind};
+use crate::spare;
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream;
 use crate::wire::json;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
-/// Room for a frame of one event or two.
-const SMALL_FRAME: usize = 512;
+/// A frame up to this is copied out of a lent buffer, in bytes.
+const SMALL_FRAME: usize = 4 << 10;
 
 /// How silence is bridged.
 #[derive(Debug, Clone, Copy)]
@@ -194,7 +195,7 @@ impl EventBody {
                     Poll::Pending => return true,
                     Poll::Ready(Some(Ok(data))) => {
                         if self.out.capacity() == 0 {
-                            self.out.reserve_exact(SMALL_FRAME);
+                            self.out = spare::lend();
                         }
                         self.transcoder.chunk(&data, unix, &mut self.out);
                     }
@@ -293,6 +294,7 @@ impl Body for EventBody {
             }
         }
         if this.out.is_empty() {
+            spare::give_back(std::mem::take(&mut this.out));
             if this.transcoder.ended() {
                 this.report(false);
                 return Poll::Ready(None);
@@ -303,14 +305,14 @@ impl Body for EventBody {
         if events || this.out.first() != Some(&b':') {
             this.told = this.spoke;
         }
-        let frame = match this.out.capacity() {
-            // the room is used again
+        let out = std::mem::take(&mut this.out);
+        let frame = match out.len() {
             ..=SMALL_FRAME => {
-                let frame = Bytes::copy_from_slice(&this.out);
-                this.out.clear();
+                let frame = Bytes::copy_from_slice(&out);
+                spare::give_back(out);
                 frame
             }
-            _ => Bytes::from(std::mem::take(&mut this.out)),
+            _ => Bytes::from(out),
         };
         Poll::Ready(Some(Ok(Frame::data(frame))))
     }

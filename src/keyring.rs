@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
@@ -38,6 +38,8 @@ pub struct Caller {
     keyring: Arc<Keyring>,
     /// SHA-256 over the credential headers.
     identity: [u8; 32],
+    /// Found when it is asked for: what is not stored needs none.
+    scope: OnceLock<Scope>,
 }
 
 impl Keyring {
@@ -89,7 +91,7 @@ impl Keyring {
         }
         let mut identity = [0; 32];
         identity.copy_from_slice(context.finish().as_ref());
-        Caller { keyring: self.clone(), identity }
+        Caller { keyring: self.clone(), identity, scope: OnceLock::new() }
     }
 }
 
@@ -164,6 +166,10 @@ impl Keyring {
 impl Caller {
     /// Whose records these are. It hangs on the last key of the file, so that a new first key changes no name.
     pub fn scope(&self) -> Scope {
+        *self.scope.get_or_init(|| self.find_scope())
+    }
+
+    fn find_scope(&self) -> Scope {
         let mut scope = [0; 16];
         if let Some(key) = self.keyring.keys.last() {
             let mut mac = hmac::Context::with_key(&key.mac);

@@ -18,6 +18,7 @@ pub mod error;
 pub mod ids;
 pub mod keyring;
 pub mod server;
+mod spare;
 pub mod sse;
 pub mod store;
 pub mod telemetry;

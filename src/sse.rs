@@ -182,7 +182,11 @@ impl<S: Source> SseReader<S> {
                     Err(error) => return Poll::Ready(Next::Failed(error)),
                 }
             }
-            match ready!(source.poll_more(cx, self.guard.room())) {
+            let Poll::Ready(more) = source.poll_more(cx, self.guard.room()) else {
+                self.guard.rest();
+                return Poll::Pending;
+            };
+            match more {
                 Some(Ok(read)) => self.bytes_read += read as u64,
                 Some(Err(error)) => return Poll::Ready(Next::Failed(SseError::Transport(error.to_string()))),
                 None => {

@@ -67,7 +67,8 @@ async fn answer(
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut head = httparse::Response::new(&mut headers);
         if let httparse::Status::Complete(end) = head.parse(&came).ok()? {
-            let length = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+            let length =
+                head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
             break end..end + std::str::from_utf8(length?.value).ok()?.parse::<usize>().ok()?;
         }
     };
@@ -92,7 +93,10 @@ fn chat(request: &[u8]) -> Option<Vec<u8>> {
     let messages = r#"{"messages":[{"role":"user","content":"Say what a proxy does."}],"model":""#;
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: upstream\r\ncontent-type: application/json\r\ncontent-length: ";
     let length = messages.len() + model.len() + 2;
-    Some([head.as_bytes(), length.to_string().as_bytes(), b"\r\n\r\n", messages.as_bytes(), model, b"\"}"].concat())
+    Some(
+        [head.as_bytes(), length.to_string().as_bytes(), b"\r\n\r\n", messages.as_bytes(), model, b"\"}"]
+            .concat(),
+    )
 }
 
 fn between<'a>(text: &'a [u8], before: &[u8], after: &[u8]) -> Option<&'a [u8]> {

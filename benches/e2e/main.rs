@@ -14,9 +14,9 @@
     reason = "a bench prints, and fails by panicking"
 )]
 
+mod bare;
 #[path = "../../tests/support/checker.rs"]
 mod checker;
-mod bare;
 mod client;
 mod scenarios;
 mod soak;

@@ -48,9 +48,10 @@ pub async fn answer(
     drop(body);
     let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
-    let keep = input.map(|input| Keep::new(app.clone(), job.scope, job.asks.clone(), &job.past, input));
+    let keep =
+        input.map(|input| Keep::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
-    let scope = job.scope;
+    let caller = job.caller.clone();
     let ids = Ids::new(seed());
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
@@ -62,7 +63,7 @@ pub async fn answer(
         return whole(&app, transcoder, sent, limit, begun, keep).await;
     }
     if asks.background {
-        return background(app, scope, &asks, transcoder, sent, begun, keep).await;
+        return background(app, caller.scope(), &asks, transcoder, sent, begun, keep).await;
     }
     // a client that says so itself means to come back for the rest
     let resumable = asks.store_named;
@@ -71,7 +72,7 @@ pub async fn answer(
     let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
     if resumable {
         let window = app.config.store.resume_window;
-        let run = app.runs.start(&app, scope, &id, body, turn, Some(window));
+        let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
         return Ok(reply::events(run.read(0, app.config.heartbeat)));
     }
     Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))

@@ -18,7 +18,6 @@ use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
 use crate::keyring::Caller;
-use crate::store::Scope;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
@@ -33,8 +32,7 @@ pub struct Job {
     wishes: Wishes,
     /// Whether Codex asks.
     codex: bool,
-    caller: Arc<Caller>,
-    pub scope: Scope,
+    pub caller: Arc<Caller>,
     pub asks: Arc<Asks>,
     pub past: Past,
     pub route: Arc<Route>,
@@ -53,8 +51,7 @@ impl Job {
         asks: Asks,
     ) -> Result<Job, Error> {
         let caller = app.keyring.caller(&headers);
-        let scope = caller.scope();
-        let past = Past::load(app, scope, &asks).await?;
+        let past = Past::load(app, &caller, &asks).await?;
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
         let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
         Ok(Job {
@@ -63,7 +60,6 @@ impl Job {
             codex: is_codex(&headers),
             headers: Arc::new(Forwarded::of(&headers, request_id)),
             caller: Arc::new(caller),
-            scope,
             asks: Arc::new(asks),
             past,
             route: Arc::new(route),

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 
 use super::App;
 use crate::error::{Error, Kind};
+use crate::keyring::Caller;
 use crate::store::{Chain, Conversation, Scope, StoreError, StoredItem, Turn, TurnState};
 use crate::translate::draft::{Asks, Context};
 use crate::translate::listing::{id_of, input_id, listed, response_of};
@@ -30,11 +31,11 @@ impl Past {
     ///
     /// # Errors
     /// 400 for an id that names nothing of this caller's, 503 for a store that cannot be asked.
-    pub async fn load(app: &App, scope: Scope, asks: &Asks) -> Result<Past, Error> {
+    pub async fn load(app: &App, caller: &Caller, asks: &Asks) -> Result<Past, Error> {
         let mut past = Past::default();
         if let Some(id) = &asks.previous_response_id {
             past.strict = true;
-            past.turns = match app.store.chain(scope, id, app.config.store.max_turns).await {
+            past.turns = match app.store.chain(caller.scope(), id, app.config.store.max_turns).await {
                 Ok(Chain::Whole(turns)) => turns,
                 Ok(Chain::Broken) => {
                     let message = format!("Previous response with id '{id}' not found.");
@@ -52,12 +53,12 @@ impl Past {
         }
         if let Some(id) = &asks.conversation {
             past.strict = true;
-            let items = app.store.items(scope, id).await?;
+            let items = app.store.items(caller.scope(), id).await?;
             past.items = items.ok_or_else(|| no_conversation(id).param("conversation"))?;
         }
         for (_, id) in &asks.references {
             // what is not found is refused by the plan, which knows the field
-            if let Some(item) = past.find(app, scope, id).await? {
+            if let Some(item) = past.find(app, caller.scope(), id).await? {
                 past.references.push((id.clone(), item));
             }
         }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::{Limits, SseError};
+use crate::spare;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 const DATA: &[u8] = b"data: ";
@@ -12,8 +13,6 @@ const BATCH_BYTES: usize = 8 << 10;
 const BATCH_LINES: usize = 64;
 /// The longest beginning of an event that waits for its rest: each read copies it once more.
 const WAITS: usize = 4 << 10;
-/// The largest buffer that a stream keeps while it waits for more.
-const KEPT: usize = 1 << 10;
 
 /// Cuts bytes into lines and lets pass what the parser may see.
 #[derive(Debug, Default)]
@@ -38,7 +37,7 @@ pub struct Guard {
     failure: Option<SseError>,
 }
 
-/// Bytes in a buffer that is used again.
+/// Bytes in a buffer that is lent.
 #[derive(Debug, Default)]
 struct Unread {
     buffer: Vec<u8>,
@@ -54,6 +53,11 @@ impl Guard {
     /// Where what arrives is to be put, behind what waits.
     pub fn room(&mut self) -> &mut Vec<u8> {
         self.unread.room()
+    }
+
+    /// Gives the buffer back while nothing in it is wanted.
+    pub fn rest(&mut self) {
+        self.unread.rest();
     }
 
     /// Whether nothing is there that could become an event without more bytes.
@@ -268,12 +272,22 @@ impl Unread {
     }
 
     fn room(&mut self) -> &mut Vec<u8> {
-        if self.is_empty() && self.buffer.capacity() > KEPT {
+        if self.is_empty() && self.buffer.capacity() > spare::LARGEST {
             self.buffer = Vec::new();
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer = spare::lend();
         }
         self.buffer.drain(..self.read.min(self.buffer.len()));
         self.read = 0;
         &mut self.buffer
+    }
+
+    fn rest(&mut self) {
+        if self.is_empty() {
+            spare::give_back(std::mem::take(&mut self.buffer));
+            self.read = 0;
+        }
     }
 }
 
