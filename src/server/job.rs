@@ -26,7 +26,6 @@ use crate::wire::request;
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
-    /// None of its own headers: they would hold the buffer that the client's connection reads into.
     pub headers: Arc<Forwarded>,
     body: Bytes,
     wishes: Wishes,

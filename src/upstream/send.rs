@@ -42,8 +42,8 @@ pub struct ChatRequest {
     pub body: Arc<dyn Fn(&Target) -> Result<Vec<u8>, Error> + Send + Sync>,
 }
 
-/// What an upstream gets to see of a client's headers. These are copies: a header is a part of the buffer that its
-/// connection was read into, which could not be used again while the answer is waited for.
+/// What an upstream gets to see of a client's headers. These are copies: a header is a part of the buffer that it was
+/// read into, and would hold all of that while the answer is waited for.
 #[derive(Debug)]
 pub struct Forwarded {
     authorization: Option<HeaderValue>,
