@@ -121,6 +121,8 @@ fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
 fn absent(reason: &str) -> String {
     let advice = if reason.contains("refused") {
         "nobody listens there: start the server, or correct upstream.url"
+    } else if reason.contains("certificate") {
+        "its certificate is not trusted here: trust who signed it, on this machine or by SSL_CERT_FILE"
     } else if reason.contains("no answer in time") {
         "it takes connections and does not answer: it hangs, or is no HTTP server"
     } else if reason.contains("answers 503") {

@@ -1,5 +1,7 @@
 //! Owns one look at a server: which one it is, what it can do, whether it can serve. It must not remember anything.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -132,7 +134,7 @@ impl Look<'_> {
         }
         let response =
             request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
-                (true, _) => Sight::Absent("connection refused".to_owned()),
+                (true, _) => Sight::Absent(unconnected(&error)),
                 (_, true) => Sight::Silent("no answer in time".to_owned()),
                 _ => Sight::Absent(super::exchange::Broken::from(error).cause),
             })?;
@@ -141,6 +143,19 @@ impl Look<'_> {
         let server = server.unwrap_or("").to_owned();
         let body = super::answer::collect(&mut response.into(), ANSWER).await.unwrap_or_default().to_vec();
         Ok(Answer { status, server, body })
+    }
+}
+
+/// Why there is no connection. Mostly nobody listens; a name that nobody knows or a certificate that nobody trusts is told
+/// in the words of what found it.
+fn unconnected(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(io::ErrorKind::ConnectionRefused) => "connection refused".to_owned(),
+        _ => cause.to_string(),
     }
 }
 
@@ -169,5 +184,34 @@ pub fn chosen(choice: crate::config::DialectChoice) -> Option<&'static Dialect> 
         Ollama => Some(&OLLAMA),
         LmStudio => Some(&LM_STUDIO),
         Generic => Some(&GENERIC),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn absent(base: &str) -> String {
+        let client = reqwest::Client::new();
+        match (Look { client: &client, base, key: None }).run().await {
+            Sight::Absent(reason) => reason,
+            other => panic!("{base}: {other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_refused_connection_is_called_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let plain = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 no TLS here\r\n\r\n").await
+        });
+        let no_tls = absent(&format!("https://{address}")).await;
+        assert!(no_tls.contains("InvalidContentType"), "{no_tls}");
+        plain.await.unwrap().unwrap();
+        assert_eq!(absent(&format!("http://{address}")).await, "connection refused");
     }
 }
