@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
-use self::answer::{Events, broken};
+use self::answer::{Events, Form, broken};
 use crate::error::{Error, Kind};
 use crate::spare;
 use crate::translate::transcoder::{End, Transcoder};
@@ -141,21 +141,13 @@ impl EventBody {
     }
 
     fn take(&mut self, answer: Answer) {
-        match answer {
-            Answer::Events(events) => self.source = Source::Events(events),
-            Answer::Whole(body) => {
+        match answer.begin(&mut self.transcoder, &mut self.out) {
+            Form::Events(events) => self.source = Source::Events(events),
+            Form::Whole(body) => {
                 // JSON has no other encoding; what is not UTF-8 fails as no JSON
                 let text = json::lossy(&body);
                 self.transcoder.chunk(&text, unix_now(), &mut self.out);
                 self.finish(End::Eof);
-            }
-            Answer::By(native, answer) => {
-                self.transcoder.hear(native);
-                self.take(*answer);
-            }
-            Answer::Compacted(blob, answer) => {
-                self.transcoder.compacted(&blob, &mut self.out);
-                self.take(*answer);
             }
         }
     }

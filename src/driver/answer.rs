@@ -21,49 +21,53 @@ use crate::wire::json;
 const REST: Duration = Duration::from_secs(1);
 
 /// What an upstream answered to a chat request.
-pub enum Answer {
+pub struct Answer {
+    native: Option<&'static Native>,
+    compaction: Option<String>,
+    form: Form,
+}
+
+/// In which form it comes.
+pub(super) enum Form {
     /// A stream of chunks.
     Events(Box<Events>),
     /// One whole completion, although a stream was asked for.
     Whole(Bytes),
-    /// One of these, after the conversation was summarised into this blob.
-    Compacted(String, Box<Answer>),
-    /// One of these, from a server that speaks so.
-    By(Option<&'static Native>, Box<Answer>),
 }
 
 impl Answer {
-    /// Takes a success.
+    /// Takes a success. `compaction`: the blob into which the conversation was summarised before.
     ///
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
-    pub async fn of(mut sent: Sent, limit: Duration) -> Result<Answer, Error> {
+    pub async fn of(mut sent: Sent, compaction: Option<String>, limit: Duration) -> Result<Answer, Error> {
         let native = sent.native;
-        let answer = match sent.is_event_stream()? {
-            true => Answer::Events(Box::new(Events::of(sent))),
-            false => Answer::Whole(sent.whole(limit).await?),
+        let form = match sent.is_event_stream()? {
+            true => Form::Events(Box::new(Events::of(sent))),
+            false => Form::Whole(sent.whole(limit).await?),
         };
-        Ok(Answer::By(native, Box::new(answer)))
+        Ok(Answer { native, compaction, form })
+    }
+
+    /// Tells the transcoder what it has to know before the first chunk.
+    pub(super) fn begin(self, transcoder: &mut Transcoder, out: &mut Vec<u8>) -> Form {
+        if let Some(blob) = &self.compaction {
+            transcoder.compacted(blob, out);
+        }
+        transcoder.hear(self.native);
+        self.form
     }
 
     /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
     pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
         let mut unused = Vec::new();
-        let mut events = match self {
-            Answer::Events(events) => events,
-            Answer::Whole(body) => {
+        let mut events = match self.begin(transcoder, &mut unused) {
+            Form::Events(events) => events,
+            Form::Whole(body) => {
                 let now = unix_now();
                 transcoder.chunk(&json::lossy(&body), now, &mut unused);
                 transcoder.end(End::Eof, now, &mut unused);
                 return;
-            }
-            Answer::By(native, answer) => {
-                transcoder.hear(native);
-                return Box::pin(answer.read(transcoder, idle_timeout)).await;
-            }
-            Answer::Compacted(blob, answer) => {
-                transcoder.compacted(&blob, &mut unused);
-                return Box::pin(answer.read(transcoder, idle_timeout)).await;
             }
         };
         while !transcoder.ended() {

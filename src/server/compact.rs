@@ -97,7 +97,7 @@ async fn summarise(
     super::job::count(app, &notes);
     let limit = app.upstream.response_timeout();
     let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
-    let answer = Answer::of(sent, limit).await?;
+    let answer = Answer::of(sent, None, limit).await?;
     let mut transcoder = Transcoder::new(reply, Ids::new(seed()), unix_now());
     let read = answer.read(&mut transcoder, app.upstream.idle_timeout());
     tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?;

@@ -176,11 +176,7 @@ impl Answered {
     /// # Errors
     /// As [`Answer::of`].
     pub async fn answer(self, limit: Duration) -> Result<Answer, Error> {
-        let answer = Answer::of(self.response, limit).await?;
-        Ok(match self.compaction {
-            Some(blob) => Answer::Compacted(blob, Box::new(answer)),
-            None => answer,
-        })
+        Answer::of(self.response, self.compaction, limit).await
     }
 }
 
