@@ -1,6 +1,8 @@
 //! Owns the identifiers of one response: made once, unique, and a function of the seed alone, so that the core
 //! stays free of randomness. It must not know what the identifiers name.
 
+use std::fmt::Write as _;
+
 /// Makes every id of one response from one seed.
 ///
 /// All ids share the seed, so a log line with the response's id finds its items too. Tests pass a fixed seed.
@@ -23,13 +25,10 @@ impl Ids {
 
     /// The next item or call id: `prefix` + seed + a counter, for example `msg_0192...0001`.
     pub fn item(&mut self, prefix: &str) -> String {
-        let mut id = String::with_capacity(prefix.len() + self.seed.len() + 8);
+        let mut id = String::with_capacity(prefix.len() + self.seed.len() + 4);
         id.push_str(prefix);
         id.push_str(&self.seed);
-        let digits = (8 - self.next.leading_zeros() / 4).max(4);
-        for place in (0..digits).rev() {
-            id.extend(char::from_digit(self.next >> (4 * place) & 15, 16));
-        }
+        let _ = write!(id, "{:04x}", self.next);
         self.next = self.next.wrapping_add(1);
         id
     }

@@ -3,7 +3,8 @@
 //! another; every figure is the kernel's, per process, and every comparison is of one run.
 //!
 //! Variables: `ROUNDS` (5), `QUICK=1` (one short round), `ONLY=S1,S5`, `BASE=path` (another build of rejoinder, shown
-//! beside; `BASE=bare` with S4: a proxy that translates nothing), `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios).
+//! beside; `BASE=bare` with S4: a proxy that translates nothing), `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many
+//! seconds, in place of the scenarios).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use uuid::Uuid;
 
 use super::{Chain, Clock, Conversation, Scope, Store, StoreError, StoredItem, Turn};
 
@@ -54,10 +55,10 @@ enum Id {
 
 impl Key {
     fn new(scope: Scope, id: &str) -> Key {
-        let ours = |prefix| hexadecimal(id.strip_prefix(prefix)?);
+        let ours = |prefix| uuid(id.strip_prefix(prefix)?);
         let id = match (ours("resp_"), ours("conv_")) {
-            (Some(uuid), _) => Id::Response(uuid),
-            (_, Some(uuid)) => Id::Conversation(uuid),
+            (Some(bytes), _) => Id::Response(bytes),
+            (_, Some(bytes)) => Id::Conversation(bytes),
             _ => Id::Other(Box::from(id)),
         };
         Key { scope, id }
@@ -72,20 +73,10 @@ impl Key {
     }
 }
 
-/// The bytes that exactly 32 digits are, none of them a capital: no two texts make the same.
-fn hexadecimal(digits: &str) -> Option<[u8; 16]> {
-    let digit = |byte: u8| match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
-    };
-    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-    let pairs: &[[u8; 2]; 16] = pairs.try_into().ok().filter(|_| rest.is_empty())?;
-    let mut bytes = [0; 16];
-    for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-        *byte = digit(*high)? << 4 | digit(*low)?;
-    }
-    Some(bytes)
+/// The UUID, if the digits are as we write it: it can be written in other ways, which are other ids.
+fn uuid(digits: &str) -> Option<[u8; 16]> {
+    let uuid = Uuid::try_parse(digits).ok()?;
+    (uuid.simple().encode_lower(&mut Uuid::encode_buffer()) == digits).then(|| uuid.into_bytes())
 }
 
 struct Entry {
@@ -317,16 +308,18 @@ mod tests {
 
     #[test]
     fn no_two_ids_are_one_key() {
-        let uuid = "0192f0c1d2e3f4a5b6c7d8e9f0a1b2c3";
+        let digits = "0192f0c1d2e3f4a5b6c7d8e9f0a1b2c3";
         let ids = [
-            format!("resp_{uuid}"),
-            format!("conv_{uuid}"),
-            uuid.to_owned(),
-            format!("resp_{}", uuid.to_uppercase()),
-            format!("resp_0{uuid}"),
-            format!("resp_+{}", &uuid[1..]),
-            format!("resp_{}", &uuid[1..]),
+            format!("resp_{digits}"),
+            format!("conv_{digits}"),
+            digits.to_owned(),
+            format!("resp_{}", digits.to_uppercase()),
+            format!("resp_0{digits}"),
+            format!("resp_+{}", &digits[1..]),
+            format!("resp_{}", &digits[1..]),
             "resp_".to_owned(),
+            "resp_0192f0c1-d2e3-f4a5-b6c7-d8e9f0a1b2c3".to_owned(),
+            "resp_{0192f0c1-d2e3-f4a5-b6c7-d8e9f0a1b2c3}".to_owned(),
             String::new(),
         ];
         let key = |id: &String| Key::new(Scope([0; 16]), id);
@@ -336,6 +329,6 @@ mod tests {
         let ours = |id: &String| !matches!(key(id).id, Id::Other(_));
         assert_eq!(ids.iter().map(ours).collect::<Vec<_>>()[..4], [true, true, false, false]);
         assert!(!ids[2..].iter().any(ours));
-        assert_eq!(hexadecimal(uuid).map(u128::from_be_bytes), u128::from_str_radix(uuid, 16).ok());
+        assert_eq!(uuid(digits).map(u128::from_be_bytes), u128::from_str_radix(digits, 16).ok());
     }
 }

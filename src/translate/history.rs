@@ -200,9 +200,8 @@ pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
     let answer = |entry: &Entry<'_>| matches!(entry, Entry::Assistant(_));
     let first = entries.iter().position(|entry| user(entry) || answer(entry)).unwrap_or(entries.len());
     // where a turn begins: neighbouring messages of the user's are one
-    let begins = |at: usize, entry: &Entry<'_>| {
-        at == first || user(entry) && at > first && entries.get(at - 1).is_some_and(answer)
-    };
+    let begins =
+        |at: usize, entry: &Entry<'_>| at == first || user(entry) && entries.get(at - 1).is_some_and(answer);
     let (mut turns, mut from, mut last) = (0, first, first);
     for (at, entry) in entries.iter().enumerate().skip(first) {
         if begins(at, entry) {

@@ -190,7 +190,7 @@ struct Parts {
 #[derive(Debug)]
 pub(super) struct Open {
     pub kind: Kind,
-    /// Escaped.
+    /// Of characters that need no escape.
     id: String,
     index: u64,
     /// The delta event up to its sequence number; empty for an answer without a stream.
@@ -215,7 +215,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    /// Announces an item that has no text yet. `id`: escaped.
+    /// Announces an item that has no text yet. `id`: of characters that need no escape.
     pub fn begin(
         events: &mut Events,
         out: &mut Vec<u8>,

@@ -355,7 +355,7 @@ impl Transcoder {
 
     fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
         let wanted = self.mend.wanted.take().filter(|id| id.starts_with(prefix));
-        let id = wanted.map_or_else(|| self.ids.item(prefix), |id| json::escape(&id).into_owned());
+        let id = wanted.unwrap_or_else(|| self.ids.item(prefix));
         let extra = std::mem::take(&mut self.mend.extra);
         self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
         self.count += 1;

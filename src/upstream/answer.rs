@@ -27,8 +27,8 @@ pub fn unreachable(broken: Broken) -> Error {
 
 /// What an answer that is no success means. `context`: tokens that one conversation has, if known.
 pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
-    let status = response.status;
-    let retry_after = response.retry_after.as_deref().and_then(retry_after);
+    let status = response.told.status;
+    let retry_after = response.told.retry_after.as_deref().and_then(retry_after);
     // a body that does not come is no reason to keep the client waiting
     let body = tokio::time::timeout(Duration::from_secs(5), collect(&mut response, ERROR_BODY)).await;
     let mut error = match status {
@@ -99,20 +99,14 @@ pub async fn collect(response: &mut Response, cap: usize) -> Result<Bytes, Error
 /// # Errors
 /// When it is something that is no chat answer at all.
 pub fn is_event_stream(response: &Response) -> Result<bool, Error> {
-    let kind = response.content_type.split(';').next().unwrap_or("").trim();
-    let json = |kind: &str| {
-        let suffix = kind.len().checked_sub("+json".len()).and_then(|at| kind.get(at..));
-        kind.eq_ignore_ascii_case("application/json")
-            || suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
-    };
-    if kind.is_empty() || kind.eq_ignore_ascii_case("text/event-stream") {
-        return Ok(true);
+    match response.told.content_type.split(';').next().unwrap_or("").trim() {
+        "text/event-stream" | "" => Ok(true),
+        kind if kind == "application/json" || kind.ends_with("+json") => Ok(false),
+        other => {
+            let message = format!("The upstream server answered with {other} in place of a chat completion.");
+            Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
+        }
     }
-    if json(kind) {
-        return Ok(false);
-    }
-    let message = format!("The upstream server answered with {kind} in place of a chat completion.");
-    Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
 }
 
 /// Whether the beginning of an event stream holds anything but comments and the progress of the prompt: from then on

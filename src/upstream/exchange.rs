@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 
-use super::http1::{self, Pool};
+use super::http1::{self, Pool, Told};
 
 pub use super::http1::Broken;
 
@@ -35,12 +35,8 @@ struct Plain {
 
 /// An answer whose body is still to be read; dropped, it takes the request back.
 pub struct Response {
-    /// Its status.
-    pub status: StatusCode,
-    /// Its `Content-Type`, empty without one.
-    pub content_type: String,
-    /// Its `Retry-After`.
-    pub retry_after: Option<String>,
+    /// What its head says of it.
+    pub told: Told,
     body: Body,
 }
 
@@ -85,9 +81,8 @@ impl Client {
         body: Vec<u8>,
     ) -> Result<Response, Broken> {
         if let Some(pool) = self.plain(base) {
-            let answer = pool.post(path, headers, body).await?;
-            let http1::Response { status, content_type, retry_after, body } = answer;
-            return Ok(Response { status, content_type, retry_after, body: Body::Plain(body) });
+            let http1::Response { told, body } = pool.post(path, headers, body).await?;
+            return Ok(Response { told, body: Body::Plain(body) });
         }
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
@@ -143,12 +138,8 @@ impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
         let header = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        Response {
-            status: parts.status,
-            content_type: header(header::CONTENT_TYPE).unwrap_or_default().to_owned(),
-            retry_after: header(header::RETRY_AFTER).map(str::to_owned),
-            body: Body::General(body),
-        }
+        let told = Told::new(parts.status, header(header::CONTENT_TYPE), header(header::RETRY_AFTER));
+        Response { told, body: Body::General(body) }
     }
 }
 

@@ -14,12 +14,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{HeaderName, HeaderValue, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Uri};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use head::{Framing, Head};
+
+pub use head::Told;
 
 /// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
 /// holds nothing.
@@ -73,11 +75,7 @@ struct Idle {
 
 /// A response whose body is still to be read.
 pub struct Response {
-    pub status: StatusCode,
-    /// Its `Content-Type`, empty without one.
-    pub content_type: String,
-    /// Its `Retry-After`.
-    pub retry_after: Option<String>,
+    pub told: Told,
     pub body: Body,
 }
 
@@ -137,11 +135,11 @@ impl Pool {
         };
         let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
         let (head, held) = exchange.ask(&head, &body).await?;
-        let Head { status, content_type, retry_after, framing, keeps } = head;
+        let Head { told, framing, keeps } = head;
         exchange.keeps &= keeps;
         let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
         body.end_if_over();
-        Ok(Response { status, content_type, retry_after, body })
+        Ok(Response { told, body })
     }
 
     async fn connect(&self) -> Result<TcpStream, Broken> {
@@ -260,7 +258,7 @@ impl Exchange {
                     let read = ready!(self.poll_read(cx, |bytes| came.extend_from_slice(bytes)))?;
                     let refused = || {
                         let head = head::response(came);
-                        head.map_or(true, |head| head.is_some_and(|(head, _)| !head.status.is_success()))
+                        head.map_or(true, |head| head.is_some_and(|(head, _)| !head.told.status.is_success()))
                     };
                     if read == 0 || refused() {
                         return Poll::Ready(Ok(()));

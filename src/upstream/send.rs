@@ -261,7 +261,7 @@ impl<'a> Trip<'a> {
             Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),
             Ok(response) => response,
         };
-        if !response.status.is_success() {
+        if !response.told.status.is_success() {
             let error = Box::pin(answer::refused(response, target.context)).await;
             return Err(match error.kind {
                 Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),

@@ -13,14 +13,20 @@ const HEADERS: usize = 100;
 /// The longest head of a response, in bytes.
 const LONGEST: usize = 256 << 10;
 
-/// What is told of a response before its body.
+/// What of a response's head says something of its answer.
 #[derive(Debug)]
-pub struct Head {
+pub struct Told {
     pub status: StatusCode,
-    /// Its `Content-Type`, empty without one.
+    /// Its `Content-Type` in lower case, empty without one.
     pub content_type: String,
     /// Its `Retry-After`.
     pub retry_after: Option<String>,
+}
+
+/// What is told of a response before its body.
+#[derive(Debug)]
+pub struct Head {
+    pub told: Told,
     pub framing: Framing,
     /// Whether the connection serves another request behind the body's end.
     pub keeps: bool,
@@ -34,6 +40,16 @@ pub enum Framing {
     Chunked(Chunked),
     /// The connection ends with it.
     Close,
+}
+
+impl Told {
+    pub fn new(status: StatusCode, content_type: Option<&str>, retry_after: Option<&str>) -> Told {
+        Told {
+            status,
+            content_type: content_type.unwrap_or_default().to_ascii_lowercase(),
+            retry_after: retry_after.map(str::to_owned),
+        }
+    }
 }
 
 impl Framing {
@@ -139,9 +155,9 @@ pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
         let status = StatusCode::from_u16(code).map_err(|_| format!("the response has status {code}"))?;
         let framing = framing(status, parsed.headers)?;
         let keeps = keeps(parsed.headers, parsed.version == Some(1)) && !matches!(framing, Framing::Close);
-        let first = |name| values(parsed.headers, name).next().map(str::to_owned);
-        let (content_type, retry_after) = (first("content-type").unwrap_or_default(), first("retry-after"));
-        return Ok(Some((Head { status, content_type, retry_after, framing, keeps }, passed)));
+        let first = |name| values(parsed.headers, name).next();
+        let told = Told::new(status, first("content-type"), first("retry-after"));
+        return Ok(Some((Head { told, framing, keeps }, passed)));
     }
 }
 
@@ -224,8 +240,8 @@ mod tests {
     fn interim_responses_are_passed_over() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 429 No\r\nretry-after: 2\r\n\r\nrest";
         let (head, length) = read(text).unwrap().unwrap();
-        assert_eq!((head.status.as_u16(), &text[length..]), (429, "rest"));
-        assert_eq!(head.retry_after.as_deref(), Some("2"));
+        assert_eq!((head.told.status.as_u16(), &text[length..]), (429, "rest"));
+        assert_eq!(head.told.retry_after.as_deref(), Some("2"));
     }
 
     #[test]
