@@ -13,7 +13,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, header};
+use http::HeaderMap;
 
 use crate::store::Scope;
 use crate::translate::sealing::{Purpose, Seal};
@@ -25,6 +25,8 @@ const SALT: usize = 16;
 /// The keys, the one that seals first; every one of them opens.
 pub struct Keyring {
     keys: Vec<Key>,
+    /// Who sends no credential, and whose records are its: found once, since a server of one's own asks for none.
+    nobody: ([u8; 32], Scope),
 }
 
 struct Key {
@@ -50,7 +52,7 @@ impl Keyring {
     pub fn generate() -> Result<Keyring, String> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|error| format!("the system has no random numbers: {error}"))?;
-        Ok(Keyring { keys: vec![Key::new(&bytes)] })
+        Ok(Keyring::of(vec![Key::new(&bytes)]))
     }
 
     /// The keys of a file: one a line, 32 bytes each in base64 or hexadecimal; empty lines and `#` lines are skipped.
@@ -75,34 +77,68 @@ impl Keyring {
             .collect::<Result<_, String>>()?;
         match keys.is_empty() {
             true => Err(format!("{} holds no key", path.display())),
-            false => Ok(Keyring { keys }),
+            false => Ok(Keyring::of(keys)),
         }
     }
 
     /// Who sent these headers: its credential, wherever clients put one, with organization and project beside it. No
     /// credential is a caller of its own.
     pub fn caller(self: &Arc<Self>, headers: &HeaderMap) -> Caller {
-        let mut context = digest::Context::new(&digest::SHA256);
-        for name in &CREDENTIALS {
-            // the length keeps one header's end apart from the next one's beginning
-            let value = headers.get(name).map_or(&b""[..], |value| value.as_bytes());
-            context.update(&(value.len() as u64).to_be_bytes());
-            context.update(value);
+        let mut values: Values<'_> = Values::default();
+        for (name, value) in headers {
+            let of_it =
+                CREDENTIALS.iter().zip(&mut values).find(|(credential, _)| ***credential == *name.as_str());
+            if let Some((_, first)) = of_it {
+                first.get_or_insert(value.as_bytes());
+            }
         }
-        let mut identity = [0; 32];
-        identity.copy_from_slice(context.finish().as_ref());
-        Caller { keyring: self.clone(), identity, scope: OnceLock::new() }
+        let (identity, scope) = match values.iter().all(Option::is_none) {
+            true => (self.nobody.0, OnceLock::from(self.nobody.1)),
+            false => (identity(&values), OnceLock::new()),
+        };
+        Caller { keyring: self.clone(), identity, scope }
+    }
+
+    fn of(keys: Vec<Key>) -> Keyring {
+        let nobody = identity(&Values::default());
+        let scope = scope(&keys, &nobody);
+        Keyring { keys, nobody: (nobody, scope) }
     }
 }
 
+/// SHA-256 over the values of [`CREDENTIALS`].
+fn identity(values: &Values<'_>) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for value in values.map(Option::unwrap_or_default) {
+        // the length keeps one header's end apart from the next one's beginning
+        context.update(&(value.len() as u64).to_be_bytes());
+        context.update(value);
+    }
+    let mut identity = [0; 32];
+    identity.copy_from_slice(context.finish().as_ref());
+    identity
+}
+
+/// Whose records are this one's. It hangs on the last key of the file, so that a new first key changes no name.
+fn scope(keys: &[Key], identity: &[u8]) -> Scope {
+    let mut scope = [0; 16];
+    if let Some(key) = keys.last() {
+        let mut mac = hmac::Context::with_key(&key.mac);
+        mac.update(b"rejoinder scope\0");
+        mac.update(identity);
+        let tag = mac.sign();
+        scope.copy_from_slice(tag.as_ref().get(..16).unwrap_or(&[0; 16]));
+    }
+    Scope(scope)
+}
+
+/// The first value of each of [`CREDENTIALS`].
+type Values<'a> = [Option<&'a [u8]>; NAMES];
+
+const NAMES: usize = 5;
 /// What tells callers apart.
-const CREDENTIALS: [HeaderName; 5] = [
-    header::AUTHORIZATION,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("api-key"),
-    HeaderName::from_static("openai-organization"),
-    HeaderName::from_static("openai-project"),
-];
+const CREDENTIALS: [&str; NAMES] =
+    ["authorization", "x-api-key", "api-key", "openai-organization", "openai-project"];
 
 impl Key {
     fn new(bytes: &[u8]) -> Key {
@@ -164,21 +200,9 @@ impl Keyring {
 }
 
 impl Caller {
-    /// Whose records these are. It hangs on the last key of the file, so that a new first key changes no name.
+    /// Whose records these are.
     pub fn scope(&self) -> Scope {
-        *self.scope.get_or_init(|| self.find_scope())
-    }
-
-    fn find_scope(&self) -> Scope {
-        let mut scope = [0; 16];
-        if let Some(key) = self.keyring.keys.last() {
-            let mut mac = hmac::Context::with_key(&key.mac);
-            mac.update(b"rejoinder scope\0");
-            mac.update(&self.identity);
-            let tag = mac.sign();
-            scope.copy_from_slice(tag.as_ref().get(..16).unwrap_or(&[0; 16]));
-        }
-        Scope(scope)
+        *self.scope.get_or_init(|| scope(&self.keyring.keys, &self.identity))
     }
 }
 

@@ -168,30 +168,17 @@ impl Bench {
         for _ in 0..32 {
             clients.push(self.client(target).await?);
         }
+        // all ask for one model, as a server has one
+        let script = self.script(Kind::Whole, 64, 1, Duration::ZERO);
         // connections are no part of it, nor is what a process does for the first time
         let mut cpu = Duration::ZERO;
         for _ in 0..2 {
             cpu = target.cpu();
-            let asking = clients.iter_mut().map(|client| self.asks(client, target, each_client));
+            let asking = clients.iter_mut().map(|client| asks(client, target, &script, each_client));
             futures::future::join_all(asking).await.into_iter().collect::<Result<Vec<_>, _>>()?;
             cpu = target.cpu() - cpu;
         }
         Ok(vec![("S4 CPU per request, us", each(cpu, 32 * each_client))])
-    }
-
-    /// Short requests, one after the other.
-    async fn asks(&self, client: &mut Client, target: &Target, count: usize) -> Result<(), String> {
-        for n in 0..count {
-            let script = self.script(Kind::Whole, 64, 1, Duration::ZERO);
-            let answer = ask(client, target, &script, n == 0).await?;
-            if n == 0 && target.speaks == Speaks::Responses {
-                let body: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
-                if body["output_text"] != script.text() {
-                    return Err(format!("{}: another text than the upstream's: {body}", target.name));
-                }
-            }
-        }
-        Ok(())
     }
 
     async fn transcripts(&self, target: &Target) -> Result<Figures, String> {
@@ -261,10 +248,11 @@ impl Bench {
         let mut client = self.client(target).await?;
         let question = "Tell me more about the way of a packet. ".repeat(50);
         let mut previous: Option<String> = None;
+        // a conversation keeps to its model
+        let script = self.script(Kind::Whole, 64, 1, Duration::ZERO);
         let (cpu, memory, mut text) = (target.cpu(), target.memory(), 0);
         let sent = self.seen.borrow().body_bytes;
         for _ in 0..turns {
-            let script = self.script(Kind::Whole, 64, 1, Duration::ZERO);
             let body = json!({"model": script.model(), "input": question, "store": true,
                 "previous_response_id": previous});
             let answer = client.ask(body.to_string().as_bytes(), &script, true).await?;
@@ -309,6 +297,20 @@ impl Bench {
         }
         Ok(figures)
     }
+}
+
+/// Short requests, one after the other.
+async fn asks(client: &mut Client, target: &Target, script: &Script, count: usize) -> Result<(), String> {
+    for n in 0..count {
+        let answer = ask(client, target, script, n == 0).await?;
+        if n == 0 && target.speaks == Speaks::Responses {
+            let body: Value = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+            if body["output_text"] != script.text() {
+                return Err(format!("{}: another text than the upstream's: {body}", target.name));
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn ask(client: &mut Client, target: &Target, script: &Script, keep: bool) -> Result<Answer, String> {

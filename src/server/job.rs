@@ -52,7 +52,8 @@ impl Job {
         let caller = app.keyring.caller(&headers);
         let past = Past::load(app, &caller, &asks).await?;
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
-        let route = conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root());
+        let route =
+            conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
         Ok(Job {
             body,
             wishes: Wishes::read(&headers, &app.config),

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Resolved};
 use crate::keyring::Keyring;
-use crate::store::{self, Store};
+use crate::store::{self, Echoes, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use reply::ResponseBody;
@@ -60,6 +60,7 @@ pub(crate) struct App {
     metrics: Metrics,
     keyring: Arc<Keyring>,
     store: Arc<dyn Store>,
+    echoes: Echoes,
     runs: Runs,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
@@ -107,6 +108,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         keyring: resolved.keyring,
         runs: Runs::new(resolved.config.store.replay_window),
         store,
+        echoes: Echoes::default(),
         config: resolved.config,
         upstream,
         metrics,

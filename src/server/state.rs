@@ -2,6 +2,7 @@
 //! not know the wire.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -9,7 +10,7 @@ use futures::future::BoxFuture;
 use super::App;
 use crate::error::{Error, Kind};
 use crate::keyring::Caller;
-use crate::store::{Chain, Conversation, Scope, StoreError, StoredItem, Turn, TurnState};
+use crate::store::{Chain, Conversation, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used};
 use crate::translate::draft::{Asks, Context};
 use crate::translate::listing::{id_of, input_id, listed, response_of};
 use crate::translate::reply::{Snapshot, Status};
@@ -91,8 +92,8 @@ impl Past {
     }
 
     /// What all requests of this conversation share, if the store knows it as one.
-    pub fn root(&self) -> Option<&str> {
-        self.turns.first().map(|turn| &*turn.id)
+    pub fn root(&self) -> Option<String> {
+        self.turns.first().map(|turn| turn.id.to_string())
     }
 
     /// The settings of the turn before, so that equal ones are kept once.
@@ -106,9 +107,9 @@ fn item_of(turn: &Turn, id: &str) -> Option<Arc<str>> {
     if let Some(item) = output.iter().find(|item| id_of(item).as_deref() == Some(id)) {
         return Some(Arc::from(item.get()));
     }
-    let input = elements(&turn.input);
+    let (input, response) = (elements(&turn.input), turn.id.to_string());
     let mut input = input.iter().enumerate();
-    input.find(|(n, item)| input_id(&turn.id, *n, item) == id).map(|(_, item)| Arc::from(item.get()))
+    input.find(|(n, item)| input_id(&response, *n, item) == id).map(|(_, item)| Arc::from(item.get()))
 }
 
 /// What is to be kept of a request.
@@ -141,11 +142,11 @@ impl Keep {
         let echo = json::lossy(transcoder.echo());
         let echo = match &self.last_echo {
             Some(last) if **last == *echo => last.clone(),
-            _ => Arc::from(echo),
+            _ => self.app.echoes.share(&echo),
         };
         Turn {
             id: snapshot.id.into(),
-            parent: self.asks.previous_response_id.as_deref().map(Box::from),
+            parent: self.asks.previous_response_id.as_deref().map(Id::from),
             created_at: snapshot.created_at,
             state: state_of(&snapshot),
             input: self.input.clone(),
@@ -153,6 +154,7 @@ impl Keep {
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
+            used: Used::default(),
         }
     }
 
@@ -185,18 +187,18 @@ impl Keep {
 }
 
 /// Logs and counts what could not be kept of a response.
-pub fn report(app: &App, response: &str, kept: Result<(), StoreError>) {
+pub fn report(app: &App, response: &impl Display, kept: Result<(), StoreError>) {
     if let Err(error) = kept {
         app.metrics.note("not_stored");
-        tracing::error!(response, %error, "a response could not be stored");
+        tracing::error!(%response, %error, "a response could not be stored");
     }
 }
 
 /// All items of a turn, as a conversation keeps them.
 fn items_of(turn: &Turn) -> Vec<StoredItem> {
-    let input = elements(&turn.input);
+    let (input, response) = (elements(&turn.input), turn.id.to_string());
     let input = input.iter().enumerate().map(|(n, item)| {
-        let id = input_id(&turn.id, n, item);
+        let id = input_id(&response, n, item);
         let json = listed(item, &id, true).to_string();
         StoredItem { id: id.into(), json: json.into() }
     });

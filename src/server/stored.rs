@@ -12,7 +12,7 @@ use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
 use super::{App, runs};
 use crate::error::{Error, Kind};
-use crate::store::{Chain, Scope, Turn, TurnState};
+use crate::store::{Chain, Id, Scope, Turn, TurnState};
 use crate::translate::listing::{id_of, input_id, listed};
 use crate::translate::reply::{Snapshot, Status};
 use crate::wire::json;
@@ -175,9 +175,9 @@ pub async fn input_items(
 ) -> Result<Response<ResponseBody>, Error> {
     let page = Page::read(query)?;
     let turn = find(app, scope, id).await?;
-    let mut turns = match turn.parent.as_deref() {
+    let mut turns = match &turn.parent {
         None => Vec::new(),
-        Some(parent) => match app.store.chain(scope, parent, app.config.store.max_turns).await {
+        Some(parent) => match app.store.chain(scope, &parent.to_string(), app.config.store.max_turns).await {
             Ok(Chain::Whole(turns)) => turns,
             // what is gone cannot be listed
             Ok(Chain::Broken | Chain::TooLong) => Vec::new(),
@@ -187,8 +187,9 @@ pub async fn input_items(
     turns.push(turn);
     let mut items: Vec<(String, Value)> = Vec::new();
     for (n, turn) in turns.iter().enumerate() {
+        let response = turn.id.to_string();
         for (n, item) in elements(&turn.input).into_iter().enumerate() {
-            let id = input_id(&turn.id, n, item);
+            let id = input_id(&response, n, item);
             items.push((id.clone(), listed(item, &id, page.images)));
         }
         if n + 1 < turns.len() {
@@ -207,8 +208,9 @@ pub fn render(turn: &Turn) -> Vec<u8> {
     let output = turn.output.get(1..turn.output.len() - 1).unwrap_or_default();
     let text = output_text(&turn.output);
     let mut body = Vec::with_capacity(output.len() + text.len() + turn.echo.len() + 512);
+    let (id, parent) = (turn.id.to_string(), turn.parent.as_ref().map(Id::to_string));
     let snapshot = Snapshot {
-        id: &turn.id,
+        id: &id,
         created_at: turn.created_at,
         status: match &turn.state {
             TurnState::Queued => Status::Queued,
@@ -220,7 +222,7 @@ pub fn render(turn: &Turn) -> Vec<u8> {
         },
         output,
         output_text: &text,
-        previous_response_id: turn.parent.as_deref(),
+        previous_response_id: parent.as_deref(),
         usage: turn.usage,
     };
     snapshot.write(&mut body, turn.echo.as_bytes());

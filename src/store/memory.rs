@@ -2,7 +2,6 @@
 //! idle time is counted here, by an injected clock. It must not keep anything that no read can reach.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,9 +9,8 @@ use foldhash::fast::RandomState;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
-use uuid::Uuid;
 
-use super::{Chain, Clock, Conversation, Scope, Store, StoreError, StoredItem, Turn};
+use super::{Chain, Clock, Conversation, Id, Scope, Store, StoreError, StoredItem, Turn, Used};
 
 /// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
 const OVERHEAD: usize = 256;
@@ -31,7 +29,7 @@ pub struct Bounds {
 /// Records in this process's memory.
 pub struct MemoryStore {
     /// A long conversation asks for a hundred of them at a time: its hash is a fast one. Keys are made by us.
-    records: Cache<Key, Arc<Entry>, RandomState>,
+    records: Cache<Key, Record, RandomState>,
     clock: Clock,
     ttl: u64,
 }
@@ -42,58 +40,39 @@ struct Key {
     id: Id,
 }
 
-/// A record's id. The ones that we make are a prefix and a UUID: kept as its bytes, they are found without a look
-/// elsewhere in memory.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Id {
-    /// `resp_` and 32 digits.
-    Response([u8; 16]),
-    /// `conv_` and 32 digits.
-    Conversation([u8; 16]),
-    Other(Box<str>),
-}
-
 impl Key {
     fn new(scope: Scope, id: &str) -> Key {
-        let ours = |prefix| uuid(id.strip_prefix(prefix)?);
-        let id = match (ours("resp_"), ours("conv_")) {
-            (Some(bytes), _) => Id::Response(bytes),
-            (_, Some(bytes)) => Id::Conversation(bytes),
-            _ => Id::Other(Box::from(id)),
-        };
-        Key { scope, id }
-    }
-
-    /// Bytes that it has elsewhere in memory.
-    fn bytes(&self) -> usize {
-        match &self.id {
-            Id::Other(id) => id.len(),
-            _ => 0,
-        }
+        Key { scope, id: id.into() }
     }
 }
 
-/// The UUID, if the digits are as we write it: it can be written in other ways, which are other ids.
-fn uuid(digits: &str) -> Option<[u8; 16]> {
-    let uuid = Uuid::try_parse(digits).ok()?;
-    (uuid.simple().encode_lower(&mut Uuid::encode_buffer()) == digits).then(|| uuid.into_bytes())
-}
-
-struct Entry {
-    /// Milliseconds, by the clock.
-    used: AtomicU64,
-    record: Record,
-}
-
+#[derive(Clone)]
 enum Record {
     Turn(Arc<Turn>),
     Conversation(Arc<Kept>),
+}
+
+impl Record {
+    fn bytes(&self) -> usize {
+        match self {
+            Record::Turn(turn) => turn.bytes(),
+            Record::Conversation(kept) => kept.bytes(),
+        }
+    }
+
+    fn used(&self) -> &Used {
+        match self {
+            Record::Turn(turn) => &turn.used,
+            Record::Conversation(kept) => &kept.used,
+        }
+    }
 }
 
 #[derive(Clone)]
 struct Kept {
     head: Conversation,
     items: Vec<StoredItem>,
+    used: Used,
 }
 
 impl Kept {
@@ -108,12 +87,8 @@ impl MemoryStore {
     pub fn new(bounds: Bounds, clock: Clock) -> MemoryStore {
         // one bound serves both: an entry weighs its bytes, and at least its share of them
         let share = bounds.bytes / bounds.entries.max(1);
-        let weigh = move |key: &Key, entry: &Arc<Entry>| {
-            let bytes = match &entry.record {
-                Record::Turn(turn) => turn.bytes(),
-                Record::Conversation(kept) => kept.bytes(),
-            };
-            let bytes = (bytes + key.bytes() + OVERHEAD) as u64;
+        let weigh = move |key: &Key, record: &Record| {
+            let bytes = (record.bytes() + key.id.bytes() + OVERHEAD) as u64;
             u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
         };
         let records = Cache::builder()
@@ -146,37 +121,39 @@ impl MemoryStore {
         (self.clock)()
     }
 
-    fn fresh(&self, entry: &Entry, now: u64) -> bool {
-        now.saturating_sub(entry.used.load(Ordering::Relaxed)) < self.ttl
+    fn fresh(&self, record: &Record, now: u64) -> bool {
+        now.saturating_sub(record.used().at()) < self.ttl
     }
 
-    /// The entry, if it has not expired; its idle time begins anew.
-    fn touch(&self, key: &Key, now: u64) -> Option<Arc<Entry>> {
-        let entry = self.records.get(key)?;
-        if !self.fresh(&entry, now) {
+    /// The record, if it has not expired; its idle time begins anew.
+    fn touch(&self, key: &Key, now: u64) -> Option<Record> {
+        let record = self.records.get(key)?;
+        if !self.fresh(&record, now) {
             self.records.invalidate(key);
             return None;
         }
-        entry.used.store(now, Ordering::Relaxed);
-        Some(entry)
+        record.used().set(now);
+        Some(record)
     }
 
     fn touch_turn(&self, key: &Key, now: u64) -> Option<Arc<Turn>> {
-        match &self.touch(key, now)?.record {
-            Record::Turn(turn) => Some(turn.clone()),
+        match self.touch(key, now)? {
+            Record::Turn(turn) => Some(turn),
             Record::Conversation(_) => None,
         }
     }
 
     fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
-        match &self.touch(&Key::new(scope, id), self.now())?.record {
-            Record::Conversation(kept) => Some(kept.clone()),
+        match self.touch(&Key::new(scope, id), self.now())? {
+            Record::Conversation(kept) => Some(kept),
             Record::Turn(_) => None,
         }
     }
 
-    fn entry(&self, record: Record) -> Arc<Entry> {
-        Arc::new(Entry { used: AtomicU64::new(self.now()), record })
+    /// As it is kept from now on.
+    fn used_now(&self, record: Record) -> Record {
+        record.used().set(self.now());
+        record
     }
 
     /// Changes a conversation as one step; `None` leaves it as it was. False if there is none.
@@ -186,10 +163,10 @@ impl MemoryStore {
             let Some(entry) = entry.filter(|entry| self.fresh(entry.value(), self.now())) else {
                 return Op::Nop;
             };
-            let Record::Conversation(kept) = &entry.value().record else { return Op::Nop };
+            let Record::Conversation(kept) = entry.value() else { return Op::Nop };
             let Some(kept) = change(kept) else { return Op::Nop };
             found = true;
-            Op::Put(self.entry(Record::Conversation(Arc::new(kept))))
+            Op::Put(self.used_now(Record::Conversation(Arc::new(kept))))
         });
         found
     }
@@ -198,8 +175,8 @@ impl MemoryStore {
 #[async_trait]
 impl Store for MemoryStore {
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError> {
-        let key = Key::new(scope, &turn.id);
-        self.records.insert(key, self.entry(Record::Turn(turn)));
+        let key = Key { scope, id: turn.id.clone() };
+        self.records.insert(key, self.used_now(Record::Turn(turn)));
         Ok(())
     }
 
@@ -218,7 +195,7 @@ impl Store for MemoryStore {
             if turns.len() == limit {
                 return Ok(Chain::TooLong);
             }
-            next = turn.parent.as_deref().map(|id| Key::new(scope, id));
+            next = turn.parent.clone().map(|id| Key { scope, id });
             turns.push(turn);
         }
         turns.reverse();
@@ -239,12 +216,16 @@ impl Store for MemoryStore {
         self.records.entry(key).and_compute_with(|entry| {
             let items = entry
                 .filter(|entry| self.fresh(entry.value(), self.now()))
-                .and_then(|entry| match &entry.value().record {
+                .and_then(|entry| match entry.value() {
                     Record::Conversation(kept) => Some(kept.items.clone()),
                     Record::Turn(_) => None,
                 })
                 .unwrap_or_default();
-            Op::Put(self.entry(Record::Conversation(Arc::new(Kept { head, items }))))
+            Op::Put(self.used_now(Record::Conversation(Arc::new(Kept {
+                head,
+                items,
+                used: Used::default(),
+            }))))
         });
         Ok(())
     }
@@ -299,36 +280,5 @@ impl Store for MemoryStore {
             }
         }
         self.records.run_pending_tasks();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_two_ids_are_one_key() {
-        let digits = "0192f0c1d2e3f4a5b6c7d8e9f0a1b2c3";
-        let ids = [
-            format!("resp_{digits}"),
-            format!("conv_{digits}"),
-            digits.to_owned(),
-            format!("resp_{}", digits.to_uppercase()),
-            format!("resp_0{digits}"),
-            format!("resp_+{}", &digits[1..]),
-            format!("resp_{}", &digits[1..]),
-            "resp_".to_owned(),
-            "resp_0192f0c1-d2e3-f4a5-b6c7-d8e9f0a1b2c3".to_owned(),
-            "resp_{0192f0c1-d2e3-f4a5-b6c7-d8e9f0a1b2c3}".to_owned(),
-            String::new(),
-        ];
-        let key = |id: &String| Key::new(Scope([0; 16]), id);
-        for (n, id) in ids.iter().enumerate() {
-            assert_eq!(ids.iter().position(|other| key(other) == key(id)), Some(n), "{id}");
-        }
-        let ours = |id: &String| !matches!(key(id).id, Id::Other(_));
-        assert_eq!(ids.iter().map(ours).collect::<Vec<_>>()[..4], [true, true, false, false]);
-        assert!(!ids[2..].iter().any(ours));
-        assert_eq!(uuid(digits).map(u128::from_be_bytes), u128::from_str_radix(digits, 16).ok());
     }
 }

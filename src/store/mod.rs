@@ -4,6 +4,7 @@
 //! Every record belongs to a [`Scope`], and there is no way to ask for a record without one: somebody else's id is
 //! looked up exactly as one that never was.
 
+mod id;
 pub mod memory;
 pub mod redis;
 pub mod turn;
@@ -15,7 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use turn::{Conversation, StoredItem, Turn, TurnState};
+pub use id::Id;
+pub use turn::{Conversation, Echoes, StoredItem, Turn, TurnState, Used};
 
 use self::memory::{Bounds, MemoryStore};
 use self::redis::{RedisStore, Room};

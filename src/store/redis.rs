@@ -108,7 +108,7 @@ impl Store for RedisStore {
             if turns.len() == limit {
                 return Ok(Chain::TooLong);
             }
-            next.clone_from(&turn.parent);
+            next = turn.parent.as_ref().map(|id| id.to_string().into());
             turns.push(Arc::new(turn));
         }
         turns.reverse();

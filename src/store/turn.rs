@@ -1,19 +1,23 @@
 //! Owns the records: a turn keeps what it added to its conversation and nothing else, so that n turns cost n times
 //! their own size. It must not know where they are kept.
 
-use std::sync::Arc;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
+use super::Id;
 use crate::translate::Usage;
 
 /// One response with the input that led to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
     /// `resp_...`
-    pub id: Box<str>,
+    pub id: Id,
     /// The response that it continued, by `previous_response_id`.
-    pub parent: Option<Box<str>>,
+    pub parent: Option<Id>,
     /// Unix time in seconds.
     pub created_at: u64,
     /// How it stands.
@@ -30,6 +34,67 @@ pub struct Turn {
     pub usage: Option<Usage>,
     /// Whether it was asked for with `background: true`: only such a response can be cancelled.
     pub background: bool,
+    /// For the store that holds it in memory.
+    #[serde(skip)]
+    pub used: Used,
+}
+
+/// When a record was last asked for: milliseconds, by its store's clock. It lies with the record, since each look at one
+/// is a look elsewhere in memory. It is no part of what the record says: all of them are equal.
+#[derive(Debug, Default)]
+pub struct Used(AtomicU64);
+
+impl Used {
+    /// When that was.
+    pub fn at(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// It is `now`.
+    pub fn set(&self, now: u64) {
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
+impl Clone for Used {
+    fn clone(&self) -> Used {
+        Used(AtomicU64::new(self.at()))
+    }
+}
+
+impl PartialEq for Used {
+    fn eq(&self, _: &Used) -> bool {
+        true
+    }
+}
+
+impl Eq for Used {}
+
+/// What late turns repeated of their requests. One client's requests are much alike, tools and instructions included, so
+/// that conversations which begin alike share this too.
+#[derive(Debug, Default)]
+pub struct Echoes {
+    late: Mutex<[Option<Arc<str>>; 16]>,
+    hasher: RandomState,
+}
+
+impl Echoes {
+    /// A longer one is shared within its conversation alone: what is kept here may be of no use to any turn, in bytes.
+    const LONGEST: usize = 256 << 10;
+
+    /// `echo`, as a late turn has it where one does.
+    pub fn share(&self, echo: &str) -> Arc<str> {
+        if echo.len() > Echoes::LONGEST {
+            return echo.into();
+        }
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = self.hasher.hash_one(echo) as usize % late.len();
+        match late.get_mut(at) {
+            Some(Some(known)) if **known == *echo => known.clone(),
+            Some(slot) => slot.insert(echo.into()).clone(),
+            None => echo.into(),
+        }
+    }
 }
 
 /// How a response stands.
@@ -70,7 +135,8 @@ impl TurnState {
 impl Turn {
     /// About how many bytes of memory it takes.
     pub fn bytes(&self) -> usize {
-        self.id.len() + self.input.len() + self.output.len() + self.echo.len() + size_of::<Turn>()
+        let ids = self.id.bytes() + self.parent.as_ref().map_or(0, Id::bytes);
+        ids + self.input.len() + self.output.len() + self.echo.len() + size_of::<Turn>()
     }
 }
 
@@ -92,4 +158,23 @@ pub struct StoredItem {
     pub id: Box<str>,
     /// The item as JSON.
     pub json: Arc<str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_echoes_are_one_and_no_long_one_is_held() {
+        let echoes = Echoes::default();
+        let first = echoes.share("\"model\":\"m\"");
+        assert!(Arc::ptr_eq(&first, &echoes.share("\"model\":\"m\"")));
+        for n in 0..100 {
+            let other = format!("\"model\":\"m{n}\"");
+            assert_eq!(*echoes.share(&other), *other);
+        }
+        let long = "x".repeat(Echoes::LONGEST + 1);
+        assert_eq!(Arc::strong_count(&echoes.share(&long)), 1);
+        assert_eq!(*echoes.share(&long), *long);
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::{Chain, Conversation, Scope, Store, StoredItem, Turn, TurnState};
+use rejoinder::store::{Chain, Conversation, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
 use rejoinder::translate::Usage;
 
 pub const ALICE: Scope = Scope([1; 16]);
@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub fn turn(id: &str, parent: Option<&str>) -> Turn {
     Turn {
         id: id.into(),
-        parent: parent.map(Box::from),
+        parent: parent.map(Id::from),
         created_at: 1_700_000_000,
         state: TurnState::Completed(1_700_000_009),
         input: format!(r#"{{"role":"user","content":"asked in {id} \"\u00e9\" é"}}"#).into(),
@@ -28,6 +28,7 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         echo: r#""model":"m","tools":[]"#.into(),
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,
+        used: Used::default(),
     }
 }
 

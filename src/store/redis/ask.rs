@@ -94,7 +94,7 @@ impl Asker {
     pub(super) fn write(&self, write: &Write) -> Option<Ask<'_>> {
         Some(match write {
             Write::Turn(scope, turn) => {
-                let key = name(*scope, Kind::Turn, &turn.id);
+                let key = name(*scope, Kind::Turn, &turn.id.to_string());
                 let mut put = self.put.key(&key);
                 put.arg(self.ttl).arg(self.codec.turn(&key, turn)?);
                 Ask::Script(put)

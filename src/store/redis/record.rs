@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::keyring::Keyring;
-use crate::store::{Conversation, Scope, StoredItem, Turn};
+use crate::store::{Conversation, Id, Scope, StoredItem, Turn, Used};
 
 /// The kinds of records, by the letter in their names.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +49,7 @@ impl Codec {
     /// A turn's record; `None`: it could not be sealed, or names a parent that no record can have.
     pub(super) fn turn(&self, name: &str, turn: &Turn) -> Option<Vec<u8>> {
         let head = Turn {
-            id: Box::default(),
+            id: Id::default(),
             parent: turn.parent.clone(),
             created_at: turn.created_at,
             state: turn.state.clone(),
@@ -58,6 +58,7 @@ impl Codec {
             echo: Arc::from(""),
             usage: turn.usage,
             background: turn.background,
+            used: Used::default(),
         };
         // the texts follow the head as they are: as JSON strings within JSON they would be escaped twice
         let head = serde_json::to_vec(&head).ok()?;
@@ -67,7 +68,7 @@ impl Codec {
             body.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
             body.extend_from_slice(part);
         }
-        let parent = turn.parent.as_deref().unwrap_or_default();
+        let parent = turn.parent.as_ref().map(Id::to_string).unwrap_or_default();
         let mut header = vec![u8::from(turn.state.continuable()), u8::try_from(parent.len()).ok()?];
         header.extend_from_slice(parent.as_bytes());
         self.write(name, &header, &body)
@@ -89,7 +90,8 @@ impl Codec {
         turn.echo = std::str::from_utf8(echo).ok()?.into();
         // a header that says something else would lead into another conversation
         let (_, parent) = record.get(..2 + header)?.split_at_checked(4)?;
-        (turn.parent.as_deref().unwrap_or_default().as_bytes() == parent).then_some(turn)
+        let known = turn.parent.as_ref().map(Id::to_string).unwrap_or_default();
+        (known.as_bytes() == parent).then_some(turn)
     }
 
     /// A conversation's head.

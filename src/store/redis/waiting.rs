@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::ask::Write;
-use crate::store::{Batch, Chain, Conversation, Scope, Turn};
+use crate::store::{Batch, Chain, Conversation, Id, Scope, Turn};
 
 /// Bounds of what may wait.
 #[derive(Debug, Clone, Copy)]
@@ -80,8 +80,9 @@ impl Waiting {
     }
 
     pub(super) fn turn(&self, scope: Scope, id: &str) -> Option<Arc<Turn>> {
+        let id = Id::from(id);
         self.queue.iter().find_map(|(_, write)| match &**write {
-            Write::Turn(of, turn) if *of == scope && *turn.id == *id => Some(turn.clone()),
+            Write::Turn(of, turn) if *of == scope && turn.id == id => Some(turn.clone()),
             _ => None,
         })
     }
@@ -105,7 +106,7 @@ impl Waiting {
             if turns.len() == limit {
                 return Some(Chain::TooLong);
             }
-            next.clone_from(&turn.parent);
+            next = turn.parent.as_ref().map(|id| id.to_string().into());
             turns.push(turn);
         }
         turns.reverse();
