@@ -186,19 +186,32 @@ struct Parts {
     count: u64,
 }
 
-/// One open item.
+/// Adds `text` to what may be nothing yet.
+pub(super) fn join(all: &mut String, text: String) {
+    match all.is_empty() {
+        true => *all = text,
+        false => all.push_str(&text),
+    }
+}
+
+/// One open item. What every piece of text touches comes first, see `Transcoder`.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Open {
+    /// The open part's family; calls have none.
+    family: Option<&'static Family>,
+    /// The delta event up to its sequence number; empty for an answer without a stream.
+    prefix: Vec<u8>,
+    /// Text of the open part, or the arguments.
+    pub text: String,
+    /// Events carry log probabilities only where they were asked for.
+    with_logprobs: bool,
     pub kind: Kind,
     /// Of characters that need no escape.
     id: String,
     index: u64,
-    /// The delta event up to its sequence number; empty for an answer without a stream.
-    prefix: Vec<u8>,
-    /// The open part's family; calls have none.
-    family: Option<&'static Family>,
-    /// Text of the open part, or the arguments.
-    pub text: String,
+    /// Text of closed parts, where it counts for the response's `output_text`.
+    said: String,
     content: Parts,
     summary: Parts,
     /// Annotations of the open part, joined with commas, and how many there are.
@@ -208,8 +221,6 @@ pub(super) struct Open {
     pub extra: String,
     /// Log probabilities of the open part as its events carry them, and as the part does.
     logprobs: [String; 2],
-    /// Events carry log probabilities only where they were asked for.
-    with_logprobs: bool,
     /// `encrypted_content` of finished reasoning.
     pub sealed: Option<String>,
 }
@@ -231,6 +242,7 @@ impl Open {
             prefix: Vec::new(),
             family: None,
             text: String::new(),
+            said: String::new(),
             content: Parts::default(),
             summary: Parts::default(),
             annotations: String::new(),
@@ -311,9 +323,9 @@ impl Open {
         }
     }
 
-    /// Closes what is open and the item itself; returns the item's final JSON. A call that was cut off gets no
-    /// `arguments.done` (WIRE.md 10).
-    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> String {
+    /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
+    /// `output_text`. A call that was cut off gets no `arguments.done` (WIRE.md 10).
+    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (String, String) {
         let length = self.text.len() + self.content.json.len() + self.summary.json.len() + 256;
         // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
         if events.enabled {
@@ -341,6 +353,7 @@ impl Open {
             self.item_json(out, status);
             written = Some(from..out.len());
         });
+        let said = std::mem::take(&mut self.said);
         let json = match written.and_then(|range| out.get(range)) {
             Some(json) => {
                 // what it was made of goes before the copy comes: a long text is in memory often enough
@@ -353,12 +366,7 @@ impl Open {
                 json
             }
         };
-        String::from_utf8(json).unwrap_or_default()
-    }
-
-    /// Whether the open part is a message's text.
-    pub fn is_output_text(&self) -> bool {
-        self.family == Some(&OUTPUT_TEXT)
+        (String::from_utf8(json).unwrap_or_default(), said)
     }
 
     /// Whether a part is open, and text can go somewhere.
@@ -417,7 +425,10 @@ impl Open {
         let parts = if family.summary { &mut self.summary } else { &mut self.content };
         parts.json = json;
         parts.count += 1;
-        self.text.clear();
+        match *family == OUTPUT_TEXT {
+            true => join(&mut self.said, std::mem::take(&mut self.text)),
+            false => self.text.clear(),
+        }
         self.logprobs = Default::default();
         self.annotations.clear();
         self.annotated = 0;

@@ -471,7 +471,9 @@ impl<'a, 'o> Planner<'a, 'o> {
             Some(value) => compact(value.get()),
             None => Cow::Borrowed(absent),
         };
-        let or_null = |n: Option<u64>| n.map_or(Cow::Borrowed("null"), |n| Cow::Owned(n.to_string()));
+        let count = |n: Option<u64>, absent: &'static str| {
+            n.map_or(Cow::Borrowed(absent), |n| Cow::Owned(n.to_string()))
+        };
         let flag = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
         let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
         let background = boolean(request.background, "background")?.unwrap_or(false);
@@ -483,8 +485,8 @@ impl<'a, 'o> Planner<'a, 'o> {
         let fields: [(&str, Cow<'_, str>); 14] = [
             ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", "0")?),
             ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
-            ("max_output_tokens", or_null(max_output_tokens)),
-            ("max_tool_calls", or_null(max_tool_calls)),
+            ("max_output_tokens", count(max_output_tokens, "null")),
+            ("max_tool_calls", count(max_tool_calls, "null")),
             ("metadata", raw(object(request.metadata, "metadata")?, "{}")),
             ("parallel_tool_calls", flag(parallel)),
             ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
@@ -492,7 +494,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             ("safety_identifier", raw(literal(request.safety_identifier, "safety_identifier")?, "null")),
             ("store", flag(store)),
             ("temperature", number_or(request.temperature, "temperature", "1")?),
-            ("top_logprobs", or_null(Some(top_logprobs.unwrap_or(0)))),
+            ("top_logprobs", count(top_logprobs, "0")),
             ("top_p", number_or(request.top_p, "top_p", "1")?),
             ("user", raw(literal(request.user, "user")?, "null")),
         ];

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::wire::json::push_number;
-use crate::wire::{chat, native};
+use crate::wire::{chat, known, native};
 
 /// Token counts of one response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct Usage {
 impl Usage {
     /// Reads `usage`; `None` when it holds no counts.
     pub fn from_chat(raw: &RawValue) -> Option<Usage> {
-        let usage: chat::Usage = serde_json::from_str(raw.get()).ok()?;
+        let usage: chat::Usage = known::fields(raw.get())?;
         let prompt = usage.prompt_tokens_details.unwrap_or_default();
         let input = usage.prompt_tokens?;
         let output = usage.completion_tokens.unwrap_or(0);
@@ -35,7 +35,7 @@ impl Usage {
 
     /// Reads llama-server's `timings`, for streams on which `usage` never comes.
     pub fn from_timings(raw: &RawValue) -> Option<Usage> {
-        let timings: chat::Timings = serde_json::from_str(raw.get()).ok()?;
+        let timings: chat::Timings = known::fields(raw.get())?;
         let cached = timings.cache_n.unwrap_or(0);
         Some(Usage {
             input: cached.saturating_add(timings.prompt_n?),
@@ -49,7 +49,7 @@ impl Usage {
 
     /// Reads `usage` of a Response object; `None` when it holds no counts.
     pub fn from_native(raw: &RawValue) -> Option<Usage> {
-        let usage: native::Usage = serde_json::from_str(raw.get()).ok()?;
+        let usage: native::Usage = known::fields(raw.get())?;
         let details = usage.input_tokens_details.unwrap_or_default();
         let input = usage.input_tokens?;
         let output = usage.output_tokens.unwrap_or(0);

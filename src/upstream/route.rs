@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::server::{Lease, RETRY, Server};
 use super::{Shared, Target};
 use crate::error::{Error, Kind};
@@ -67,6 +69,9 @@ impl Drop for Ticket<'_> {
     }
 }
 
+/// Some of the servers; mostly there is one.
+pub(super) type Servers = SmallVec<[Arc<Server>; 2]>;
+
 /// Why a request has to wait.
 enum Why {
     /// No server is ready.
@@ -78,10 +83,16 @@ enum Why {
 impl Shared {
     /// The servers that have the model: those that are configured to or that list it; failing both, those that take
     /// any name or were not configured, and whose own answer then says what is wrong.
-    pub(super) fn candidates(&self, model: &str) -> Result<Vec<Arc<Server>>, Error> {
+    pub(super) fn candidates(&self, model: &str) -> Result<Servers, Error> {
         let servers = self.servers();
-        let mut named = Vec::new();
-        let mut open = Vec::new();
+        if let [only] = &*servers
+            && only.named_models().is_none()
+        {
+            // whether it lists the model changes nothing
+            return Ok(Servers::from_iter([only.clone()]));
+        }
+        let mut named = Servers::new();
+        let mut open = Servers::new();
         for server in servers.iter() {
             match server.own_name(model) {
                 Ok(Some(_)) => named.push(server.clone()),
@@ -103,13 +114,16 @@ impl Shared {
 
     /// The one of them that a request would go to if it went now.
     pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
-        let ready: Vec<_> = candidates.iter().filter(|server| server.ready()).cloned().collect();
+        let ready: Servers = candidates.iter().filter(|server| server.ready()).cloned().collect();
         let known = || candidates.iter().find(|server| server.base().is_some()).cloned();
         self.choose(&ready, route).or_else(known)
     }
 
     /// The conversation's own server, else the one with the fewest requests for its weight.
     fn choose(&self, servers: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
+        if let [only] = servers {
+            return Some(only.clone());
+        }
         let home = route.conversation.as_deref().and_then(|name| self.affinity().home(name, Instant::now()));
         let at_home = |server: &&Arc<Server>| Some(server.id) == home;
         if !route.side
@@ -133,7 +147,7 @@ impl Shared {
     }
 
     /// Servers other than those tried that would take a request at once.
-    pub(super) fn free(&self, route: &Route, tried: &[usize], ticket: Option<u64>) -> Vec<Arc<Server>> {
+    pub(super) fn free(&self, route: &Route, tried: &[usize], ticket: Option<u64>) -> Servers {
         let candidates = self.candidates(&route.model).unwrap_or_default();
         // where there is nobody else, an open circuit would only delay what the server itself has to say
         let only = candidates.len() == 1;

@@ -242,6 +242,10 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
         self.deserialize_str(visitor)
     }
 
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        visitor.visit_u64(self.value().and_then(|digits| digits.parse().ok()).ok_or(Unread)?)
+    }
+
     fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
         self.deserialize_str(visitor)
     }
@@ -266,8 +270,8 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
-        tuple_struct enum
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple tuple_struct
+        enum
     }
 }
 
@@ -489,6 +493,24 @@ mod tests {
         let read: Typed = fields(r#"{"n": 7, "list": ["a", "b\n"]}"#).unwrap();
         assert_eq!((read.n, read.list), (7, vec!["a".to_owned(), "b\n".to_owned()]));
         assert!(fields::<Typed>("[7, []]").is_none(), "an array is no object");
+        for n in [
+            "0",
+            "7",
+            "18446744073709551615",
+            "18446744073709551616",
+            "-0",
+            "-1",
+            "1.0",
+            "1e2",
+            "null",
+            "\"7\"",
+        ] {
+            let text =
+                format!("{{\"prompt_tokens\": {n}, \"prompt_tokens_details\": {{\"cached_tokens\":{n}}}}}");
+            let read = fields::<crate::wire::chat::Usage>(&text).map(|usage| format!("{usage:?}"));
+            let want = serde_json::from_str::<crate::wire::chat::Usage>(&text).ok();
+            assert_eq!(read, want.map(|usage| format!("{usage:?}")), "{text}");
+        }
         assert!(
             fields::<Item<'_>>(r#"{"type":1,"type":2}"#).is_none(),
             "which of them was meant, nobody knows"

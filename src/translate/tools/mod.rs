@@ -76,7 +76,9 @@ impl<'a> Tools<'a> {
         found: FoundTools,
         notes: &mut Notes,
     ) -> Result<Tools<'a>, Error> {
-        let mut tools = Tools { echo: vec![b'['], ..Tools::default() };
+        let echo = Vec::with_capacity(raw.map_or(2, |raw| raw.get().len() + 256));
+        let mut tools = Tools { echo, ..Tools::default() };
+        tools.echo.push(b'[');
         tools.table.wrappers = wrappers.clone();
         let declared = array(raw, "tools")?.unwrap_or_default();
         let searches = declared.iter().any(|raw| raw.get().contains("\"tool_search\""));

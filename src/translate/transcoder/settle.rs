@@ -98,20 +98,13 @@ impl Transcoder {
         open.part(&mut self.events, out, family, self.plan.logprobs);
         open.delta(&mut self.events, out, &piece, self.plan.logprobs.then_some(&self.logprobs));
         self.logprobs.iter_mut().for_each(String::clear);
-        if *family == OUTPUT_TEXT {
-            self.output_text.push_str(&piece);
-        }
     }
 
     /// Sends the half of a surrogate pair that the open part or call still owes.
     pub(super) fn settle_seam(&mut self, out: &mut Vec<u8>) {
         let rest = self.mend.seam.flush();
         if let Some(open) = self.open.as_mut().filter(|open| !rest.is_empty() && open.has_part()) {
-            let output = open.is_output_text();
             open.delta(&mut self.events, out, rest, None);
-            if output {
-                self.output_text.push_str(rest);
-            }
         }
     }
 

@@ -23,12 +23,13 @@ pub(super) enum Channel {
 
 /// What a channel holds back.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Flow {
+    /// Half of a surrogate pair.
+    pub(super) seam: Seam,
     /// White space that has opened no item yet, and its log probabilities.
     pub(super) blank: String,
     pub(super) blank_logprobs: [String; 2],
-    /// Half of a surrogate pair.
-    pub(super) seam: Seam,
 }
 
 impl Transcoder {
@@ -135,9 +136,8 @@ impl Transcoder {
         let Some(open) = &mut self.open else { return };
         open.part(&mut self.events, out, family, self.plan.logprobs);
         open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(&self.logprobs));
-        if channel == Channel::Text {
+        if channel == Channel::Text && self.plan.logprobs {
             self.logprobs.iter_mut().for_each(String::clear);
-            self.output_text.push_str(&joined);
         }
     }
 
@@ -157,9 +157,6 @@ impl Transcoder {
         }
         let rest = self.flow(last).seam.flush();
         open.delta(&mut self.events, out, rest, None);
-        if last == Channel::Text {
-            self.output_text.push_str(rest);
-        }
     }
 
     /// Reads `logprobs.content` into the form of events, which has no `bytes`, and that of parts, which has.
