@@ -1,11 +1,13 @@
-//! A proxy of hyper and tokio for S4 that translates nothing, for `BASE=bare`: what it costs is the floor of a proxy
-//! built on them. It takes the model's name from a request, sends a chat request that is ready, and answers with the
-//! text that came and as many bytes as a response has. It must not do anything that can be left out.
+//! A proxy of hyper and tokio for S4, what it costs is the floor of a proxy built on them. For `BASE=bare` it translates
+//! nothing: it takes the model's name from a request, sends a chat request that is ready, and answers with the text that
+//! came and as many bytes as a response has. For `BASE=core` it has rejoinder's core between the two: plan, transcoder and
+//! store. It must not do anything that can be left out.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
@@ -15,28 +17,49 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use memchr::memmem;
+use rejoinder::dialect::LLAMA_SERVER;
+use rejoinder::ids::Ids;
+use rejoinder::store::memory::{Bounds, MemoryStore};
+use rejoinder::store::{Echoes, Scope, Store, Turn, TurnState, Used};
+use rejoinder::translate::draft::{self, Context, Draft};
+use rejoinder::translate::plan::{Plan, PlanOptions};
+use rejoinder::translate::transcoder::{End, Transcoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// A rendered response of S4, in bytes.
 const RESPONSE: usize = 1940;
 
-/// Serves until it is ended.
-pub fn run(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(listen, upstream))
+struct Proxy {
+    upstream: SocketAddr,
+    idle: Mutex<Vec<TcpStream>>,
+    core: Option<Core>,
 }
 
-async fn serve(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
+/// What the core keeps between requests.
+struct Core {
+    store: MemoryStore,
+    echoes: Echoes,
+}
+
+/// Serves until it is ended.
+pub fn run(listen: SocketAddr, upstream: SocketAddr, core: bool) -> io::Result<()> {
+    let bounds = Bounds { ttl: Duration::from_secs(3600), entries: 1_000_000, bytes: 1 << 30 };
+    let core =
+        core.then(|| Core { store: MemoryStore::new(bounds, Arc::new(|| 0)), echoes: Echoes::default() });
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(listen, Box::leak(Box::new(Proxy { upstream, idle: Mutex::default(), core }))))
+}
+
+async fn serve(listen: SocketAddr, proxy: &'static Proxy) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
-    let pool: &'static Mutex<Vec<TcpStream>> = Box::leak(Box::default());
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new());
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         let service = service_fn(move |request| async move {
-            Ok::<_, Infallible>(answer(request, upstream, pool).await.expect("a chat answer"))
+            Ok::<_, Infallible>(answer(request, proxy).await.expect("a chat answer"))
         });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::spawn(async move {
@@ -45,58 +68,98 @@ async fn serve(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    upstream: SocketAddr,
-    pool: &Mutex<Vec<TcpStream>>,
-) -> Option<Response<Full<Bytes>>> {
+async fn answer(request: Request<Incoming>, proxy: &Proxy) -> Option<Response<Full<Bytes>>> {
     let body = request.into_body().collect().await.ok()?.to_bytes();
-    let idle = pool.lock().expect("a lock").pop();
-    let mut server = match idle {
-        Some(server) => server,
+    let out = match &proxy.core {
         None => {
-            let server = TcpStream::connect(upstream).await.ok()?;
-            server.set_nodelay(true).ok()?;
-            server
+            let model = between(&body, b"\"model\":\"", b"\"")?;
+            let before: &[u8] =
+                br#"{"messages":[{"role":"user","content":"Say what a proxy does."}],"model":""#;
+            let came = proxy.ask(&[before, model, b"\"}"].concat()).await?;
+            respond(between(&came, b"\"content\":\"", b"\"}")?)
         }
+        Some(core) => core.answer(&body, proxy).await?,
     };
-    server.write_all(&chat(&body)?).await.ok()?;
-    let mut came = BytesMut::with_capacity(4096);
-    let body = loop {
-        server.read_buf(&mut came).await.ok()?;
-        let mut headers = [httparse::EMPTY_HEADER; 16];
-        let mut head = httparse::Response::new(&mut headers);
-        if let httparse::Status::Complete(end) = head.parse(&came).ok()? {
-            let length =
-                head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-            break end..end + std::str::from_utf8(length?.value).ok()?.parse::<usize>().ok()?;
-        }
-    };
-    while came.len() < body.end {
-        server.read_buf(&mut came).await.ok()?;
-    }
-    pool.lock().expect("a lock").push(server);
-    let text = between(&came[body], b"\"content\":\"", b"\"}")?;
+    let response = Response::builder().header("content-type", "application/json");
+    response.header("x-request-id", "req_0123456789").body(Full::new(Bytes::from(out))).ok()
+}
+
+/// As many bytes as a response has.
+fn respond(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(RESPONSE);
     out.extend_from_slice(b"{\"output_text\":\"");
     out.extend_from_slice(text);
     out.extend_from_slice(b"\",\"rest\":\"");
     out.resize(RESPONSE - 2, b'-');
     out.extend_from_slice(b"\"}");
-    let response = Response::builder().header("content-type", "application/json");
-    response.header("x-request-id", "req_0123456789").body(Full::new(Bytes::from(out))).ok()
+    out
 }
 
-/// The chat request for the model that a request names.
-fn chat(request: &[u8]) -> Option<Vec<u8>> {
-    let model = between(request, b"\"model\":\"", b"\"")?;
-    let messages = r#"{"messages":[{"role":"user","content":"Say what a proxy does."}],"model":""#;
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: upstream\r\ncontent-type: application/json\r\ncontent-length: ";
-    let length = messages.len() + model.len() + 2;
-    Some(
-        [head.as_bytes(), length.to_string().as_bytes(), b"\r\n\r\n", messages.as_bytes(), model, b"\"}"]
-            .concat(),
-    )
+impl Proxy {
+    /// The body of the upstream's answer to a chat request.
+    async fn ask(&self, chat: &[u8]) -> Option<Bytes> {
+        let idle = self.idle.lock().expect("a lock").pop();
+        let mut server = match idle {
+            Some(server) => server,
+            None => {
+                let server = TcpStream::connect(self.upstream).await.ok()?;
+                server.set_nodelay(true).ok()?;
+                server
+            }
+        };
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: upstream\r\ncontent-type: application/json\r\ncontent-length: ";
+        let request = [head.as_bytes(), chat.len().to_string().as_bytes(), b"\r\n\r\n", chat].concat();
+        server.write_all(&request).await.ok()?;
+        let mut came = BytesMut::with_capacity(4096);
+        let body = loop {
+            server.read_buf(&mut came).await.ok()?;
+            let mut headers = [httparse::EMPTY_HEADER; 16];
+            let mut head = httparse::Response::new(&mut headers);
+            if let httparse::Status::Complete(end) = head.parse(&came).ok()? {
+                let length =
+                    head.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
+                break end..end + std::str::from_utf8(length?.value).ok()?.parse::<usize>().ok()?;
+            }
+        };
+        while came.len() < body.end {
+            server.read_buf(&mut came).await.ok()?;
+        }
+        self.idle.lock().expect("a lock").push(server);
+        Some(came.freeze().slice(body))
+    }
+}
+
+impl Core {
+    /// The response to a request, which is kept.
+    async fn answer(&self, body: &[u8], proxy: &Proxy) -> Option<Vec<u8>> {
+        let (chat, reply, input) = {
+            let text = draft::text(body).ok()?;
+            let (draft, context) = (Draft::read(&text).ok()?, Context::default());
+            draft.asks().ok()?;
+            let Plan { body, reply, .. } = draft.plan(&PlanOptions::new(&LLAMA_SERVER), &context).ok()?;
+            (body, reply, draft.stored_input(&context))
+        };
+        let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
+        let mut transcoder = Box::new(Transcoder::new(reply, ids, 1));
+        let came = proxy.ask(&chat).await?;
+        let mut unused = Vec::new();
+        transcoder.chunk(std::str::from_utf8(&came).ok()?, 2, &mut unused);
+        transcoder.end(End::Eof, 2, &mut unused);
+        let turn = Turn {
+            id: transcoder.id().into(),
+            parent: None,
+            created_at: 1,
+            state: TurnState::Completed(2),
+            input,
+            echo: self.echoes.share(std::str::from_utf8(transcoder.echo()).ok()?),
+            usage: transcoder.usage(),
+            background: false,
+            used: Used::default(),
+            output: transcoder.take_output().into(),
+        };
+        self.store.put(Scope([0; 16]), Arc::new(turn)).await.ok()?;
+        Some(transcoder.into_body())
+    }
 }
 
 fn between<'a>(text: &'a [u8], before: &[u8], after: &[u8]) -> Option<&'a [u8]> {

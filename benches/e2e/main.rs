@@ -3,8 +3,8 @@
 //! another; every figure is the kernel's, per process, and every comparison is of one run.
 //!
 //! Variables: `ROUNDS` (5), `QUICK=1` (one short round), `ONLY=S1,S5`, `BASE=path` (another build of rejoinder, shown
-//! beside; `BASE=bare` with S4: a proxy that translates nothing), `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many
-//! seconds, in place of the scenarios).
+//! beside; with S4 also `BASE=bare`, a proxy that translates nothing, and `BASE=core`, that proxy with our core in it),
+//! `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -34,9 +34,10 @@ use targets::Target;
 
 fn main() -> ExitCode {
     if let [_, name, listen, upstream] = &std::env::args().collect::<Vec<_>>()[..]
-        && name == targets::BARE
+        && targets::FLOORS.contains(&name.as_str())
     {
-        let served = bare::run(listen.parse().expect("an address"), upstream.parse().expect("an address"));
+        let address = |text: &String| text.parse().expect("an address");
+        let served = bare::run(address(listen), address(upstream), name == targets::CORE);
         return served.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -78,7 +79,9 @@ async fn run() -> Result<(), String> {
         // fresh processes, so that no scenario pays for the memory of another
         let mut targets = vec![Target::nginx(address)?, Target::rejoinder("rejoinder", &binary, address)?];
         match &base {
-            Some(base) if base.as_os_str() == targets::BARE => targets.push(Target::bare(address)?),
+            Some(base) if targets::FLOORS.iter().any(|floor| base.as_os_str() == *floor) => {
+                targets.push(Target::bare(&base.display().to_string(), address)?);
+            }
             Some(base) => targets.push(Target::rejoinder("base", base, address)?),
             None => {}
         }

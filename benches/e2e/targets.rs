@@ -27,8 +27,9 @@ pub struct Target {
     folder: Option<PathBuf>,
 }
 
-/// What `BASE` says, and the first argument, for [`Target::bare`].
-pub const BARE: &str = "bare";
+/// What `BASE` says, and the first argument, for [`Target::bare`] as it is and with the core in it.
+pub const FLOORS: [&str; 2] = ["bare", CORE];
+pub const CORE: &str = "core";
 /// The core of the targets, and that of the load generator and the upstream.
 pub const CORES: [&str; 2] = ["0", "1"];
 /// How long a target may take to listen, and to end.
@@ -86,12 +87,12 @@ impl Target {
         Target::of(name, Speaks::Responses, address, child)
     }
 
-    /// A proxy of hyper and tokio that translates nothing, for S4 alone: this program once more.
-    pub fn bare(upstream: SocketAddr) -> Result<Target, String> {
-        let fail = |error: io::Error| format!("{BARE}: {error}");
+    /// A proxy of hyper and tokio and nothing else, or with the core, for S4 alone: this program once more.
+    pub fn bare(which: &str, upstream: SocketAddr) -> Result<Target, String> {
+        let fail = |error: io::Error| format!("{which}: {error}");
         let (address, own) = (free_port().map_err(fail)?, std::env::current_exe().map_err(fail)?);
         let child = pinned(&own.display().to_string())
-            .args([BARE, &address.to_string(), &upstream.to_string()])
+            .args([which, &address.to_string(), &upstream.to_string()])
             .spawn()
             .map_err(fail)?;
         Target::of("base", Speaks::Responses, address, child)

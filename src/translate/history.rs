@@ -93,55 +93,42 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
             outputs.entry(id.clone()).or_default().push_back(at);
         }
     }
-    let mut owner_of: HashSet<usize> = HashSet::new();
+    // outputs whose call was found; they go where it is
+    let mut owned = vec![false; items.len()];
     let answers: Vec<Option<usize>> = items
         .iter()
         .map(|item| {
             let Step::Call { id, .. } = item else { return None };
             let at = outputs.get_mut(id).and_then(VecDeque::pop_front)?;
-            owner_of.insert(at);
-            Some(at)
+            owned.get_mut(at).map(|owned| *owned = true).map(|()| at)
         })
         .collect();
-    let mut texts: Vec<Option<Vec<Piece<'a>>>> = Vec::with_capacity(items.len());
-    let mut steps: Vec<Step<'a>> = Vec::with_capacity(items.len());
-    for item in items {
-        match item {
-            Step::Output { id, pieces } => {
-                texts.push(Some(pieces));
-                steps.push(Step::Output { id, pieces: Vec::new() });
-            }
-            other => {
-                texts.push(None);
-                steps.push(other);
-            }
-        }
-    }
 
     let mut reader = Reader { entries: Vec::new(), open: None, ids: HashSet::new(), calls: 0 };
-    for (at, step) in steps.into_iter().enumerate() {
-        match step {
+    for (at, (answer, owned)) in answers.into_iter().zip(owned).enumerate() {
+        if owned {
+            reader.close();
+            continue;
+        }
+        match items.get_mut(at).map(std::mem::take).unwrap_or_default() {
             Step::Prompt(role, pieces) => reader.prompt(role, pieces),
             Step::Message(text) => reader.assistant().text.extend(text),
             Step::Reasoning(text) => reader.assistant().reasoning.extend(text),
             Step::Call { id, name, arguments } => {
-                let answer = answers.get(at).copied().flatten();
-                let output = answer.and_then(|at| texts.get_mut(at)).and_then(Option::take);
+                let output = match answer.and_then(|at| items.get_mut(at)) {
+                    Some(Step::Output { pieces, .. }) => Some(std::mem::take(pieces)),
+                    _ => None,
+                };
                 if output.is_none() {
                     notes.add("missing_output", &id);
                 }
                 let id = reader.unique(id, notes);
                 reader.assistant().calls.push(Call { id, name, arguments, output });
             }
-            Step::Output { id, .. } => {
-                reader.close();
-                if owner_of.contains(&at) {
-                    continue;
-                }
+            Step::Output { id, pieces } => {
                 notes.add("orphan_output", &id);
-                let mut pieces = vec![Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")))];
-                pieces.extend(texts.get_mut(at).and_then(Option::take).unwrap_or_default());
-                reader.prompt(Role::User, pieces);
+                let told = Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")));
+                reader.prompt(Role::User, std::iter::once(told).chain(pieces).collect());
             }
             Step::Summary { text, .. } => reader.prompt(Role::User, vec![Piece::Text(text)]),
             Step::Skipped => {}
@@ -157,6 +144,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
 }
 
 /// What one item contributes.
+#[derive(Default)]
 enum Step<'a> {
     Prompt(Role, Vec<Piece<'a>>),
     Message(Vec<Cow<'a, str>>),
@@ -175,6 +163,7 @@ enum Step<'a> {
         text: Cow<'a, str>,
         replaces: bool,
     },
+    #[default]
     Skipped,
 }
 

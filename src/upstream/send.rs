@@ -252,8 +252,8 @@ impl<'a> Trip<'a> {
             body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
         let path = self.request.path.unwrap_or(target.path());
-        let mut watch =
-            Watch { trip: self, lease, begun: Instant::now(), quiet: Instant::now(), answered: false };
+        let now = Instant::now();
+        let mut watch = Watch { trip: self, lease, begun: now, quiet: now, answered: false };
         let headers = self.headers(&lease.server);
         let sent = pin!(lease.server.client.post(&target.base, path, &headers, body));
         let response = match watch.over(sent).await? {
