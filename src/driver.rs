@@ -7,20 +7,18 @@ mod answer;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::task::AtomicWaker;
 use http_body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
 use self::answer::{Events, Form, broken};
+use crate::bell::Bell;
 use crate::error::{Error, Kind};
 use crate::spare;
 use crate::translate::transcoder::{End, Transcoder};
@@ -319,48 +317,6 @@ impl Drop for EventBody {
             tokio::spawn(closing);
         }
         self.report(left);
-    }
-}
-
-/// Tells whether what was polled with its waker has called since: a stream is polled for many reasons, and to ask what
-/// has nothing to say costs as much as a token.
-struct Bell {
-    waker: Waker,
-    rope: Arc<Rope>,
-}
-
-struct Rope {
-    rang: AtomicBool,
-    task: AtomicWaker,
-}
-
-impl Bell {
-    fn new() -> Bell {
-        // the first look is due
-        let rope = Arc::new(Rope { rang: AtomicBool::new(true), task: AtomicWaker::new() });
-        Bell { waker: Waker::from(rope.clone()), rope }
-    }
-
-    /// Whether it rang; if not, it will wake this task.
-    fn rang(&self, cx: &mut Context<'_>) -> bool {
-        self.rope.task.register(cx.waker());
-        self.rope.rang.swap(false, Ordering::AcqRel)
-    }
-
-    /// Has the next look find that it rang.
-    fn ring_later(&self) {
-        self.rope.rang.store(true, Ordering::Release);
-    }
-}
-
-impl Wake for Rope {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.rang.store(true, Ordering::Release);
-        self.task.wake();
     }
 }
 

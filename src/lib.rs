@@ -9,6 +9,7 @@
 //! - The same history always makes the same bytes upstream.
 //! - No prompt text in logs at the default level; a client's key never reaches a log or a metric.
 
+mod bell;
 pub mod cli;
 pub mod config;
 pub mod dialect;

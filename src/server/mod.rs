@@ -20,7 +20,9 @@ mod tokens;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -29,11 +31,14 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
+use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
 
+use crate::bell::Bell;
 use crate::config::{Config, Resolved};
 use crate::keyring::Keyring;
 use crate::store::{self, Echoes, Store};
@@ -145,12 +150,13 @@ async fn sweep(app: Arc<App>) {
 }
 
 /// Lets what runs end in its own time, then in ours.
-async fn drain(app: &App, api: tokio::task::JoinHandle<GracefulShutdown>, signals: &mut Signals) {
+async fn drain(app: &App, api: tokio::task::JoinHandle<TaskTracker>, signals: &mut Signals) {
     tracing::info!(open_streams = app.metrics.open_streams.get(), "draining; a second signal ends at once");
     app.draining.cancel();
     let Ok(connections) = api.await else { return };
+    connections.close();
     let idle = async {
-        tokio::join!(connections.shutdown(), app.runs.idle());
+        tokio::join!(connections.wait(), app.runs.idle());
     };
     tokio::pin!(idle);
     tokio::select! {
@@ -171,17 +177,12 @@ async fn drain(app: &App, api: tokio::task::JoinHandle<GracefulShutdown>, signal
 }
 
 /// Accepts until `stop`; returns the connections that are still open.
-async fn accept<H, F>(
-    listener: TcpListener,
-    app: Arc<App>,
-    stop: CancellationToken,
-    handle: H,
-) -> GracefulShutdown
+async fn accept<H, F>(listener: TcpListener, app: Arc<App>, stop: CancellationToken, handle: H) -> TaskTracker
 where
     H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
-    let connections = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let mut either = auto::Builder::new(TokioExecutor::new());
@@ -210,9 +211,8 @@ where
             let answer = Box::pin(handle(app.clone(), request));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let (http1, either, watcher) = (http1.clone(), either.clone(), connections.watcher());
-        let drained = stop.clone();
-        tokio::spawn(async move {
+        let (http1, either, stop) = (http1.clone(), either.clone(), stop.clone());
+        connections.spawn(async move {
             let mut first = [0; PREFACE.len()];
             let first = tokio::select! {
                 biased;
@@ -220,21 +220,51 @@ where
                     Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
                     _ => return,
                 },
-                () = drained.cancelled() => return,
+                () = stop.cancelled() => return,
             };
             let stream = TokioIo::new(stream);
             let ended = if PREFACE.starts_with(first) {
                 let connection = either.serve_connection(stream, service).into_owned();
-                Box::pin(watcher.watch(connection)).await.map_err(|error| error.to_string())
+                Box::pin(UntilStopped::new(connection, stop)).await.map_err(|error| error.to_string())
             } else {
                 // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
                 let connection = http1.serve_connection(stream, service);
-                watcher.watch(connection).await.map_err(|error| error.to_string())
+                UntilStopped::new(connection, stop).await.map_err(|error| error.to_string())
             };
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended badly");
             }
         });
+    }
+}
+
+pin_project! {
+    /// Serves a connection to its end; once `stopped` is ready, to that of the request that it has.
+    struct UntilStopped<C> {
+        #[pin]
+        connection: C,
+        stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+        bell: Bell,
+    }
+}
+
+impl<C> UntilStopped<C> {
+    fn new(connection: C, stop: CancellationToken) -> UntilStopped<C> {
+        UntilStopped { connection, stopped: Box::pin(stop.cancelled_owned()), bell: Bell::new() }
+    }
+}
+
+impl<C: GracefulConnection> Future for UntilStopped<C> {
+    type Output = Result<(), C::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if this.bell.rang(cx)
+            && this.stopped.as_mut().poll(&mut Context::from_waker(&this.bell.waker)).is_ready()
+        {
+            this.connection.as_mut().graceful_shutdown();
+        }
+        this.connection.poll(cx)
     }
 }
 
