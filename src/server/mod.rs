@@ -146,6 +146,7 @@ async fn sweep(app: Arc<App>) {
     loop {
         tokio::time::sleep(pause).await;
         app.store.sweep().await;
+        app.echoes.sweep();
     }
 }
 

@@ -95,6 +95,14 @@ impl Echoes {
             None => echo.into(),
         }
     }
+
+    /// Forgets those that no turn has any more.
+    pub fn sweep(&self) {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in late.iter_mut() {
+            slot.take_if(|echo| Arc::strong_count(echo) == 1);
+        }
+    }
 }
 
 /// How a response stands.
@@ -169,6 +177,12 @@ mod tests {
         let echoes = Echoes::default();
         let first = echoes.share("\"model\":\"m\"");
         assert!(Arc::ptr_eq(&first, &echoes.share("\"model\":\"m\"")));
+        let shared = Arc::downgrade(&first);
+        echoes.sweep();
+        drop(first);
+        assert!(shared.upgrade().is_some(), "a turn had it");
+        echoes.sweep();
+        assert!(shared.upgrade().is_none());
         for n in 0..100 {
             let other = format!("\"model\":\"m{n}\"");
             assert_eq!(*echoes.share(&other), *other);

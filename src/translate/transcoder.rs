@@ -68,7 +68,7 @@ pub struct Transcoder {
     /// Finished items, joined with commas, and how many there are.
     items: String,
     count: u64,
-    /// That of finished items.
+    /// The `output_text` of finished items, escaped.
     output_text: String,
     /// The summary so far, escaped, where one was asked for in place of an answer.
     summary: String,
