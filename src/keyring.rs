@@ -87,7 +87,7 @@ impl Keyring {
         let mut values: Values<'_> = Values::default();
         for (name, value) in headers {
             let of_it =
-                CREDENTIALS.iter().zip(&mut values).find(|(credential, _)| ***credential == *name.as_str());
+                CREDENTIALS.iter().zip(&mut values).find(|(credential, _)| name.as_str() == **credential);
             if let Some((_, first)) = of_it {
                 first.get_or_insert(value.as_bytes());
             }

@@ -86,7 +86,7 @@ impl Store for RedisStore {
     }
 
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
-        if let Some(turn) = self.link.waiting(|waiting| waiting.turn(scope, id)) {
+        if let Some(turn) = self.link.waiting(|waiting| waiting.turn(scope, &id.into())) {
             return Ok(Some(turn));
         }
         let ask = self.link.asker.turn(&name(scope, Kind::Turn, id));

@@ -79,10 +79,9 @@ impl Waiting {
         }
     }
 
-    pub(super) fn turn(&self, scope: Scope, id: &str) -> Option<Arc<Turn>> {
-        let id = Id::from(id);
+    pub(super) fn turn(&self, scope: Scope, id: &Id) -> Option<Arc<Turn>> {
         self.queue.iter().find_map(|(_, write)| match &**write {
-            Write::Turn(of, turn) if *of == scope && turn.id == id => Some(turn.clone()),
+            Write::Turn(of, turn) if *of == scope && turn.id == *id => Some(turn.clone()),
             _ => None,
         })
     }
@@ -97,7 +96,7 @@ impl Waiting {
     /// The chain, where it can be told without the store.
     pub(super) fn chain(&self, scope: Scope, id: &str, limit: usize) -> Option<Chain> {
         let mut turns = Vec::new();
-        let mut next = Some(Box::from(id));
+        let mut next = Some(Id::from(id));
         while let Some(id) = next.take() {
             let turn = self.turn(scope, &id)?;
             if !turn.state.continuable() {
@@ -106,7 +105,7 @@ impl Waiting {
             if turns.len() == limit {
                 return Some(Chain::TooLong);
             }
-            next = turn.parent.as_ref().map(|id| id.to_string().into());
+            next.clone_from(&turn.parent);
             turns.push(turn);
         }
         turns.reverse();
