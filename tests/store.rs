@@ -21,6 +21,7 @@ use rejoinder::keyring::Keyring;
 use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::redis::{RedisStore, Room};
 use rejoinder::store::{Chain, Scope, Store, TurnState};
+use rejoinder::translate::{Input, Output};
 use support::{ALICE, BOB, completed, config, conversation, ids, in_state, item, turn};
 
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -136,11 +137,21 @@ async fn a_turn_comes_back_as_it_was_until_it_is_deleted(subject: Subject) {
     }
     // empty texts, no usage, the other flags
     let mut bare = turn("resp_bare", None);
-    (bare.input, bare.output, bare.echo, bare.usage) = ("".into(), "".into(), "".into(), None);
+    (bare.input, bare.output, bare.echo, bare.usage) = (Input::default(), Output::default(), "".into(), None);
     bare.background = true;
     let bare = Arc::new(bare);
     store.put(ALICE, bare.clone()).await.unwrap();
     assert_eq!(store.turn(ALICE, "resp_bare").await.unwrap(), Some(bare));
+    // of which only the text is kept
+    let mut plain = turn("resp_plain", None);
+    let said = r#"[{"id":"msg_plain0000","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"b\"é","annotations":[],"logprobs":[]}]}]"#;
+    (plain.input, plain.output) = (Input::new(r#""a\n""#), Output::new(said.to_owned(), "resp_plain"));
+    assert_eq!((plain.input.bytes(), plain.output.bytes()), (r#""a\n""#.len(), r#""b\"é""#.len()));
+    let plain = Arc::new(plain);
+    store.put(ALICE, plain.clone()).await.unwrap();
+    let read = subject.other.turn(ALICE, "resp_plain").await.unwrap().unwrap();
+    assert_eq!(read, plain);
+    assert_eq!(read.output.array("resp_plain"), said);
     // an older record gives way
     store.put(ALICE, in_state("resp_0", None, TurnState::InProgress)).await.unwrap();
     let last = completed("resp_0", None);

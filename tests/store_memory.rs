@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rejoinder::store::Store;
 use rejoinder::store::memory::{Bounds, MemoryStore};
+use rejoinder::translate::{Input, Output};
 use support::{ALICE, turn};
 
 const TURNS: usize = 200;
@@ -31,7 +32,7 @@ async fn conversation(store: &MemoryStore, name: &str) {
     for n in 0..TURNS {
         let parent = (n > 0).then(|| format!("resp_{name}_{}", n - 1));
         let mut turn = turn(&format!("resp_{name}_{n}"), parent.as_deref());
-        (turn.input, turn.output) = ("i".repeat(HALF).into(), "o".repeat(HALF).into());
+        (turn.input, turn.output) = (Input::new(&"i".repeat(HALF)), Output::new("o".repeat(HALF), "resp_"));
         store.put(ALICE, Arc::new(turn)).await.unwrap();
     }
 }

@@ -21,6 +21,7 @@ use redis_server::Server;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::redis::{RedisStore, Room};
 use rejoinder::store::{Batch, Chain, SharedRuns, Store, StoreError, TurnState};
+use rejoinder::translate::{Input, Output};
 use support::{
     ALICE, BOB, PATIENCE, completed, config, conversation, ids, in_state, item, keyring, turn, until, up,
 };
@@ -77,7 +78,7 @@ async fn a_chain_is_one_round_trip_however_long_it_is() {
     for n in 1..=1000 {
         let parent = (n > 1).then(|| format!("resp_{}", n - 1));
         let mut turn = turn(&format!("resp_{n}"), parent.as_deref());
-        (turn.input, turn.output) = (text.as_str().into(), text.as_str().into());
+        (turn.input, turn.output) = (Input::new(&text), Output::new(text.clone(), "resp_"));
         store.put(ALICE, Arc::new(turn)).await.unwrap();
     }
     // the first one may have to load the script
@@ -421,7 +422,7 @@ async fn what_waits_is_bounded_and_the_oldest_gives_way() {
     server.kill();
     for n in 0..25 {
         let mut turn = turn(&format!("resp_{n}"), None);
-        turn.input = "x".repeat(1000).into();
+        turn.input = Input::new(&"x".repeat(1000));
         for (store, scope) in [(&by_count, ALICE), (&by_bytes, BOB)] {
             let put = store.put(scope, Arc::new(turn.clone())).await;
             assert!(is_kept(&put), "{put:?}");
@@ -429,7 +430,7 @@ async fn what_waits_is_bounded_and_the_oldest_gives_way() {
     }
     // what is too large for it by itself is not said to be kept
     let mut huge = turn("huge", None);
-    huge.input = "x".repeat(30_000).into();
+    huge.input = Input::new(&"x".repeat(30_000));
     let put = by_bytes.put(BOB, Arc::new(huge)).await;
     assert!(put.is_err() && !is_kept(&put), "{put:?}");
     // a newer record of the same id takes no more room
@@ -481,8 +482,8 @@ async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
     let store = sealing(true, keys.clone());
     let secret = |id: &str, parent: Option<&str>| {
         let mut turn = turn(id, parent);
-        turn.input = r#"{"content":"plaintext"}"#.into();
-        turn.output = (&*turn.input).into();
+        let item = r#"[{"content":"plaintext"}]"#;
+        (turn.input, turn.output) = (Input::new(item), Output::new(item.to_owned(), id));
         turn.echo = r#""instructions":"plaintext""#.into();
         Arc::new(turn)
     };

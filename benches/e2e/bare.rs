@@ -21,6 +21,7 @@ use rejoinder::dialect::LLAMA_SERVER;
 use rejoinder::ids::Ids;
 use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::{Echoes, Scope, Store, Turn, TurnState, Used};
+use rejoinder::translate::Output;
 use rejoinder::translate::draft::{self, Context, Draft};
 use rejoinder::translate::plan::{Plan, PlanOptions};
 use rejoinder::translate::transcoder::{End, Transcoder};
@@ -155,7 +156,7 @@ impl Core {
             usage: transcoder.usage(),
             background: false,
             used: Used::default(),
-            output: transcoder.take_output().into(),
+            output: Output::new(transcoder.take_output(), transcoder.id()),
         };
         self.store.put(Scope([0; 16]), Arc::new(turn)).await.ok()?;
         Some(transcoder.into_body())

@@ -34,8 +34,8 @@ pub async fn answer(
     let (own, job) = (job.own_input()?, Arc::new(job));
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
     let id = transcoder.id();
-    let context = job.past.context();
-    let mut items = context.earlier;
+    let mut items = job.past.whole().earlier;
+    let own = own.array();
     push_items(&mut items, &own);
     let kept = items.into_iter().enumerate().filter(|(_, (_, item))| item.as_ref().is_some_and(is_from_user));
     let mut output: Vec<Value> =

@@ -39,7 +39,7 @@ pub async fn answer(
         let asks = draft.asks()?;
         let job = Job::new(&app, headers, request_id, body.clone(), asks).await?;
         let target = job.target(&app).await?;
-        let context = job.past.context();
+        let context = job.past.context(target.native);
         let plan = draft.plan(&job.options(&app, &target), &context)?;
         let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
         drop(context);

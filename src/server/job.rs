@@ -18,6 +18,7 @@ use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
 use crate::keyring::Caller;
+use crate::translate::Input;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
@@ -83,11 +84,11 @@ impl Job {
         Ok((job, target))
     }
 
-    /// Its own items as a JSON array, references as they are.
+    /// Its own items, references as they are.
     ///
     /// # Errors
     /// As [`Draft::read`].
-    pub fn own_input(&self) -> Result<Arc<str>, Error> {
+    pub fn own_input(&self) -> Result<Input, Error> {
         Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default()))
     }
 
@@ -161,7 +162,10 @@ impl Job {
         let draft = Draft::read(&text)?;
         let mut options = self.options(app, target);
         change(&mut options);
-        draft.plan(&options, &Context { summary: summary.map(request::item), ..self.past.context() })
+        draft.plan(
+            &options,
+            &Context { summary: summary.map(request::item), ..self.past.context(target.native) },
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 
@@ -13,10 +13,12 @@ use crate::keyring::Caller;
 use crate::store::{Chain, Conversation, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used};
 use crate::translate::draft::{Asks, Context};
 use crate::translate::listing::{id_of, input_id, listed, response_of};
+use crate::translate::native::Native;
 use crate::translate::reply::{Snapshot, Status};
 use crate::translate::transcoder::Transcoder;
+use crate::translate::{Input, Output};
 use crate::wire::json;
-use crate::wire::request::{elements, item, push_items};
+use crate::wire::request::{InputItem, elements, item, push_items};
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub struct Past {
     items: Vec<StoredItem>,
     references: Vec<(String, Arc<str>)>,
     strict: bool,
+    /// The turns' items as JSON, where somebody wants to see all of it.
+    written: OnceLock<Vec<String>>,
 }
 
 impl Past {
@@ -76,16 +80,39 @@ impl Past {
         Ok(turn.and_then(|turn| item_of(&turn, id)))
     }
 
-    /// As the plan needs it.
-    pub fn context(&self) -> Context<'_> {
+    /// As the plan for a server needs it. `native`: how that one takes Responses requests, if it does.
+    pub fn context(&self, native: Option<&Native>) -> Context<'_> {
+        if native.is_some_and(|native| !native.functions) {
+            return self.whole();
+        }
+        self.context_of(2 * self.turns.len(), |earlier| {
+            for turn in &self.turns {
+                turn.input.push(earlier);
+                turn.output.push(earlier);
+            }
+        })
+    }
+
+    /// With the JSON of every item.
+    pub fn whole(&self) -> Context<'_> {
+        let written = self.written.get_or_init(|| {
+            let both = |turn: &Turn| {
+                let output = turn.output.array(&turn.id.to_string()).into_owned();
+                [turn.input.array().into_owned(), output]
+            };
+            self.turns.iter().flat_map(|turn| both(turn)).collect()
+        });
+        self.context_of(written.len(), |earlier| {
+            written.iter().for_each(|json| push_items(earlier, json));
+        })
+    }
+
+    fn context_of<'a>(&'a self, most: usize, push: impl FnOnce(&mut Vec<InputItem<'a>>)) -> Context<'a> {
         let raw = |json| Some(item(serde_json::from_str(json).ok()?));
         // most turns are a message and its answer
-        let mut earlier = Vec::with_capacity(self.items.len() + 2 * self.turns.len());
+        let mut earlier = Vec::with_capacity(self.items.len() + most);
         earlier.extend(self.items.iter().filter_map(|item| raw(&item.json)));
-        for turn in &self.turns {
-            push_items(&mut earlier, &turn.input);
-            push_items(&mut earlier, &turn.output);
-        }
+        push(&mut earlier);
         let references: HashMap<_, _> =
             self.references.iter().filter_map(|(id, json)| Some((id.as_str(), raw(json)?))).collect();
         Context { earlier, references, summary: None, strict: self.strict }
@@ -103,12 +130,12 @@ impl Past {
 }
 
 fn item_of(turn: &Turn, id: &str) -> Option<Arc<str>> {
-    let output = elements(&turn.output);
-    if let Some(item) = output.iter().find(|item| id_of(item).as_deref() == Some(id)) {
+    let response = turn.id.to_string();
+    let (input, output) = (turn.input.array(), turn.output.array(&response));
+    if let Some(item) = elements(&output).iter().find(|item| id_of(item).as_deref() == Some(id)) {
         return Some(Arc::from(item.get()));
     }
-    let (input, response) = (elements(&turn.input), turn.id.to_string());
-    let mut input = input.iter().enumerate();
+    let mut input = elements(&input).into_iter().enumerate();
     input.find(|(n, item)| input_id(&response, *n, item) == id).map(|(_, item)| Arc::from(item.get()))
 }
 
@@ -117,13 +144,13 @@ pub struct Keep {
     app: Arc<App>,
     scope: Scope,
     asks: Arc<Asks>,
-    input: Arc<str>,
+    input: Input,
     last_echo: Option<Arc<str>>,
 }
 
 impl Keep {
-    /// `input`: the request's own items as a JSON array.
-    pub fn new(app: Arc<App>, scope: Scope, asks: Arc<Asks>, past: &Past, input: Arc<str>) -> Keep {
+    /// `input`: the request's own items.
+    pub fn new(app: Arc<App>, scope: Scope, asks: Arc<Asks>, past: &Past, input: Input) -> Keep {
         Keep { app, scope, asks, input, last_echo: past.last_echo().cloned() }
     }
 
@@ -150,7 +177,7 @@ impl Keep {
             created_at: snapshot.created_at,
             state: state_of(&snapshot),
             input: self.input.clone(),
-            output: output.into(),
+            output: Output::new(output, snapshot.id),
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
@@ -196,15 +223,15 @@ pub fn report(app: &App, response: &impl Display, kept: Result<(), StoreError>) 
 
 /// All items of a turn, as a conversation keeps them.
 fn items_of(turn: &Turn) -> Vec<StoredItem> {
-    let (input, response) = (elements(&turn.input), turn.id.to_string());
-    let input = input.iter().enumerate().map(|(n, item)| {
+    let response = turn.id.to_string();
+    let (input, output) = (turn.input.array(), turn.output.array(&response));
+    let input = elements(&input).into_iter().enumerate().map(|(n, item)| {
         let id = input_id(&response, n, item);
         let json = listed(item, &id, true).to_string();
         StoredItem { id: id.into(), json: json.into() }
     });
-    let output = elements(&turn.output);
-    let output = output
-        .iter()
+    let output = elements(&output)
+        .into_iter()
         .filter_map(|item| Some(StoredItem { id: id_of(item)?.into(), json: item.get().into() }));
     input.chain(output).collect()
 }

@@ -188,13 +188,13 @@ pub async fn input_items(
     let mut items: Vec<(String, Value)> = Vec::new();
     for (n, turn) in turns.iter().enumerate() {
         let response = turn.id.to_string();
-        for (n, item) in elements(&turn.input).into_iter().enumerate() {
+        for (n, item) in elements(&turn.input.array()).into_iter().enumerate() {
             let id = input_id(&response, n, item);
             items.push((id.clone(), listed(item, &id, page.images)));
         }
         if n + 1 < turns.len() {
-            let output = elements(&turn.output).into_iter();
-            items.extend(output.filter_map(|item| {
+            let output = turn.output.array(&response);
+            items.extend(elements(&output).into_iter().filter_map(|item| {
                 let id = id_of(item)?;
                 Some((id.clone(), listed(item, &id, page.images)))
             }));
@@ -205,10 +205,12 @@ pub async fn input_items(
 
 /// The Response object.
 pub fn render(turn: &Turn) -> Vec<u8> {
-    let output = turn.output.get(1..turn.output.len() - 1).unwrap_or_default();
-    let text = output_text(&turn.output);
+    let id = turn.id.to_string();
+    let output = turn.output.array(&id);
+    let text = output_text(&output);
+    let output = output.get(1..output.len() - 1).unwrap_or_default();
     let mut body = Vec::with_capacity(output.len() + text.len() + turn.echo.len() + 512);
-    let (id, parent) = (turn.id.to_string(), turn.parent.as_ref().map(Id::to_string));
+    let parent = turn.parent.as_ref().map(Id::to_string);
     let snapshot = Snapshot {
         id: &id,
         created_at: turn.created_at,

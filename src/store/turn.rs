@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::Id;
-use crate::translate::Usage;
+use crate::translate::{Input, Output, Usage};
 
 /// One response with the input that led to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,11 +22,12 @@ pub struct Turn {
     pub created_at: u64,
     /// How it stands.
     pub state: TurnState,
-    /// Its own input items as a JSON array, as the client sent them; references are resolved. Shared with the request
-    /// while that runs: it is the longest text of a turn, and is copied once.
-    pub input: Arc<str>,
-    /// Its finished output items as a JSON array.
-    pub output: Box<str>,
+    /// Its own input items, as the client sent them; references are resolved.
+    #[serde(skip)]
+    pub input: Input,
+    /// Its finished output items.
+    #[serde(skip)]
+    pub output: Output,
     /// Members of the Response object that repeat the request (see `ReplyPlan::echo`), shared between turns where
     /// they are alike.
     pub echo: Arc<str>,
@@ -144,7 +145,7 @@ impl Turn {
     /// About how many bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         let ids = self.id.bytes() + self.parent.as_ref().map_or(0, Id::bytes);
-        ids + self.input.len() + self.output.len() + self.echo.len() + size_of::<Turn>()
+        ids + self.input.bytes() + self.output.bytes() + self.echo.len() + size_of::<Turn>()
     }
 }
 

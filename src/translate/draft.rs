@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::items::Input;
 use super::params::{array, boolean, fields, integer, missing, object, present, string};
 use crate::error::{Error, Kind};
 use crate::wire::json;
@@ -138,24 +138,18 @@ impl<'a> Draft<'a> {
         Ok(asks)
     }
 
-    /// The input as the array of items that a store keeps: references resolved, a string as one user message.
-    pub fn stored_input(&self, context: &Context<'_>) -> Arc<str> {
-        let Some(input) = present(self.request.input) else { return Arc::from("[]") };
-        if input.get().starts_with('"') {
-            let text = input.get();
-            return Arc::from(format!(
-                "[{{\"type\":\"message\",\"role\":\"user\",\"content\":[{{\"type\":\"input_text\",\"text\":{text}}}]}}]"
-            ));
-        }
-        if context.references.is_empty() {
-            return Arc::from(input.get());
+    /// The input as a store keeps it: references resolved.
+    pub fn stored_input(&self, context: &Context<'_>) -> Input {
+        let Some(input) = present(self.request.input) else { return Input::new("[]") };
+        if context.references.is_empty() || input.get().starts_with('"') {
+            return Input::new(input.get());
         }
         let named = |n| self.references.iter().find(|(at, _)| *at == n).map(|(_, id)| id.as_str());
         let items = self.items.iter().enumerate().map(|(n, item)| {
             let (raw, _) = named(n).and_then(|id| context.references.get(id)).unwrap_or(item);
             raw.get()
         });
-        Arc::from(format!("[{}]", items.collect::<Vec<_>>().join(",")))
+        Input::new(&format!("[{}]", items.collect::<Vec<_>>().join(",")))
     }
 }
 

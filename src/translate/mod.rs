@@ -10,6 +10,7 @@ pub mod draft;
 mod extra;
 mod history;
 mod item;
+mod items;
 pub mod listing;
 mod mend;
 mod messages;
@@ -24,4 +25,5 @@ pub mod tools;
 pub mod transcoder;
 mod usage;
 
+pub use items::{Input, Output};
 pub use usage::Usage;

@@ -21,6 +21,12 @@ pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
     list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
 }
 
+/// A value that is a string and nothing else.
+pub fn string(text: &str) -> Option<&RawValue> {
+    let inside = text.strip_prefix('"')?.len();
+    (inside > 0 && end_of_string(text.as_bytes(), 1) == Some(text.len())).then(|| raw_value(text))?
+}
+
 /// An object's members, read into what serde makes of them; `None` where serde_json reads no `T` either, and for any
 /// other value, arrays included (which serde would read by position).
 pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
@@ -178,7 +184,8 @@ const RAW: &str = "$serde_json::private::RawValue";
 /// A value's text on its way into a `RawValue`.
 struct Text<'a>(Option<&'a str>);
 
-fn raw_value(text: &str) -> Option<&RawValue> {
+/// Text that is known to be one value, as a value.
+pub fn raw_value(text: &str) -> Option<&RawValue> {
     <&RawValue>::deserialize(Text(Some(text))).ok()
 }
 

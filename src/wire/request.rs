@@ -20,7 +20,8 @@ pub fn elements(array: &str) -> Vec<&RawValue> {
     known::elements(array).unwrap_or_default()
 }
 
-/// An element of `input`: its text, and its members where it is an object.
+/// An element of `input`: its JSON, and its members where it is an object. A message that was kept as its text alone has
+/// the literal of that in place of the JSON (see `translate::Input::push`).
 pub type InputItem<'a> = (&'a RawValue, Option<Item<'a>>);
 
 /// An element of `input`, read.

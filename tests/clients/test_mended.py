@@ -76,6 +76,30 @@ def test_the_codex_backend_gets_what_it_takes(rejoinder):
         assert request.json == {"model": MODEL, "input": body["input"], "tools": body["tools"], "store": False, "stream": True}
 
 
+def test_a_turn_that_is_gone_on_from_comes_whole(sparse):
+    """Of a plain message the store keeps the text; a server that takes items gets them as they were."""
+    kind, upstream, proxy = sparse
+    turn = replay("codex-backend-deltas-only" if kind == "codex" else "llama-server-text")
+    upstream.script(turn, turn)
+    said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": 'Hi \\ "ho"'}]}
+    previous = None
+    for n, text in enumerate((said["content"][0]["text"], "And?")):
+        body = {"model": MODEL, "input": text, "previous_response_id": previous}
+        status, _, answer = request_json("POST", proxy.base_url + "/responses", body)
+        assert status == 200, answer
+        first, previous = (json.loads(answer) if n == 0 else first), json.loads(answer)["id"]
+    (message,) = first["output"]
+    assert message["content"][0]["type"] == "output_text" and message["content"][0]["text"]
+    *earlier, last = upstream.chats[1].json["input"]
+    if kind == "codex":
+        assert earlier == [said, message] and last["content"] == "And?", earlier
+    else:
+        # a server of plain items: the same words, from the same sides
+        told = [(i["role"], "".join(part["text"] for part in i["content"])) for i in (*earlier, last)]
+        text = message["content"][0]["text"]
+        assert told == [("user", said["content"][0]["text"]), ("assistant", text), ("user", "And?")], told
+
+
 def test_a_refusal_keeps_its_words(rejoinder):
     with Upstream("llama") as upstream:
         proxy = rejoinder(upstream.url, upstream__api="responses")

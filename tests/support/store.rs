@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::{Chain, Conversation, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
-use rejoinder::translate::Usage;
+use rejoinder::translate::{Input, Output, Usage};
 
 pub const ALICE: Scope = Scope([1; 16]);
 pub const BOB: Scope = Scope([2; 16]);
@@ -23,8 +23,8 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         parent: parent.map(Id::from),
         created_at: 1_700_000_000,
         state: TurnState::Completed(1_700_000_009),
-        input: format!(r#"{{"role":"user","content":"asked in {id} \"\u00e9\" é"}}"#).into(),
-        output: format!(r#"{{"type":"message","content":"said in {id}"}}"#).into(),
+        input: Input::new(&format!(r#"[{{"role":"user","content":"asked in {id} \"\u00e9\" é"}}]"#)),
+        output: Output::new(format!(r#"[{{"type":"message","content":"said in {id}"}}]"#), id),
         echo: r#""model":"m","tools":[]"#.into(),
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,

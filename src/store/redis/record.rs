@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::keyring::Keyring;
 use crate::store::{Conversation, Id, Scope, StoredItem, Turn, Used};
+use crate::translate::{Input, Output};
 
 /// The kinds of records, by the letter in their names.
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +54,8 @@ impl Codec {
             parent: turn.parent.clone(),
             created_at: turn.created_at,
             state: turn.state.clone(),
-            input: Arc::from(""),
-            output: Box::default(),
+            input: Input::default(),
+            output: Output::default(),
             echo: Arc::from(""),
             usage: turn.usage,
             background: turn.background,
@@ -62,7 +63,8 @@ impl Codec {
         };
         // the texts follow the head as they are: as JSON strings within JSON they would be escaped twice
         let head = serde_json::to_vec(&head).ok()?;
-        let parts = [&head, turn.input.as_bytes(), turn.output.as_bytes(), turn.echo.as_bytes()];
+        let (input, output) = (turn.input.array(), turn.output.array(&turn.id.to_string()));
+        let parts = [&head, input.as_bytes(), output.as_bytes(), turn.echo.as_bytes()];
         let mut body = Vec::with_capacity(parts.iter().map(|part| part.len() + 4).sum());
         for part in parts {
             body.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
@@ -85,8 +87,8 @@ impl Codec {
             [part(&mut rest)?, part(&mut rest)?, part(&mut rest)?, part(&mut rest)?];
         let mut turn: Turn = serde_json::from_slice(head).ok()?;
         turn.id = id.into();
-        turn.input = std::str::from_utf8(input).ok()?.into();
-        turn.output = std::str::from_utf8(output).ok()?.into();
+        turn.input = Input::new(std::str::from_utf8(input).ok()?);
+        turn.output = Output::new(std::str::from_utf8(output).ok()?.to_owned(), id);
         turn.echo = std::str::from_utf8(echo).ok()?.into();
         // a header that says something else would lead into another conversation
         let (_, parent) = record.get(..2 + header)?.split_at_checked(4)?;
