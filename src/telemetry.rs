@@ -204,7 +204,7 @@ impl Metrics {
     pub fn usage(&self, usage: crate::translate::Usage) {
         let counts = [usage.input, usage.cached, usage.output, usage.reasoning];
         for (counter, count) in self.tokens.iter().zip(counts) {
-            counter.inc_by(count);
+            counter.inc_by(count.into());
         }
     }
 

@@ -12,15 +12,18 @@ mod redis_server;
 #[path = "support/store.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
 use redis_server::Server;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::redis::{RedisStore, Room};
-use rejoinder::store::{Chain, Scope, Store, TurnState};
+use rejoinder::store::{Chain, Scope, Store, Turn, TurnState};
 use rejoinder::translate::{Input, Output};
 use support::{ALICE, BOB, completed, config, conversation, ids, in_state, item, turn};
 
@@ -463,4 +466,123 @@ async fn sweeping_frees_what_has_expired() {
     store.sweep().await;
     assert_eq!(store.len(), 1);
     assert!(store.turn(ALICE, "late").await.unwrap().is_some());
+}
+
+/// Responses whose ids end alike are kept together; nothing that is asked of the store tells.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A response, by its number, its group and the number of the one that it goes on from.
+    Put(u8, u8, Option<u8>),
+    Turn(u8, u8),
+    Chain(u8, u8),
+    Delete(u8, u8),
+    /// So much of the idle time passes, in percent.
+    Later(u64),
+    Sweep,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let id = || (0..12_u8, 0..3_u8);
+    prop_oneof![
+        6 => (id(), proptest::option::weighted(0.8, 0..12_u8)).prop_map(|((n, group), from)| Step::Put(n, group, from)),
+        1 => id().prop_map(|(n, group)| Step::Turn(n, group)),
+        3 => id().prop_map(|(n, group)| Step::Chain(n, group)),
+        1 => id().prop_map(|(n, group)| Step::Delete(n, group)),
+        1 => (0..70_u64).prop_map(Step::Later),
+        1 => Just(Step::Sweep),
+    ]
+}
+
+/// What a plain table of turns would answer.
+#[derive(Default)]
+struct Table {
+    turns: BTreeMap<String, (Turn, u64)>,
+    now: u64,
+}
+
+impl Table {
+    fn turn(&mut self, id: &str) -> Option<Turn> {
+        let (turn, used) = self.turns.get_mut(id).filter(|(_, used)| self.now - *used < 100)?;
+        *used = self.now;
+        Some(turn.clone())
+    }
+
+    fn chain(&mut self, id: &str) -> Vec<String> {
+        let (mut ids, mut next) = (Vec::new(), Some(id.to_owned()));
+        while let Some(id) = next {
+            let Some(turn) = self.turn(&id) else { return vec!["broken".to_owned()] };
+            if ids.len() == 5 {
+                return vec!["too long".to_owned()];
+            }
+            next = turn.parent.map(|parent| parent.to_string());
+            ids.insert(0, id);
+        }
+        ids
+    }
+}
+
+proptest! {
+    #[test]
+    fn those_that_are_kept_together_are_as_if_they_were_not(steps in vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (store, now) = memory(Bounds { ttl: Duration::from_millis(100), entries: 1000, bytes: 1 << 20 });
+        let begun = now.load(Ordering::Relaxed);
+        let mut table = Table::default();
+        let name = |n: u8, group: u8| format!("resp_{n:024x}{group:08x}");
+        // the group that a number was last put into
+        let mut groups = [0; 12];
+        runtime.block_on(async {
+            for step in steps {
+                match step.clone() {
+                    Step::Put(n, group, from) => {
+                        let id = name(n, group);
+                        let from = from.map(|from| name(from, groups[usize::from(from)]));
+                        groups[usize::from(n)] = group;
+                        let turn = turn(&id, from.as_deref());
+                        table.turns.insert(id, (turn.clone(), table.now));
+                        store.put(ALICE, Arc::new(turn)).await.unwrap();
+                    }
+                    Step::Turn(n, group) => {
+                        let found = store.turn(ALICE, &name(n, group)).await.unwrap();
+                        assert_eq!(found.as_deref(), table.turn(&name(n, group)).as_ref(), "{step:?}");
+                    }
+                    Step::Chain(n, group) => {
+                        let found = store.chain(ALICE, &name(n, group), 5).await.unwrap();
+                        assert_eq!(ids(&found), table.chain(&name(n, group)), "{step:?}");
+                    }
+                    Step::Delete(n, group) => {
+                        let id = name(n, group);
+                        let had = table.turn(&id).is_some();
+                        table.turns.retain(|other, _| *other != id);
+                        assert_eq!(store.delete(ALICE, &id).await.unwrap(), had, "{step:?}");
+                    }
+                    Step::Later(by) => {
+                        table.now += by;
+                        now.store(begun + table.now, Ordering::Relaxed);
+                    }
+                    Step::Sweep => {
+                        store.sweep().await;
+                        let fresh = table.turns.values().filter(|(_, used)| table.now - *used < 100).count();
+                        assert_eq!(store.len(), fresh as u64);
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_together_counts_for_each_of_it() {
+    let (store, _) = memory(Bounds { ttl: TTL, entries: 100, bytes: 1 << 20 });
+    let id = |n: usize, group: usize| format!("resp_{n:024x}{group:08x}");
+    for group in 0..50 {
+        for n in 0..10 {
+            let parent = (n > 0).then(|| id(n - 1, group));
+            store.put(ALICE, completed(&id(n, group), parent.as_deref())).await.unwrap();
+        }
+        assert!(store.len() <= 100, "{} after {group}", store.len());
+    }
+    assert!(store.len() > 50, "the room is used: {}", store.len());
+    assert_eq!(ids(&store.chain(ALICE, &id(9, 49), 100).await.unwrap()).len(), 10);
+    assert_eq!(ids(&store.chain(ALICE, &id(9, 0), 100).await.unwrap()), ["broken"]);
 }

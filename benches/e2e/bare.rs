@@ -20,7 +20,7 @@ use memchr::memmem;
 use rejoinder::dialect::LLAMA_SERVER;
 use rejoinder::ids::Ids;
 use rejoinder::store::memory::{Bounds, MemoryStore};
-use rejoinder::store::{Echoes, Scope, Store, Turn, TurnState, Used};
+use rejoinder::store::{Echoes, Followed, Scope, Store, Turn, TurnState, Used};
 use rejoinder::translate::Output;
 use rejoinder::translate::draft::{self, Context, Draft};
 use rejoinder::translate::plan::{Plan, PlanOptions};
@@ -156,6 +156,7 @@ impl Core {
             usage: transcoder.usage(),
             background: false,
             used: Used::default(),
+            followed: Followed::default(),
             output: Output::new(transcoder.take_output(), transcoder.id()),
         };
         self.store.put(Scope([0; 16]), Arc::new(turn)).await.ok()?;

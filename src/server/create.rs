@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use super::job::{Job, count, send};
 use super::reply::{self, ResponseBody};
 use super::state::Keep;
-use super::{App, body, seed, stored};
+use super::{App, body, seed_in, stored};
 use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::error::{Error, Kind};
 use crate::ids::Ids;
@@ -52,7 +52,7 @@ pub async fn answer(
         input.map(|input| Keep::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input));
     let asks = job.asks.clone();
     let caller = job.caller.clone();
-    let ids = Ids::new(seed());
+    let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let limit = app.upstream.response_timeout();

@@ -41,7 +41,7 @@ use tokio_util::task::TaskTracker;
 use crate::bell::Bell;
 use crate::config::{Config, Resolved};
 use crate::keyring::Keyring;
-use crate::store::{self, Echoes, Store};
+use crate::store::{self, Echoes, Group, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use reply::ResponseBody;
@@ -75,8 +75,16 @@ pub(crate) struct App {
 
 /// What makes an id unique: letters and digits that come in the order of time.
 fn seed() -> String {
-    let mut text = uuid::Uuid::encode_buffer();
-    uuid::Uuid::now_v7().simple().encode_lower(&mut text).to_owned()
+    seed_in(None)
+}
+
+/// One whose end names a group. What is before it is a time and a counter, unique in this process and random otherwise.
+fn seed_in(group: Option<Group>) -> String {
+    let mut bytes = uuid::Uuid::now_v7().into_bytes();
+    if let (Some(group), Some(end)) = (group, bytes.last_chunk_mut()) {
+        *end = group;
+    }
+    uuid::Uuid::from_bytes(bytes).simple().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned()
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.

@@ -10,7 +10,9 @@ use futures::future::BoxFuture;
 use super::App;
 use crate::error::{Error, Kind};
 use crate::keyring::Caller;
-use crate::store::{Chain, Conversation, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used};
+use crate::store::{
+    Chain, Conversation, Followed, Group, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used,
+};
 use crate::translate::draft::{Asks, Context};
 use crate::translate::listing::{id_of, input_id, listed, response_of};
 use crate::translate::native::Native;
@@ -19,6 +21,12 @@ use crate::translate::transcoder::Transcoder;
 use crate::translate::{Input, Output};
 use crate::wire::json;
 use crate::wire::request::{InputItem, elements, item, push_items};
+
+/// The most turns of a group.
+const GROUP_TURNS: usize = 32;
+
+/// Bytes of a group from which on no other joins.
+const GROUP_BYTES: usize = 256 << 10;
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]
@@ -123,6 +131,19 @@ impl Past {
         self.turns.first().map(|turn| turn.id.to_string())
     }
 
+    /// The group that the response joins, if there is room in that of the turn before it. The first that goes on from a
+    /// turn joins, and no other: else all that begin alike would be kept together, and be given up together.
+    pub fn group(&self) -> Option<Group> {
+        let last = self.turns.last()?;
+        let group = last.id.group()?;
+        let (mut turns, mut bytes) = (0, 0);
+        for turn in self.turns.iter().rev().take_while(|turn| turn.id.group() == Some(group)) {
+            turns += 1;
+            bytes += turn.bytes();
+        }
+        (turns < GROUP_TURNS && bytes < GROUP_BYTES && !last.followed.set()).then_some(group)
+    }
+
     /// The settings of the turn before, so that equal ones are kept once.
     fn last_echo(&self) -> Option<&Arc<str>> {
         self.turns.last().map(|turn| &turn.echo)
@@ -182,6 +203,7 @@ impl Keep {
             usage: snapshot.usage,
             background: self.asks.background,
             used: Used::default(),
+            followed: Followed::default(),
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use foldhash::fast::RandomState;
+use moka::Entry;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::{Chain, Clock, Conversation, Id, Scope, Store, StoreError, StoredItem, Turn, Used};
+use super::{Chain, Clock, Conversation, Group, Id, Scope, Store, StoreError, StoredItem, Turn, Used};
 
 /// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
 const OVERHEAD: usize = 256;
@@ -37,34 +38,93 @@ pub struct MemoryStore {
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     scope: Scope,
-    id: Id,
+    name: Name,
+}
+
+/// What is kept together. What the cache keeps of an entry is a tenth of a turn.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Group(Group),
+    One(Id),
 }
 
 impl Key {
-    fn new(scope: Scope, id: &str) -> Key {
-        Key { scope, id: id.into() }
+    fn new(scope: Scope, id: &Id) -> Key {
+        Key { scope, name: id.group().map_or_else(|| Name::One(id.clone()), Name::Group) }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.name {
+            Name::Group(_) => 0,
+            Name::One(id) => id.bytes(),
+        }
     }
 }
 
 #[derive(Clone)]
 enum Record {
     Turn(Arc<Turn>),
+    /// Those of one group, in the order in which they came.
+    Turns(Arc<Vec<Arc<Turn>>>),
     Conversation(Arc<Kept>),
 }
 
 impl Record {
-    fn bytes(&self) -> usize {
+    fn turns(&self) -> &[Arc<Turn>] {
         match self {
-            Record::Turn(turn) => turn.bytes(),
-            Record::Conversation(kept) => kept.bytes(),
+            Record::Turn(turn) => std::slice::from_ref(turn),
+            Record::Turns(turns) => turns,
+            Record::Conversation(_) => &[],
         }
     }
 
-    fn used(&self) -> &Used {
-        match self {
-            Record::Turn(turn) => &turn.used,
-            Record::Conversation(kept) => &kept.used,
+    /// Where the turn of that id is. `before`: it probably came before that one.
+    fn find(&self, id: &Id, before: usize) -> Option<usize> {
+        let turns = self.turns();
+        let early = turns.get(..before).unwrap_or(turns);
+        early.iter().rposition(|turn| turn.id == *id).or_else(|| turns.iter().position(|turn| turn.id == *id))
+    }
+
+    fn turn(&self, id: &Id) -> Option<&Arc<Turn>> {
+        self.turns().get(self.find(id, usize::MAX)?)
+    }
+
+    /// With `turn`, in place of an older record of it.
+    fn with(&self, turn: Arc<Turn>) -> Record {
+        let mut turns = self.turns().to_vec();
+        match self.find(&turn.id, usize::MAX).and_then(|at| turns.get_mut(at)) {
+            Some(old) => *old = turn,
+            None => turns.push(turn),
         }
+        Record::of(turns).unwrap_or_else(|| self.clone())
+    }
+
+    /// Its turns that `wanted` is true of; `None` if it is of none.
+    fn keep(&self, wanted: impl Fn(&Turn) -> bool) -> Option<Record> {
+        Record::of(self.turns().iter().filter(|turn| wanted(turn)).cloned().collect())
+    }
+
+    /// `None` if there is nothing in it.
+    fn of(mut turns: Vec<Arc<Turn>>) -> Option<Record> {
+        match turns.len() {
+            0 | 1 => turns.pop().map(Record::Turn),
+            _ => {
+                turns.shrink_to_fit();
+                Some(Record::Turns(Arc::new(turns)))
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Record::Conversation(kept) => kept.bytes(),
+            _ => self.turns().iter().map(|turn| turn.bytes() + size_of::<Arc<Turn>>()).sum(),
+        }
+    }
+
+    /// How many records a client sees in it.
+    fn len(&self) -> u64 {
+        self.turns().len().max(1) as u64
     }
 }
 
@@ -85,11 +145,11 @@ impl Kept {
 impl MemoryStore {
     /// An empty store. `clock`: milliseconds.
     pub fn new(bounds: Bounds, clock: Clock) -> MemoryStore {
-        // one bound serves both: an entry weighs its bytes, and at least its share of them
+        // one bound serves both: an entry weighs its bytes, and at least its records' share of them
         let share = bounds.bytes / bounds.entries.max(1);
         let weigh = move |key: &Key, record: &Record| {
-            let bytes = (record.bytes() + key.id.bytes() + OVERHEAD) as u64;
-            u32::try_from(bytes.max(share)).unwrap_or(u32::MAX)
+            let bytes = (record.bytes() + key.bytes() + OVERHEAD) as u64;
+            u32::try_from(bytes.max(share * record.len())).unwrap_or(u32::MAX)
         };
         let records = Cache::builder()
             .weigher(weigh)
@@ -103,7 +163,7 @@ impl MemoryStore {
     /// Records that are there, expired ones that were not swept included.
     pub fn len(&self) -> u64 {
         self.records.run_pending_tasks();
-        self.records.entry_count()
+        self.records.iter().map(|(_, record)| record.len()).sum()
     }
 
     /// Whether there are none.
@@ -121,111 +181,135 @@ impl MemoryStore {
         (self.clock)()
     }
 
-    fn fresh(&self, record: &Record, now: u64) -> bool {
-        now.saturating_sub(record.used().at()) < self.ttl
+    fn fresh(&self, used: &Used, now: u64) -> bool {
+        now.saturating_sub(used.at()) < self.ttl
     }
 
-    /// The record, if it has not expired; its idle time begins anew.
-    fn touch(&self, key: &Key, now: u64) -> Option<Record> {
-        let record = self.records.get(key)?;
-        if !self.fresh(&record, now) {
-            self.records.invalidate(key);
-            return None;
+    /// Whether it has not expired; then its idle time begins anew.
+    fn touch(&self, used: &Used, now: u64) -> bool {
+        let fresh = self.fresh(used, now);
+        if fresh {
+            used.set(now);
         }
-        record.used().set(now);
-        Some(record)
+        fresh
     }
 
-    fn touch_turn(&self, key: &Key, now: u64) -> Option<Arc<Turn>> {
-        match self.touch(key, now)? {
-            Record::Turn(turn) => Some(turn),
-            Record::Conversation(_) => None,
-        }
+    fn touch_turn(&self, scope: Scope, id: &Id) -> Option<Arc<Turn>> {
+        let record = self.records.get(&Key::new(scope, id))?;
+        record.turn(id).filter(|turn| self.touch(&turn.used, self.now())).cloned()
     }
 
     fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
-        match self.touch(&Key::new(scope, id), self.now())? {
-            Record::Conversation(kept) => Some(kept),
-            Record::Turn(_) => None,
+        match self.records.get(&Key::new(scope, &id.into()))? {
+            Record::Conversation(kept) => self.touch(&kept.used, self.now()).then_some(kept),
+            _ => None,
         }
     }
 
-    /// As it is kept from now on.
-    fn used_now(&self, record: Record) -> Record {
-        record.used().set(self.now());
-        record
+    /// Changes what is kept under a key, as one step: to what `change` makes of it; by `None` it goes.
+    fn change(&self, key: Key, change: impl FnOnce(Option<&Record>) -> Option<Record>) {
+        self.records.entry(key).and_compute_with(|entry| match change(entry.as_ref().map(Entry::value)) {
+            Some(record) => Op::Put(record),
+            None if entry.is_some() => Op::Remove,
+            None => Op::Nop,
+        });
     }
 
-    /// Changes a conversation as one step; `None` leaves it as it was. False if there is none.
-    fn change(&self, scope: Scope, id: &str, change: impl FnOnce(&Kept) -> Option<Kept>) -> bool {
+    /// Changes a conversation; `None` leaves it as it was. False if there is none.
+    fn change_conversation(
+        &self,
+        scope: Scope,
+        id: &str,
+        change: impl FnOnce(&Kept) -> Option<Kept>,
+    ) -> bool {
         let mut found = false;
-        self.records.entry(Key::new(scope, id)).and_compute_with(|entry| {
-            let Some(entry) = entry.filter(|entry| self.fresh(entry.value(), self.now())) else {
-                return Op::Nop;
-            };
-            let Record::Conversation(kept) = entry.value() else { return Op::Nop };
-            let Some(kept) = change(kept) else { return Op::Nop };
-            found = true;
-            Op::Put(self.used_now(Record::Conversation(Arc::new(kept))))
+        self.change(Key::new(scope, &id.into()), |record| {
+            let kept = record.and_then(|record| self.conversation_of(record));
+            found = kept.is_some();
+            kept.and_then(change).map(|kept| self.used_now(kept)).or_else(|| record.cloned())
         });
         found
+    }
+
+    fn conversation_of<'r>(&self, record: &'r Record) -> Option<&'r Kept> {
+        match record {
+            Record::Conversation(kept) => self.fresh(&kept.used, self.now()).then_some(kept),
+            _ => None,
+        }
+    }
+
+    fn used_now(&self, kept: Kept) -> Record {
+        kept.used.set(self.now());
+        Record::Conversation(Arc::new(kept))
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError> {
-        let key = Key { scope, id: turn.id.clone() };
-        self.records.insert(key, self.used_now(Record::Turn(turn)));
+        turn.used.set(self.now());
+        let key = Key::new(scope, &turn.id);
+        // nobody else writes where nothing is yet, but for those that go on from a turn of the same group
+        let parent = turn.parent.as_ref().and_then(Id::group);
+        if (parent.is_none() || parent != turn.id.group()) && !self.records.contains_key(&key) {
+            self.records.insert(key, Record::Turn(turn));
+        } else {
+            self.change(key, |record| {
+                Some(record.map_or_else(|| Record::Turn(turn.clone()), |record| record.with(turn.clone())))
+            });
+        }
         Ok(())
     }
 
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError> {
-        Ok(self.touch_turn(&Key::new(scope, id), self.now()))
+        Ok(self.touch_turn(scope, &id.into()))
     }
 
     async fn chain(&self, scope: Scope, id: &str, limit: usize) -> Result<Chain, StoreError> {
         let mut turns: Vec<Arc<Turn>> = Vec::new();
-        let mut next = Some(Key::new(scope, id));
+        let mut next = Some(Id::from(id));
+        let mut near: Option<(Key, Record, usize)> = None;
         let now = self.now();
-        while let Some(key) = next {
-            let Some(turn) = self.touch_turn(&key, now).filter(|turn| turn.state.continuable()) else {
+        while let Some(id) = next {
+            let key = Key::new(scope, &id);
+            let (key, record, before) = match near.take().filter(|(near, ..)| *near == key) {
+                Some(near) => near,
+                None => match self.records.get(&key) {
+                    Some(record) => (key, record, usize::MAX),
+                    None => return Ok(Chain::Broken),
+                },
+            };
+            let at = record.find(&id, before);
+            let turn = at.and_then(|at| record.turns().get(at));
+            let Some(turn) = turn.filter(|turn| self.touch(&turn.used, now) && turn.state.continuable())
+            else {
                 return Ok(Chain::Broken);
             };
             if turns.len() == limit {
                 return Ok(Chain::TooLong);
             }
-            next = turn.parent.clone().map(|id| Key { scope, id });
-            turns.push(turn);
+            next = turn.parent.clone();
+            turns.push(turn.clone());
+            near = at.map(|at| (key, record, at));
         }
         turns.reverse();
         Ok(Chain::Whole(turns))
     }
 
     async fn delete(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
-        let key = Key::new(scope, id);
-        let found = self.touch_turn(&key, self.now()).is_some();
+        let id = Id::from(id);
+        let found = self.touch_turn(scope, &id).is_some();
         if found {
-            self.records.invalidate(&key);
+            self.change(Key::new(scope, &id), |record| record?.keep(|turn| turn.id != id));
         }
         Ok(found)
     }
 
     async fn put_conversation(&self, scope: Scope, head: Conversation) -> Result<(), StoreError> {
-        let key = Key::new(scope, &head.id);
-        self.records.entry(key).and_compute_with(|entry| {
-            let items = entry
-                .filter(|entry| self.fresh(entry.value(), self.now()))
-                .and_then(|entry| match entry.value() {
-                    Record::Conversation(kept) => Some(kept.items.clone()),
-                    Record::Turn(_) => None,
-                })
-                .unwrap_or_default();
-            Op::Put(self.used_now(Record::Conversation(Arc::new(Kept {
-                head,
-                items,
-                used: Used::default(),
-            }))))
+        self.change(Key::new(scope, &(&*head.id).into()), |record| {
+            let kept = record.and_then(|record| self.conversation_of(record));
+            let items = kept.map(|kept| kept.items.clone()).unwrap_or_default();
+            Some(self.used_now(Kept { head, items, used: Used::default() }))
         });
         Ok(())
     }
@@ -237,7 +321,7 @@ impl Store for MemoryStore {
     async fn delete_conversation(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
         let found = self.touch_conversation(scope, id).is_some();
         if found {
-            self.records.invalidate(&Key::new(scope, id));
+            self.records.invalidate(&Key::new(scope, &id.into()));
         }
         Ok(found)
     }
@@ -252,7 +336,7 @@ impl Store for MemoryStore {
         conversation: &str,
         items: Vec<StoredItem>,
     ) -> Result<bool, StoreError> {
-        Ok(self.change(scope, conversation, |kept| {
+        Ok(self.change_conversation(scope, conversation, |kept| {
             let mut kept = kept.clone();
             for item in items {
                 match kept.items.iter_mut().find(|old| old.id == item.id) {
@@ -265,18 +349,25 @@ impl Store for MemoryStore {
     }
 
     async fn delete_item(&self, scope: Scope, conversation: &str, item: &str) -> Result<bool, StoreError> {
-        Ok(self.change(scope, conversation, |kept| {
+        let mut found = false;
+        self.change_conversation(scope, conversation, |kept| {
             let mut kept = kept.clone();
             let before = kept.items.len();
             kept.items.retain(|old| *old.id != *item);
-            (kept.items.len() < before).then_some(kept)
-        }))
+            found = kept.items.len() < before;
+            found.then_some(kept)
+        });
+        Ok(found)
     }
 
     async fn sweep(&self) {
-        for (key, entry) in &self.records {
-            if !self.fresh(&entry, self.now()) {
-                self.records.invalidate(&*key);
+        let now = self.now();
+        for (key, record) in &self.records {
+            match &record {
+                Record::Conversation(kept) if !self.fresh(&kept.used, now) => self.records.invalidate(&*key),
+                Record::Conversation(_) => {}
+                _ if record.turns().iter().all(|turn| self.fresh(&turn.used, now)) => {}
+                _ => self.change(Key::clone(&key), |record| record?.keep(|turn| self.fresh(&turn.used, now))),
             }
         }
         self.records.run_pending_tasks();

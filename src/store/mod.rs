@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-pub use id::Id;
-pub use turn::{Conversation, Echoes, StoredItem, Turn, TurnState, Used};
+pub use id::{Group, Id};
+pub use turn::{Conversation, Echoes, Followed, StoredItem, Turn, TurnState, Used};
 
 use self::memory::{Bounds, MemoryStore};
 use self::redis::{RedisStore, Room};

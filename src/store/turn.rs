@@ -2,7 +2,7 @@
 //! their own size. It must not know where they are kept.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -38,10 +38,13 @@ pub struct Turn {
     /// For the store that holds it in memory.
     #[serde(skip)]
     pub used: Used,
+    /// For the ids of those that come after it.
+    #[serde(skip)]
+    pub followed: Followed,
 }
 
 /// When a record was last asked for: milliseconds, by its store's clock. It lies with the record, since each look at one
-/// is a look elsewhere in memory. It is no part of what the record says: all of them are equal.
+/// is a look elsewhere in memory.
 #[derive(Debug, Default)]
 pub struct Used(AtomicU64);
 
@@ -57,19 +60,37 @@ impl Used {
     }
 }
 
-impl Clone for Used {
-    fn clone(&self) -> Used {
-        Used(AtomicU64::new(self.at()))
+/// Whether a conversation has gone on from a turn.
+#[derive(Debug, Default)]
+pub struct Followed(AtomicBool);
+
+impl Followed {
+    /// It does now; true if it had before.
+    pub fn set(&self) -> bool {
+        self.0.swap(true, Ordering::Relaxed)
     }
 }
 
-impl PartialEq for Used {
-    fn eq(&self, _: &Used) -> bool {
-        true
-    }
+/// What a process notes at a record is no part of what the record says: a copy begins anew, and all of it is equal.
+macro_rules! noted {
+    ($($name:ident),*) => {$(
+        impl Clone for $name {
+            fn clone(&self) -> $name {
+                $name::default()
+            }
+        }
+
+        impl PartialEq for $name {
+            fn eq(&self, _: &$name) -> bool {
+                true
+            }
+        }
+
+        impl Eq for $name {}
+    )*};
 }
 
-impl Eq for Used {}
+noted!(Used, Followed);
 
 /// What late turns repeated of their requests. One client's requests are much alike, tools and instructions included, so
 /// that conversations which begin alike share this too.

@@ -7,19 +7,19 @@ use serde_json::value::RawValue;
 use crate::wire::json::push_number;
 use crate::wire::{chat, known, native};
 
-/// Token counts of one response.
+/// Token counts of one response; all of them together fit in 32 bits, or they were no counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// The whole prompt, cached part included.
-    pub input: u64,
+    pub input: u32,
     /// Part of `input` that the upstream's prefix cache held.
-    pub cached: u64,
+    pub cached: u32,
     /// Tokens newly written to that cache, where the upstream says so.
-    pub written: u64,
+    pub written: u32,
     /// All that was generated.
-    pub output: u64,
+    pub output: u32,
     /// Part of `output` that was reasoning.
-    pub reasoning: u64,
+    pub reasoning: u32,
 }
 
 impl Usage {
@@ -37,14 +37,8 @@ impl Usage {
     pub fn from_timings(raw: &RawValue) -> Option<Usage> {
         let timings: chat::Timings = known::fields(raw.get())?;
         let cached = timings.cache_n.unwrap_or(0);
-        Some(Usage {
-            input: cached.saturating_add(timings.prompt_n?),
-            cached,
-            written: 0,
-            output: timings.predicted_n?,
-            reasoning: 0,
-        })
-        .filter(Usage::is_sane)
+        let input = cached.checked_add(timings.prompt_n?)?;
+        Usage::within(input, Some(cached), None, timings.predicted_n?, None)
     }
 
     /// Reads `usage` of a Response object; `None` when it holds no counts.
@@ -65,18 +59,12 @@ impl Usage {
         output: u64,
         reasoning: Option<u64>,
     ) -> Option<Usage> {
-        Some(Usage {
-            input,
-            cached: cached.unwrap_or(0).min(input),
-            written: written.unwrap_or(0).min(input),
-            output,
-            reasoning: reasoning.unwrap_or(0).min(output),
-        })
-        .filter(Usage::is_sane)
-    }
-
-    fn is_sane(&self) -> bool {
-        self.input.checked_add(self.output).is_some_and(|total| total <= u64::from(u32::MAX))
+        let (input, output) = (u32::try_from(input).ok()?, u32::try_from(output).ok()?);
+        input.checked_add(output)?;
+        let part =
+            |count: Option<u64>, whole| count.map_or(0, |n| u32::try_from(n).unwrap_or(whole).min(whole));
+        let (cached, written) = (part(cached, input), part(written, input));
+        Some(Usage { input, cached, written, output, reasoning: part(reasoning, output) })
     }
 
     /// Appends the `usage` object; total = input + output.
@@ -90,7 +78,7 @@ impl Usage {
             (b"},\"total_tokens\":", self.input.saturating_add(self.output)),
         ] {
             out.extend_from_slice(key);
-            push_number(out, value);
+            push_number(out, value.into());
         }
         out.push(b'}');
     }

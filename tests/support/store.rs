@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::{Chain, Conversation, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
+use rejoinder::store::{Chain, Conversation, Followed, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
 use rejoinder::translate::{Input, Output, Usage};
 
 pub const ALICE: Scope = Scope([1; 16]);
@@ -29,6 +29,7 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,
         used: Used::default(),
+        followed: Followed::default(),
     }
 }
 

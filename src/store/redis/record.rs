@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::keyring::Keyring;
-use crate::store::{Conversation, Id, Scope, StoredItem, Turn, Used};
+use crate::store::{Conversation, Followed, Id, Scope, StoredItem, Turn, Used};
 use crate::translate::{Input, Output};
 
 /// The kinds of records, by the letter in their names.
@@ -60,6 +60,7 @@ impl Codec {
             usage: turn.usage,
             background: turn.background,
             used: Used::default(),
+            followed: Followed::default(),
         };
         // the texts follow the head as they are: as JSON strings within JSON they would be escaped twice
         let head = serde_json::to_vec(&head).ok()?;

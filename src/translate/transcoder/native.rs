@@ -248,8 +248,10 @@ impl Transcoder {
         let details: IncompleteDetails<'_> =
             present(response.incomplete_details).and_then(fields).unwrap_or_default();
         let reason = present(details.reason).and_then(json::decode);
-        let at_limit =
-            self.usage().zip(self.plan.max_output_tokens).is_some_and(|(usage, limit)| usage.output >= limit);
+        let at_limit = self
+            .usage()
+            .zip(self.plan.max_output_tokens)
+            .is_some_and(|(usage, limit)| u64::from(usage.output) >= limit);
         let finish = match (status, reason.as_deref()) {
             ("incomplete", Some("content_filter")) => Finish::Cut("content_filter"),
             ("incomplete", _) => Finish::Cut("max_output_tokens"),
