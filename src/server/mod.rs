@@ -306,3 +306,20 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// Those that end alike differ before it, also when many are made within one millisecond.
+    #[test]
+    fn ids_of_one_group_are_unique() {
+        let made = || (0..20_000).map(|_| seed_in(Some([0xab; 4]))).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(made)).collect();
+        let made: Vec<String> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+        assert!(made.iter().all(|seed| seed.len() == 32 && seed.ends_with("abababab")));
+        assert_eq!(made.iter().collect::<HashSet<_>>().len(), 80_000);
+        assert_ne!(seed()[24..], seed()[24..]);
+    }
+}

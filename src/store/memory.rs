@@ -91,7 +91,8 @@ impl Record {
 
     /// With `turn`, in place of an older record of it.
     fn with(&self, turn: Arc<Turn>) -> Record {
-        let mut turns = self.turns().to_vec();
+        let mut turns = Vec::with_capacity(self.turns().len() + 1);
+        turns.extend_from_slice(self.turns());
         match self.find(&turn.id, usize::MAX).and_then(|at| turns.get_mut(at)) {
             Some(old) => *old = turn,
             None => turns.push(turn),
