@@ -17,13 +17,12 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
-use self::answer::{Events, Form, broken};
+use self::answer::{Events, broken};
 use crate::bell::Bell;
 use crate::error::{Error, Kind};
 use crate::spare;
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream;
-use crate::wire::json;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -138,18 +137,6 @@ impl EventBody {
         unix + now.duration_since(begun).as_secs()
     }
 
-    fn take(&mut self, answer: Answer) {
-        match answer.begin(&mut self.transcoder, &mut self.out) {
-            Form::Events(events) => self.source = Source::Events(events),
-            Form::Whole(body) => {
-                // JSON has no other encoding; what is not UTF-8 fails as no JSON
-                let text = json::lossy(&body);
-                self.transcoder.chunk(&text, unix_now(), &mut self.out);
-                self.finish(End::Eof);
-            }
-        }
-    }
-
     /// Takes what the upstream has for us now.
     fn pull(&mut self, now: Instant) {
         if !self.feed(now) {
@@ -177,7 +164,11 @@ impl EventBody {
                         self.heard = now;
                         match answer {
                             Err(error) => self.finish(End::Failed(error)),
-                            Ok(answer) => self.take(answer),
+                            Ok(answer) => {
+                                if let Some(events) = answer.begin(&mut self.transcoder, &mut self.out) {
+                                    self.source = Source::Events(events);
+                                }
+                            }
                         }
                     }
                 },

@@ -28,7 +28,7 @@ pub struct Answer {
 }
 
 /// In which form it comes.
-pub(super) enum Form {
+enum Form {
     /// A stream of chunks.
     Events(Box<Events>),
     /// One whole completion, although a stream was asked for.
@@ -49,27 +49,29 @@ impl Answer {
         Ok(Answer { native, compaction, form })
     }
 
-    /// Tells the transcoder what it has to know before the first chunk.
-    pub(super) fn begin(self, transcoder: &mut Transcoder, out: &mut Vec<u8>) -> Form {
+    /// Tells the transcoder what it has to know before the first chunk, and a whole completion to its end; the events, where
+    /// it comes as such.
+    pub(super) fn begin(self, transcoder: &mut Transcoder, out: &mut Vec<u8>) -> Option<Box<Events>> {
         if let Some(blob) = &self.compaction {
             transcoder.compacted(blob, out);
         }
         transcoder.hear(self.native);
-        self.form
+        match self.form {
+            Form::Events(events) => Some(events),
+            Form::Whole(body) => {
+                let now = unix_now();
+                // JSON has no other encoding; what is not UTF-8 fails as no JSON
+                transcoder.chunk(&json::lossy(&body), now, out);
+                transcoder.end(End::Eof, now, out);
+                None
+            }
+        }
     }
 
     /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
     pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
         let mut unused = Vec::new();
-        let mut events = match self.begin(transcoder, &mut unused) {
-            Form::Events(events) => events,
-            Form::Whole(body) => {
-                let now = unix_now();
-                transcoder.chunk(&json::lossy(&body), now, &mut unused);
-                transcoder.end(End::Eof, now, &mut unused);
-                return;
-            }
-        };
+        let Some(mut events) = self.begin(transcoder, &mut unused) else { return };
         while !transcoder.ended() {
             let read = poll_fn(|cx| {
                 Poll::Ready(match ready!(events.poll(cx)) {

@@ -14,9 +14,8 @@ use super::reply::{self, ResponseBody};
 use super::{App, body, compact, conversations, create, models, passthrough, seed, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
-use crate::upstream::copied;
+use crate::upstream::{REQUEST_ID, copied};
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Most bytes of a body without meaning that are read for the sake of its connection.
 const IGNORED_BODY: usize = 1 << 20;
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");

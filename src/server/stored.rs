@@ -12,7 +12,7 @@ use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
 use super::{App, runs};
 use crate::error::{Error, Kind};
-use crate::store::{Chain, Id, Scope, Turn, TurnState};
+use crate::store::{Chain, Scope, Turn, TurnState};
 use crate::translate::listing::{id_of, input_id, listed};
 use crate::translate::reply::{Snapshot, Status};
 use crate::wire::json;
@@ -175,9 +175,9 @@ pub async fn input_items(
 ) -> Result<Response<ResponseBody>, Error> {
     let page = Page::read(query)?;
     let turn = find(app, scope, id).await?;
-    let mut turns = match &turn.parent {
+    let mut turns = match turn.parent_id() {
         None => Vec::new(),
-        Some(parent) => match app.store.chain(scope, &parent.to_string(), app.config.store.max_turns).await {
+        Some(parent) => match app.store.chain(scope, &parent, app.config.store.max_turns).await {
             Ok(Chain::Whole(turns)) => turns,
             // what is gone cannot be listed
             Ok(Chain::Broken | Chain::TooLong) => Vec::new(),
@@ -210,7 +210,7 @@ pub fn render(turn: &Turn) -> Vec<u8> {
     let text = output_text(&output);
     let output = output.get(1..output.len() - 1).unwrap_or_default();
     let mut body = Vec::with_capacity(output.len() + text.len() + turn.echo.len() + 512);
-    let parent = turn.parent.as_ref().map(Id::to_string);
+    let parent = turn.parent_id();
     let snapshot = Snapshot {
         id: &id,
         created_at: turn.created_at,

@@ -108,7 +108,7 @@ impl Store for RedisStore {
             if turns.len() == limit {
                 return Ok(Chain::TooLong);
             }
-            next = turn.parent.as_ref().map(|id| id.to_string().into());
+            next = turn.parent_id().map(Box::from);
             turns.push(Arc::new(turn));
         }
         turns.reverse();

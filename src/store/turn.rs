@@ -163,6 +163,11 @@ impl TurnState {
 }
 
 impl Turn {
+    /// The id of the response that it continued, as text.
+    pub fn parent_id(&self) -> Option<String> {
+        self.parent.as_ref().map(Id::to_string)
+    }
+
     /// About how many bytes of memory it takes.
     pub fn bytes(&self) -> usize {
         let ids = self.id.bytes() + self.parent.as_ref().map_or(0, Id::bytes);

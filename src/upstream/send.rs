@@ -21,7 +21,8 @@ pub const CHAT: &str = "/v1/chat/completions";
 /// Headers of the client's that concern the upstream too, beside its key and the request's id.
 const FORWARDED: [HeaderName; 2] =
     [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a request is called in logs, on both sides.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Connections that may break before an answer until the request itself is taken for the cause.
 const BREAKS: u32 = 2;
 /// Servers that it may be taken from because they hang.

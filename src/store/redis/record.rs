@@ -71,7 +71,7 @@ impl Codec {
             body.extend_from_slice(&u32::try_from(part.len()).ok()?.to_be_bytes());
             body.extend_from_slice(part);
         }
-        let parent = turn.parent.as_ref().map(Id::to_string).unwrap_or_default();
+        let parent = turn.parent_id().unwrap_or_default();
         let mut header = vec![u8::from(turn.state.continuable()), u8::try_from(parent.len()).ok()?];
         header.extend_from_slice(parent.as_bytes());
         self.write(name, &header, &body)
@@ -93,7 +93,7 @@ impl Codec {
         turn.echo = std::str::from_utf8(echo).ok()?.into();
         // a header that says something else would lead into another conversation
         let (_, parent) = record.get(..2 + header)?.split_at_checked(4)?;
-        let known = turn.parent.as_ref().map(Id::to_string).unwrap_or_default();
+        let known = turn.parent_id().unwrap_or_default();
         (known.as_bytes() == parent).then_some(turn)
     }
 
