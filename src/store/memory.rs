@@ -256,7 +256,10 @@ impl Store for MemoryStore {
             self.records.insert(key, Record::Turn(turn));
         } else {
             self.change(key, |record| {
-                Some(record.map_or_else(|| Record::Turn(turn.clone()), |record| record.with(turn.clone())))
+                Some(match record {
+                    Some(record) => record.with(turn),
+                    None => Record::Turn(turn),
+                })
             });
         }
         Ok(())
