@@ -34,6 +34,11 @@ impl Ids {
     }
 }
 
+/// What all ids of a response share: what is behind the prefix of its own.
+pub fn seed_of(response: &str) -> &str {
+    response.strip_prefix("resp_").unwrap_or(response)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Ids;

@@ -7,7 +7,8 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::value::RawValue;
 
-use crate::wire::known::{raw_value, string};
+use crate::ids::seed_of;
+use crate::wire::known::{is_string, raw_value};
 use crate::wire::request::{InputItem, Item, push_items};
 
 /// What came in with a turn. Shared with the request while that runs: it is the longest text of a turn.
@@ -33,8 +34,8 @@ impl Input {
     /// `json`: a request's `input`, or an array of items, parsed before. A string is one message of the user's.
     pub fn new(json: &str) -> Input {
         let [before, behind] = USER;
-        let text = json.strip_prefix(before).and_then(|json| string(json.strip_suffix(behind)?));
-        Input(text.map_or(json, RawValue::get).into())
+        let text = json.strip_prefix(before).and_then(|json| json.strip_suffix(behind));
+        Input(text.filter(|text| is_string(text)).unwrap_or(json).into())
     }
 
     /// As a JSON array, as the client sent it.
@@ -62,11 +63,11 @@ impl Output {
     pub fn new(json: String, response: &str) -> Output {
         let [before, between, behind] = ASSISTANT;
         let text = || {
-            let json = json.strip_prefix(before)?.strip_prefix(seed(response))?;
-            string(json.strip_prefix(between)?.strip_suffix(behind)?)
+            let json = json.strip_prefix(before)?.strip_prefix(seed_of(response))?;
+            json.strip_prefix(between)?.strip_suffix(behind)
         };
-        match text() {
-            Some(text) => Output(text.get().into()),
+        match text().filter(|text| is_string(text)) {
+            Some(text) => Output(text.into()),
             None => Output(json.into()),
         }
     }
@@ -75,7 +76,7 @@ impl Output {
     pub fn array(&self, response: &str) -> Cow<'_, str> {
         let [before, between, behind] = ASSISTANT;
         match text(&self.0) {
-            Some(text) => Cow::Owned([before, seed(response), between, text.get(), behind].concat()),
+            Some(text) => Cow::Owned([before, seed_of(response), between, text.get(), behind].concat()),
             None => Cow::Borrowed(&self.0),
         }
     }
@@ -104,11 +105,6 @@ fn push<'a>(kept: &'a str, role: &'a RawValue, out: &mut Vec<InputItem<'a>>) {
 /// The text, where that is all that was kept.
 fn text(kept: &str) -> Option<&RawValue> {
     kept.starts_with('"').then(|| raw_value(kept))?
-}
-
-/// What all ids of a response share.
-fn seed(response: &str) -> &str {
-    response.strip_prefix("resp_").unwrap_or(response)
 }
 
 fn literal(text: &str) -> Box<RawValue> {

@@ -4,6 +4,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
+use crate::ids::seed_of;
 use crate::wire::json;
 use crate::wire::request::{Item, fields};
 
@@ -20,10 +21,7 @@ pub fn is_from_user(item: &Item<'_>) -> bool {
 
 /// The id of the `n`th input item of a response: its own, or one made of the response's id, always the same.
 pub fn input_id(response: &str, n: usize, item: &RawValue) -> String {
-    id_of(item).unwrap_or_else(|| {
-        let seed = response.strip_prefix("resp_").unwrap_or(response);
-        format!("{}{seed}i{n:04x}", prefix(item))
-    })
+    id_of(item).unwrap_or_else(|| format!("{}{}i{n:04x}", prefix(item), seed_of(response)))
 }
 
 /// The response that an id of ours belongs to: every id of one response shares its seed.

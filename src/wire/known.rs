@@ -21,10 +21,9 @@ pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
     list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
 }
 
-/// A value that is a string and nothing else.
-pub fn string(text: &str) -> Option<&RawValue> {
-    let inside = text.strip_prefix('"')?.len();
-    (inside > 0 && end_of_string(text.as_bytes(), 1) == Some(text.len())).then(|| raw_value(text))?
+/// Whether it is a string's literal and nothing else.
+pub fn is_string(text: &str) -> bool {
+    text.starts_with('"') && end_of_string(text.as_bytes(), 1) == Some(text.len())
 }
 
 /// An object's members, read into what serde makes of them; `None` where serde_json reads no `T` either, and for any
