@@ -1,5 +1,5 @@
-# `make test` needs Rust, Python 3.11 with venv, Node 20 with npm, and a package registry for each. Redis is installed by apt
-# where we may do that.
+# `make test` needs Rust, Python 3.11 with venv, Node 20 with npm, and a package registry for each. What else it needs is
+# installed by apt where we may do that.
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(or $(REJOINDER_BIN),$(TARGET)/release/rejoinder)
@@ -7,7 +7,7 @@ CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
 
-.PHONY: build lint unit documents bench clients test demo venv node redis clean
+.PHONY: build lint unit documents bench clients test demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -28,7 +28,7 @@ documents: ## what README, ARCHITECTURE and the Dockerfile say is so
 clients: build venv node
 	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest $(PYTEST_ARGS)
 
-test: redis
+test: programs
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory documents
@@ -56,12 +56,15 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.
 	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --no-progress && touch node_modules/.installed; \
 	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
 
-# Without redis-server the tests of the shared store are skipped.
-redis:
-	@if command -v redis-server >/dev/null; then :; \
+# What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs. Without one of
+# them its tests are skipped.
+programs:
+	@missing=$$(for program in redis-server valgrind rg=ripgrep; do \
+		command -v "$${program%=*}" >/dev/null || echo "$${program#*=}"; done | xargs); \
+	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server; \
-	else echo "SKIP: no redis-server here, so the store is not tested on it (apt-get install redis-server)"; fi
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	else echo "SKIP: the tests that need these are skipped: $$missing (apt-get install $$missing)"; fi
 
 clean:
 	cargo clean

@@ -27,6 +27,10 @@ use rejoinder::sse;
 use rejoinder::translate::plan::{PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
 use serde_json::json;
+use valgrind::skip;
+
+#[path = "support/valgrind.rs"]
+mod valgrind;
 
 const WORK: &str = "COUNTED_WORK";
 const TIMES: &str = "COUNTED_TIMES";
@@ -110,18 +114,7 @@ fn transcode(times: usize, chunk: impl Fn(usize) -> String) {
 }
 
 fn instructions(work: &str, times: usize) -> Option<f64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "workload", "--ignored", "--test-threads=1"])
-        .env(WORK, work)
-        .env(TIMES, times.to_string())
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{text}");
-    let line = text.lines().find(|line| line.contains("Collected :")).unwrap();
-    line.split_whitespace().last()?.parse().ok()
+    valgrind::instructions(&[(WORK, work), (TIMES, &times.to_string())])
 }
 
 /// Instructions of one unit of each work: what many cost beyond a few.
@@ -146,10 +139,7 @@ fn build() -> String {
 
 #[test]
 fn the_hot_path_costs_no_more_instructions_than_it_did() {
-    let Some(counts) = count() else {
-        println!("skipped: no valgrind here to count instructions (apt-get install valgrind)");
-        return;
-    };
+    let Some(counts) = count() else { return };
     let build = build();
     let line = |(work, count): (&&str, &f64)| format!("{build} | {work} | {count:.1}\n");
     println!("{}", counts.iter().map(line).collect::<String>());
@@ -167,11 +157,14 @@ fn the_hot_path_costs_no_more_instructions_than_it_did() {
         .filter_map(|(work, count)| Some((work, count.parse().ok()?)))
         .collect();
     let Some(calibration) = kept.get("calibration") else {
-        println!("skipped: no baseline for {build}; WRITE_BASELINE=1 writes one");
+        skip(&format!("instructions are not judged, no baseline for {build} (WRITE_BASELINE=1 writes one)"));
         return;
     };
     if (counts["calibration"] / calibration - 1.0).abs() > TOLERANCE / 3.0 {
-        println!("skipped: this build optimises otherwise than that of the baseline ({calibration})");
+        skip(&format!(
+            "instructions are not judged, this build costs {:.0} where that of the baseline cost {calibration}",
+            counts["calibration"]
+        ));
         return;
     }
     let risen: Vec<String> = counts

@@ -8,13 +8,14 @@
     reason = "a test fails by panicking, and says why it was skipped"
 )]
 
-use std::process::Command;
-
 use rejoinder::dialect::GENERIC;
 use rejoinder::ids::Ids;
 use rejoinder::translate::plan::{PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
 use serde_json::json;
+
+#[path = "support/valgrind.rs"]
+mod valgrind;
 
 const SIZE: &str = "REJOINDER_LINEAR_BYTES";
 
@@ -49,25 +50,12 @@ fn workload() {
 }
 
 fn instructions(bytes: usize) -> Option<f64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "workload", "--ignored", "--test-threads=1"])
-        .env(SIZE, bytes.to_string())
-        .output()
-        .ok()?;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{text}");
-    let line = text.lines().find(|line| line.contains("Collected :")).unwrap();
-    line.split_whitespace().last()?.parse().ok()
+    valgrind::instructions(&[(SIZE, &bytes.to_string())])
 }
 
 #[test]
 fn four_times_the_input_costs_four_times_the_instructions() {
-    let Some(empty) = instructions(0) else {
-        println!("skipped: valgrind is not here to count instructions");
-        return;
-    };
+    let Some(empty) = instructions(0) else { return };
     // without optimisation valgrind takes minutes for the larger ones
     let sizes = if cfg!(debug_assertions) { [2_500, 10_000, 40_000] } else { [20_000, 80_000, 320_000] };
     let counts: Vec<f64> = sizes.into_iter().map(|bytes| instructions(bytes).unwrap() - empty).collect();

@@ -1,13 +1,17 @@
 //! Owns a real redis-server for a test: on a port of its own, in a folder of its own, ended by its process id. It must
 //! not talk to any server that it did not start.
 
-#![allow(dead_code, clippy::print_stderr)] // each test program uses a part; a skipped test says so
+#![allow(dead_code)] // each test program uses a part
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
 use tempfile::TempDir;
+
+#[path = "skip.rs"]
+mod skip;
+use skip::skip;
 
 /// A running server; what it stores survives [`Server::kill`] and [`Server::start_again`].
 pub struct Server {
@@ -22,9 +26,7 @@ impl Server {
     pub fn start(options: &[&str]) -> Option<Server> {
         let there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
         if !there {
-            eprintln!(
-                "SKIP: no redis-server here, so the store is not tested on it (apt-get install redis-server)"
-            );
+            skip("no redis-server here, so the store is not tested on it (apt-get install redis-server)");
             return None;
         }
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
