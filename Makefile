@@ -62,8 +62,8 @@ programs:
 	@missing=$$(for program in redis-server valgrind rg=ripgrep; do \
 		command -v "$${program%=*}" >/dev/null || echo "$${program#*=}"; done | xargs); \
 	if [ -z "$$missing" ]; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; then :; \
 	else echo "SKIP: the tests that need these are skipped: $$missing (apt-get install $$missing)"; fi
 
 clean:
