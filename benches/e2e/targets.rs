@@ -77,7 +77,10 @@ impl Target {
     /// A rejoinder, with the log level that leaves out what nginx's `access_log off` leaves out.
     pub fn rejoinder(name: &str, binary: &Path, upstream: SocketAddr) -> Result<Target, String> {
         let fail = |error: io::Error| format!("{}: {error}", binary.display());
-        let (address, admin) = (free_port().map_err(fail)?, free_port().map_err(fail)?);
+        // held, or the second may be the same
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(fail)?;
+        let (address, admin) = (first.local_addr().map_err(fail)?, free_port().map_err(fail)?);
+        drop(first);
         let child = pinned(&binary.display().to_string())
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .args(["--upstream", &format!("http://{upstream}"), "--log-level", "warn"])

@@ -20,15 +20,22 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BIN = HERE / "node_modules" / ".bin"
 NOT_CHECKED = set()
+# the kernel may name a port twice before anybody listens on it
+HANDED_OUT = set()
 
 
 # ---------------------------------------------------------------- waiting
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port on which nobody listens, another one each time."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in HANDED_OUT:
+            HANDED_OUT.add(port)
+            return port
 
 
 def wait_until(condition, timeout, what, alive=lambda: True):
