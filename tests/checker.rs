@@ -4,12 +4,15 @@
 
 #[path = "support/checker.rs"]
 mod checker;
+#[path = "support/skip.rs"]
+mod skip;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use checker::{check, judge_async_openai};
 use serde_json::{Value, json};
+use skip::skip;
 
 fn render(events: &[Value]) -> String {
     let frame =
@@ -523,14 +526,14 @@ fn genuine_streams_keep_the_lifecycle() {
         .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").into());
     let folder = Path::new(&shared).join("captures/openai");
     let Ok(files) = std::fs::read_dir(&folder) else {
-        println!("skipped: no captured streams at {}; REJOINDER_SHARED names their folder", folder.display());
+        skip(&format!("no captured streams at {} (REJOINDER_SHARED names their folder)", folder.display()));
         return;
     };
     let mut streams = 0;
     for path in files.map(|file| file.unwrap().path()) {
         let name = path.file_name().unwrap().to_string_lossy();
         if let Some((_, why)) = EDITED.iter().find(|(edited, _)| name.starts_with(edited)) {
-            println!("skipped {name}: {why}");
+            skip(&format!("{name}: {why}"));
             continue;
         }
         let lines = std::fs::read_to_string(&path).unwrap();

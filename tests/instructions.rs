@@ -11,7 +11,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says why it was skipped"
+    reason = "a test fails by panicking, and shows what it counted"
 )]
 
 use std::collections::BTreeMap;

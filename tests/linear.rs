@@ -5,7 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test fails by panicking, and says why it was skipped"
+    reason = "a test fails by panicking, and shows what it counted"
 )]
 
 use rejoinder::dialect::GENERIC;
