@@ -473,3 +473,49 @@ proptest! {
         }
     }
 }
+
+/// `{"type":"namespace","tools":[{"type":"namespace","tools":[...]}]}`, so often.
+fn nested_namespaces(depth: usize) -> String {
+    let open = r#"{"type":"namespace","name":"n","tools":["#;
+    format!("{}{}", open.repeat(depth), "]}".repeat(depth))
+}
+
+#[test]
+fn a_namespace_within_a_namespace_is_refused_by_its_place() {
+    for depth in [2, 20_000] {
+        let body = format!(r#"{{"model":"m","input":"x","tools":[{}]}}"#, nested_namespaces(depth));
+        let error = plan(body.as_bytes(), &PlanOptions::new(&GENERIC)).unwrap_err();
+        let envelope: Value = serde_json::from_slice(&error.envelope()).unwrap();
+        assert_eq!(
+            envelope["error"],
+            json!({
+                "message": "Invalid value for 'tools[0].tools[0].type': 'namespace'. Supported values are \
+                            'function' and 'custom'.",
+                "type": "invalid_request_error",
+                "param": "tools[0].tools[0].type",
+                "code": "invalid_value",
+            })
+        );
+    }
+}
+
+#[test]
+fn a_namespace_within_a_namespace_is_left_out_of_history() {
+    for item in ["additional_tools", "tool_search_output"] {
+        for depth in [1, 19_999] {
+            let inside = nested_namespaces(depth);
+            let tools = format!(
+                r#"[{{"type":"namespace","name":"outer","tools":[{inside},{{"type":"function","name":"f"}}]}}]"#
+            );
+            let body = format!(
+                r#"{{"model":"m","input":[{{"role":"user","content":"x"}},{{"type":"{item}","call_id":"c","tools":{tools}}}]}}"#
+            );
+            let plan = plan(body.as_bytes(), &PlanOptions::new(&GENERIC)).unwrap();
+            let chat: Value = serde_json::from_slice(&plan.body).unwrap();
+            let shown: Vec<_> = chat["tools"].as_array().unwrap().iter().collect();
+            assert_eq!(shown.len(), 1, "{item}, {depth} within: {shown:?}");
+            assert_eq!(shown[0]["function"]["name"], "outer__f");
+            assert!(plan.notes.0.iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
+        }
+    }
+}

@@ -463,7 +463,10 @@ fn list(tools: &[Value], namespace: Option<&str>, table: &Table, into: &mut Stri
     for tool in tools {
         let text = |key: &str| tool.get(key).and_then(Value::as_str).unwrap_or("");
         if let Some(nested) = tool.get("tools").and_then(Value::as_array) {
-            list(nested, Some(text("name")), table, into);
+            // a namespace within a namespace was left out of the tools
+            if namespace.is_none() {
+                list(nested, Some(text("name")), table, into);
+            }
             continue;
         }
         let chat = table.chat_name(namespace, text("name"));

@@ -101,8 +101,10 @@ impl<'a> Tools<'a> {
             }
             // found through tool_search later, it comes back in that item
             let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
-            if !deferred {
-                tools.declare(None, &kind, &tool, notes);
+            match &*kind {
+                _ if deferred => {}
+                "namespace" => tools.namespace(&tool, Some(&path), notes)?,
+                _ => tools.declare(None, &kind, &tool, notes),
             }
         }
         tools.echo.push(b']');
@@ -150,7 +152,12 @@ impl<'a> Tools<'a> {
         };
         let before = self.table.routes.len();
         for raw in array(item.tools, "tools").ok().flatten().unwrap_or_default() {
-            self.nested(None, raw, notes);
+            match self.check(raw, "") {
+                // without a path nothing is refused
+                Ok((kind, tool)) if kind == "namespace" => drop(self.namespace(&tool, None, notes)),
+                Ok((kind, tool)) => self.declare(None, &kind, &tool, notes),
+                Err(error) => notes.add("skipped_tool", &error.message),
+            }
         }
         if searched && self.table.routes.iter().any(|route| route.kind == Kind::Found) {
             for route in self.table.routes.iter_mut().skip(before) {
@@ -175,11 +182,30 @@ impl<'a> Tools<'a> {
         }
     }
 
-    fn nested(&mut self, namespace: Option<&str>, raw: &'a RawValue, notes: &mut Notes) {
-        match self.check(raw, "") {
-            Ok((kind, tool)) => self.declare(namespace, &kind, &tool, notes),
-            Err(error) => notes.add("skipped_tool", &error.message),
+    /// Adds the tools of a namespace. A namespace in it is no tool: it is refused by its place where there is a `path`,
+    /// and left out of history; to follow it would let a request choose how deep the stack grows.
+    fn namespace(
+        &mut self,
+        namespace: &Tool<'a>,
+        path: Option<&str>,
+        notes: &mut Notes,
+    ) -> Result<(), Error> {
+        let name = present(namespace.name).and_then(json::decode).unwrap_or_default();
+        let tools = array(namespace.tools, "tools").ok().flatten().unwrap_or_default();
+        for (n, raw) in tools.into_iter().enumerate() {
+            match (self.check(raw, ""), path) {
+                (Ok((kind, _)), Some(path)) if kind == "namespace" => {
+                    let path = format!("{path}.tools[{n}].type");
+                    return Err(not_one_of(&path, &kind, "'function' and 'custom'"));
+                }
+                (Ok((kind, _)), None) if kind == "namespace" => {
+                    notes.add("skipped_tool", "a namespace within a namespace");
+                }
+                (Ok((kind, tool)), _) => self.declare(Some(&name), &kind, &tool, notes),
+                (Err(error), _) => notes.add("skipped_tool", &error.message),
+            }
         }
+        Ok(())
     }
 
     /// Adds one tool to what the model is shown. Hosted tools, which run nowhere here, are hidden.
@@ -187,13 +213,6 @@ impl<'a> Tools<'a> {
         let name = present(tool.name).and_then(json::decode).unwrap_or_default();
         let client = present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
         let route = match kind {
-            "namespace" => {
-                let joined = namespace.map_or(name.to_string(), |outer| format!("{outer}__{name}"));
-                for raw in array(tool.tools, "tools").ok().flatten().unwrap_or_default() {
-                    self.nested(Some(&joined), raw, notes);
-                }
-                return;
-            }
             "function" => self.table.add(namespace, &name, Kind::Function),
             "custom" => {
                 // Codex's name for it, and Droid's
