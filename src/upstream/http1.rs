@@ -19,13 +19,16 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use head::{Framing, Head};
+use head::{Arriving, Framing, Head};
 
 pub use head::Told;
 
 /// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
 /// holds nothing.
 const READ: usize = 32 << 10;
+/// Most bytes of a success that are taken in while its request is still being written: a server that goes on beyond them
+/// does not want the rest of the request.
+const EARLY: usize = 256 << 10;
 /// Silence after which the kernel asks whether the other side is still there, and between two such questions.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Time after which what was sent and not acknowledged ends a connection.
@@ -219,17 +222,17 @@ impl Exchange {
     /// Sends a request and reads the head of the response, with what came behind it.
     async fn ask(&mut self, head: &[u8], body: &[u8]) -> Result<(Head, Vec<u8>), Broken> {
         let mut out = head.chain(body);
-        let mut came = Vec::new();
+        let mut came = Arriving::default();
+        let mut found = Ok(None);
         // a server may refuse a request that it has not read to its end
-        let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came)).await;
-        let mut found = add(&mut came, &[]);
+        let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found)).await;
         loop {
             if let Some(mut head) = found.map_err(Broken::midway)? {
                 head.keeps &= sent.is_ok() && !out.has_remaining();
-                return Ok((head, came));
+                return Ok((head, came.bytes));
             }
             found = Ok(None);
-            match poll_fn(|cx| self.poll_read(cx, |bytes| found = add(&mut came, bytes))).await {
+            match poll_fn(|cx| self.poll_read(cx, |bytes| found = came.add(bytes))).await {
                 Ok(0) => {
                     return Err(Broken::midway(sent.err().map_or_else(closed, |error| error.to_string())));
                 }
@@ -239,12 +242,14 @@ impl Exchange {
         }
     }
 
-    /// Writes on, until all is written or the server has refused the request.
+    /// Writes on, until all is written, or the server has refused the request or answers without it. `found`: the head
+    /// of its response, if it came meanwhile; what came behind it is in `came`.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut impl Buf,
-        came: &mut Vec<u8>,
+        came: &mut Arriving,
+        found: &mut Result<Option<Head>, String>,
     ) -> Poll<io::Result<()>> {
         while out.has_remaining() {
             let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
@@ -255,12 +260,16 @@ impl Exchange {
                 Poll::Ready(Ok(written)) => out.advance(written),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    let read = ready!(self.poll_read(cx, |bytes| came.extend_from_slice(bytes)))?;
-                    let refused = || {
-                        let head = head::response(came);
-                        head.map_or(true, |head| head.is_some_and(|(head, _)| !head.told.status.is_success()))
+                    let read = ready!(self.poll_read(cx, |bytes| match found {
+                        Ok(Some(_)) => came.bytes.extend_from_slice(bytes),
+                        _ => *found = came.add(bytes),
+                    }))?;
+                    let over = match found {
+                        Ok(Some(head)) => !head.told.status.is_success() || came.bytes.len() > EARLY,
+                        Ok(None) => false,
+                        Err(_) => true,
                     };
-                    if read == 0 || refused() {
+                    if read == 0 || over {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -333,20 +342,55 @@ impl Body {
     }
 }
 
-/// Adds what was read to what came before. Once the head is there in full, only what follows it is left in `came`.
-fn add(came: &mut Vec<u8>, bytes: &[u8]) -> Result<Option<Head>, String> {
-    if came.is_empty() {
-        let found = head::response(bytes)?;
-        let rest = found.as_ref().map_or(0, |(_, length)| *length);
-        came.extend_from_slice(bytes.get(rest..).unwrap_or_default());
-        return Ok(found.map(|(head, _)| head));
-    }
-    came.extend_from_slice(bytes);
-    let Some((head, length)) = head::response(came)? else { return Ok(None) };
-    came.drain(..length);
-    Ok(Some(head))
-}
-
 fn closed() -> String {
     "connection closed before the message was complete".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Posts 32 MB to a server that reads the head alone and writes `answer`, then `more` for ever.
+    async fn post_to(answer: &'static [u8], more: &'static [u8]) -> Result<Response, Broken> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.read_exact(&mut [0; 32]).await.unwrap();
+            stream.write_all(answer).await.unwrap();
+            while !more.is_empty() && stream.write_all(more).await.is_ok() {}
+            // the rest of the request stays unread, the connection open
+            std::future::pending::<()>().await;
+        });
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
+        let post = pool.post("/", &[], vec![b'x'; 32 << 20]);
+        tokio::time::timeout(Duration::from_secs(20), post).await.expect("it is not read for ever")
+    }
+
+    #[tokio::test]
+    async fn an_early_answer_is_bounded_while_the_request_is_written() {
+        const ENDLESS: &[u8] = &[b'x'; 4096];
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n";
+        let response = post_to(answer, ENDLESS).await.unwrap();
+        assert_eq!(response.told.status, 200);
+        assert!(response.body.held.len() <= EARLY + READ, "{}", response.body.held.len());
+        assert!(!response.body.exchange.unwrap().keeps, "the request is not whole");
+        for (start, more) in [
+            (&b"HTTP/1.1 200 OK\r\n"[..], &b"x: y\r\n"[..]),
+            (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+            (b"", b"\r\n"),
+        ] {
+            let refused = post_to(start, more).await.err().map(|broken| broken.cause);
+            assert!(refused.is_some_and(|cause| cause.contains("HTTP") || cause.contains("head")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_the_writing() {
+        let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno";
+        assert_eq!(post_to(answer, b"").await.unwrap().told.status, 413);
+    }
 }

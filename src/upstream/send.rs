@@ -283,16 +283,16 @@ impl<'a> Trip<'a> {
         mut response: Response,
         mut watch: Watch<'_, '_>,
     ) -> Result<(Response, Vec<u8>), Failure> {
-        let mut first = Vec::new();
+        let mut first = answer::Beginning::default();
         loop {
             watch.quiet = Instant::now();
-            match watch.over(pin!(response.more(&mut first))).await? {
+            match watch.over(pin!(response.more(&mut first.bytes))).await? {
                 Some(Ok(_)) => {}
                 None => return Err(Failure::Broke(ended())),
                 Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
             }
-            if answer::begun(&first) {
-                return Ok((response, first));
+            if first.begun() {
+                return Ok((response, first.bytes));
             }
         }
     }

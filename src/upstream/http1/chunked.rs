@@ -160,6 +160,7 @@ mod tests {
     #[test]
     fn what_is_broken_is_refused() {
         let long = [b"1;".as_slice(), &vec![b'x'; ASIDE], b"\r\n"].concat();
+        let many = [b"0\r\n".as_slice(), &b"x: y\r\n".repeat(ASIDE / 4 + 1)].concat();
         for coded in [
             &b"\r\n"[..],
             b"g\r\n",
@@ -172,6 +173,7 @@ mod tests {
             b"0\r\nx: y\rz",
             b"1234567890123456\r\n",
             &long,
+            &many,
         ] {
             assert!(read(&[coded]).is_err(), "{}", String::from_utf8_lossy(coded));
         }

@@ -10,7 +10,7 @@ use super::chunked::Chunked;
 
 /// Most headers of a response.
 const HEADERS: usize = 100;
-/// The longest head of a response, in bytes.
+/// The longest head of a response in bytes, with the interim responses before it.
 const LONGEST: usize = 256 << 10;
 
 /// What of a response's head says something of its answer.
@@ -32,6 +32,16 @@ pub struct Head {
     pub keeps: bool,
 }
 
+/// Collects the head of a response as it arrives. What it holds of it is bounded, and it is parsed only where it may have
+/// ended: the work is linear however small the pieces are.
+#[derive(Debug, Default)]
+pub struct Arriving {
+    /// The head so far; once it was found, what follows it.
+    pub bytes: Vec<u8>,
+    /// Bytes of what was passed over: interim responses, and line ends before a head.
+    passed: usize,
+}
+
 /// How a body's end is told.
 #[derive(Debug)]
 pub enum Framing {
@@ -49,6 +59,39 @@ impl Told {
             content_type: content_type.unwrap_or_default().to_ascii_lowercase(),
             retry_after: retry_after.map(str::to_owned),
         }
+    }
+}
+
+impl Arriving {
+    /// Adds what was read; the head, once it is there in full. To be called until then.
+    ///
+    /// # Errors
+    /// When it is no HTTP/1 response, or its head is too long; what is wrong, in words.
+    pub fn add(&mut self, piece: &[u8]) -> Result<Option<Head>, String> {
+        let found = if self.bytes.is_empty() {
+            // mostly all of it comes at once
+            let (found, read) = response(piece)?;
+            self.bytes.extend_from_slice(piece.get(read..).unwrap_or_default());
+            self.passed += read;
+            found
+        } else {
+            let searched = self.bytes.len().saturating_sub(b"\n\r".len());
+            self.bytes.extend_from_slice(piece);
+            let fresh = self.bytes.get(searched..).unwrap_or_default();
+            let ends = |end: &[u8]| memchr::memmem::find(fresh, end).is_some();
+            if ends(b"\n\r\n") || ends(b"\n\n") {
+                let (found, read) = response(&self.bytes)?;
+                self.bytes.drain(..read);
+                self.passed += read;
+                found
+            } else {
+                None
+            }
+        };
+        if found.is_none() && self.passed + self.bytes.len() > LONGEST {
+            return Err("the head of the response is too long".to_owned());
+        }
+        Ok(found)
     }
 }
 
@@ -123,14 +166,18 @@ pub fn request(
     out
 }
 
-/// The head that `bytes` begin with and its length, once it is there in full. Interim responses (1xx) are passed over.
+/// The head that `bytes` begin with, once it is there in full, and how many bytes lie behind us with it: interim responses
+/// (1xx) are passed over, and so are line ends before a head.
 ///
 /// # Errors
 /// When it is no HTTP/1 response; what is wrong, in words.
-pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
+fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
     let mut passed = 0;
     loop {
         let rest = bytes.get(passed..).unwrap_or_default();
+        let blank = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let rest = rest.get(blank..).unwrap_or_default();
+        passed += blank;
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
         let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -140,10 +187,7 @@ pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
         );
         let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() > LONGEST => {
-                return Err("the head of the response is too long".to_owned());
-            }
-            Ok(httparse::Status::Partial) => return Ok(None),
+            Ok(httparse::Status::Partial) => return Ok((None, passed)),
             Err(error) => return Err(format!("the response is not HTTP/1.1: {error}")),
         };
         let code = parsed.code.unwrap_or_default();
@@ -157,7 +201,7 @@ pub fn response(bytes: &[u8]) -> Result<Option<(Head, usize)>, String> {
         let keeps = keeps(parsed.headers, parsed.version == Some(1)) && !matches!(framing, Framing::Close);
         let first = |name| values(parsed.headers, name).next();
         let told = Told::new(status, first("content-type"), first("retry-after"));
-        return Ok(Some((Head { told, framing, keeps }, passed)));
+        return Ok((Some(Head { told, framing, keeps }), passed));
     }
 }
 
@@ -203,7 +247,46 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<(Head, usize)>, String> {
-        response(text.as_bytes())
+        response(text.as_bytes()).map(|(head, length)| head.map(|head| (head, length)))
+    }
+
+    /// What arrives in these pieces: the head's status with what follows it.
+    fn arrive<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(u16, Vec<u8>)>, String> {
+        let mut arriving = Arriving::default();
+        for piece in pieces {
+            if let Some(head) = arriving.add(piece)? {
+                return Ok(Some((head.told.status.as_u16(), arriving.bytes)));
+            }
+            assert!(arriving.bytes.len() <= LONGEST + piece.len());
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn a_head_arrives_in_any_pieces() {
+        let head = "\r\n\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\nlink: x\n\n\r\nHTTP/1.1 200 OK\r\nx: y\r\n\r\n";
+        for size in 1..head.len() {
+            assert_eq!(arrive(head.as_bytes().chunks(size)), Ok(Some((200, Vec::new()))), "{size}");
+        }
+        let more = format!("{head}body\n\n");
+        assert_eq!(arrive([more.as_bytes()]), Ok(Some((200, b"body\n\n".to_vec()))));
+    }
+
+    #[test]
+    fn a_head_that_does_not_end_is_given_up() {
+        let endless: [&[u8]; 5] = [
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"\r\n",
+            b"\n",
+            b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload\r\n\r\n",
+            b"x: y\n",
+        ];
+        for piece in endless {
+            let pieces = 2 * LONGEST / piece.len();
+            let start: &[u8] = if piece.starts_with(b"x") { b"HTTP/1.1 200 OK\r\n" } else { b"" };
+            let found = arrive([start].into_iter().chain(std::iter::repeat_n(piece, pieces)));
+            assert!(found.is_err(), "{}: {found:?}", String::from_utf8_lossy(piece));
+        }
     }
 
     #[test]
@@ -232,7 +315,7 @@ mod tests {
             assert_eq!(length, head.len());
             assert!(format!("{:?}", read.framing).starts_with(framing), "{head}: {:?}", read.framing);
             assert_eq!(read.keeps, keeps, "{head}");
-            assert!((0..head.len()).all(|end| response(&head.as_bytes()[..end]).unwrap().is_none()));
+            assert!((0..head.len()).all(|end| response(&head.as_bytes()[..end]).unwrap().0.is_none()));
         }
     }
 
@@ -257,7 +340,7 @@ mod tests {
             assert!(read(text).is_err(), "{text}");
         }
         let endless = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(LONGEST));
-        assert!(read(&endless).is_err());
+        assert!(arrive([endless.as_bytes()]).is_err());
         let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "x: y\r\n".repeat(HEADERS + 1));
         assert!(read(&many).is_err());
     }
