@@ -144,6 +144,10 @@ pub struct StoreConfig {
     /// How long the events of an ended background response can be replayed.
     #[serde(with = "humantime_serde")]
     pub replay_window: Duration,
+    /// Most bytes of one run's events, of which the oldest go first.
+    pub replay_max_bytes: usize,
+    /// Most bytes of the events of all runs that go on, and as many of those that have ended.
+    pub replay_total_bytes: usize,
     /// How long a run of a replica that died is taken for alive.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
@@ -316,6 +320,8 @@ impl Default for StoreConfig {
             seal: false,
             resume_window: Duration::from_secs(30),
             replay_window: Duration::from_secs(600),
+            replay_max_bytes: 64 << 20,
+            replay_total_bytes: 256 << 20,
             lease: Duration::from_secs(15),
         }
     }

@@ -366,3 +366,38 @@ async fn keys_go_where_they_are_meant_to() {
         assert_eq!(response["output_text"], want);
     }
 }
+
+#[tokio::test]
+async fn a_background_log_is_bounded_and_says_what_is_gone() {
+    let address = upstream(|_, mut stream| async move {
+        let words: String = (0..200).map(|n| text(&format!("word {n} "))).collect();
+        let _ = stream.write_all(&[EVENTS, words.as_bytes(), STOP.as_bytes()].concat()).await;
+    })
+    .await;
+    let proxy = Proxy::start(address, &[("REJOINDER_STORE__REPLAY_MAX_BYTES", "16384")], true).await;
+    let begun = proxy.post(r#"{"model":"m","input":"hi","background":true}"#).send().await.unwrap();
+    let begun: Value = serde_json::from_str(&begun.text().await.unwrap()).unwrap();
+    let url = format!("{}/v1/responses/{}", proxy.base, begun["id"].as_str().unwrap());
+    let get = async |query: &str| {
+        let answer = reqwest::get(format!("{url}{query}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    until(async || get("").await.1.contains("\"status\":\"completed\"")).await;
+    let (status, body) = get("?stream=true").await;
+    let error = &serde_json::from_str::<Value>(&body).unwrap()["error"];
+    assert_eq!((status, &error["code"]), (400, &json!("events_no_longer_kept")), "{body}");
+    assert_eq!(error["param"], "starting_after");
+    let message = error["message"].as_str().unwrap();
+    let last = message.split("up to number ").nth(1).unwrap().split(' ').next().unwrap();
+    let last: u64 = last.parse().unwrap();
+    assert_eq!(get(&format!("?stream=true&starting_after={}", last - 1)).await.0, 400);
+    let (status, rest) = get(&format!("?stream=true&starting_after={last}")).await;
+    assert_eq!(status, 200);
+    let events = rest.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let numbers: Vec<u64> = events
+        .map(|data| serde_json::from_str::<Value>(&format!("{{{data}")).unwrap())
+        .map(|event| event["sequence_number"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (last + 1..last + 1 + numbers.len() as u64).collect::<Vec<_>>());
+    assert!(rest.contains("event: response.completed") && rest.ends_with("data: [DONE]\n\n"));
+}

@@ -200,7 +200,7 @@ async fn nothing_of_one_scope_is_there_for_another(subject: Subject) {
     assert!(store.append(ALICE, "conv_1", vec![item("msg_1", "hers")]).await.unwrap());
     if let Some(runs) = store.runs() {
         assert!(!runs.renew(ALICE, "resp_2", Duration::from_secs(60)).await.unwrap());
-        let batch = rejoinder::store::Batch { events: vec!["hers".into()], ended: false };
+        let batch = rejoinder::store::Batch { events: vec!["hers".into()], ..Default::default() };
         runs.append(ALICE, "resp_2", batch, Duration::from_secs(60)).await.unwrap();
     }
     let foreign = answers(store, BOB, "resp_2", "conv_1", "msg_1").await;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use redis_server::Server;
+use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::redis::{RedisStore, Room};
 use rejoinder::store::{Batch, Chain, SharedRuns, Store, StoreError, TurnState};
@@ -51,7 +52,7 @@ fn is_kept(answer: &Result<impl std::fmt::Debug, StoreError>) -> bool {
 
 fn frames(from: usize, to: usize) -> Batch {
     let events = (from..to).map(|n| Bytes::from(format!("event: x\ndata: {n}\n\n"))).collect();
-    Batch { events, ended: false }
+    Batch { events, ..Batch::default() }
 }
 
 async fn log(runs: &dyn SharedRuns, id: &str, from: u64) -> (Vec<Bytes>, bool) {
@@ -157,8 +158,47 @@ async fn a_run_is_watched_and_cancelled_from_another_replica() {
     }
     // an end without events
     here.append(ALICE, "resp_2", frames(0, 2), KEEP).await.unwrap();
-    here.append(ALICE, "resp_2", Batch { events: vec![], ended: true }, KEEP).await.unwrap();
+    here.append(ALICE, "resp_2", Batch { ended: true, ..Batch::default() }, KEEP).await.unwrap();
     assert_eq!(log(there, "resp_2", 2).await, (vec![], true));
+}
+
+#[tokio::test]
+async fn a_log_is_bounded_by_bytes_and_says_what_is_gone() {
+    let Some(server) = Server::start(&[]) else { return };
+    let bounded = |most| {
+        let config = StoreConfig { replay_max_bytes: most, ..config(&server.url(), PATIENCE) };
+        RedisStore::connect(&config, keyring(), Room::default()).unwrap()
+    };
+    let entry = frames(100, 101).events[0].len() + 3;
+    let (a, b) = (bounded(20 * entry), bounded(20 * entry));
+    let (here, there) = (a.runs().unwrap(), b.runs().unwrap());
+    for at in (100..200).step_by(5) {
+        let batch = Batch { gone: 100, ..frames(at, at + 5) };
+        here.append(ALICE, "resp_1", batch, KEEP).await.unwrap();
+    }
+    for from in [0, 99, 150, 185, 190, 200, 300] {
+        let batch = there.events(ALICE, "resp_1", from).await.unwrap().unwrap();
+        assert_eq!(batch.gone, 180);
+        let first = (from.max(batch.gone) as usize).min(200);
+        assert_eq!(batch.events, frames(first, 200).events, "from {from}");
+    }
+    assert_eq!(there.count(ALICE, "resp_1").await.unwrap(), 200);
+    let length: u64 = redis::cmd("LLEN")
+        .arg(format!("rejoinder:{{{}}}:e:resp_1", ALICE.hex()))
+        .query(&mut server.connection())
+        .unwrap();
+    assert_eq!(length, 20);
+    // an end, and an event longer than all may be
+    here.append(ALICE, "resp_1", Batch { ended: true, ..frames(200, 201) }, KEEP).await.unwrap();
+    let ended = there.events(ALICE, "resp_1", 200).await.unwrap().unwrap();
+    assert_eq!((ended.events, ended.ended), (frames(200, 201).events, true));
+    let long = Batch { events: vec![vec![b'x'; 40 * entry].into()], ..Batch::default() };
+    here.append(ALICE, "resp_2", long.clone(), KEEP).await.unwrap();
+    assert_eq!(log(there, "resp_2", 0).await, (long.events, false));
+    // what our own log has lost leaves a gap that is told of
+    here.append(ALICE, "resp_2", Batch { gone: 7, ..frames(7, 9) }, KEEP).await.unwrap();
+    let batch = there.events(ALICE, "resp_2", 1).await.unwrap().unwrap();
+    assert_eq!((batch.gone, batch.events), (7, frames(7, 9).events));
 }
 
 #[tokio::test]
@@ -495,7 +535,7 @@ async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
         Store::append(store, ALICE, &conv, vec![item("m1", "plaintext"), item("m2", "plaintext")])
             .await
             .unwrap();
-        let batch = Batch { events: vec!["plaintext".into(), "plaintext".into()], ended: true };
+        let batch = Batch { events: vec!["plaintext".into(), "plaintext".into()], ended: true, gone: 0 };
         store.runs().unwrap().append(ALICE, id, batch, KEEP).await.unwrap();
     };
     let plain_text = |server: &Server| memchr::memmem::find(&everything(server), b"plaintext").is_some();

@@ -92,6 +92,8 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "store.seal", kind: Kind::Bool },
     Key { name: "store.resume_window", kind: Kind::Duration },
     Key { name: "store.replay_window", kind: Kind::Duration },
+    Key { name: "store.replay_max_bytes", kind: Kind::Bytes },
+    Key { name: "store.replay_total_bytes", kind: Kind::Bytes },
     Key { name: "store.lease", kind: Kind::Duration },
     Key { name: "tools.web_search_wrapper", kind: Kind::Checked(wrapper) },
     Key { name: "tools.file_search_wrapper", kind: Kind::Checked(wrapper) },

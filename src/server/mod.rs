@@ -119,7 +119,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let store = store::open(&resolved)?;
     let app = Arc::new(App {
         keyring: resolved.keyring,
-        runs: Runs::new(resolved.config.store.replay_window),
+        runs: Runs::new(&resolved.config.store),
         store,
         echoes: Echoes::default(),
         config: resolved.config,

@@ -1,10 +1,12 @@
 //! Owns runs: responses that go on without the connection that asked for them, and the logs of their events, from
 //! which any number of connections can read. It must not know what an event means.
 
+mod log;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,12 +17,13 @@ use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::log::Log;
 use super::{App, state, stored};
+use crate::config::StoreConfig;
 use crate::driver::EventBody;
-use crate::store::{Batch, Scope, SharedRuns, StoreError, Turn};
+use crate::error::{Error, Kind};
+use crate::store::{Batch, Scope, SharedRuns, Turn};
 
-/// Most bytes of ended runs' logs.
-const KEPT_LOGS: u64 = 128 << 20;
 /// Between two looks at a run of another replica's.
 const REMOTE_POLL: Duration = Duration::from_millis(100);
 
@@ -32,6 +35,12 @@ pub struct Runs {
     ended: Cache<Key, Arc<Run>>,
     /// How many are open.
     count: watch::Sender<usize>,
+    /// Bytes of the logs of those that are open.
+    held: AtomicU64,
+    /// Most bytes of one log.
+    most: u64,
+    /// Most bytes of all logs of open runs, and as many of ended ones.
+    most_of_all: u64,
 }
 
 /// One run.
@@ -46,18 +55,44 @@ pub struct Run {
     pub cancel: CancellationToken,
 }
 
-#[derive(Default)]
-struct Log {
-    events: Vec<Bytes>,
-    bytes: u64,
-}
-
 impl Runs {
-    /// None. `replay`: how long an ended run's log is kept.
-    pub fn new(replay: Duration) -> Runs {
+    /// None. How long and how much of them is kept, the store's settings say.
+    pub fn new(config: &StoreConfig) -> Runs {
         let weigh = |_: &Key, run: &Arc<Run>| u32::try_from(run.log().bytes).unwrap_or(u32::MAX).max(1024);
-        let ended = Cache::builder().time_to_live(replay).max_capacity(KEPT_LOGS).weigher(weigh).build();
-        Runs { open: Mutex::default(), ended, count: watch::Sender::new(0) }
+        let most_of_all = config.replay_total_bytes as u64;
+        let ended = Cache::builder()
+            .time_to_live(config.replay_window)
+            .max_capacity(most_of_all)
+            .weigher(weigh)
+            .build();
+        Runs {
+            open: Mutex::default(),
+            ended,
+            count: watch::Sender::new(0),
+            held: AtomicU64::new(0),
+            most: config.replay_max_bytes as u64,
+            most_of_all,
+        }
+    }
+
+    /// Adds a frame to a run's log. What is too much gives way: the oldest of its own, then of the longest log.
+    fn push(&self, run: &Run, frame: &Bytes) {
+        let (came, went) = run.push(frame, self.most);
+        self.held.fetch_add(came, Ordering::AcqRel);
+        let held = self.held.fetch_sub(went, Ordering::AcqRel) - went;
+        if held > self.most_of_all {
+            self.make_room(held - self.most_of_all);
+        }
+    }
+
+    fn make_room(&self, excess: u64) {
+        let open = lock(&self.open);
+        let longest = open.values().map(|run| (run.log().bytes, run)).max_by_key(|(bytes, _)| *bytes);
+        if let Some((bytes, run)) = longest {
+            // some more at once, so that it is not looked for at every event
+            let went = run.log().shrink(bytes.saturating_sub(excess.max(bytes / 8)));
+            self.held.fetch_sub(went, Ordering::AcqRel);
+        }
     }
 
     /// A run of this process.
@@ -115,12 +150,13 @@ impl Runs {
                 state::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
             }
             let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
-            drive(&started, body, abandon).await;
+            drive(&app.runs, &started, body, abandon).await;
             if let Some(share) = shared {
                 share.finish().await;
             }
-            app.runs.ended.insert(key.clone(), started);
             lock(&app.runs.open).remove(&key);
+            app.runs.held.fetch_sub(started.log().bytes, Ordering::AcqRel);
+            app.runs.ended.insert(key.clone(), started);
             app.runs.count.send_modify(|count| *count -= 1);
         });
         run
@@ -128,7 +164,7 @@ impl Runs {
 }
 
 /// Moves the body's events into the log until it ends.
-async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
+async fn drive(runs: &Runs, run: &Run, mut body: EventBody, abandon: Option<Duration>) {
     let mut cancelled = false;
     // one for the whole run: each event would begin the wait anew otherwise
     let abandoned = run.abandoned(abandon);
@@ -151,7 +187,7 @@ async fn drive(run: &Run, mut body: EventBody, abandon: Option<Duration>) {
         let Some(frame) = frame else { break };
         let Ok(frame) = frame;
         if let Ok(bytes) = frame.into_data() {
-            run.push(&bytes);
+            runs.push(run, &bytes);
         }
     }
     run.progress.send_modify(|(_, ended)| *ended = true);
@@ -162,30 +198,31 @@ impl Run {
         lock(&self.log)
     }
 
-    /// Takes a frame apart into its events; comments and `[DONE]` are none.
-    fn push(&self, frame: &Bytes) {
+    /// Takes a frame into the log; how many bytes came to it, and how many went because it would have more than `most`.
+    fn push(&self, frame: &[u8], most: u64) -> (u64, u64) {
         let mut log = self.log();
-        let mut rest = &frame[..];
-        while let Some(length) = memchr::memmem::find(rest, b"\n\n").map(|at| at + 2) {
-            let (event, after) = rest.split_at(length);
-            rest = after;
-            if event.starts_with(b"event: ") {
-                log.bytes += event.len() as u64 + 64;
-                // not a slice of the frame: comments beside it would stay in memory
-                log.events.push(Bytes::copy_from_slice(event));
-            }
-        }
-        let count = log.events.len();
+        let came = log.push(frame);
+        let went = log.shrink(most);
+        let count = log.count();
         drop(log);
         self.progress.send_modify(|(events, _)| *events = count);
+        (came, went)
     }
 
-    /// The events from number `from` on, and whether there will be no more.
+    /// Events from number `from` on, as many as a reader takes at a time, and whether there will be no more.
     fn from(&self, from: usize) -> Batch {
         // in this order: what is said to be the end must not be read before its events
         let ended = self.progress.borrow().1;
-        let log = self.log();
-        Batch { events: log.events.get(from..).unwrap_or_default().to_vec(), ended }
+        self.log().from(from, ended)
+    }
+
+    /// Whether the events from number `from` on are still there.
+    ///
+    /// # Errors
+    /// 400 when some are gone.
+    pub fn reaches(&self, from: usize) -> Result<(), Error> {
+        let gone = self.log().gone;
+        if from < gone { Err(gone_before(gone as u64)) } else { Ok(()) }
     }
 
     /// Waits until nobody has read it for that long.
@@ -216,6 +253,12 @@ impl Run {
             let from = from?;
             loop {
                 let batch = reader.0.from(from);
+                if batch.gone > from as u64 {
+                    return Some((
+                        stored::error_event(&gone_before(batch.gone), from),
+                        (reader, progress, None),
+                    ));
+                }
                 let next = from + batch.events.len();
                 if !batch.events.is_empty() || batch.ended {
                     let bytes = joined(&batch);
@@ -228,6 +271,19 @@ impl Run {
             }
         })
     }
+}
+
+/// The events before that number are no longer kept.
+fn gone_before(gone: u64) -> Error {
+    let last = gone.saturating_sub(1);
+    let message = format!(
+        "The events of this response up to number {last} are no longer kept: there are more than the server keeps \
+         (store.replay_max_bytes, store.replay_total_bytes). Ask for those after it with 'starting_after={last}', or \
+         fetch the response without 'stream'."
+    );
+    let mut error = Error::new(Kind::InvalidValue, message).param("starting_after");
+    error.code = Some("events_no_longer_kept".to_owned());
+    error
 }
 
 const KEEP_ALIVE: Bytes = Bytes::from_static(b": keep-alive\n\n");
@@ -263,17 +319,20 @@ fn joined(batch: &Batch) -> Bytes {
 /// `goes_on`: the run has not ended, though it may not have said anything yet.
 ///
 /// # Errors
-/// When the store cannot be asked.
+/// When the store cannot be asked, or no longer has the first of them.
 pub async fn read_shared(
     app: Arc<App>,
     scope: Scope,
     id: String,
     from: usize,
     goes_on: bool,
-) -> Result<Option<impl Stream<Item = Bytes> + Send>, StoreError> {
+) -> Result<Option<impl Stream<Item = Bytes> + Send>, Error> {
     let Some(runs) = app.store.runs() else { return Ok(None) };
     let first = runs.events(scope, &id, from as u64).await?;
     let Some(first) = first.or(goes_on.then(Batch::default)) else { return Ok(None) };
+    if first.gone > from as u64 {
+        return Err(gone_before(first.gone));
+    }
     let heartbeat = app.config.heartbeat;
     let state = (app, Some((first, from)));
     Ok(Some(stream::unfold(state, move |(app, state)| {
@@ -286,8 +345,8 @@ pub async fn read_shared(
                 let runs = app.store.runs()?;
                 if orphaned {
                     // its replica died: what it sent is all there will ever be
-                    if let Some(events) = unsent(&app, runs, scope, &id, from).await {
-                        batch = Batch { events, ended: true };
+                    if let Some(rest) = unsent(&app, runs, scope, &id, from).await {
+                        batch = rest;
                         break;
                     }
                 }
@@ -300,6 +359,12 @@ pub async fn read_shared(
                 let leased = runs.leased(scope, &id).await.unwrap_or(true);
                 batch = runs.events(scope, &id, from as u64).await.ok().flatten().unwrap_or_default();
                 orphaned = !leased;
+                if batch.gone > from as u64 {
+                    break;
+                }
+            }
+            if batch.gone > from as u64 {
+                return Some((stored::error_event(&gone_before(batch.gone), from), (app, None)));
             }
             let next = from + batch.events.len();
             let more = (!batch.ended).then(|| (Batch::default(), next));
@@ -309,11 +374,15 @@ pub async fn read_shared(
 }
 
 /// What a run's replica did not send any more, as far as it comes at number `from` or later.
-async fn unsent(app: &App, runs: &dyn SharedRuns, scope: Scope, id: &str, from: usize) -> Option<Vec<Bytes>> {
-    let sent = runs.events(scope, id, 0).await.ok()?.unwrap_or_default();
-    let number = sent.events.len();
-    let last = stored::last_words(app, scope, id, number).await?;
-    Some(sent.events.into_iter().chain(last).skip(from).collect())
+async fn unsent(app: &App, runs: &dyn SharedRuns, scope: Scope, id: &str, from: usize) -> Option<Batch> {
+    let sent = runs.events(scope, id, from as u64).await.ok()?.unwrap_or_default();
+    if sent.gone > from as u64 {
+        return Some(sent);
+    }
+    let number = runs.count(scope, id).await.ok()?;
+    let last = stored::last_words(app, scope, id, number as usize).await?;
+    let events = sent.events.into_iter().chain(last.into_iter().skip(from.saturating_sub(number as usize)));
+    Some(Batch { events: events.collect(), ended: true, gone: sent.gone })
 }
 
 /// Tells other replicas of a run of ours.
@@ -362,7 +431,7 @@ async fn publish(app: &App, runs: &dyn SharedRuns, scope: Scope, id: &str, run: 
     loop {
         let _ = progress.wait_for(|(events, ended)| *events > from || *ended).await;
         let batch = run.from(from);
-        let (next, ended) = (from + batch.events.len(), batch.ended);
+        let (next, ended) = (from.max(batch.gone as usize) + batch.events.len(), batch.ended);
         let keep = app.config.store.replay_window;
         match runs.append(scope, id, batch, keep).await {
             Ok(()) if ended => return,

@@ -73,6 +73,7 @@ pub async fn get(
     }
     let from = after.map_or(0, |after| after + 1) as usize;
     if let Some(run) = app.runs.find(scope, id) {
+        run.reaches(from)?;
         return Ok(reply::events(run.read(from, app.config.heartbeat)));
     }
     let events = runs::read_shared(app, scope, id.to_owned(), from, !turn.state.ended()).await;
@@ -94,13 +95,9 @@ pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Opt
     let kind = match &turn.state {
         TurnState::Completed(_) => "response.completed",
         TurnState::Failed { code, message } => {
-            let error = value!({"message": message, "type": "server_error", "param": null, "code": code});
-            events.push(event("error", number, |body| {
-                body.insert("code".to_owned(), value!(code));
-                body.insert("message".to_owned(), value!(message));
-                body.insert("param".to_owned(), Value::Null);
-                body.insert("error".to_owned(), error);
-            }));
+            let mut error = Error::new(Kind::UpstreamFailed, &**message);
+            error.code = Some(code.to_string());
+            events.push(error_event(&error, number));
             "response.failed"
         }
         _ => "response.incomplete",
@@ -110,6 +107,18 @@ pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Opt
         body.insert("response".to_owned(), response);
     }));
     Some(events)
+}
+
+/// An error in place of the event of that number.
+pub fn error_event(error: &Error, number: usize) -> Bytes {
+    let mut object = Vec::new();
+    error.write_object(&mut object);
+    event("error", number, |body| {
+        body.insert("code".to_owned(), value!(error.failed_code()));
+        body.insert("message".to_owned(), value!(error.message));
+        body.insert("param".to_owned(), value!(error.param));
+        body.insert("error".to_owned(), serde_json::from_slice(&object).unwrap_or_default());
+    })
 }
 
 fn event(kind: &str, number: usize, fill: impl FnOnce(&mut Map<String, Value>)) -> Bytes {

@@ -156,6 +156,8 @@ pub struct Batch {
     pub events: Vec<Bytes>,
     /// Whether the last of them ends the stream.
     pub ended: bool,
+    /// The events before this number are no longer kept; the first of these has it, where an earlier one was asked for.
+    pub gone: u64,
 }
 
 /// Runs that several replicas can watch and cancel. A run belongs to the replica that began it, for as long as that
@@ -173,11 +175,15 @@ pub trait SharedRuns: Send + Sync {
 
     /// Adds events to a run's log, each once; `keep`: how long the log stays after its last change or the lease's last
     /// renewal. Only the run's own replica may. After an error it appends the same events again, with later ones behind
-    /// them, or gives up; "kept" in the error means what it does for [`Store::put`].
+    /// them, or gives up; "kept" in the error means what it does for [`Store::put`]. Beyond the bytes that a log may have,
+    /// its oldest events go.
     async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError>;
 
-    /// The events from number `from` on; `None` if there is no log.
+    /// The events from number `from` on, or from the oldest that is kept; `None` if there is no log.
     async fn events(&self, scope: Scope, id: &str, from: u64) -> Result<Option<Batch>, StoreError>;
+
+    /// How many events a run has sent so far, kept or not.
+    async fn count(&self, scope: Scope, id: &str) -> Result<u64, StoreError>;
 
     /// Asks the replica that holds the lease to cancel.
     async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError>;

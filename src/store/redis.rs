@@ -50,7 +50,7 @@ impl RedisStore {
         let url = config.url.as_deref().unwrap_or_default().trim();
         let shown = redact_url(url);
         let client = Client::open(url).map_err(|error| format!("store.url ({shown}): {error}"))?;
-        let asker = Asker::new(Codec { keyring, seal: config.seal }, config.ttl);
+        let asker = Asker::new(Codec { keyring, seal: config.seal }, config.ttl, config.replay_max_bytes);
         let link = Arc::new(Link::new(client, shown, config.timeout, asker, room));
         let runtime = Handle::try_current().map_err(|error| error.to_string())?;
         let keeper = runtime.spawn({

@@ -75,10 +75,13 @@ pub(super) struct Asker {
     head: Script,
     append: Script,
     events: Script,
+    read: Script,
+    /// Most bytes of one run's log.
+    log_bytes: usize,
 }
 
 impl Asker {
-    pub(super) fn new(codec: Codec, ttl: Duration) -> Asker {
+    pub(super) fn new(codec: Codec, ttl: Duration, log_bytes: usize) -> Asker {
         Asker {
             codec,
             ttl: millis(ttl),
@@ -87,6 +90,8 @@ impl Asker {
             head: Script::new(include_str!("head.lua")),
             append: Script::new(include_str!("append.lua")),
             events: Script::new(include_str!("events.lua")),
+            read: Script::new(include_str!("read.lua")),
+            log_bytes,
         }
     }
 
@@ -118,7 +123,8 @@ impl Asker {
             Write::Events(scope, run, place, batch, keep) => {
                 let key = name(*scope, Kind::Events, run);
                 let mut events = self.events.key(&key);
-                events.arg(millis(*keep)).arg(*place);
+                events.key(name(*scope, Kind::Gone, run));
+                events.arg(millis(*keep)).arg(*place).arg(self.log_bytes).arg(batch.gone);
                 let entries = batch.events.iter().map(Some).chain(batch.ended.then_some(None));
                 for (place, entry) in (*place..).zip(entries) {
                     events.arg(self.codec.entry(&key, place, entry)?);
@@ -138,6 +144,14 @@ impl Asker {
         let mut chain = self.chain.key(name(scope, Kind::Turn, id));
         chain.arg(self.ttl).arg(limit).arg(prefix(scope, Kind::Turn));
         Ask::Script(chain)
+    }
+
+    /// Answered with how many entries of a run's log are gone, how many there were ever, the last one, and those from
+    /// number `from` on.
+    pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Ask<'_> {
+        let mut read = self.read.key(name(scope, Kind::Events, run));
+        read.key(name(scope, Kind::Gone, run)).arg(from);
+        Ask::Script(read)
     }
 
     /// Answered with a list of one: the head, if there is one.

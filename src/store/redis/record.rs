@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Lease,
     Cancel,
     Events,
+    /// How much of a log of events is gone, and the bytes of what is there.
+    Gone,
 }
 
 /// What a record of that kind and scope is called, without its id. The braces keep a scope's records in one slot.
@@ -29,6 +31,7 @@ pub(super) fn prefix(scope: Scope, kind: Kind) -> String {
         Kind::Lease => 'l',
         Kind::Cancel => 'x',
         Kind::Events => 'e',
+        Kind::Gone => 'g',
     };
     format!("{PREFIX}{{{}}}:{letter}:", scope.hex())
 }

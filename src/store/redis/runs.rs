@@ -27,7 +27,9 @@ impl SharedRuns for RedisStore {
             .ignore();
         // a run that is silent for long must not lose the beginning of its log
         if let Some(log) = self.logs().get(&(scope, Box::from(id))) {
-            both.cmd("PEXPIRE").arg(name(scope, Kind::Events, id)).arg(millis(log.keep)).ignore();
+            for kind in [Kind::Events, Kind::Gone] {
+                both.cmd("PEXPIRE").arg(name(scope, kind, id)).arg(millis(log.keep)).ignore();
+            }
         }
         both.cmd("EXISTS").arg(name(scope, Kind::Cancel, id));
         let (cancelled,): (bool,) = self.link.call(&Ask::Pipeline(both)).await?;
@@ -54,7 +56,8 @@ impl SharedRuns for RedisStore {
             self.logs().entry(key.clone()).or_insert_with(|| Log { next: Arc::default(), keep }).next.clone();
         // held over the call: a run's batches go one after another
         let mut next = next.lock().await;
-        let place = *next;
+        // what our own log has lost in the meantime leaves a gap, which readers are told of
+        let place = (*next).max(batch.gone);
         let after = place + batch.events.len() as u64 + u64::from(batch.ended);
         let ended = batch.ended;
         if !self.link.write(Write::Events(scope, key.1.clone(), place, batch, keep)).await? {
@@ -72,14 +75,13 @@ impl SharedRuns for RedisStore {
             return Ok(Some(batch));
         }
         let key = name(scope, Kind::Events, id);
-        let mut read = pipe();
-        read.atomic().cmd("LLEN").arg(&key).cmd("LINDEX").arg(&key).arg(-1);
-        read.cmd("LRANGE").arg(&key).arg(from).arg(-1);
-        let (length, last, entries): (u64, Option<Vec<u8>>, Vec<Vec<u8>>) =
-            self.link.call(&Ask::Pipeline(read)).await?;
+        let read = self.link.asker.events(scope, id, from);
+        let (gone, length, last, entries): (u64, u64, Option<Vec<u8>>, Vec<Vec<u8>>) =
+            self.link.call(&read).await?;
         let Some(last) = last else { return Ok(None) };
         let codec = &self.link.asker.codec;
-        let mut batch = Batch::default();
+        let from = from.max(gone);
+        let mut batch = Batch { gone, ..Batch::default() };
         let entries = (from..).zip(&entries).chain([(length.saturating_sub(1), &last)]);
         for (place, entry) in entries {
             match codec.read_entry(&key, place, entry) {
@@ -94,6 +96,12 @@ impl SharedRuns for RedisStore {
             }
         }
         Ok(Some(batch))
+    }
+
+    async fn count(&self, scope: Scope, id: &str) -> Result<u64, StoreError> {
+        let (_, length, ..): (u64, u64, Option<Vec<u8>>, Vec<Vec<u8>>) =
+            self.link.call(&self.link.asker.events(scope, id, u64::MAX >> 12)).await?;
+        Ok(length)
     }
 
     async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError> {

@@ -118,7 +118,7 @@ impl Waiting {
             let Write::Events(of, id, place, batch, _) = &**write else { return None };
             let skipped = usize::try_from(from.checked_sub(*place)?).ok()?;
             let events = batch.events.get(skipped..)?.to_vec();
-            (*of == scope && **id == *run).then_some(Batch { events, ended: batch.ended })
+            (*of == scope && **id == *run).then_some(Batch { events, ended: batch.ended, gone: 0 })
         })
     }
 }
