@@ -32,6 +32,11 @@ pub struct Config {
     pub developer_messages: DeveloperMessages,
     /// Largest request body in bytes, counted after decompression.
     pub max_body_bytes: usize,
+    /// Most bytes that all requests together hold until the upstream has them.
+    pub max_buffered_bytes: usize,
+    /// How long a request waits for room among them.
+    #[serde(with = "humantime_serde")]
+    pub buffer_timeout: Duration,
     /// How long the status line waits for the upstream's before a stream begins without it.
     #[serde(with = "humantime_serde")]
     pub commit_after: Duration,
@@ -264,6 +269,8 @@ impl Default for Config {
             reasoning: ReasoningDisplay::Summary,
             developer_messages: DeveloperMessages::Leading,
             max_body_bytes: 128 << 20,
+            max_buffered_bytes: 1 << 30,
+            buffer_timeout: Duration::from_secs(2),
             commit_after: Duration::from_secs(1),
             heartbeat: Duration::from_secs(8),
             in_progress_after: Duration::from_secs(60),

@@ -45,6 +45,8 @@ pub enum Kind {
     MethodNotAllowed,
     /// The body is over `max_body_bytes`.
     BodyTooLarge,
+    /// Requests hold all of `max_buffered_bytes`.
+    OverCapacity,
     /// A `Content-Encoding` that we cannot undo.
     UnsupportedEncoding,
     /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (CLIENTS.md 3.2).
@@ -126,6 +128,9 @@ impl Kind {
             Kind::NotFound => (Client, 404, BAD, None, "invalid_prompt"),
             Kind::MethodNotAllowed => (Client, 405, BAD, None, "invalid_prompt"),
             Kind::BodyTooLarge => (Client, 413, BAD, Some("request_too_large"), "invalid_prompt"),
+            Kind::OverCapacity => {
+                (Client, 429, "rate_limit_error", Some("rate_limit_exceeded"), "rate_limit_exceeded")
+            }
             Kind::UnsupportedEncoding => {
                 (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt")
             }
@@ -213,7 +218,7 @@ impl Error {
         let wanted = self.retry_after.map(|d| d.as_secs().max(1));
         wanted.or(match self.kind {
             Kind::RateLimited => Some(5),
-            Kind::Unavailable | Kind::ShuttingDown | Kind::StoreUnavailable => Some(2),
+            Kind::OverCapacity | Kind::Unavailable | Kind::ShuttingDown | Kind::StoreUnavailable => Some(2),
             _ => None,
         })
     }
@@ -223,6 +228,7 @@ impl Error {
         !matches!(
             self.kind,
             Kind::RateLimited
+                | Kind::OverCapacity
                 | Kind::Unavailable
                 | Kind::BadGateway
                 | Kind::Timeout
@@ -283,6 +289,7 @@ mod tests {
 
     #[test]
     fn busy_answers_always_say_when_to_come_back() {
+        assert!(Error::new(Kind::OverCapacity, "").retry_after().is_some());
         assert!(Error::new(Kind::RateLimited, "").retry_after().is_some());
         assert!(Error::new(Kind::Unavailable, "").retry_after().is_some());
     }

@@ -10,12 +10,14 @@
 //! - No prompt text in logs at the default level; a client's key never reaches a log or a metric.
 
 mod bell;
+mod budget;
 pub mod cli;
 pub mod config;
 pub mod dialect;
 mod doctor;
 pub mod driver;
 pub mod error;
+mod heavy;
 pub mod ids;
 pub mod keyring;
 pub mod server;

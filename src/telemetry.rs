@@ -109,6 +109,10 @@ pub struct Metrics {
     pub requests: Family<Answered, Counter>,
     /// Responses by outcome.
     pub responses: Family<Ended, Counter>,
+    /// Bytes of requests that are held.
+    pub buffered_bytes: Gauge<i64, AtomicI64>,
+    /// Requests that found no room for theirs.
+    pub over_capacity: Counter,
     /// Streams that are open.
     pub open_streams: Gauge,
     /// 1 while the upstream is ready.
@@ -138,6 +142,8 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             responses: Family::default(),
+            buffered_bytes: Gauge::default(),
+            over_capacity: Counter::default(),
             open_streams: Gauge::default(),
             upstream_ready: Gauge::default(),
             routing: Routing::default(),
@@ -160,6 +166,10 @@ impl Metrics {
         registry.register("build", "The running version", info);
         registry.register("requests", "HTTP answers", self.requests.clone());
         registry.register("responses", "Responses by how they ended", self.responses.clone());
+        let help = "Bytes that requests hold until the upstream has them";
+        registry.register("buffered_bytes", help, self.buffered_bytes.clone());
+        let help = "Requests refused because others held all that may be held";
+        registry.register("over_capacity", help, self.over_capacity.clone());
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
         self.routing.register(&mut registry);

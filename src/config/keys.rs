@@ -54,6 +54,8 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "reasoning", kind: Kind::Choice(choice::<ReasoningDisplay>) },
     Key { name: "developer_messages", kind: Kind::Choice(choice::<DeveloperMessages>) },
     Key { name: "max_body_bytes", kind: Kind::Bytes },
+    Key { name: "max_buffered_bytes", kind: Kind::Bytes },
+    Key { name: "buffer_timeout", kind: Kind::Duration },
     Key { name: "commit_after", kind: Kind::Duration },
     Key { name: "heartbeat", kind: Kind::Duration },
     Key { name: "in_progress_after", kind: Kind::Duration },

@@ -34,6 +34,7 @@ fn readiness(app: &App) -> Result<(), String> {
 /// What is not counted but looked up.
 fn measure(app: &App) {
     app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
+    app.metrics.buffered_bytes.set(i64::try_from(app.budget.taken()).unwrap_or(i64::MAX));
     let store = app.store.health();
     app.metrics.store_up.set(store.up.into());
     app.metrics.store_waiting_writes.set(i64::try_from(store.waiting).unwrap_or(i64::MAX));

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -14,9 +15,11 @@ use super::reply::{self, ResponseBody};
 use super::{App, seed};
 use crate::driver::{Answer, unix_now};
 use crate::error::Error;
+use crate::heavy;
 use crate::ids::Ids;
+use crate::translate::Input;
 use crate::translate::listing::{input_id, is_from_user, listed};
-use crate::translate::plan::{Compact, Plan};
+use crate::translate::plan::{Compact, Plan, PlanOptions};
 use crate::translate::transcoder::Transcoder;
 use crate::upstream::{Target, too_late};
 use crate::wire::request::{elements, push_items};
@@ -31,8 +34,15 @@ pub async fn answer(
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (job, target) = Job::read(&app, request, request_id).await?;
-    let (own, job) = (job.own_input()?, Arc::new(job));
+    let own = heavy::run(job.bytes(), || job.own_input()).await?;
+    let job = Arc::new(job);
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
+    let body = heavy::run(job.bytes(), || compacted(&job, &own, &transcoder)).await;
+    Ok(reply::json(StatusCode::OK, body))
+}
+
+/// The answer: what the user said, and the summary.
+fn compacted(job: &Job, own: &Input, transcoder: &Transcoder) -> String {
     let id = transcoder.id();
     let mut items = job.past.whole().earlier;
     let own = own.array();
@@ -54,7 +64,7 @@ pub async fn answer(
         "output": output,
         "usage": usage,
     });
-    Ok(reply::json(StatusCode::OK, body.to_string()))
+    body.to_string()
 }
 
 /// A summary that stands for all that came before.
@@ -87,16 +97,19 @@ async fn summarise(
     how: Compact,
 ) -> Result<Transcoder, Error> {
     let (of, planner) = (app.clone(), job.clone());
-    let plan = move |target: &Target| {
-        planner.plan_with(&of, target, None, |options| {
-            options.compact = Some(how);
-            options.stream = Some(false);
-        })
+    let change = move |options: &mut PlanOptions<'_>| {
+        options.compact = Some(how);
+        options.stream = Some(false);
     };
-    let Plan { body, chat_stream, reply, notes, .. } = plan(target)?;
+    let (plan, body) = job.plan_with(app, target, None, change).await?;
+    let Plan { chat_stream, reply, notes, .. } = plan;
+    let again = move |target: Target| -> BoxFuture<'static, _> {
+        let (of, planner) = (of.clone(), planner.clone());
+        Box::pin(async move { Ok(planner.plan_with(&of, &target, None, change).await?.1) })
+    };
     super::job::count(app, &notes);
     let limit = app.upstream.response_timeout();
-    let sent = app.upstream.send(job.chat(target, body, chat_stream, plan)).await?;
+    let sent = app.upstream.send(job.chat(target, body, chat_stream, again)).await?;
     let answer = Answer::of(sent, None, limit).await?;
     let mut transcoder = Transcoder::new(reply, Ids::new(seed()), unix_now());
     let read = answer.read(&mut transcoder, app.upstream.idle_timeout());

@@ -11,12 +11,13 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::job::{Job, count, send};
+use super::job::{Job, count, counted, send};
 use super::reply::{self, ResponseBody};
 use super::state::Keep;
 use super::{App, body, seed_in, stored};
 use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::error::{Error, Kind};
+use crate::heavy;
 use crate::ids::Ids;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
@@ -32,24 +33,38 @@ pub async fn answer(
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { headers, .. }, incoming) = request.into_parts();
-    let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
-    let (job, target, plan, input) = {
-        let text = draft::text(&body)?;
-        let draft = Draft::read(&text)?;
-        let asks = draft.asks()?;
+    let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
+    let (job, target, plan, input, mut room) = {
+        let text = heavy::run(body.len(), || draft::text(&body)).await?;
+        let (draft, asks) = heavy::run(body.len(), || {
+            let draft = Draft::read(&text)?;
+            let asks = draft.asks()?;
+            Ok::<_, Error>((draft, asks))
+        })
+        .await?;
+        let kept = Keep::wanted(&asks);
         let job = Job::new(&app, headers, request_id, body.clone(), asks).await?;
         let target = job.target(&app).await?;
-        let context = job.past.context(target.native);
-        let plan = draft.plan(&job.options(&app, &target), &context)?;
-        let input = Keep::wanted(&job.asks).then(|| draft.stored_input(&context));
-        drop(context);
-        (job, target, plan, input)
+        let room = job.room(&app, if kept { body.len() } else { 0 }).await?;
+        let planned = heavy::run(job.bytes(), || {
+            let context = job.past.context(target.native);
+            let plan = draft.plan(&job.options(&app, &target), &context)?;
+            let input = kept.then(|| draft.stored_input(&context));
+            // what many items are told apart into goes here too
+            drop(draft);
+            Ok::<_, Error>((plan, input))
+        });
+        let (plan, input) = planned.await?;
+        (job, target, plan, input, room)
     };
     drop(body);
     let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
     count(&app, &notes);
-    let keep =
-        input.map(|input| Keep::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input));
+    let keep = input.map(|input| {
+        let held = room.as_mut().map(|room| room.split(input.bytes()));
+        Keep::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input, held)
+    });
+    let body = counted(body, room);
     let asks = job.asks.clone();
     let caller = job.caller.clone();
     let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
@@ -14,15 +15,17 @@ use serde_json::value::RawValue;
 use super::compact::Made;
 use super::state::Past;
 use super::{App, body, compact, conversation, tokens};
+use crate::budget::{Counted, Held, SMALL};
 use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
 use crate::error::{Error, Kind};
+use crate::heavy;
 use crate::keyring::Caller;
 use crate::translate::Input;
 use crate::translate::draft::{self, Asks, Context, Draft};
 use crate::translate::plan::{Notes, Plan, PlanOptions};
 use crate::translate::tools::search::{Wrappers, is_wrapper};
-use crate::upstream::{ChatRequest, Forwarded, Route, Sent, Target};
+use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Sent, Target};
 use crate::wire::request;
 
 /// A request, with all that is needed to plan it anew.
@@ -77,8 +80,8 @@ impl Job {
         request_id: &HeaderValue,
     ) -> Result<(Job, Target), Error> {
         let (Parts { headers, .. }, incoming) = request.into_parts();
-        let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
-        let asks = Draft::read(&draft::text(&body)?)?.asks()?;
+        let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
+        let asks = heavy::run(body.len(), || Draft::read(&draft::text(&body)?)?.asks()).await?;
         let job = Job::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;
         Ok((job, target))
@@ -90,6 +93,25 @@ impl Job {
     /// As [`Draft::read`].
     pub fn own_input(&self) -> Result<Input, Error> {
         Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default()))
+    }
+
+    /// Bytes of it and of its past.
+    pub fn bytes(&self) -> usize {
+        self.body.len() + self.past.bytes()
+    }
+
+    /// Room for what is planned of it, and for `more` bytes; of a small request that was counted with its body.
+    ///
+    /// # Errors
+    /// 429 where there is none.
+    pub async fn room(&self, app: &App, more: usize) -> Result<Option<Held>, Error> {
+        let bytes = self.bytes();
+        if bytes <= SMALL {
+            return Ok(None);
+        }
+        let mut held = app.budget.begin();
+        held.reach(bytes + more).await?;
+        Ok(Some(held))
     }
 
     /// How the server that it will likely go to reads it.
@@ -108,9 +130,9 @@ impl Job {
     pub fn chat(
         &self,
         likely: &Target,
-        body: Vec<u8>,
+        body: Counted,
         stream: bool,
-        again: impl Fn(&Target) -> Result<Plan, Error> + Send + Sync + 'static,
+        again: impl Fn(Target) -> BoxFuture<'static, Result<Counted, Error>> + Send + Sync + 'static,
     ) -> ChatRequest {
         let own = likely.clone();
         // given away, not copied: a long conversation's is the largest thing in memory, and a second try is rare
@@ -118,8 +140,8 @@ impl Job {
         let render = move |target: &Target| {
             let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
             match first.take_if(|_| target.reads_like(&own)) {
-                Some(body) => Ok(body),
-                None => again(target).map(|plan| plan.body),
+                Some(body) => Rendered::Now(Body::Own(body)),
+                None => Rendered::Later(again(target.clone())),
             }
         };
         let (route, headers) = (self.route.clone(), self.headers.clone());
@@ -150,22 +172,26 @@ impl Job {
         }
     }
 
-    /// Plans it once more, with other options.
-    pub fn plan_with(
+    /// Plans it once more, with other options; the body apart from the plan.
+    pub async fn plan_with(
         &self,
         app: &App,
         target: &Target,
         summary: Option<&RawValue>,
         change: impl FnOnce(&mut PlanOptions<'_>),
-    ) -> Result<Plan, Error> {
-        let text = draft::text(&self.body)?;
-        let draft = Draft::read(&text)?;
-        let mut options = self.options(app, target);
-        change(&mut options);
-        draft.plan(
-            &options,
-            &Context { summary: summary.map(request::item), ..self.past.context(target.native) },
-        )
+    ) -> Result<(Plan, Counted), Error> {
+        let room = self.room(app, 0).await?;
+        let plan = || {
+            let text = draft::text(&self.body)?;
+            let draft = Draft::read(&text)?;
+            let mut options = self.options(app, target);
+            change(&mut options);
+            let past = self.past.context(target.native);
+            draft.plan(&options, &Context { summary: summary.map(request::item), ..past })
+        };
+        let mut plan = heavy::run(self.bytes(), plan).await?;
+        let body = counted(std::mem::take(&mut plan.body), room);
+        Ok((plan, body))
     }
 }
 
@@ -191,7 +217,7 @@ pub async fn send(
     app: Arc<App>,
     job: Arc<Job>,
     target: Target,
-    mut body: Vec<u8>,
+    mut body: Counted,
     mut droppable: usize,
     stream: bool,
 ) -> Result<Answered, Error> {
@@ -204,14 +230,18 @@ pub async fn send(
         && Box::pin(tokens::of(&app, &job, &target)).await? >= threshold
     {
         summary = Box::pin(compact::before(&app, &job, &target)).await?.map(Arc::new);
-        let plan = job.plan_with(&app, &target, item(&summary), |_| {})?;
-        (body, droppable) = (plan.body, plan.droppable_turns);
+        let (plan, planned) = job.plan_with(&app, &target, item(&summary), |_| {}).await?;
+        (body, droppable) = (planned, plan.droppable_turns);
     }
     let mut dropped = 0;
     loop {
         let (planner, of, with) = (job.clone(), app.clone(), summary.clone());
         let request = job.chat(&target, body, stream, move |target| {
-            planner.plan_with(&of, target, item(&with), |options| options.drop_turns = dropped)
+            let (planner, of, with) = (planner.clone(), of.clone(), with.clone());
+            Box::pin(async move {
+                let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
+                Ok(planner.plan_with(&of, &target, item(&with), change).await?.1)
+            })
         });
         let refused = match app.upstream.send(request).await {
             Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
@@ -223,8 +253,21 @@ pub async fn send(
         dropped += droppable.div_ceil(4);
         tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
         app.metrics.note("truncated");
-        let plan = job.plan_with(&app, &target, item(&summary), |options| options.drop_turns = dropped)?;
-        (body, droppable) = (plan.body, plan.droppable_turns);
+        let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
+        let plan;
+        (plan, body) = job.plan_with(&app, &target, item(&summary), change).await?;
+        droppable = plan.droppable_turns;
+    }
+}
+
+/// A chat body with the room that was kept for it.
+pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
+    match room {
+        Some(mut held) => {
+            held.shrink(body.len());
+            held.of(body)
+        }
+        None => body.into(),
     }
 }
 

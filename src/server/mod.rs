@@ -39,6 +39,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use crate::bell::Bell;
+use crate::budget::Budget;
 use crate::config::{Config, Resolved};
 use crate::keyring::Keyring;
 use crate::store::{self, Echoes, Group, Store};
@@ -62,6 +63,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(crate) struct App {
     config: Config,
     upstream: Upstream,
+    /// Bytes of requests that are held.
+    budget: Arc<Budget>,
     metrics: Metrics,
     keyring: Arc<Keyring>,
     store: Arc<dyn Store>,
@@ -107,6 +110,8 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let own = address(&listener)?;
     let metrics = Metrics::new();
+    let (bytes, timeout) = (resolved.config.max_buffered_bytes, resolved.config.buffer_timeout);
+    let budget = Budget::new(bytes, timeout, metrics.over_capacity.clone());
     let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -124,6 +129,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         echoes: Echoes::default(),
         config: resolved.config,
         upstream,
+        budget,
         metrics,
         cut: CancellationToken::new(),
         draining: CancellationToken::new(),

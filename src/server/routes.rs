@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tracing::Instrument;
 
@@ -149,7 +149,7 @@ async fn stored_answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (request, incoming) = request.into_parts();
     // nothing in it matters, but a body that nobody reads ends the connection under the next request
-    let _ = body::read(&HeaderMap::new(), incoming, IGNORED_BODY).await;
+    body::ignore(incoming, IGNORED_BODY).await;
     let scope = app.keyring.caller(&request.headers).scope();
     let query = Query::of(&request.uri);
     match (what, &request.method) {
@@ -172,7 +172,7 @@ async fn conversations_answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { method, uri, headers, .. }, incoming) = request.into_parts();
     let scope = app.keyring.caller(&headers).scope();
-    let body = body::read(&headers, incoming, app.config.max_body_bytes).await?;
+    let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
     conversations::answer(app, scope, &method, rest, &Query::of(&uri), &body).await
 }
 

@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 use futures::future::BoxFuture;
 
 use super::App;
+use crate::budget::Held;
 use crate::error::{Error, Kind};
+use crate::heavy;
 use crate::keyring::Caller;
 use crate::store::{
     Chain, Conversation, Followed, Group, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used,
@@ -126,6 +128,13 @@ impl Past {
         Context { earlier, references, summary: None, strict: self.strict }
     }
 
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        let turns: usize = self.turns.iter().map(|turn| turn.bytes()).sum();
+        let items: usize = self.items.iter().map(|item| item.json.len()).sum();
+        turns + items + self.references.iter().map(|(_, json)| json.len()).sum::<usize>()
+    }
+
     /// What all requests of this conversation share, if the store knows it as one.
     pub fn root(&self) -> Option<String> {
         self.turns.first().map(|turn| turn.id.to_string())
@@ -167,12 +176,21 @@ pub struct Keep {
     asks: Arc<Asks>,
     input: Input,
     last_echo: Option<Arc<str>>,
+    /// The count of the input, until the store has it.
+    _held: Option<Held>,
 }
 
 impl Keep {
     /// `input`: the request's own items.
-    pub fn new(app: Arc<App>, scope: Scope, asks: Arc<Asks>, past: &Past, input: Input) -> Keep {
-        Keep { app, scope, asks, input, last_echo: past.last_echo().cloned() }
+    pub fn new(
+        app: Arc<App>,
+        scope: Scope,
+        asks: Arc<Asks>,
+        past: &Past,
+        input: Input,
+        held: Option<Held>,
+    ) -> Keep {
+        Keep { app, scope, asks, input, last_echo: past.last_echo().cloned(), _held: held }
     }
 
     /// Whether anything of this request is kept.
@@ -224,7 +242,8 @@ impl Keep {
         let (app, scope, asks) = (self.app.clone(), self.scope, self.asks.clone());
         Box::pin(async move {
             if let Some(conversation) = asks.conversation.as_deref().filter(|_| turn.state.continuable()) {
-                let kept = app.store.append(scope, conversation, items_of(&turn)).await;
+                let items = heavy::run(turn.bytes(), || items_of(&turn)).await;
+                let kept = app.store.append(scope, conversation, items).await;
                 report(&app, &turn.id, kept.map(drop));
             }
             if asks.store {

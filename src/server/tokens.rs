@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json as value};
 
 use super::App;
-use super::job::Job;
+use super::job::{Job, counted};
 use super::reply::{self, ResponseBody};
+use crate::budget::Counted;
 use crate::error::{Error, Kind};
-use crate::upstream::{CHAT, ChatRequest, Route, Target};
+use crate::heavy;
+use crate::upstream::{Body, CHAT, ChatRequest, Rendered, Route, Target};
+use crate::wire::json;
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
 ///
@@ -34,16 +38,13 @@ pub async fn answer(
 /// As [`answer`].
 pub async fn of(app: &App, job: &Job, target: &Target) -> Result<u64, Error> {
     if let Some(native) = target.native.filter(|native| !native.functions) {
-        let plan = job.plan_with(app, target, None, |_| {})?;
-        let mut body: Value = serde_json::from_slice(&plan.body).unwrap_or_default();
-        if let Some(body) = body.as_object_mut() {
-            body.retain(|key, _| !matches!(key.as_str(), "stream" | "store"));
-        }
-        let answer = ask(app, job, native.count_path, body.to_string()).await?;
+        let (_, planned) = job.plan_with(app, target, None, |_| {}).await?;
+        let body = altered(planned, &["stream", "store"], "").await.into_bytes();
+        let answer = ask(app, job, native.count_path, body).await?;
         return answer.get("input_tokens").and_then(Value::as_u64).ok_or_else(uncounted);
     }
-    let plan = job.plan_with(app, target, None, |options| options.native = None)?;
-    count(app, job, target, &plan.body).await
+    let (_, chat) = job.plan_with(app, target, None, |options| options.native = None).await?;
+    count(app, job, target, chat).await
 }
 
 fn uncounted() -> Error {
@@ -55,36 +56,79 @@ fn uncounted() -> Error {
 ///
 /// # Errors
 /// What the upstream refuses; 502 for an answer without a count.
-async fn count(app: &App, job: &Job, target: &Target, chat: &[u8]) -> Result<u64, Error> {
-    let mut chat: Value = serde_json::from_slice(chat).unwrap_or_default();
-    if let Some(chat) = chat.as_object_mut() {
-        chat.insert("stream".to_owned(), value!(false));
-        chat.remove("stream_options");
-    }
+async fn count(app: &App, job: &Job, target: &Target, chat: Counted) -> Result<u64, Error> {
+    let chat = altered(chat, &["stream", "stream_options"], r#""stream":false"#).await.into_bytes();
     if let Some((path, member)) = target.dialect.count_tokens {
-        let counted = ask(app, job, path, chat.to_string()).await;
-        match counted.as_ref().map(|answer| answer.get(member).and_then(Value::as_u64)) {
+        let answer = ask(app, job, path, chat.clone()).await;
+        match answer.as_ref().map(|answer| answer.get(member).and_then(Value::as_u64)) {
             Ok(Some(tokens)) => return Ok(tokens),
             // an older server without that path
             Ok(None) => {}
             Err(error) if matches!(error.status().as_u16(), 404 | 405 | 501) => {}
-            Err(_) => return counted.map(|_| 0),
+            Err(_) => return answer.map(|_| 0),
         }
     }
-    if let Some(chat) = chat.as_object_mut() {
-        chat.insert("max_tokens".to_owned(), value!(1));
-    }
-    let answer = ask(app, job, CHAT, chat.to_string()).await?;
+    let room = job.room(app, 0).await?;
+    let one = heavy::run(chat.len(), || with_members(&chat, &["max_tokens"], r#""max_tokens":1"#)).await;
+    drop(chat);
+    let answer = ask(app, job, CHAT, counted(one, room).into_bytes()).await?;
     answer.pointer("/usage/prompt_tokens").and_then(Value::as_u64).ok_or_else(uncounted)
 }
 
-async fn ask(app: &App, job: &Job, path: &'static str, body: String) -> Result<Value, Error> {
+/// See [`with_members`]; the count goes over.
+async fn altered(body: Counted, without: &[&str], with: &str) -> Counted {
+    let changed = heavy::run(body.len(), || with_members(&body, without, with)).await;
+    body.replaced(changed)
+}
+
+/// A JSON object without some of its members, and with others at its end.
+fn with_members(object: &[u8], without: &[&str], with: &str) -> Vec<u8> {
+    let text = std::str::from_utf8(object).unwrap_or_default();
+    let mut out = Vec::with_capacity(object.len() + with.len());
+    for (name, value) in json::members(text).unwrap_or_default() {
+        if without.contains(&&*name) {
+            continue;
+        }
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        json::push_string(&mut out, &name);
+        out.push(b':');
+        out.extend_from_slice(value.get().as_bytes());
+    }
+    if !with.is_empty() {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        out.extend_from_slice(with.as_bytes());
+    }
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    out
+}
+
+async fn ask(app: &App, job: &Job, path: &'static str, body: Bytes) -> Result<Value, Error> {
     // to count is no turn of the conversation
     let route = Arc::new(Route { side: true, ..Route::clone(&job.route) });
-    let body = move |_: &Target| Ok(body.clone().into_bytes());
+    let body = move |_: &Target| Rendered::Now(Body::Shared(body.clone()));
     let headers = job.headers.clone();
     let request = ChatRequest { route, path: Some(path), headers, stream: false, body: Arc::new(body) };
     let limit = app.upstream.response_timeout();
     let answer = app.upstream.send(request).await?.whole(limit).await?;
     Ok(serde_json::from_slice(&answer).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_left_out_and_added() {
+        for (object, want) in [
+            (r#"{"a":1,"b":[{"a":2}],"c":"\u0061"}"#, r#"{"b":[{"a":2}],"c":"\u0061","n":0}"#),
+            (r#"{"a":1}"#, r#"{"n":0}"#),
+            ("{}", r#"{"n":0}"#),
+        ] {
+            assert_eq!(with_members(object.as_bytes(), &["a"], "\"n\":0"), want.as_bytes());
+        }
+        assert_eq!(with_members(b"{\"a\":1}", &["a"], ""), b"{}");
+    }
 }

@@ -12,6 +12,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http_body::Body as _;
 
 use super::http1::{self, Pool, Told};
+use super::send::Body as RequestBody;
 
 pub use super::http1::Broken;
 
@@ -78,7 +79,7 @@ impl Client {
         base: &Arc<str>,
         path: &str,
         headers: &[(HeaderName, &HeaderValue)],
-        body: Vec<u8>,
+        body: RequestBody,
     ) -> Result<Response, Broken> {
         if let Some(pool) = self.plain(base) {
             let http1::Response { told, body } = pool.post(path, headers, body).await?;
@@ -86,7 +87,7 @@ impl Client {
         }
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
-        let request = self.general.post(format!("{base}{path}")).headers(headers).body(body);
+        let request = self.general.post(format!("{base}{path}")).headers(headers).body(body.into_bytes());
         // large, and not the usual way
         Ok(Box::pin(request.send()).await?.into())
     }

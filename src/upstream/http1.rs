@@ -19,6 +19,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::send::Body as RequestBody;
 use head::{Arriving, Framing, Head};
 
 pub use head::Told;
@@ -29,6 +30,8 @@ const READ: usize = 32 << 10;
 /// Most bytes of a success that are taken in while its request is still being written: a server that goes on beyond them
 /// does not want the rest of the request.
 const EARLY: usize = 256 << 10;
+/// Bytes of a request that are written until other tasks get their turn.
+const TURN: usize = 1 << 20;
 /// Silence after which the kernel asks whether the other side is still there, and between two such questions.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Time after which what was sent and not acknowledged ends a connection.
@@ -129,7 +132,7 @@ impl Pool {
         self: &Arc<Pool>,
         path: &str,
         headers: &[(HeaderName, &HeaderValue)],
-        body: Vec<u8>,
+        body: RequestBody,
     ) -> Result<Response, Broken> {
         let head = head::request(&self.authority, [&self.prefix, path], headers, body.len());
         let stream = match self.take() {
@@ -137,7 +140,7 @@ impl Pool {
             None => Box::pin(self.connect()).await?,
         };
         let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
-        let (head, held) = exchange.ask(&head, &body).await?;
+        let (head, held) = exchange.ask(&head, body).await?;
         let Head { told, framing, keeps } = head;
         exchange.keeps &= keeps;
         let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
@@ -220,15 +223,18 @@ impl Pool {
 
 impl Exchange {
     /// Sends a request and reads the head of the response, with what came behind it.
-    async fn ask(&mut self, head: &[u8], body: &[u8]) -> Result<(Head, Vec<u8>), Broken> {
-        let mut out = head.chain(body);
+    async fn ask(&mut self, head: &[u8], body: RequestBody) -> Result<(Head, Vec<u8>), Broken> {
+        let mut out = head.chain(&*body);
         let mut came = Arriving::default();
         let mut found = Ok(None);
         // a server may refuse a request that it has not read to its end
         let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found)).await;
+        let whole = !out.has_remaining();
+        // the server has it, and may think for long
+        drop(body);
         loop {
             if let Some(mut head) = found.map_err(Broken::midway)? {
-                head.keeps &= sent.is_ok() && !out.has_remaining();
+                head.keeps &= sent.is_ok() && whole;
                 return Ok((head, came.bytes));
             }
             found = Ok(None);
@@ -251,7 +257,12 @@ impl Exchange {
         came: &mut Arriving,
         found: &mut Result<Option<Head>, String>,
     ) -> Poll<io::Result<()>> {
+        let until = out.remaining().saturating_sub(TURN);
         while out.has_remaining() {
+            if out.remaining() <= until && until > 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
             let filled = out.chunks_vectored(&mut slices);
             let slices = slices.get(..filled).unwrap_or_default();

@@ -32,7 +32,7 @@ pub use answer::{silent, too_late};
 pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
 pub use route::Route;
-pub use send::{CHAT, ChatRequest, Forwarded, Passed, REQUEST_ID, Sent, copied};
+pub use send::{Body, CHAT, ChatRequest, Forwarded, Passed, REQUEST_ID, Rendered, Sent, copied};
 pub use server::Lease;
 
 /// How long a request waits for the first look to be over.

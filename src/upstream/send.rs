@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::exchange::Response;
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
+use crate::budget::Counted;
 use crate::error::{Error, Kind};
 use crate::translate::native::Native;
 
@@ -39,8 +41,43 @@ pub struct ChatRequest {
     /// Whether a stream is asked for.
     pub stream: bool,
     /// The body as that server reads it.
-    #[allow(clippy::type_complexity)] // spelled out once, here
-    pub body: Arc<dyn Fn(&Target) -> Result<Vec<u8>, Error> + Send + Sync>,
+    pub body: Arc<dyn Fn(&Target) -> Rendered + Send + Sync>,
+}
+
+/// What is sent.
+pub enum Body {
+    /// Given away.
+    Own(Counted),
+    /// Kept for another try, or for another use.
+    Shared(Bytes),
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Body::Own(body) => body,
+            Body::Shared(body) => body,
+        }
+    }
+}
+
+impl Body {
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Body::Own(body) => body.into_bytes(),
+            Body::Shared(body) => body,
+        }
+    }
+}
+
+/// The body of a request for one server.
+pub enum Rendered {
+    /// It was there already.
+    Now(Body),
+    /// It is planned for the server that asks.
+    Later(BoxFuture<'static, Result<Counted, Error>>),
 }
 
 /// What an upstream gets to see of a client's headers. These are copies: a header is a part of the buffer that it was
@@ -227,7 +264,10 @@ impl<'a> Trip<'a> {
 
     /// One request to one server, until its answer begins.
     async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(Response, Vec<u8>), Failure> {
-        let mut body = (self.request.body)(target).map_err(Failure::Final)?;
+        let mut body = match (self.request.body)(target) {
+            Rendered::Now(body) => body,
+            Rendered::Later(body) => Body::Own(body.await.map_err(Failure::Final)?),
+        };
         let answers = self.request.path.is_none();
         if answers && let Some(warm) = &lease.server.warm {
             let client = self.request.headers.authorization.as_ref();
@@ -248,9 +288,11 @@ impl<'a> Trip<'a> {
         if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
             && answers
             && body.last() == Some(&b'}')
+            && let Body::Own(body) = &mut body
         {
-            body.pop();
-            body.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
+            let json = body.bytes_mut();
+            json.pop();
+            json.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
         let path = self.request.path.unwrap_or(target.path());
         let now = Instant::now();

@@ -1,0 +1,44 @@
+//! Owns the place for work that takes long because it is about many bytes: beside the threads that carry streams, a few
+//! pieces at a time, so that no stream waits for it. What is about few bytes is done where it comes up. It must not know
+//! what the work is.
+
+use std::sync::LazyLock;
+use std::thread::available_parallelism;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
+
+/// Bytes from which on work is done elsewhere: what is less takes a millisecond, and to hand it over is not free.
+pub const LARGE: usize = 512 << 10;
+
+/// Half of the cores: the others are the streams'.
+static TURNS: LazyLock<Semaphore> =
+    LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))));
+
+/// Does what is about so many bytes, in its turn if they are many.
+pub async fn run<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    if bytes < LARGE {
+        return work();
+    }
+    let _turn = TURNS.acquire().await;
+    aside(bytes, work)
+}
+
+/// The same without a turn, for what cannot wait for one.
+pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    // a runtime of one thread, as tests have it, has nobody to hand over to
+    let many = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+    match bytes >= LARGE && Handle::try_current().is_ok_and(many) {
+        true => tokio::task::block_in_place(work),
+        false => work(),
+    }
+}
+
+/// Frees what holds so many bytes: to unmap them takes long as well.
+pub fn let_go<T: Send + 'static>(bytes: usize, what: T) {
+    if bytes >= LARGE
+        && let Ok(runtime) = Handle::try_current()
+    {
+        runtime.spawn_blocking(move || drop(what));
+    }
+}
