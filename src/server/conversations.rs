@@ -9,6 +9,7 @@ use super::reply::{self, ResponseBody};
 use super::{App, seed, state};
 use crate::driver::unix_now;
 use crate::error::{Error, Kind};
+use crate::heavy;
 use crate::store::{Conversation, Scope, StoredItem};
 use crate::translate::draft;
 use crate::translate::listing::{id_of, input_id, listed};
@@ -56,8 +57,9 @@ fn head(conversation: &Conversation) -> Value {
 }
 
 async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
-    let text = draft::text(body)?;
-    let asked = draft::Conversing::read(if text.trim().is_empty() { "{}" } else { &text })?;
+    let text = heavy::run(body.len(), || draft::text(body)).await?;
+    let text = if text.trim().is_empty() { "{}" } else { &text };
+    let asked = heavy::run(body.len(), || draft::Conversing::read(text)).await?;
     let id = format!("conv_{}", seed());
     let conversation = Conversation {
         id: id.as_str().into(),
@@ -93,8 +95,8 @@ async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
 }
 
 async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
-    let text = draft::text(body)?;
-    let asked = draft::Conversing::read(&text)?;
+    let text = heavy::run(body.len(), || draft::text(body)).await?;
+    let asked = heavy::run(body.len(), || draft::Conversing::read(&text)).await?;
     if asked.items.is_empty() {
         return Err(Error::new(Kind::MissingParameter, "Missing required parameter: 'items'.").param("items"));
     }
@@ -111,17 +113,17 @@ async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Resul
         return Err(Error::new(Kind::InvalidValue, message).param("items"));
     }
     let made_by = format!("resp_{}", seed());
-    let shown: Vec<(String, Value)> = items
-        .iter()
-        .enumerate()
-        .map(|(n, item)| {
+    let bytes = items.iter().map(|item| item.get().len()).sum();
+    let made = || {
+        let shown = items.iter().enumerate().map(|(n, item)| {
             let id = input_id(&made_by, n, item);
-            (id.clone(), listed(item, &id, true))
-        })
-        .collect();
-    let kept =
-        shown.iter().map(|(id, item)| StoredItem { id: id.as_str().into(), json: item.to_string().into() });
-    let found = app.store.append(scope, id, kept.collect()).await?;
+            let item = listed(item, &id, true);
+            (StoredItem { id: id.as_str().into(), json: item.to_string().into() }, (id, item))
+        });
+        shown.unzip::<_, _, Vec<_>, Vec<_>>()
+    };
+    let (kept, shown) = heavy::run(bytes, made).await;
+    let found = app.store.append(scope, id, kept).await?;
     match found {
         true => Ok(shown.into_iter().map(|(_, item)| item).collect()),
         false => Err(state::no_conversation(id)),
@@ -132,12 +134,15 @@ async fn items(app: &App, scope: Scope, id: &str, query: &Query) -> Result<Vec<(
     let images = Page::read(query)?.images;
     let items = app.store.items(scope, id).await?;
     let items = items.ok_or_else(|| state::no_conversation(id))?;
-    let shown = items.iter().filter_map(|item| {
-        let raw: &RawValue = serde_json::from_str(&item.json).ok()?;
-        let id = id_of(raw)?;
-        Some((id.clone(), listed(raw, &id, images)))
-    });
-    Ok(shown.collect())
+    let shown = || {
+        let shown = items.iter().filter_map(|item| {
+            let raw: &RawValue = serde_json::from_str(&item.json).ok()?;
+            let id = id_of(raw)?;
+            Some((id.clone(), listed(raw, &id, images)))
+        });
+        shown.collect()
+    };
+    Ok(heavy::run(items.iter().map(|item| item.json.len()).sum(), shown).await)
 }
 
 async fn one(app: &App, scope: Scope, id: &str, item: &str, query: &Query) -> Result<Value, Error> {

@@ -12,6 +12,7 @@ use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
 use super::{App, runs};
 use crate::error::{Error, Kind};
+use crate::heavy;
 use crate::store::{Chain, Scope, Turn, TurnState};
 use crate::translate::listing::{id_of, input_id, listed};
 use crate::translate::reply::{Snapshot, Status};
@@ -69,7 +70,8 @@ pub async fn get(
     let after = query.integer("starting_after", 0, u64::from(u32::MAX))?;
     let turn = find(&app, scope, id).await?;
     if !stream {
-        return Ok(reply::json(StatusCode::OK, render(&turn)));
+        let body = heavy::run(turn.bytes(), || render(&turn)).await;
+        return Ok(reply::json(StatusCode::OK, body));
     }
     let from = after.map_or(0, |after| after + 1) as usize;
     if let Some(run) = app.runs.find(scope, id) {
@@ -102,10 +104,14 @@ pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Opt
         }
         _ => "response.incomplete",
     };
-    let response = serde_json::from_slice(&render(&turn)).unwrap_or_default();
-    events.push(event(kind, number + events.len(), |body| {
-        body.insert("response".to_owned(), response);
-    }));
+    let last = || {
+        let response = serde_json::from_slice(&render(&turn)).unwrap_or_default();
+        event(kind, number + events.len(), |body| {
+            body.insert("response".to_owned(), response);
+        })
+    };
+    let last = heavy::run(turn.bytes(), last).await;
+    events.push(last);
     Some(events)
 }
 
@@ -138,7 +144,8 @@ pub async fn cancel(app: &App, scope: Scope, id: &str) -> Result<Response<Respon
         return Err(Error::new(Kind::InvalidValue, message));
     }
     if turn.state.ended() {
-        return Ok(reply::json(StatusCode::OK, render(&turn)));
+        let body = heavy::run(turn.bytes(), || render(&turn)).await;
+        return Ok(reply::json(StatusCode::OK, body));
     }
     stop(app, scope, id).await?;
     Ok(reply::json(StatusCode::OK, render(&*find(app, scope, id).await?)))
@@ -194,22 +201,30 @@ pub async fn input_items(
         },
     };
     turns.push(turn);
+    let bytes = turns.iter().map(|turn| turn.bytes()).sum();
+    let listed =
+        heavy::run(bytes, || page.list(generated_from(&turns, page.images)).map(|list| list.to_string()));
+    Ok(reply::json(StatusCode::OK, listed.await?))
+}
+
+/// All items of the turns but the last one's output.
+fn generated_from(turns: &[Arc<Turn>], images: bool) -> Vec<(String, Value)> {
     let mut items: Vec<(String, Value)> = Vec::new();
     for (n, turn) in turns.iter().enumerate() {
         let response = turn.id.to_string();
         for (n, item) in elements(&turn.input.array()).into_iter().enumerate() {
             let id = input_id(&response, n, item);
-            items.push((id.clone(), listed(item, &id, page.images)));
+            items.push((id.clone(), listed(item, &id, images)));
         }
         if n + 1 < turns.len() {
             let output = turn.output.array(&response);
             items.extend(elements(&output).into_iter().filter_map(|item| {
                 let id = id_of(item)?;
-                Some((id.clone(), listed(item, &id, page.images)))
+                Some((id.clone(), listed(item, &id, images)))
             }));
         }
     }
-    Ok(reply::json(StatusCode::OK, page.list(items)?.to_string()))
+    items
 }
 
 /// The Response object.

@@ -377,7 +377,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
-        let post = pool.post("/", &[], vec![b'x'; 32 << 20]);
+        let post = pool.post("/", &[], RequestBody::Own(vec![b'x'; 32 << 20].into()));
         tokio::time::timeout(Duration::from_secs(20), post).await.expect("it is not read for ever")
     }
 
