@@ -37,6 +37,9 @@ pub struct Config {
     /// How long a request waits for room among them.
     #[serde(with = "humantime_serde")]
     pub buffer_timeout: Duration,
+    /// Longest pause within a request body.
+    #[serde(with = "humantime_serde")]
+    pub body_timeout: Duration,
     /// How long the status line waits for the upstream's before a stream begins without it.
     #[serde(with = "humantime_serde")]
     pub commit_after: Duration,
@@ -271,6 +274,7 @@ impl Default for Config {
             max_body_bytes: 128 << 20,
             max_buffered_bytes: 1 << 30,
             buffer_timeout: Duration::from_secs(2),
+            body_timeout: Duration::from_secs(60),
             commit_after: Duration::from_secs(1),
             heartbeat: Duration::from_secs(8),
             in_progress_after: Duration::from_secs(60),

@@ -53,6 +53,8 @@ pub enum Kind {
     UpgradeRequired,
     /// The client left before its body was complete.
     ClientGone,
+    /// The client does not go on with its body.
+    BodyStalled,
     /// The upstream's own 4xx other than the ones below.
     Rejected(StatusCode),
     /// The prompt does not fit the model's context.
@@ -136,6 +138,7 @@ impl Kind {
             }
             Kind::UpgradeRequired => (Client, 426, BAD, Some("upgrade_required"), "invalid_prompt"),
             Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
+            Kind::BodyStalled => (Client, 408, BAD, Some("request_timeout"), "server_error"),
             Kind::Rejected(status) => {
                 let kind = if status == StatusCode::FORBIDDEN { "permission_error" } else { BAD };
                 let code = (status == StatusCode::UNAUTHORIZED).then_some("invalid_api_key");
@@ -165,6 +168,12 @@ impl Error {
     /// An error of `kind` with the text that the client reads.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error { kind, message: message.into(), param: None, code: None, retry_after: None, detail: None }
+    }
+
+    /// A client that does not go on with its body.
+    pub fn body_stalled(pause: Duration) -> Self {
+        let message = format!("The request body did not go on for {} s (body_timeout).", pause.as_secs_f64());
+        Error::new(Kind::BodyStalled, message)
     }
 
     /// Names the field at fault.
@@ -236,6 +245,7 @@ impl Error {
                 | Kind::ShuttingDown
                 | Kind::StoreUnavailable
                 | Kind::ClientGone
+                | Kind::BodyStalled
         )
     }
 

@@ -56,6 +56,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "max_body_bytes", kind: Kind::Bytes },
     Key { name: "max_buffered_bytes", kind: Kind::Bytes },
     Key { name: "buffer_timeout", kind: Kind::Duration },
+    Key { name: "body_timeout", kind: Kind::Duration },
     Key { name: "commit_after", kind: Kind::Duration },
     Key { name: "heartbeat", kind: Kind::Duration },
     Key { name: "in_progress_after", kind: Kind::Duration },

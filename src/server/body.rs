@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::App;
 use crate::budget::{Budget, Held, SMALL};
 use crate::error::{Error, Kind};
 use crate::heavy;
@@ -26,24 +27,20 @@ const STEP: usize = 1 << 20;
 /// read why.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// The whole body, decoded; at most `cap` bytes of it, before and after. It is counted in `budget` as it grows, and for as
-/// long as it lives.
+/// The whole body, decoded; at most `max_body_bytes` of it, before and after. It is counted in the budget as it grows, and
+/// for as long as it lives.
 ///
 /// # Errors
-/// 413 over the cap, 429 without room in the budget, 415 for an encoding that is not zstd, gzip, br or deflate, 400 for a
-/// body that is not what its encoding says.
-pub async fn read(
-    budget: &Arc<Budget>,
-    headers: &HeaderMap,
-    mut body: Incoming,
-    cap: usize,
-) -> Result<Bytes, Error> {
+/// 408 for a body that does not go on, 413 over the cap, 429 without room in the budget, 415 for an encoding that is not
+/// zstd, gzip, br or deflate, 400 for a body that is not what its encoding says.
+pub async fn read(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Error> {
+    let (budget, cap, pause) = (&app.budget, app.config.max_body_bytes, app.config.body_timeout);
     let claimed = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let encodings = encodings(headers);
     let read = match encodings {
         Err(error) => Err(error),
         Ok(_) if claimed > cap => Err(too_large(cap)),
-        Ok(encodings) => collect(budget, &mut body, claimed, cap).await.map(|read| (encodings, read)),
+        Ok(encodings) => collect(budget, &mut body, claimed, cap, pause).await.map(|read| (encodings, read)),
     };
     match read {
         // encodings were applied in the order of the list
@@ -78,12 +75,15 @@ async fn collect(
     body: &mut Incoming,
     claimed: usize,
     cap: usize,
+    pause: Duration,
 ) -> Result<(Vec<u8>, Held), Error> {
     let mut held = budget.begin();
     // a length that is only claimed must not cost memory
     let mut whole = Vec::with_capacity(claimed.min(EXPECTED));
     let mut turn = STEP;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = tokio::time::timeout(pause, body.frame()).await;
+        let Some(frame) = frame.map_err(|_| Error::body_stalled(pause))? else { break };
         let frame = frame
             .map_err(|error| Error::new(Kind::ClientGone, "The request body ended early.").detail(error))?;
         let Some(data) = frame.data_ref() else { continue };

@@ -33,7 +33,7 @@ pub async fn answer(
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { headers, .. }, incoming) = request.into_parts();
-    let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
+    let body = body::read(&app, &headers, incoming).await?;
     let (job, target, plan, input, mut room) = {
         let text = heavy::run(body.len(), || draft::text(&body)).await?;
         let (draft, asks) = heavy::run(body.len(), || {

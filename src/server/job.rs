@@ -80,7 +80,7 @@ impl Job {
         request_id: &HeaderValue,
     ) -> Result<(Job, Target), Error> {
         let (Parts { headers, .. }, incoming) = request.into_parts();
-        let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
+        let body = body::read(app, &headers, incoming).await?;
         let asks = heavy::run(body.len(), || Draft::read(&draft::text(&body)?)?.asks()).await?;
         let job = Job::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;

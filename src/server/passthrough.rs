@@ -6,7 +6,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use super::App;
 use super::reply::ResponseBody;
@@ -30,17 +30,15 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Re
     // Codex's backend paths, for what is not /codex/v1/responses
     let path = path.strip_prefix("/codex").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
     let headers = end_to_end(parts.headers);
-    let bytes = body.into_data_stream();
-    let body = if headers.contains_key(header::CONTENT_LENGTH) || parts.method == http::Method::POST {
-        reqwest::Body::wrap_stream(bytes)
-    } else {
-        reqwest::Body::default()
-    };
-    let answer = app.upstream.pass(parts.method, path, headers, body).await?;
+    let body = (!body.is_end_stream()).then(|| body.into_data_stream());
+    let answer = app.upstream.pass(parts.method, path, headers, body, app.config.body_timeout).await?;
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());
-    let frames = answer.into_stream().map_ok(Frame::data).map_err(|error| error.without_url().into());
+    let frames = answer.into_stream().map_ok(Frame::data).map_err(|cause| {
+        tracing::warn!(cause, "a passed-through answer was cut");
+        cause.into()
+    });
     Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
 }
 

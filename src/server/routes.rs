@@ -149,7 +149,7 @@ async fn stored_answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (request, incoming) = request.into_parts();
     // nothing in it matters, but a body that nobody reads ends the connection under the next request
-    body::ignore(incoming, IGNORED_BODY).await;
+    let _ = tokio::time::timeout(app.config.body_timeout, body::ignore(incoming, IGNORED_BODY)).await;
     let scope = app.keyring.caller(&request.headers).scope();
     let query = Query::of(&request.uri);
     match (what, &request.method) {
@@ -172,7 +172,7 @@ async fn conversations_answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { method, uri, headers, .. }, incoming) = request.into_parts();
     let scope = app.keyring.caller(&headers).scope();
-    let body = body::read(&app.budget, &headers, incoming, app.config.max_body_bytes).await?;
+    let body = body::read(app, &headers, incoming).await?;
     conversations::answer(app, scope, &method, rest, &Query::of(&uri), &body).await
 }
 

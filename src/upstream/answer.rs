@@ -78,7 +78,7 @@ pub fn silent(silence: Duration) -> Error {
 
 /// No answer within that time.
 pub fn too_late(limit: Duration) -> Error {
-    let message = format!("The upstream server did not answer within {} s.", limit.as_secs());
+    let message = format!("The upstream server did not answer within {} s.", limit.as_secs_f64());
     Error::new(Kind::Timeout, message)
 }
 

@@ -61,6 +61,8 @@ impl Client {
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
             .tcp_nodelay(true)
+            // see http1::keepalive; the default is 30 s
+            .tcp_user_timeout(None)
             // an upstream is named on purpose; HTTP_PROXY is not about it
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())

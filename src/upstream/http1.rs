@@ -32,10 +32,6 @@ const READ: usize = 32 << 10;
 const EARLY: usize = 256 << 10;
 /// Bytes of a request that are written until other tasks get their turn.
 const TURN: usize = 1 << 20;
-/// Silence after which the kernel asks whether the other side is still there, and between two such questions.
-const KEEPALIVE: Duration = Duration::from_secs(15);
-/// Time after which what was sent and not acknowledged ends a connection.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 thread_local! {
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -156,12 +152,8 @@ impl Pool {
             Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
             Err(_) => return Err(refused("cannot connect in time".to_owned())),
         };
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
-        let socket = SockRef::from(&stream);
-        let set = stream
-            .set_nodelay(true)
-            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
-            .and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
+        let set =
+            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive()));
         if let Err(error) = set {
             tracing::debug!(%error, "cannot set the options of a connection");
         }
@@ -351,6 +343,14 @@ impl Body {
             pool.keep(stream);
         }
     }
+}
+
+/// Has the kernel ask a silent peer whether it is there, and end the connection after half a minute without an answer. A
+/// peer that has no room for more data answers, so this never ends the connection of a living one; TCP_USER_TIMEOUT does,
+/// since it counts the time that a peer takes to make room.
+pub fn keepalive() -> TcpKeepalive {
+    let (time, interval) = (Duration::from_secs(15), Duration::from_secs(5));
+    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(3)
 }
 
 fn closed() -> String {

@@ -7,6 +7,7 @@ mod exchange;
 mod facts;
 mod health;
 mod http1;
+mod pass;
 mod probe;
 mod route;
 mod send;
@@ -17,12 +18,12 @@ mod warm;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, header};
 use tokio::sync::watch;
 
 use crate::config::{Resolved, ServerConfig};
 use crate::dialect::{Dialect, GENERIC};
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::telemetry::Routing;
 use crate::translate::native::Native;
 use affinity::Affinity;
@@ -32,7 +33,7 @@ pub use answer::{silent, too_late};
 pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
 pub use route::Route;
-pub use send::{Body, CHAT, ChatRequest, Forwarded, Passed, REQUEST_ID, Rendered, Sent, copied};
+pub use send::{Body, CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
 pub use server::Lease;
 
 /// How long a request waits for the first look to be over.
@@ -255,44 +256,6 @@ impl Upstream {
         let candidates = self.shared.candidates(&route.model)?;
         let target = self.shared.preferred(&candidates, route).and_then(|server| server.target(&route.model));
         Ok(target.unwrap_or_else(Target::unknown))
-    }
-
-    /// Passes a request on as it is and returns the upstream's answer, whatever its status.
-    ///
-    /// # Errors
-    /// When there is no server, or no answer.
-    pub async fn pass(
-        &self,
-        method: Method,
-        path_and_query: &str,
-        mut headers: HeaderMap,
-        body: reqwest::Body,
-    ) -> Result<Passed, Error> {
-        let route = Route::default();
-        let _ = self.likely(&route).await;
-        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
-        let chosen = self.shared.preferred(&candidates, &route);
-        let place = chosen.and_then(|server| Some((server.base()?, server)));
-        let (base, server) = place.ok_or_else(|| {
-            let message =
-                "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
-            Error::new(Kind::Unavailable, message)
-        })?;
-        let client = headers.get(header::AUTHORIZATION).cloned();
-        headers.remove(header::HOST);
-        server.strip_keys(&mut headers);
-        server.authorize(&mut headers, client.as_ref());
-        let lease = server.lease_any();
-        let request = server.client.general.request(method, format!("{base}{path_and_query}"));
-        match request.headers(headers).body(body).send().await {
-            Ok(response) => Ok(Passed::new(response, lease)),
-            Err(error) => {
-                if error.is_connect() {
-                    server.suspect("connection refused");
-                }
-                Err(answer::unreachable(error.into()))
-            }
-        }
     }
 
     /// The models that every ready server lists to this client: the server's label, its list as it came, and what is

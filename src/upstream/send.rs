@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::exchange::Response;
@@ -113,13 +112,6 @@ pub struct Sent {
     first: Vec<u8>,
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
-    lease: Lease,
-}
-
-/// The same of a request that was passed through, whatever its status.
-pub struct Passed {
-    /// Status and headers; its body is read by [`Passed::into_stream`].
-    pub response: reqwest::Response,
     lease: Lease,
 }
 
@@ -427,20 +419,5 @@ impl Sent {
     /// What of the body was read already, the rest, and its place on the server, to be given up when the answer is over.
     pub fn into_body(self) -> (Vec<u8>, Response, Lease) {
         (self.first, self.response, self.lease)
-    }
-}
-
-impl Passed {
-    pub(super) fn new(response: reqwest::Response, lease: Lease) -> Passed {
-        Passed { response, lease }
-    }
-
-    /// The body, piece by piece.
-    pub fn into_stream(self) -> impl Stream<Item = reqwest::Result<Bytes>> + Send + 'static {
-        let Passed { response, lease } = self;
-        response.bytes_stream().map(move |piece| {
-            let _held = &lease;
-            piece
-        })
     }
 }

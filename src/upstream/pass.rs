@@ -1,0 +1,153 @@
+//! Owns requests that are passed through as they are: where they go, and how long either side may be silent. It must
+//! not look into a body.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::stream;
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, Method, header};
+
+use super::server::Lease;
+use super::{Route, Upstream, answer};
+use crate::error::{Error, Kind};
+
+/// An answer to a request that was passed through, whatever its status. As long as it lives, the request counts as
+/// running on its server.
+pub struct Passed {
+    /// Status and headers; its body is read by [`Passed::into_stream`].
+    pub response: reqwest::Response,
+    lease: Lease,
+}
+
+impl Upstream {
+    /// Passes a request on as it is and returns the upstream's answer, whatever its status. `silence`: how long the
+    /// client may pause within its body.
+    ///
+    /// # Errors
+    /// When there is no server, or no answer in time, or the client does not send its body.
+    pub async fn pass<E>(
+        &self,
+        method: Method,
+        path_and_query: &str,
+        mut headers: HeaderMap,
+        body: Option<impl Stream<Item = Result<Bytes, E>> + Send + 'static>,
+        silence: Duration,
+    ) -> Result<Passed, Error>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        let route = Route::default();
+        let _ = self.likely(&route).await;
+        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
+        let chosen = self.shared.preferred(&candidates, &route);
+        let place = chosen.and_then(|server| Some((server.base()?, server)));
+        let (base, server) = place.ok_or_else(|| {
+            let message =
+                "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
+            Error::new(Kind::Unavailable, message)
+        })?;
+        let client = headers.get(header::AUTHORIZATION).cloned();
+        headers.remove(header::HOST);
+        server.strip_keys(&mut headers);
+        server.authorize(&mut headers, client.as_ref());
+        let lease = server.lease_any();
+        let upload = Arc::new(Upload::new());
+        let request =
+            server.client.general.request(method, format!("{base}{path_and_query}")).headers(headers);
+        let request = match body {
+            Some(body) => request.body(reqwest::Body::wrap_stream(upload.clone().watched(body, silence))),
+            None => request,
+        };
+        let limit = server.config.response_timeout;
+        let mut sent = pin!(request.send());
+        loop {
+            let left = limit.saturating_sub(upload.idle());
+            match tokio::time::timeout(left, &mut sent).await {
+                Ok(Ok(response)) => return Ok(Passed { response, lease }),
+                Ok(Err(_)) if upload.silent.load(Ordering::Relaxed) => {
+                    return Err(Error::body_stalled(silence));
+                }
+                Ok(Err(error)) => {
+                    if error.is_connect() {
+                        server.suspect("connection refused");
+                    }
+                    return Err(answer::unreachable(error.into()));
+                }
+                // else the body moved meanwhile
+                Err(_) if upload.idle() >= limit => return Err(answer::too_late(limit)),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Passed {
+    /// The body, piece by piece, ended by an error at silence of the server's that is too long.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
+        let Passed { response, lease } = self;
+        let limit = lease.server.config.idle_timeout;
+        let pieces = Box::pin(response.bytes_stream());
+        stream::unfold(Some((pieces, lease)), move |open| async move {
+            let (mut pieces, lease) = open?;
+            match tokio::time::timeout(limit, pieces.next()).await {
+                Ok(piece) => match piece? {
+                    Ok(piece) => Some((Ok(piece), Some((pieces, lease)))),
+                    Err(error) => Some((Err(super::exchange::causes(error)), None)),
+                },
+                Err(_) => Some((Err(answer::silent(limit).message), None)),
+            }
+        })
+    }
+}
+
+/// How the body of a request gets on.
+struct Upload {
+    begun: Instant,
+    /// When a piece of it was last handed on, in milliseconds since it began.
+    moved: AtomicU64,
+    /// Whether the client was silent for too long.
+    silent: AtomicBool,
+}
+
+impl Upload {
+    fn new() -> Upload {
+        Upload { begun: Instant::now(), moved: AtomicU64::new(0), silent: AtomicBool::new(false) }
+    }
+
+    /// Time since the last piece.
+    fn idle(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
+    }
+
+    /// The pieces of the body, ended by an error at silence of the client's that is too long.
+    fn watched<E>(
+        self: Arc<Upload>,
+        body: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+        silence: Duration,
+    ) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+    {
+        stream::unfold(Some((Box::pin(body), self)), move |open| async move {
+            let (mut body, upload) = open?;
+            match tokio::time::timeout(silence, body.next()).await {
+                Ok(piece) => {
+                    let piece = piece?;
+                    let moved = u64::try_from(upload.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    upload.moved.store(moved, Ordering::Relaxed);
+                    let open = piece.is_ok().then_some((body, upload));
+                    Some((piece.map_err(Into::into), open))
+                }
+                Err(_) => {
+                    upload.silent.store(true, Ordering::Relaxed);
+                    Some((Err(io::Error::from(io::ErrorKind::TimedOut).into()), None))
+                }
+            }
+        })
+    }
+}

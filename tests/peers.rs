@@ -1,0 +1,164 @@
+//! Owns the tests of time-outs: a peer that lives is waited for, one that is silent or dead is noticed. Real processes
+//! and sockets; the servers and some of the clients are scripted.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)] // tests may panic
+
+#[path = "support/proxy.rs"]
+#[allow(dead_code)] // shared with tests/server.rs
+mod proxy;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use proxy::{EVENTS, LISTED, Proxy, STOP, text, upstream, whole};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// A llama-server whose threads are all taken: of a chat request it reads the head alone, and the rest after `pause`.
+/// Counts the chat requests.
+async fn busy(pause: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (at, chats) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = chats.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let count = count.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let answer = match head.split(' ').nth(1).unwrap() {
+                    "/props" => whole("200 OK", "application/json", "{\"default_generation_settings\":{}}"),
+                    "/health" => whole("200 OK", "application/json", "{}"),
+                    "/v1/models" => whole("200 OK", "application/json", LISTED),
+                    _ => {
+                        count.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(pause).await;
+                        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                        let mut body = vec![0; length.unwrap().parse().unwrap()];
+                        stream.read_exact(&mut body).await?;
+                        [EVENTS, text("late").as_bytes(), STOP.as_bytes()].concat()
+                    }
+                };
+                stream.write_all(&answer).await
+            });
+        }
+    });
+    (at, chats)
+}
+
+/// Longer than the kernel's patience was: TCP_USER_TIMEOUT, which counts a closed window too, was 30 s. No shorter time
+/// shows that it is gone, and that nothing else counts.
+#[tokio::test]
+async fn a_request_may_wait_unread_in_a_busy_servers_socket() {
+    let (at, chats) = busy(Duration::from_secs(40)).await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let request = json!({"model": "m", "input": "x".repeat(1 << 20), "stream": true}).to_string();
+    let answer = proxy.post(request).send().await.unwrap().text().await.unwrap();
+    assert!(answer.contains("event: response.completed"), "{}", &answer[answer.len().saturating_sub(600)..]);
+    assert_eq!(chats.load(Ordering::SeqCst), 1, "sent again");
+}
+
+/// What the proxy says of a request for a passed-through path, and how long it took to say so.
+async fn passed(proxy: &Proxy, path: &str) -> (reqwest::Result<String>, u16, Duration) {
+    let begun = Instant::now();
+    let response = reqwest::get(format!("{}{path}", proxy.base)).await.unwrap();
+    let status = response.status().as_u16();
+    (response.text().await, status, begun.elapsed())
+}
+
+#[tokio::test]
+async fn a_passed_through_request_ends_by_response_timeout() {
+    let at = upstream(|_, stream| async move {
+        let _open = stream;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__RESPONSE_TIMEOUT", "300ms")], true).await;
+    let (answer, status, took) = passed(&proxy, "/v1/other").await;
+    assert_eq!(status, 504);
+    let error: Value = serde_json::from_str(&answer.unwrap()).unwrap();
+    assert!(error["error"]["message"].as_str().unwrap().contains("0.3 s"), "{error}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_passed_through_answer_ends_by_idle_timeout() {
+    let at = upstream(|_, mut stream| async move {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n12345";
+        stream.write_all(head).await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__IDLE_TIMEOUT", "300ms")], true).await;
+    let (answer, status, took) = passed(&proxy, "/v1/other").await;
+    assert_eq!(status, 200);
+    assert!(answer.is_err(), "a body that was cut looks whole");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+/// The time-outs are of silence, not of the whole: an upload and an answer that go on are not cut.
+#[tokio::test]
+async fn what_goes_on_is_passed_through_to_its_end() {
+    let at = upstream(|got, mut stream| async move {
+        let length = got.body.len() * 5;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            stream.write_all(&got.body).await.unwrap();
+        }
+    })
+    .await;
+    let env =
+        [("REJOINDER_UPSTREAM__RESPONSE_TIMEOUT", "800ms"), ("REJOINDER_UPSTREAM__IDLE_TIMEOUT", "800ms")];
+    let proxy = Proxy::start(at, &env, true).await;
+    let pieces = futures::stream::iter(0..5).then(async |n| {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Ok::<_, std::io::Error>(n.to_string())
+    });
+    let body = reqwest::Body::wrap_stream(Box::pin(pieces));
+    let sent =
+        reqwest::Client::new().post(format!("{}/v1/other", proxy.base)).body(body).send().await.unwrap();
+    assert_eq!(sent.text().await.unwrap(), "01234".repeat(5));
+}
+
+/// A connection to the proxy, on which these bytes were sent.
+async fn connected(proxy: &Proxy, sent: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(proxy.base.strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(sent.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_go_on_is_408() {
+    let at = upstream(|got, mut stream| async move {
+        stream.write_all(&whole("200 OK", "text/plain", &got.body.len().to_string())).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_BODY_TIMEOUT", "400ms")], true).await;
+    for path in ["/v1/responses", "/v1/responses/input_tokens", "/v1/conversations", "/v1/other"] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+        let mut stream = connected(&proxy, &format!("{head}Content-Length: 9\r\n\r\n{{\"a")).await;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+        assert!(answer.contains("\"code\":\"request_timeout\""), "{path}: {answer}");
+        // the time-out is of a pause: a body that takes longer than that, but goes on, is read
+        let mut stream =
+            connected(&proxy, &format!("{head}Connection: close\r\nContent-Length: 8\r\n\r\n")).await;
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            stream.write_all(b"9").await.unwrap();
+        }
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(!answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
+    }
+}
