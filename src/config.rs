@@ -4,9 +4,11 @@
 mod keys;
 mod layers;
 mod resolve;
+mod url;
 
 pub use layers::{Flags, Problem};
 pub use resolve::{Resolved, ServerConfig, load, load_from, redact_url};
+pub use url::split as split_url;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,9 +70,9 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// Base URL, with or without a trailing `/v1`. Without it rejoinder looks on 127.0.0.1:8080 and :8000.
+    /// Base URL as the SDKs take it: with its version, or without, which means `/v1`. Not set, rejoinder looks on 127.0.0.1:8080 and :8000.
     pub url: Option<String>,
-    /// Models it is asked for: `name`, or `name=its own name for it`; without the list, those that it lists itself.
+    /// Models it is asked for: `name`, or `name=its own name for it`, where the name `*` is any other; without the list, those that it lists itself.
     pub models: Option<Vec<String>>,
     /// Its share among servers that could take a request: twice the weight, twice the requests in flight.
     pub weight: u32,
@@ -89,6 +91,8 @@ pub struct UpstreamConfig {
     /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
     /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
     pub reasoning_budget_tokens: Option<String>,
+    /// Levels of `reasoning.effort` that its model takes, `low,medium,high`; another is sent as the nearest of them.
+    pub reasoning_efforts: Option<String>,
     /// Members that every chat body gets; a request's own value of the same name goes before it.
     pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether each conversation is held to one slot of a llama-server; off where others use that server directly.
@@ -220,6 +224,18 @@ pub fn read_budgets(text: &str) -> Result<Vec<(String, u64)>, String> {
         .collect()
 }
 
+/// Reads `low,medium,high`: levels of `reasoning.effort`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn read_efforts(text: &str) -> Result<Vec<String>, String> {
+    let level = |name: &str| match name.trim() {
+        "" => Err(format!("expected levels such as \"low,medium,high\", found {text:?}")),
+        name => Ok(name.to_owned()),
+    };
+    text.split(',').map(level).collect()
+}
+
 /// Values of `upstream.api`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -301,6 +317,7 @@ impl Default for UpstreamConfig {
             forward_authorization: true,
             alternate_roles: Switch::Auto,
             reasoning_budget_tokens: None,
+            reasoning_efforts: None,
             extra_body: None,
             pin_slots: true,
             slot_save: false,

@@ -14,6 +14,8 @@ pub struct Dialect {
     pub logprobs_with_tools: bool,
     /// Whether `chat_template_kwargs` is understood, which is how templates of the Qwen kind turn thinking off.
     pub template_kwargs: bool,
+    /// Levels of `reasoning_effort` that it takes; any other is sent as the nearest of them.
+    pub efforts: &'static [&'static str],
     /// Key of the request under which a thinking budget in tokens is understood.
     pub budget_key: Option<&'static str>,
     /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
@@ -44,6 +46,9 @@ impl PartialEq for Dialect {
 
 impl Eq for Dialect {}
 
+/// The levels of OpenAI's own Chat Completions, the least first.
+const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
 /// llama.cpp's `llama-server`, as of b11434.
 pub const LLAMA_SERVER: Dialect = Dialect {
     name: "llama_server",
@@ -51,6 +56,8 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     named_tool_choice: false,
     logprobs_with_tools: false,
     template_kwargs: true,
+    // the template sees the word as it came (ggml-org/llama.cpp#26941)
+    efforts: EFFORTS,
     budget_key: Some("reasoning_budget_tokens"),
     continues_assistant: true,
     extra_keys: &[
@@ -105,6 +112,8 @@ pub const VLLM: Dialect = Dialect {
     named_tool_choice: true,
     logprobs_with_tools: true,
     template_kwargs: true,
+    // a literal of these seven, else 400 (ls1intum/edutelligence#750)
+    efforts: EFFORTS,
     budget_key: Some("thinking_token_budget"),
     continues_assistant: false,
     extra_keys: &[
@@ -145,6 +154,8 @@ pub const SGLANG: Dialect = Dialect {
     named_tool_choice: true,
     logprobs_with_tools: true,
     template_kwargs: true,
+    // "Input should be 'low', 'medium' or 'high'" (router-for-me/CLIProxyAPI#1572)
+    efforts: &["low", "medium", "high"],
     budget_key: None,
     continues_assistant: false,
     extra_keys: &[
@@ -183,6 +194,9 @@ pub const OLLAMA: Dialect = Dialect {
     named_tool_choice: false,
     logprobs_with_tools: true,
     template_kwargs: false,
+    // its every release takes these; some take `max` or `xhigh` too, none `minimal` (openai/openai.go, "invalid
+    // reasoning value")
+    efforts: &["none", "low", "medium", "high"],
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["seed", "stop"],
@@ -200,6 +214,8 @@ pub const LM_STUDIO: Dialect = Dialect {
     named_tool_choice: false,
     logprobs_with_tools: true,
     template_kwargs: false,
+    // neither `minimal` nor `xhigh` and `max` (yoy123/lmstudio-copilot-provider#35)
+    efforts: &["none", "low", "medium", "high"],
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["draft_model", "logit_bias", "min_p", "repeat_penalty", "seed", "stop", "top_k", "ttl"],
@@ -217,6 +233,7 @@ pub const GENERIC: Dialect = Dialect {
     named_tool_choice: true,
     logprobs_with_tools: true,
     template_kwargs: false,
+    efforts: EFFORTS,
     budget_key: None,
     continues_assistant: false,
     extra_keys: &["logit_bias", "seed", "stop"],

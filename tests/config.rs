@@ -521,6 +521,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     // those have no default, what the file shows is an example
     config.default_model = None;
     config.upstream.reasoning_budget_tokens = None;
+    config.upstream.reasoning_efforts = None;
     config.tools = ToolsConfig::default();
     config.upstream.url = None;
     config.upstream.api_key_file = None;

@@ -7,7 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
-use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
+use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
 use rejoinder::error::Error;
 use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, plan};
 use serde_json::{Value, json};
@@ -497,4 +497,98 @@ fn lone_surrogates_are_replaced_before_they_reach_a_parser_that_refuses_them() {
     let plan = plan(body, &options(&GENERIC)).unwrap();
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
     assert_eq!(chat["messages"][0]["content"], "a\u{fffd} b \u{1f600}");
+}
+
+#[test]
+fn image_details_are_those_that_chat_has() {
+    for (given, want) in [
+        (json!("original"), json!("high")),
+        (json!("high"), json!("high")),
+        (json!("low"), json!("low")),
+        (json!("auto"), json!("auto")),
+        (json!("ultra"), Value::Null),
+        (json!(null), Value::Null),
+        (json!(3), Value::Null),
+    ] {
+        let image = json!({"type": "input_image", "image_url": "http://x/y.png", "detail": given});
+        let chat_form = json!({"type": "image_url", "image_url": {"url": "http://x/y.png", "detail": given}});
+        let got = messages(json!([
+            {"role": "user", "content": [image, chat_form]},
+            call("c", "view_image"),
+            {"type": "function_call_output", "call_id": "c", "output": [image]},
+        ]));
+        for at in ["/0/content/0", "/0/content/1", "/3/content/1"] {
+            let sent = got.pointer(&format!("{at}/image_url")).unwrap();
+            assert_eq!(sent["url"], "http://x/y.png", "{at}");
+            assert_eq!(sent["detail"], want, "{given} {at}");
+        }
+    }
+}
+
+#[test]
+fn the_effort_is_the_nearest_that_the_server_takes() {
+    let effort = |dialect: &'static Dialect, asked: &str| {
+        chat_for(dialect, json!({"reasoning": {"effort": asked}}))["reasoning_effort"].take()
+    };
+    for asked in ["none", "minimal", "low", "medium", "high", "xhigh", "max"] {
+        assert_eq!((effort(&VLLM, asked), effort(&GENERIC, asked)), (json!(asked), json!(asked)));
+    }
+    for dialect in [&VLLM, &LLAMA_SERVER, &GENERIC] {
+        assert_eq!(effort(dialect, "ultra"), "max");
+    }
+    for (asked, want) in
+        [("minimal", "low"), ("xhigh", "high"), ("max", "high"), ("ultra", "high"), ("none", "none")]
+    {
+        assert_eq!(
+            (effort(&OLLAMA, asked), effort(&LM_STUDIO, asked)),
+            (json!(want), json!(want)),
+            "{asked}"
+        );
+    }
+    assert_eq!(effort(&SGLANG, "xhigh"), "high");
+    let off = chat_for(&SGLANG, json!({"reasoning": {"effort": "none"}}));
+    assert_eq!(off.get("reasoning_effort"), None);
+    assert_eq!(off["chat_template_kwargs"], json!({"enable_thinking": false}));
+    // as configured, or as llama-server says of its template
+    for (taken, asked, want) in [
+        (&["high", "max"][..], "low", json!("high")),
+        (&["none"], "high", Value::Null),
+        (&["low", "medium", "high"], "deep", json!("deep")),
+    ] {
+        let taken: Vec<String> = taken.iter().map(|level| level.to_string()).collect();
+        let options = PlanOptions { efforts: Some(&taken), ..options(&LLAMA_SERVER) };
+        let plan =
+            planned(&json!({"model": "m", "input": "x", "reasoning": {"effort": asked}}), &options).unwrap();
+        let chat: Value = serde_json::from_slice(&plan.body).unwrap();
+        assert_eq!(chat["reasoning_effort"], want, "{asked} of {taken:?}");
+        // the client reads what it asked for
+        assert!(String::from_utf8(plan.reply.echo).unwrap().contains(&format!("\"effort\":\"{asked}\"")));
+    }
+}
+
+#[test]
+fn the_root_of_parameters_is_an_object() {
+    let nested = json!({"type": "object", "properties": {"a": {"type": null}}});
+    let given = [
+        json!({"type": null}),
+        json!({}),
+        json!({"anyOf": [{"type": "object"}]}),
+        json!(null),
+        json!({"type": ["object", "null"], "properties": {"a": {}}}),
+        json!({"properties": {"a": {}}, "required": ["a"]}),
+        nested.clone(),
+    ];
+    let mut tools: Vec<Value> = given
+        .iter()
+        .enumerate()
+        .map(|(n, parameters)| json!({"type": "function", "name": format!("f{n}"), "parameters": parameters}))
+        .collect();
+    tools.push(json!({"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "g", "parameters": {}}]}));
+    let chat = chat_for(&GENERIC, json!({"tools": tools}));
+    let sent: Vec<&Value> =
+        chat["tools"].as_array().unwrap().iter().map(|tool| &tool["function"]["parameters"]).collect();
+    assert!(sent.iter().all(|parameters| parameters["type"] == "object"), "{sent:?}");
+    assert_eq!(sent[2]["anyOf"], json!([{"type": "object"}]));
+    assert_eq!(sent[5], &json!({"type": "object", "properties": {"a": {}}, "required": ["a"]}));
+    assert_eq!(sent[6], &nested, "what is nested is the client's");
 }

@@ -545,3 +545,89 @@ async fn another_server_in_the_same_place_is_seen_as_what_it_is() {
     let changed = async { while asks_for_progress().await {} };
     tokio::time::timeout(proxy::PATIENCE, changed).await.unwrap();
 }
+
+/// A server that has its API at `api` alone, as OpenVINO's (`/v3`), Ark's, GLM's and Gemini's have it; every other path
+/// is 404. What it was asked is kept.
+async fn server_below(api: &'static str) -> (SocketAddr, Arc<Mutex<Vec<Got>>>) {
+    let asked: Arc<Mutex<Vec<Got>>> = Arc::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let seen = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Some((got, mut stream)) = proxy::read(stream).await else { continue };
+            seen.lock().unwrap().push(got.clone());
+            let answer = match got.line.split_once(&format!(" {api}")) {
+                Some(("GET", "/models")) => whole("200 OK", "application/json", LISTED),
+                Some(("POST", "/chat/completions")) => {
+                    [EVENTS, text("Fine.").as_bytes(), STOP.as_bytes()].concat()
+                }
+                Some(("POST", "/embeddings")) => whole("200 OK", "application/json", "{\"data\":[]}"),
+                _ => whole("404 Not Found", "application/json", "{\"detail\":\"Not Found\"}"),
+            };
+            let _ = stream.write_all(&answer).await;
+        }
+    });
+    (at, asked)
+}
+
+#[tokio::test]
+async fn a_base_url_is_what_the_sdks_put_their_paths_behind() {
+    for (api, base) in [
+        ("/v3", "/v3"),
+        ("/api/v3", "/api/v3/"),
+        ("/api/coding/paas/v4", "/api/coding/paas/v4"),
+        ("/v1beta/openai", "/v1beta/openai/"),
+        ("/v1/openai", "/v1/openai"),
+        ("/v2", "/v2/chat/completions"),
+        ("/llm/v1", "/llm"),
+        ("/v1", "/v1/chat/completions"),
+        ("/inference", "/inference/chat/completions"),
+        // nothing says so but the server
+        ("", ""),
+    ] {
+        let (at, asked) = server_below(api).await;
+        let url = format!("http://{at}{base}");
+        let proxy = Proxy::with(&["--upstream", &url], &[], true).await;
+        assert!(proxy.stream().await.contains("Fine."), "{base}: {:?}", asked.lock().unwrap());
+        let models = reqwest::get(format!("{}/v1/models", proxy.base)).await.unwrap().text().await.unwrap();
+        assert!(models.contains("\"id\":\"m\""), "{base}: {models}");
+        let embeddings = reqwest::Client::new().post(format!("{}/v1/embeddings", proxy.base)).body("{}");
+        assert_eq!(embeddings.send().await.unwrap().status(), 200, "{base}: {:?}", asked.lock().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn names_that_the_server_does_not_have_are_given_its_own_where_that_is_meant() {
+    let (at, asked) = server_below("/v1").await;
+    let url = format!("http://{at}");
+    for (models, client, own) in [
+        (None, "gpt-5.5", "m"),
+        (None, "o4-mini", "m"),
+        (None, "codex-auto-review", "m"),
+        (None, "openai/gpt-6.1-sol", "m"),
+        // another open model is not what was asked for, and the server says so
+        (None, "gpt-oss-20b", "gpt-oss-20b"),
+        (None, "qwen3", "qwen3"),
+        (None, "m", "m"),
+        (Some("*=m"), "anything", "m"),
+        (Some("gpt-5=big,*=m"), "gpt-5", "big"),
+        (Some("gpt-5=big,*=m"), "gpt-5.5", "m"),
+        (Some("gpt-5=big,*"), "other", "other"),
+    ] {
+        let env: Vec<(&str, &str)> =
+            models.map(|models| ("REJOINDER_UPSTREAM__MODELS", models)).into_iter().collect();
+        let proxy = Proxy::with(&["--upstream", &url], &env, true).await;
+        let body = json!({"model": client, "input": "hi", "stream": true}).to_string();
+        let events = proxy.post(body).send().await.unwrap().text().await.unwrap();
+        assert!(
+            events.contains("Fine.") && events.contains(&format!("\"model\":\"{client}\"")),
+            "{client}: {events}"
+        );
+        let chat =
+            asked.lock().unwrap().iter().rev().find(|got| got.line.starts_with("POST")).cloned().unwrap();
+        let chat: Value = serde_json::from_slice(&chat.body).unwrap();
+        assert_eq!(chat["model"], own, "{models:?} {client}");
+    }
+}

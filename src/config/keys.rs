@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{
     Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch,
-    read_budgets,
+    read_budgets, read_efforts, url,
 };
 use crate::translate::tools::search::is_wrapper;
 
@@ -72,6 +72,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
+    Key { name: "upstream.reasoning_efforts", kind: Kind::Checked(efforts) },
     Key { name: "upstream.extra_body", kind: Kind::Table },
     Key { name: "upstream.pin_slots", kind: Kind::Bool },
     Key { name: "upstream.slot_save", kind: Kind::Bool },
@@ -162,8 +163,8 @@ impl Key {
                 None => Err(expected("text in quotes", value)),
             },
             Kind::Url => match text {
-                Some(text) => normal_url(text).map(Value::from),
-                None => Err(expected(A_URL, value)),
+                Some(text) => url::normal(text).map(Value::from),
+                None => Err(expected(url::A_URL, value)),
             },
         }
     }
@@ -183,6 +184,10 @@ fn store_url(text: &str) -> Result<(), String> {
         "redis" | "rediss" | "valkey" | "valkeys" if url.has_host() => Ok(()),
         _ => Err(format!("expected {A_STORE}")),
     }
+}
+
+fn efforts(text: &str) -> Result<(), String> {
+    read_efforts(text).map(drop)
 }
 
 fn budgets(text: &str) -> Result<(), String> {
@@ -262,22 +267,6 @@ fn read_duration(value: &Value) -> Result<Value, String> {
     }
 }
 
-/// The URL without its trailing `/v1` and slashes. No message repeats the text: it may hold a password.
-fn normal_url(text: &str) -> Result<String, String> {
-    let url = Url::parse(text.trim()).map_err(|error| format!("expected {A_URL} ({error})"))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("expected {A_URL}, it starts with neither http:// nor https://"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("must not have a query (?) or a fragment (#)".to_owned());
-    }
-    let trimmed = url.as_str().trim_end_matches('/');
-    // not from the whole text, whose host may be called v1
-    let versioned = url.path().trim_end_matches('/').ends_with("/v1");
-    let base = trimmed.strip_suffix("/v1").filter(|_| versioned).unwrap_or(trimmed);
-    Ok(base.trim_end_matches('/').to_owned())
-}
-
 /// `EnvFilter` takes any bare word for a module, so that `level = "verbose"` would silence everything.
 fn is_filter(text: &str) -> bool {
     let bare_word = |part: &str| !part.contains(['=', '[', ']', '}', ':']);
@@ -322,7 +311,6 @@ fn expected(what: &str, found: &Value) -> String {
 
 /// Members of a chat body that the translation itself writes and reads back.
 const RENDERED: [&str; 7] = ["messages", "model", "n", "stream", "stream_options", "tool_choice", "tools"];
-const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
 const A_STORE: &str = "a URL such as \"redis://127.0.0.1:6379/0\"";
 const MIN_BODY_BYTES: usize = 1024;
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);

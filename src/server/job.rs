@@ -160,6 +160,7 @@ impl Job {
             refusal_as_text: self.codex,
             sees: target.sees,
             wrappers: Some(&self.wishes.wrappers),
+            efforts: target.efforts.as_deref(),
             budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
             quirks_off: &self.wishes.quirks_off,
             found_tools: app.config.tools.found_tools,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::reply::{self, ResponseBody};
 use super::{App, passthrough};
 use crate::error::{Error, Kind};
-use crate::upstream::{Facts, Listing};
+use crate::upstream::{ANY, Facts, Listing};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.
 pub async fn answer(
@@ -85,7 +85,15 @@ fn listed(listing: &Listing) -> Vec<Entry> {
                 let members = json!({ "id": "", "object": "model", "created": 0, "owned_by": "upstream" });
                 members.as_object().cloned().unwrap_or_default()
             };
-            names.iter().map(|(name, own)| entry(name, own, of(own).unwrap_or_else(bare))).collect()
+            let named = |(name, own): &(String, String)| match (name.as_str(), own.as_str()) {
+                // every name: those that the server has, or the one that stands for all
+                (ANY, ANY) => {
+                    models.iter().filter_map(|m| id(m).map(|id| entry(&id, &id, m.clone()))).collect()
+                }
+                (ANY, own) => vec![entry(own, own, of(own).unwrap_or_else(bare))],
+                (name, own) => vec![entry(name, own, of(own).unwrap_or_else(bare))],
+            };
+            names.iter().flat_map(named).collect()
         }
     }
 }
@@ -174,5 +182,10 @@ mod tests {
         assert_eq!(first.codex(0)["context_window"], 4096);
         assert_eq!(second.listed["object"], "model");
         assert_eq!(second.codex(1).get("context_window"), None, "unknown is left out, never made up");
+        let any = |name: &str, own: &str| Some(vec![(name.into(), own.into())]);
+        listing.models = any("*", "qwen3");
+        assert_eq!(ids(&listing), ["qwen3"], "a name that stands for all others is no model's");
+        listing.models = any("*", "*");
+        assert_eq!(ids(&listing), ["qwen3", "other"]);
     }
 }

@@ -20,8 +20,8 @@ pub enum Piece<'a> {
     Image {
         /// Escaped URL.
         url: Cow<'a, str>,
-        /// Escaped `low`, `high`, `auto`, ...
-        detail: Option<Cow<'a, str>>,
+        /// `low`, `high` or `auto`.
+        detail: Option<&'static str>,
     },
     /// An `input_audio` object, passed on as it came.
     Audio(&'a RawValue),
@@ -80,13 +80,13 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
 
 /// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.
 fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
-    let detail = present(part.detail).and_then(json::text);
+    let given = present(part.detail);
     let Some(url) = present(part.image_url) else {
         let id = present(part.file_id).and_then(json::decode)?;
         return Some(Piece::owned(&format!("[image {id}: not available to this server]")));
     };
     if let Some(url) = json::text(url) {
-        return Some(Piece::Image { url, detail });
+        return Some(Piece::Image { url, detail: given.and_then(detail) });
     }
     #[derive(serde::Deserialize)]
     struct ChatImage<'a> {
@@ -96,7 +96,18 @@ fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
         detail: Option<&'a RawValue>,
     }
     let chat: ChatImage<'a> = serde_json::from_str(url.get()).ok()?;
-    Some(Piece::Image { url: json::text(chat.url)?, detail: detail.or(chat.detail.and_then(json::text)) })
+    Some(Piece::Image { url: json::text(chat.url)?, detail: given.or(chat.detail).and_then(detail) })
+}
+
+/// Chat Completions has three degrees of detail, and servers refuse any other (Ark, StepFun, GLM, older vLLM: Codex's
+/// `original`), in every later turn, too.
+fn detail(raw: &RawValue) -> Option<&'static str> {
+    match json::decode(raw).as_deref() {
+        Some("low") => Some("low"),
+        Some("high" | "original") => Some("high"),
+        Some("auto") => Some("auto"),
+        _ => None,
+    }
 }
 
 /// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.

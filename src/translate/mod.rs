@@ -7,6 +7,7 @@ pub mod compaction;
 mod content;
 pub mod custom;
 pub mod draft;
+mod effort;
 mod extra;
 mod history;
 mod item;

@@ -260,7 +260,7 @@ impl Items<'_> {
                 out.extend_from_slice(b"{\"type\":\"input_image\",\"image_url\":");
                 push_literal(out, url);
                 out.extend_from_slice(b",\"detail\":");
-                push_literal(out, detail.as_deref().unwrap_or("auto"));
+                push_literal(out, detail.unwrap_or("auto"));
             }
             Piece::Audio(audio) => {
                 out.extend_from_slice(b"{\"type\":\"input_audio\",\"input_audio\":");

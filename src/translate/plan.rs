@@ -23,7 +23,7 @@ use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
-use super::{compaction, content, extra, listing, messages};
+use super::{compaction, content, effort, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
@@ -87,6 +87,8 @@ pub struct PlanOptions<'a> {
     pub sees: bool,
     /// Commands that serve searches.
     pub wrappers: Option<&'a Wrappers>,
+    /// Levels of `reasoning.effort` that the model takes, where that is known better than from the dialect.
+    pub efforts: Option<&'a [String]>,
     /// Thinking budget in tokens by `reasoning.effort`.
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
@@ -119,6 +121,7 @@ impl<'a> PlanOptions<'a> {
             refusal_as_text: false,
             sees: true,
             wrappers: None,
+            efforts: None,
             budgets: &[],
             quirks_off: &[],
             native: None,
@@ -400,16 +403,29 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok(())
     }
 
-    fn reasoning_effort(&self, body: &mut Vec<u8>) -> Result<(), Error> {
+    /// The level that the server takes and is nearest to the client's; the budget is that of the client's own.
+    fn reasoning_effort(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
-        let Some(effort) = literal(reasoning.effort, "reasoning.effort")? else { return Ok(()) };
-        push_key(body, "reasoning_effort", effort.get());
-        let budget =
-            self.options.budgets.iter().find(|(name, _)| Some(name.as_str()) == json::literal(effort));
-        if let (Some(key), Some((_, tokens))) = (self.options.dialect.budget_key, budget) {
+        let Some(asked) = string(reasoning.effort, "reasoning.effort")? else { return Ok(()) };
+        let dialect = self.options.dialect;
+        let by_template = asked == "none" && dialect.template_kwargs;
+        let sent = match self.options.efforts {
+            Some(taken) => effort::nearest(&asked, taken),
+            None => effort::nearest(&asked, dialect.efforts),
+        };
+        // the template turns thinking off by its own switch, below
+        if let Some(sent) = sent.filter(|sent| *sent == asked || !by_template) {
+            push_key(body, "reasoning_effort", "");
+            json::push_string(body, sent);
+        }
+        if sent != Some(&*asked) {
+            self.notes.add("changed_effort", &format!("{asked} is sent as {}", sent.unwrap_or("nothing")));
+        }
+        let budget = self.options.budgets.iter().find(|(name, _)| *name == asked);
+        if let (Some(key), Some((_, tokens))) = (dialect.budget_key, budget) {
             push_key(body, key, &tokens.to_string());
         }
-        if effort.get() == "\"none\"" && self.options.dialect.template_kwargs {
+        if by_template {
             push_key(body, "chat_template_kwargs", "{\"enable_thinking\":false}");
         }
         Ok(())

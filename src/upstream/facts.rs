@@ -17,6 +17,8 @@ pub struct Facts {
     pub sees: bool,
     /// Whether its chat template knows tools.
     pub tools: Option<bool>,
+    /// Whether its chat template knows levels of `reasoning_effort`; servers that do not tell are trusted to.
+    pub takes_efforts: bool,
     /// Tokens of context that one conversation has.
     pub context: Option<u64>,
     /// How many requests it works on at a time.
@@ -25,6 +27,8 @@ pub struct Facts {
     pub models: Vec<Model>,
     /// Whether it shows that list only to those who have a key.
     pub locked: bool,
+    /// Whether its API is at its root, below no version.
+    pub unversioned: bool,
 }
 
 /// One model that a server lists.
@@ -47,10 +51,12 @@ impl Facts {
             alternates: false,
             sees: true,
             tools: None,
+            takes_efforts: true,
             context: None,
             slots: None,
             models: Vec::new(),
             locked: false,
+            unversioned: false,
         }
     }
 
@@ -105,6 +111,7 @@ pub struct Modalities {
 pub struct TemplateCaps {
     pub supports_tools: Option<bool>,
     pub supports_tool_calls: Option<bool>,
+    pub supports_reasoning_effort: Option<bool>,
 }
 
 /// `/v1/models`, with what servers add to it: vLLM `max_model_len`, llama-server `aliases`, LM Studio (under
@@ -154,6 +161,8 @@ impl Props {
         facts.version = self.build_info.clone();
         facts.sees = self.modalities.as_ref().and_then(|modalities| modalities.vision).unwrap_or(true);
         facts.alternates = self.chat_template.as_deref().is_some_and(demands_alternation);
+        let efforts = self.chat_template_caps.as_ref().and_then(|caps| caps.supports_reasoning_effort);
+        facts.takes_efforts = efforts.unwrap_or(true);
         facts.tools = self
             .chat_template_caps
             .as_ref()

@@ -1,6 +1,7 @@
 //! Owns the servers behind us: which there are, where a request goes, how long it waits for one. It must not know
 //! Responses.
 
+mod address;
 mod affinity;
 mod answer;
 mod exchange;
@@ -26,6 +27,7 @@ use crate::dialect::{Dialect, GENERIC};
 use crate::error::Error;
 use crate::telemetry::Routing;
 use crate::translate::native::Native;
+use address::Address;
 use affinity::Affinity;
 use server::Server;
 
@@ -34,7 +36,7 @@ pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
 pub use route::Route;
 pub use send::{Body, CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
-pub use server::Lease;
+pub use server::{ANY, Lease};
 
 /// How long a request waits for the first look to be over.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
@@ -42,8 +44,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How one server reads the requests that it is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Base URL without `/v1` and without a trailing slash.
-    pub base: Arc<str>,
+    /// Where it is.
+    pub address: Address,
     /// How it reads requests.
     pub dialect: &'static Dialect,
     /// Whether its chat template refuses two messages of one role in a row.
@@ -54,6 +56,8 @@ pub struct Target {
     pub model: Option<String>,
     /// Members that every chat body gets.
     pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Levels of `reasoning.effort` that the model takes, where that is known better than from the dialect.
+    pub efforts: Option<Arc<[String]>>,
     /// Thinking budget in tokens by `reasoning.effort`.
     pub budgets: Arc<[(String, u64)]>,
     /// Tokens of context of one conversation.
@@ -66,19 +70,20 @@ impl Target {
     /// A server of which nothing is known.
     pub fn unknown() -> Target {
         Target {
-            base: Arc::from(""),
+            address: Address::of(""),
             dialect: &GENERIC,
             alternate_roles: false,
             sees: true,
             model: None,
             extra_body: None,
+            efforts: None,
             budgets: Arc::from([]),
             context: None,
             native: None,
         }
     }
 
-    /// Where it answers.
+    /// Where it answers, as OpenAI has it.
     pub fn path(&self) -> &'static str {
         self.native.map_or(CHAT, |native| native.path)
     }
@@ -90,6 +95,7 @@ impl Target {
             && self.sees == other.sees
             && self.model == other.model
             && self.extra_body == other.extra_body
+            && self.efforts == other.efforts
             && self.budgets == other.budgets
             && self.native == other.native
     }
@@ -254,7 +260,10 @@ impl Upstream {
             let _ = tokio::time::timeout(FIRST_LOOK, looks).await;
         }
         let candidates = self.shared.candidates(&route.model)?;
-        let target = self.shared.preferred(&candidates, route).and_then(|server| server.target(&route.model));
+        let target = self
+            .shared
+            .preferred(&candidates, route)
+            .and_then(|server| self.shared.target(&server, &route.model));
         Ok(target.unwrap_or_else(Target::unknown))
     }
 
@@ -265,10 +274,10 @@ impl Upstream {
         let servers = self.shared.servers();
         let ready = servers.iter().filter(|server| server.ready());
         let lists = ready.map(|server| async {
-            let base = server.base()?;
+            let address = server.address()?;
             let mut headers = HeaderMap::new();
             server.authorize(&mut headers, client.get(header::AUTHORIZATION));
-            let request = server.client.general.get(format!("{base}/v1/models")).headers(headers);
+            let request = server.client.general.get(address.url("/v1/models")).headers(headers);
             let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
             let body = answer::collect(&mut response.into(), 16 << 20).await.ok()?;
             let facts = server.state().facts.unwrap_or_default();

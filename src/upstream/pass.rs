@@ -45,8 +45,8 @@ impl Upstream {
         let _ = self.likely(&route).await;
         let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
         let chosen = self.shared.preferred(&candidates, &route);
-        let place = chosen.and_then(|server| Some((server.base()?, server)));
-        let (base, server) = place.ok_or_else(|| {
+        let place = chosen.and_then(|server| Some((server.address()?, server)));
+        let (address, server) = place.ok_or_else(|| {
             let message =
                 "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
             Error::new(Kind::Unavailable, message)
@@ -57,8 +57,7 @@ impl Upstream {
         server.authorize(&mut headers, client.as_ref());
         let lease = server.lease_any();
         let upload = Arc::new(Upload::new());
-        let request =
-            server.client.general.request(method, format!("{base}{path_and_query}")).headers(headers);
+        let request = server.client.general.request(method, address.url(path_and_query)).headers(headers);
         let request = match body {
             Some(body) => request.body(reqwest::Body::wrap_stream(upload.clone().watched(body, silence))),
             None => request,

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::address::Address;
 use super::facts::{Facts, Listing, Props};
 use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
 
@@ -39,7 +40,7 @@ struct Answer {
 /// Where and with which key to look.
 pub struct Look<'a> {
     pub client: &'a reqwest::Client,
-    pub base: &'a str,
+    pub address: &'a Address,
     pub key: Option<&'a SecretString>,
 }
 
@@ -91,10 +92,20 @@ impl Look<'_> {
     async fn with_models(&self, mut facts: Facts, path: &str) -> Result<Sight, Sight> {
         // a server that is known already has said that it can serve
         let known = facts.dialect != &GENERIC;
-        let models = match self.ask(path).await {
+        let mut models = match self.ask(path).await {
             Err(_) if known => return Ok(Sight::Ready(Box::new(facts))),
             answer => answer?,
         };
+        if models.status == StatusCode::NOT_FOUND && self.address.is_usual() {
+            // nobody need have said that its API is below a version
+            let unversioned = self.ask("/models").await?;
+            if unversioned.status.is_success()
+                && unversioned.json::<Listing>().is_some_and(|l| !l.data.is_empty())
+            {
+                facts.unversioned = true;
+                models = unversioned;
+            }
+        }
         if models.status.is_server_error() && !known {
             return Ok(Sight::Loading(format!("{path} answers {}", models.status.as_u16())));
         }
@@ -128,7 +139,7 @@ impl Look<'_> {
     }
 
     async fn ask(&self, path: &str) -> Result<Answer, Sight> {
-        let mut request = self.client.get(format!("{}{path}", self.base)).timeout(PATIENCE);
+        let mut request = self.client.get(self.address.url(path)).timeout(PATIENCE);
         if let Some(key) = self.key {
             request = request.bearer_auth(key.expose_secret());
         }
@@ -194,8 +205,8 @@ mod tests {
     use super::*;
 
     async fn absent(base: &str) -> String {
-        let client = reqwest::Client::new();
-        match (Look { client: &client, base, key: None }).run().await {
+        let (client, address) = (reqwest::Client::new(), Address::of(base));
+        match (Look { client: &client, address: &address, key: None }).run().await {
             Sight::Absent(reason) => reason,
             other => panic!("{base}: {other:?}"),
         }

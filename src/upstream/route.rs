@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
 
-use super::server::{Lease, RETRY, Server};
+use super::server::{Lease, Named, RETRY, Server};
 use super::{Shared, Target};
 use crate::error::{Error, Kind};
 
@@ -81,8 +81,8 @@ enum Why {
 }
 
 impl Shared {
-    /// The servers that have the model: those that are configured to or that list it; failing both, those that take
-    /// any name or were not configured, and whose own answer then says what is wrong.
+    /// The servers that have the model: those that are configured to or that list it; failing both, those that are
+    /// configured to take any name (`*`), and then those that were not configured, whose own answer says what is wrong.
     pub(super) fn candidates(&self, model: &str) -> Result<Servers, Error> {
         let servers = self.servers();
         if let [only] = &*servers
@@ -91,18 +91,18 @@ impl Shared {
             // whether it lists the model changes nothing
             return Ok(Servers::from_iter([only.clone()]));
         }
-        let mut named = Servers::new();
-        let mut open = Servers::new();
+        let (mut named, mut any, mut open) = (Servers::new(), Servers::new(), Servers::new());
         for server in servers.iter() {
-            match server.own_name(model) {
-                Ok(Some(_)) => named.push(server.clone()),
-                Ok(None) if server.lists(model) => named.push(server.clone()),
-                Ok(None) => open.push(server.clone()),
-                Err(()) => {}
+            match server.named(model) {
+                Named::Own(_) => named.push(server.clone()),
+                Named::Open if server.lists(model) => named.push(server.clone()),
+                Named::Any(_) => any.push(server.clone()),
+                Named::Open => open.push(server.clone()),
+                Named::Not => {}
             }
         }
-        if !named.is_empty() {
-            return Ok(named);
+        if let Some(found) = [named, any].into_iter().find(|servers| !servers.is_empty()) {
+            return Ok(found);
         }
         if open.is_empty() {
             let message =
@@ -112,10 +112,35 @@ impl Shared {
         Ok(open)
     }
 
+    /// How a server reads a request for that model. Where there is exactly one model and nobody has named others, it
+    /// stands for OpenAI's own, which clients ask for without being told to.
+    pub(super) fn target(&self, server: &Server, model: &str) -> Option<Target> {
+        let mut target = server.target(model)?;
+        if is_of_openai(model) && !target.dialect.any_model && server.named_models().is_none() {
+            target.model = self.only_model().filter(|only| only != model);
+        }
+        Some(target)
+    }
+
+    /// The model that all servers list, and no other.
+    fn only_model(&self) -> Option<String> {
+        let mut only: Option<String> = None;
+        for server in self.servers().iter() {
+            let facts = server.state().facts?;
+            for listed in &facts.models {
+                if server.named_models().is_some() || only.as_ref().is_some_and(|only| *only != listed.id) {
+                    return None;
+                }
+                only = Some(listed.id.clone());
+            }
+        }
+        only
+    }
+
     /// The one of them that a request would go to if it went now.
     pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
         let ready: Servers = candidates.iter().filter(|server| server.ready()).cloned().collect();
-        let known = || candidates.iter().find(|server| server.base().is_some()).cloned();
+        let known = || candidates.iter().find(|server| server.address().is_some()).cloned();
         self.choose(&ready, route).or_else(known)
     }
 
@@ -176,7 +201,7 @@ impl Shared {
             let number = ticket.as_ref().map(|ticket| ticket.number);
             let free = self.free(route, tried, number);
             if let Some(server) = self.choose(&free, route)
-                && let Some(target) = server.target(&route.model)
+                && let Some(target) = self.target(&server, &route.model)
                 && let Some(lease) = server.lease(route.slot_owner().as_deref(), route.side)
             {
                 self.settle(&server, route);
@@ -255,13 +280,23 @@ impl Waiting {
     }
 }
 
+/// Whether it is the slug of a model that runs at OpenAI alone; the weights of gpt-oss run anywhere.
+fn is_of_openai(model: &str) -> bool {
+    let model = model.strip_prefix("openai/").unwrap_or(model);
+    let numbered = |letter| {
+        model.strip_prefix(letter).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let named = ["gpt-", "chatgpt-", "codex-"].iter().any(|slug| model.starts_with(slug));
+    (named || numbered('o')) && !model.starts_with("gpt-oss")
+}
+
 fn why(candidates: &[Arc<Server>]) -> Why {
     let reasons: Vec<String> = candidates.iter().filter_map(|server| server.state().ready.err()).collect();
     if reasons.len() < candidates.len() { Why::Busy } else { Why::NotReady(reasons.join("; ")) }
 }
 
 fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error {
-    let searched = candidates.iter().any(|server| server.config.url.is_none() && server.base().is_none());
+    let searched = candidates.iter().any(|server| server.config.url.is_none() && server.address().is_none());
     let message = match searched {
         true => "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured."
             .to_owned(),

@@ -178,8 +178,7 @@ impl<'a> Trip<'a> {
                 Err(failure) => failure,
             };
             let error = self.judge(failure, lease).await?;
-            let server = target.base.as_ref();
-            tracing::debug!(upstream = %crate::config::redact_url(server), code = error.label(), "taken elsewhere");
+            tracing::debug!(upstream = %target.address.label(), code = error.label(), "taken elsewhere");
             self.shared.metrics.failover(error.label());
             last = Some(error);
         }
@@ -263,7 +262,7 @@ impl<'a> Trip<'a> {
         let answers = self.request.path.is_none();
         if answers && let Some(warm) = &lease.server.warm {
             let client = self.request.headers.authorization.as_ref();
-            let line = lease.server.line(target.base.clone(), client);
+            let line = lease.server.line(target.address.root.clone(), client);
             match lease.slot {
                 Some(slot) => {
                     let route = &self.request.route;
@@ -286,11 +285,11 @@ impl<'a> Trip<'a> {
             json.pop();
             json.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
         }
-        let path = self.request.path.unwrap_or(target.path());
+        let path = target.address.path(self.request.path.unwrap_or(target.path()));
         let now = Instant::now();
         let mut watch = Watch { trip: self, lease, begun: now, quiet: now, answered: false };
         let headers = self.headers(&lease.server);
-        let sent = pin!(lease.server.client.post(&target.base, path, &headers, body));
+        let sent = pin!(lease.server.client.post(&target.address.root, &path, &headers, body));
         let response = match watch.over(sent).await? {
             Err(broken) if broken.refused => return Err(Failure::Refused(answer::unreachable(broken))),
             Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),

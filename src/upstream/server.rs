@@ -11,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::address::Address;
 use super::exchange::Client;
 use super::facts::Facts;
 use super::health::Health;
@@ -18,7 +19,7 @@ use super::probe::{self, Look, Sight};
 use super::slots::Slots;
 use super::warm::{Line, Warm};
 use super::{Changes, Target};
-use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, redact_url};
+use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts, redact_url};
 use crate::translate::native::Native;
 
 /// Where servers usually listen, looked at in this order when none is named.
@@ -31,8 +32,8 @@ const SILENCES: u32 = 2;
 /// What the last looks showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
-    /// Base URL without `/v1` and without a trailing slash; `None` while the search has found nothing.
-    pub base: Option<Arc<str>>,
+    /// Where it is; `None` while the search has found nothing.
+    pub address: Option<Address>,
     /// What was learned; it outlives an outage.
     pub facts: Option<Arc<Facts>>,
     /// `Ok`, or why it cannot serve.
@@ -52,6 +53,7 @@ pub struct Server {
     pub client: Client,
     /// Client's model name and the server's own, from `models`.
     models: Option<Vec<(String, String)>>,
+    efforts: Option<Arc<[String]>>,
     budgets: Arc<[(String, u64)]>,
     /// The states of its slots on disk, where they are to be kept.
     pub warm: Option<Arc<Warm>>,
@@ -83,7 +85,7 @@ impl Server {
         let tls = config.url.as_deref().is_some_and(|url| !url.starts_with("http:"));
         let client = Client::new(config.connect_timeout, tls)?;
         let state = State {
-            base: config.url.as_deref().map(Arc::from),
+            address: config.url.as_deref().map(Address::of),
             facts: None,
             ready: Err("not looked at yet".to_owned()),
             looked: false,
@@ -95,6 +97,11 @@ impl Server {
         Ok(Server {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             models: config.models.as_ref().map(|names| names.iter().map(split).collect()),
+            efforts: config
+                .reasoning_efforts
+                .as_deref()
+                .and_then(|text| read_efforts(text).ok())
+                .map(Arc::from),
             budgets: config
                 .reasoning_budget_tokens
                 .as_deref()
@@ -146,8 +153,8 @@ impl Server {
     }
 
     /// Where it is; `None` while the search has found nothing.
-    pub fn base(&self) -> Option<Arc<str>> {
-        self.state.borrow().base.clone()
+    pub fn address(&self) -> Option<Address> {
+        self.state.borrow().address.clone()
     }
 
     /// Whether it lists that model itself.
@@ -157,16 +164,19 @@ impl Server {
 
     /// Host and port, or the whole URL without its user: the label in logs and metrics.
     pub fn label(&self) -> String {
-        self.base().map_or_else(|| "not found".to_owned(), |base| redact_url(&base))
+        self.address().map_or_else(|| "not found".to_owned(), |address| address.label())
     }
 
-    /// Its name for the client's model: `Err` when `models` leaves that name out, `Ok(None)` without such a list.
-    pub fn own_name(&self, model: &str) -> Result<Option<&str>, ()> {
-        match &self.models {
-            None => Ok(None),
-            Some(names) => {
-                names.iter().find(|(client, _)| client == model).map(|(_, own)| Some(own.as_str())).ok_or(())
-            }
+    /// What `models` says of that name.
+    pub fn named<'n>(&'n self, model: &'n str) -> Named<'n> {
+        let Some(names) = &self.models else { return Named::Open };
+        let own =
+            |wanted: &str| names.iter().find(|(client, _)| client == wanted).map(|(_, own)| own.as_str());
+        match (own(model), own(ANY)) {
+            (Some(own), _) => Named::Own(own),
+            (None, Some(ANY)) => Named::Any(model),
+            (None, Some(own)) => Named::Any(own),
+            (None, None) => Named::Not,
         }
     }
 
@@ -178,14 +188,18 @@ impl Server {
     /// How it reads a request for that model; `None` while the search has found nothing.
     pub fn target(&self, model: &str) -> Option<Target> {
         let state = self.state.borrow();
-        let base = state.base.clone()?;
+        let address = state.address.clone()?;
         let unknown = Facts::default();
         let facts = state.facts.as_deref().unwrap_or(&unknown);
-        let own = self.own_name(model).ok().flatten().filter(|own| *own != model);
+        let own = match self.named(model) {
+            Named::Own(own) | Named::Any(own) => Some(own),
+            Named::Open | Named::Not => None,
+        };
+        let own = own.filter(|own| *own != model);
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         Some(Target {
-            native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &base)),
-            base,
+            native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &address.root)),
+            address,
             dialect,
             alternate_roles: match self.config.alternate_roles {
                 Switch::Auto => facts.alternates,
@@ -195,6 +209,11 @@ impl Server {
             sees: facts.sees,
             model: own.map(str::to_owned),
             extra_body: self.config.extra_body.clone(),
+            // such a template raises an error for any level
+            efforts: self
+                .efforts
+                .clone()
+                .or_else(|| (!facts.takes_efforts).then(|| ["none".to_owned()].into())),
             budgets: self.budgets.clone(),
             context: facts.context_of(own.unwrap_or(model)),
         })
@@ -228,10 +247,10 @@ impl Server {
     }
 
     /// The way to its slots, with the key of this client where that is the one to use.
-    pub fn line(&self, base: Arc<str>, client: Option<&HeaderValue>) -> Line {
+    pub fn line(&self, root: Arc<str>, client: Option<&HeaderValue>) -> Line {
         let mut headers = HeaderMap::new();
         self.authorize(&mut headers, client);
-        Line { client: self.client.general.clone(), base, headers }
+        Line { client: self.client.general.clone(), base: root, headers }
     }
 
     // what runs on it
@@ -346,8 +365,8 @@ impl Server {
         let mut reasons = Vec::new();
         let mut silent = false;
         for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
-            let look = Look { client: &self.client.general, base, key: self.key.as_ref() };
-            let place = Some(Arc::from(base));
+            let address = Address::of(base);
+            let look = Look { client: &self.client.general, address: &address, key: self.key.as_ref() };
             match look.run().await {
                 Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
                 Sight::Silent(reason) => {
@@ -355,24 +374,24 @@ impl Server {
                     reasons.push(format!("{}: {reason}", redact_url(base)));
                 }
                 Sight::Loading(reason) => {
-                    let base = before.base.or(place);
                     return Looked::Answered(State {
-                        base,
+                        address: before.address.or(Some(address)),
                         facts: before.facts,
                         ready: Err(reason),
                         looked: true,
                     });
                 }
                 Sight::Ready(facts) => {
-                    let facts = Some(Arc::new(*facts));
-                    return Looked::Answered(State { base: place, facts, ready: Ok(()), looked: true });
+                    let address = if facts.unversioned { address.without_version() } else { address };
+                    let (address, facts) = (Some(address), Some(Arc::new(*facts)));
+                    return Looked::Answered(State { address, facts, ready: Ok(()), looked: true });
                 }
             }
         }
         // what was learned of a server that is away for a moment stays true, where it was named
         let kept = named.is_some();
         let state = State {
-            base: before.base.filter(|_| kept),
+            address: before.address.filter(|_| kept),
             facts: before.facts.filter(|_| kept),
             ready: Err(reasons.join("; ")),
             looked: true,
@@ -385,7 +404,7 @@ impl Server {
             if *state == next {
                 return false;
             }
-            let base = next.base.as_deref().map(redact_url).unwrap_or_default();
+            let base = next.address.as_ref().map(Address::label).unwrap_or_default();
             match &next.ready {
                 Ok(()) if state.ready.is_ok() => tracing::info!(upstream = %base, "upstream has changed"),
                 Ok(()) => {
@@ -407,6 +426,22 @@ impl Server {
         }
     }
 }
+
+/// What `models` says of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Named<'n> {
+    /// There is no such list.
+    Open,
+    /// It has that name, for this one of the server's own.
+    Own(&'n str),
+    /// It has `*`, for this one.
+    Any(&'n str),
+    /// It leaves the name out.
+    Not,
+}
+
+/// The name in `models` that stands for every other.
+pub const ANY: &str = "*";
 
 enum Looked {
     Answered(State),

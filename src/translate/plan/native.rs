@@ -17,7 +17,7 @@ use crate::wire::request::InputItem;
 impl<'a> Planner<'a, '_> {
     /// The body for a server that speaks Responses, and knows functions and plain items alone.
     pub(super) fn functions(
-        &self,
+        &mut self,
         native: &Native,
         model: &str,
         instructions: Option<&'a RawValue>,

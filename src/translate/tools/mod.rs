@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod names;
+mod schema;
 pub mod search;
 pub mod table;
 
@@ -35,7 +36,7 @@ struct Shown<'a> {
     /// Escaped.
     description: Option<Cow<'a, str>>,
     /// JSON text.
-    parameters: Option<&'a str>,
+    parameters: Option<Cow<'a, str>>,
     strict: Option<&'a str>,
     /// Known, and not shown among the tools.
     behind: bool,
@@ -175,7 +176,7 @@ impl<'a> Tools<'a> {
         if self.table.add(None, CALL_FOUND, Kind::Found).is_some() {
             self.shown.push(Shown {
                 description: Some(Cow::Borrowed(CALL_FOUND_DESCRIPTION)),
-                parameters: Some(CALL_FOUND_PARAMETERS),
+                parameters: Some(Cow::Borrowed(CALL_FOUND_PARAMETERS)),
                 strict: None,
                 behind: false,
             });
@@ -258,6 +259,7 @@ impl<'a> Tools<'a> {
                 _ => None,
             };
         }
+        let parameters = parameters.map(schema::object_rooted);
         self.shown.push(Shown { description, parameters, strict, behind: false });
     }
 
@@ -275,7 +277,7 @@ impl<'a> Tools<'a> {
             if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
                 self.shown.push(Shown {
                     description: Some(Cow::Borrowed(description)),
-                    parameters: Some(parameters),
+                    parameters: Some(Cow::Borrowed(parameters)),
                     strict: None,
                     behind: false,
                 });
@@ -374,7 +376,7 @@ impl Shown<'_> {
         }
         out.extend_from_slice(b",\"parameters\":");
         out.extend_from_slice(
-            self.parameters.unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
+            self.parameters.as_deref().unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
         );
         if let Some(strict) = self.strict {
             out.extend_from_slice(b",\"strict\":");
