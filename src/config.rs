@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay};
+pub use crate::translate::transcoder::ThinkTags;
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +89,9 @@ pub struct UpstreamConfig {
     pub forward_authorization: bool,
     /// Whether adjacent messages of one role are joined; `auto` joins for chat templates that refuse them.
     pub alternate_roles: Switch,
+    /// Whether its text may begin with reasoning between tags (`<think>`), as that of a server without a reasoning
+    /// parser does.
+    pub think_tags: ThinkTags,
     /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
     /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
     pub reasoning_budget_tokens: Option<String>,
@@ -316,6 +320,7 @@ impl Default for UpstreamConfig {
             api_key_file: None,
             forward_authorization: true,
             alternate_roles: Switch::Auto,
+            think_tags: ThinkTags::Read,
             reasoning_budget_tokens: None,
             reasoning_efforts: None,
             extra_body: None,

@@ -122,16 +122,16 @@ fn message(index: usize, status: &str) -> Vec<Value> {
     };
     let id = format!("msg_{index}");
     let item = |status: &str, content: Value| json!({"type": "message", "id": id, "status": status, "role": "assistant", "content": content});
-    let token = |text: &str| json!({"token": text, "logprob": -0.5, "top_logprobs": []});
+    let token =
+        |text: &str| json!({"token": text, "bytes": text.as_bytes(), "logprob": -0.5, "top_logprobs": []});
     let note =
         json!({"type": "url_citation", "start_index": 0, "end_index": 2, "url": "http://a", "title": "a"});
     let whole = json!({
         "type": "output_text", "text": "Good day", "annotations": [note],
-        "logprobs": [
-            {"token": "Good", "bytes": [71, 111, 111, 100], "logprob": -0.5, "top_logprobs": []},
-            {"token": " day", "bytes": [32, 100, 97, 121], "logprob": -0.5, "top_logprobs": []},
-        ],
+        "logprobs": [token("Good"), token(" day")],
     });
+    let mut done = whole.clone();
+    done["logprobs"] = json!([]);
     let refusal = json!({"type": "refusal", "refusal": "No."});
     let empty = json!({"type": "output_text", "text": "", "annotations": [], "logprobs": []});
     let text = |kind: &str, name: &str, text: &str, logprobs: Value| {
@@ -152,7 +152,7 @@ fn message(index: usize, status: &str) -> Vec<Value> {
             json!({"item_id": id, "content_index": 0, "annotation_index": 0, "annotation": note}),
         ),
         text("response.output_text.done", "text", "Good day", json!([token("Good"), token(" day")])),
-        part("response.content_part.done", 0, whole.clone()),
+        part("response.content_part.done", 0, done),
         part("response.content_part.added", 1, json!({"type": "refusal", "refusal": ""})),
         at("response.refusal.delta", json!({"item_id": id, "content_index": 1, "delta": "No."})),
         at("response.refusal.done", json!({"item_id": id, "content_index": 1, "refusal": "No."})),
@@ -328,8 +328,6 @@ fn is_free(event: &Value, path: &str) -> bool {
     path == "/response/service_tier"
         || in_terminal && ["/response/usage", "/response/completed_at"].contains(&path)
         || kind == "error" && path == "/error/type"
-        // only its token and log probability are compared
-        || path.contains("/logprobs/") && (path.ends_with("/bytes") || path.ends_with("/top_logprobs"))
         // the optional name beside done arguments
         || path.ends_with("/name") && kind.ends_with(".done") && event.get("name").is_some()
 }

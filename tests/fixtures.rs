@@ -16,6 +16,7 @@ use figment::providers::{Format, Toml};
 use rejoinder::translate::native::{self, Native};
 use rejoinder::translate::plan::ReasoningDisplay;
 use rejoinder::translate::reply::ReplyPlan;
+use rejoinder::translate::transcoder::ThinkTags;
 use replay::{Payloads, Told, events, read, reply, told, transcode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -43,6 +44,8 @@ struct Meta {
     reasoning: ReasoningDisplay,
     #[serde(default)]
     refusal_as_text: bool,
+    #[serde(default)]
+    think_tags: ThinkTags,
     /// Kind of the server, where it speaks Responses itself.
     #[serde(default)]
     native: Option<String>,
@@ -93,6 +96,7 @@ fn load(folder: PathBuf) -> Fixture {
     Fixture {
         plan: ReplyPlan {
             native: meta.native.as_deref().map(kind),
+            think_tags: meta.think_tags,
             ..reply(meta.request.as_deref(), meta.reasoning, meta.refusal_as_text)
         },
         upstream: std::fs::read(folder.join("upstream.sse")).unwrap(),
@@ -232,11 +236,16 @@ fn payloads_of(payloads: &[Result<String, rejoinder::sse::SseError>]) -> Vec<Res
     payloads.iter().map(|payload| payload.as_deref().map_err(|_| ())).collect()
 }
 
+/// Whether it says that the answer is at its end.
 fn has_finish(payload: &str) -> bool {
+    if payload == "[DONE]" {
+        return true;
+    }
     let chunk: Value = serde_json::from_str(payload).unwrap_or_default();
     let native = ["completed", "incomplete"].iter().any(|status| {
         chunk["type"] == format!("response.{status}")
             || chunk["object"] == "response" && chunk["status"] == *status
     });
-    native || chunk["choices"][0]["finish_reason"].as_str().is_some_and(|reason| !reason.is_empty())
+    let whole = chunk["choices"][0]["message"].is_object();
+    native || whole || chunk["choices"][0]["finish_reason"].as_str().is_some_and(|reason| !reason.is_empty())
 }

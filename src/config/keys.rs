@@ -14,7 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{
     Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch,
-    read_budgets, read_efforts, url,
+    ThinkTags, read_budgets, read_efforts, url,
 };
 use crate::translate::tools::search::is_wrapper;
 
@@ -71,6 +71,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.api_key_file", kind: Kind::Path },
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
+    Key { name: "upstream.think_tags", kind: Kind::Choice(choice::<ThinkTags>) },
     Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
     Key { name: "upstream.reasoning_efforts", kind: Kind::Checked(efforts) },
     Key { name: "upstream.extra_body", kind: Kind::Table },

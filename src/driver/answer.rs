@@ -13,7 +13,7 @@ use super::unix_now;
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
-use crate::translate::transcoder::{End, Transcoder};
+use crate::translate::transcoder::{End, ThinkTags, Transcoder};
 use crate::upstream::{self, Broken, Lease, Response, Sent};
 use crate::wire::json;
 
@@ -23,6 +23,7 @@ const REST: Duration = Duration::from_secs(1);
 /// What an upstream answered to a chat request.
 pub struct Answer {
     native: Option<&'static Native>,
+    think_tags: ThinkTags,
     compaction: Option<String>,
     form: Form,
 }
@@ -41,12 +42,12 @@ impl Answer {
     /// # Errors
     /// When its content type is neither events nor JSON, or a JSON body does not come.
     pub async fn of(mut sent: Sent, compaction: Option<String>, limit: Duration) -> Result<Answer, Error> {
-        let native = sent.native;
+        let (native, think_tags) = (sent.native, sent.think_tags);
         let form = match sent.is_event_stream()? {
             true => Form::Events(Box::new(Events::of(sent))),
             false => Form::Whole(sent.whole(limit).await?),
         };
-        Ok(Answer { native, compaction, form })
+        Ok(Answer { native, think_tags, compaction, form })
     }
 
     /// Tells the transcoder what it has to know before the first chunk, and a whole completion to its end; the events, where
@@ -55,7 +56,7 @@ impl Answer {
         if let Some(blob) = &self.compaction {
             transcoder.compacted(blob, out);
         }
-        transcoder.hear(self.native);
+        transcoder.hear(self.native, self.think_tags);
         match self.form {
             Form::Events(events) => Some(events),
             Form::Whole(body) => {

@@ -6,14 +6,12 @@
 
 use crate::wire::json::{push_literal, push_number, push_string};
 
-/// Adds elements to the two forms of log probabilities, joined with commas.
-pub(super) fn append_logprobs(all: &mut [String; 2], new: &[String; 2]) {
-    for (all, new) in all.iter_mut().zip(new) {
-        if !all.is_empty() && !new.is_empty() {
-            all.push(',');
-        }
-        all.push_str(new);
+/// Adds log probabilities to others, joined with commas.
+pub(super) fn append_logprobs(all: &mut String, new: &str) {
+    if !all.is_empty() && !new.is_empty() {
+        all.push(',');
     }
+    all.push_str(new);
 }
 
 /// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
@@ -219,8 +217,8 @@ pub(super) struct Open {
     annotated: u64,
     /// Members of the item that only its upstream knows, each with a leading comma.
     pub extra: String,
-    /// Log probabilities of the open part as its events carry them, and as the part does.
-    logprobs: [String; 2],
+    /// Log probabilities of the open part.
+    logprobs: String,
     /// `encrypted_content` of finished reasoning.
     pub sealed: Option<String>,
 }
@@ -248,7 +246,7 @@ impl Open {
             annotations: String::new(),
             annotated: 0,
             extra,
-            logprobs: Default::default(),
+            logprobs: String::new(),
             with_logprobs: false,
             sealed: None,
         };
@@ -282,19 +280,13 @@ impl Open {
         events.write(out, added, |out| {
             self.position(out, Some(family));
             out.extend_from_slice(b",\"part\":");
-            self.part_json(out, family);
+            self.part_json(out, family, "");
         });
         self.set_prefix(events, delta, Some(family));
     }
 
-    /// Adds text to the open part, or to the arguments. `logprobs`: the event's and the part's elements.
-    pub fn delta(
-        &mut self,
-        events: &mut Events,
-        out: &mut Vec<u8>,
-        text: &str,
-        logprobs: Option<&[String; 2]>,
-    ) {
+    /// Adds text to the open part, or to the arguments. `logprobs`: those of its tokens, joined with commas.
+    pub fn delta(&mut self, events: &mut Events, out: &mut Vec<u8>, text: &str, logprobs: Option<&str>) {
         if text.is_empty() {
             return;
         }
@@ -311,7 +303,7 @@ impl Open {
         if let Some(new) = logprobs.filter(|_| self.with_logprobs) {
             if events.enabled {
                 out.extend_from_slice(b",\"logprobs\":[");
-                out.extend_from_slice(new[0].as_bytes());
+                out.extend_from_slice(new.as_bytes());
                 out.push(b']');
             }
             append_logprobs(&mut self.logprobs, new);
@@ -404,7 +396,7 @@ impl Open {
             self.position(out, Some(family));
             if *family == OUTPUT_TEXT {
                 out.extend_from_slice(b",\"logprobs\":[");
-                out.extend_from_slice(self.logprobs[0].as_bytes());
+                out.extend_from_slice(self.logprobs.as_bytes());
                 out.push(b']');
             }
             push_member(out, family.field, &self.text);
@@ -416,11 +408,15 @@ impl Open {
             json.push(b',');
         }
         let from = json.len();
-        self.part_json(&mut json, family);
+        self.part_json(&mut json, family, &self.logprobs);
         events.write(out, part_done, |out| {
             self.position(out, Some(family));
             out.extend_from_slice(b",\"part\":");
-            out.extend_from_slice(json.get(from..).unwrap_or_default());
+            match self.logprobs.is_empty() {
+                true => out.extend_from_slice(json.get(from..).unwrap_or_default()),
+                // OpenAI's has none here; `output_text.done` had them
+                false => self.part_json(out, family, ""),
+            }
         });
         let parts = if family.summary { &mut self.summary } else { &mut self.content };
         parts.json = json;
@@ -429,7 +425,7 @@ impl Open {
             true => join(&mut self.said, std::mem::take(&mut self.text)),
             false => self.text.clear(),
         }
-        self.logprobs = Default::default();
+        self.logprobs = String::new();
         self.annotations.clear();
         self.annotated = 0;
     }
@@ -464,7 +460,7 @@ impl Open {
         self.prefix = prefix;
     }
 
-    fn part_json(&self, out: &mut Vec<u8>, family: &Family) {
+    fn part_json(&self, out: &mut Vec<u8>, family: &Family, logprobs: &str) {
         out.extend_from_slice(b"{\"type\":");
         push_literal(out, family.kind);
         push_member(out, family.field, &self.text);
@@ -472,7 +468,7 @@ impl Open {
             out.extend_from_slice(b",\"annotations\":[");
             out.extend_from_slice(self.annotations.as_bytes());
             out.extend_from_slice(b"],\"logprobs\":[");
-            out.extend_from_slice(self.logprobs[1].as_bytes());
+            out.extend_from_slice(logprobs.as_bytes());
             out.push(b']');
         }
         out.push(b'}');

@@ -23,6 +23,7 @@ use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
 use super::tools::{Choice, Tools};
+use super::transcoder::ThinkTags;
 use super::{compaction, content, effort, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
@@ -568,6 +569,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             tools: tools.table.clone(),
             max_output_tokens,
             native: self.options.native,
+            think_tags: ThinkTags::Read,
         })
     }
 }

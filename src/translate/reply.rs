@@ -7,6 +7,7 @@ use super::native::Native;
 use super::plan::{Compact, ReasoningDisplay};
 use super::sealing::Seal;
 use super::tools::table::Table;
+use super::transcoder::ThinkTags;
 use super::usage::Usage;
 use crate::wire::json::{self, push_number};
 
@@ -29,6 +30,8 @@ pub struct ReplyPlan {
     pub compacts: Option<Compact>,
     /// The response that this one continues.
     pub previous_response_id: Option<String>,
+    /// Whether the text may begin with reasoning.
+    pub think_tags: ThinkTags,
     /// Whether a refusal is sent as `output_text`.
     pub refusal_as_text: bool,
     /// `parallel_tool_calls: false`: only the first call is passed on.

@@ -7,14 +7,19 @@
 
 mod again;
 mod calls;
+mod finish;
 mod native;
 mod own;
 mod settle;
 mod text;
+mod think;
 
 use self::again::Again;
 use self::calls::{Piece, Slot};
+use self::finish::Finish;
 use self::text::{Channel, Flow, is_blank};
+use self::think::Think;
+pub use self::think::ThinkTags;
 use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open, join};
@@ -27,7 +32,7 @@ use super::sealing::Purpose;
 use super::usage::Usage;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::ids::Ids;
-use crate::wire::chat::{Choice, Chunk, Delta};
+use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
 
 /// How the upstream's answer ended.
@@ -52,14 +57,16 @@ pub struct Transcoder {
     /// Which channel the open message's part belongs to.
     last: Channel,
     text: Flow,
+    think: Think,
     calls: Vec<Slot>,
     open: Option<Open>,
     plan: ReplyPlan,
-    logprobs: [String; 2],
+    /// Log probabilities of the tokens of the next piece of text.
+    logprobs: String,
     reasoning: Flow,
     refusal: Flow,
     /// Text that arrived while a call was open whose arguments were not whole.
-    late: Vec<(Channel, String, [String; 2])>,
+    late: Vec<(Channel, String, String)>,
     /// Raw text of the open reasoning item, escaped, where it is to be sealed.
     raw_reasoning: String,
     ids: Ids,
@@ -68,11 +75,15 @@ pub struct Transcoder {
     /// Finished items, joined with commas, and how many there are.
     items: String,
     count: u64,
+    /// How many of them stand before the answer.
+    before: u64,
     /// The `output_text` of finished items, escaped.
     output_text: String,
     /// The summary so far, escaped, where one was asked for in place of an answer.
     summary: String,
     finish: Option<Finish>,
+    /// Whether the upstream said that its answer is whole, in another way than by a `finish_reason`.
+    whole: bool,
     usage: Option<Usage>,
     timings: Option<Usage>,
     failure: Option<Error>,
@@ -81,13 +92,6 @@ pub struct Transcoder {
     /// Items of an upstream that speaks Responses itself.
     mend: Mend,
     body: Vec<u8>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Finish {
-    Stop,
-    Cut(&'static str),
-    Unknown(String),
 }
 
 /// How the response ended.
@@ -105,6 +109,7 @@ impl Transcoder {
         let events = Events::new(plan.stream);
         Transcoder {
             id: ids.response(),
+            think: Think::new(plan.think_tags),
             plan,
             ids,
             created_at,
@@ -112,6 +117,7 @@ impl Transcoder {
             open: None,
             items: String::new(),
             count: 0,
+            before: 0,
             output_text: String::new(),
             last: Channel::Text,
             calls: Vec::new(),
@@ -119,10 +125,11 @@ impl Transcoder {
             reasoning: Flow::default(),
             text: Flow::default(),
             refusal: Flow::default(),
-            logprobs: Default::default(),
+            logprobs: String::new(),
             raw_reasoning: String::new(),
             summary: String::new(),
             finish: None,
+            whole: false,
             usage: None,
             timings: None,
             terminal: None,
@@ -208,8 +215,9 @@ impl Transcoder {
     }
 
     /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
-    pub fn hear(&mut self, native: Option<&'static Native>) {
+    pub fn hear(&mut self, native: Option<&'static Native>, think_tags: ThinkTags) {
         self.plan.native = native;
+        self.think = Think::new(think_tags);
         // a server that speaks Responses well seals its own
         self.plan.seals_reasoning &= native.is_none_or(|native| native.functions);
     }
@@ -228,6 +236,7 @@ impl Transcoder {
     pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
         self.begin(Kind::Compaction { blob: blob.to_owned() }, "cmp_", out);
         self.close(false, out);
+        self.before = self.count;
     }
 
     /// Ends the response on its client's behalf; the open item is `incomplete`. No event says `cancelled`: the stream
@@ -262,10 +271,7 @@ impl Transcoder {
             return self.native(data, now, out);
         }
         if data == "[DONE]" {
-            if self.finish.is_some() {
-                self.complete(now, out);
-            }
-            return;
+            return self.done(now, out);
         }
         // serde would read an array by position
         let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
@@ -282,7 +288,14 @@ impl Transcoder {
         if error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
             return self.fail(refusal::from_stream(data), out);
         }
-        self.usage = chunk.usage.and_then(Usage::from_chat).or(self.usage);
+        let choice = chunk.choices.as_ref();
+        let usage = match chunk.usage {
+            // the last chunk of a choice has it in some other place
+            None if choice.is_none_or(|choice| choice.finish_reason.is_some()) => usage_elsewhere(data),
+            usage => usage,
+        };
+        // zeros behind real counts say nothing
+        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
         if self.usage.is_none() {
             // on every chunk with timings_per_token: the last one counts
             self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
@@ -304,11 +317,11 @@ impl Transcoder {
         }
         match end {
             // the answer is whole: what failed to come is its usage at most
-            _ if self.finish.is_some() => self.complete(now, out),
+            _ if self.is_whole() => self.complete(now, out),
             End::Failed(error) => self.fail(error, out),
             End::Eof => {
-                let message = "The upstream server closed the connection before its answer was complete.";
-                self.fail(Error::new(ErrorKind::BadGateway, message), out);
+                let error = self.unfinished();
+                self.fail(error, out);
             }
         }
     }
@@ -320,17 +333,17 @@ impl Transcoder {
             self.take_logprobs(raw);
         }
         if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
+            // a completion is one piece, and here is all of it
+            self.whole |= choice.delta.is_none();
             self.delta(delta, choice.delta.is_none(), out);
         }
-        self.logprobs.iter_mut().for_each(String::clear);
-        if let Some(reason) = choice.finish_reason.and_then(json::decode).filter(|reason| !reason.is_empty())
+        self.logprobs.clear();
+        if let Some(reason) = choice
+            .finish_reason
+            .and_then(json::decode)
+            .filter(|reason| !reason.is_empty() && reason != "null")
         {
-            self.finish = Some(match &*reason {
-                "stop" | "tool_calls" | "function_call" => Finish::Stop,
-                "length" => Finish::Cut("max_output_tokens"),
-                "content_filter" => Finish::Cut("content_filter"),
-                other => Finish::Unknown(other.to_owned()),
-            });
+            self.finish = Some(Finish::of(&reason));
         }
     }
 
@@ -444,12 +457,13 @@ impl Transcoder {
     }
 
     fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
-        if self.open.is_none() && self.count == 0 {
+        self.end_think(out);
+        if self.open.is_none() && self.count == self.before {
             let rest = self.flow(Channel::Text).seam.flush();
             self.put(Channel::Text, rest, out);
         }
         let finish = self.finish.clone().unwrap_or(Finish::Stop);
-        if let Finish::Unknown(reason) = &finish {
+        if let Finish::Failed(reason) = &finish {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
             return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
         }
@@ -457,6 +471,9 @@ impl Transcoder {
             return self.complete_summary(now, out);
         }
         let cut = matches!(finish, Finish::Cut(_));
+        if !cut {
+            self.answer_assumed(out);
+        }
         self.flush(cut, out);
         match finish {
             Finish::Cut(reason) => {
@@ -498,8 +515,8 @@ impl Transcoder {
         }
         self.close(cut, out);
         let Flow { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
-        if self.count == 0 && !blank.is_empty() {
-            // an answer of white space alone is still the answer
+        if self.count == self.before {
+            // an answer of white space alone, or of nothing, is still the answer: clients look for its text
             self.begin(Kind::Message, "msg_", out);
             if let Some(open) = &mut self.open {
                 open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);

@@ -27,6 +27,7 @@ use crate::dialect::{Dialect, GENERIC};
 use crate::error::Error;
 use crate::telemetry::Routing;
 use crate::translate::native::Native;
+use crate::translate::transcoder::ThinkTags;
 use address::Address;
 use affinity::Affinity;
 use server::Server;
@@ -64,6 +65,8 @@ pub struct Target {
     pub context: Option<u64>,
     /// How it takes Responses requests, where it is asked to speak Responses itself.
     pub native: Option<&'static Native>,
+    /// Whether its text may begin with reasoning.
+    pub think_tags: ThinkTags,
 }
 
 impl Target {
@@ -80,6 +83,7 @@ impl Target {
             budgets: Arc::from([]),
             context: None,
             native: None,
+            think_tags: ThinkTags::Read,
         }
     }
 

@@ -16,6 +16,7 @@ use super::{Route, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
 use crate::error::{Error, Kind};
 use crate::translate::native::Native;
+use crate::translate::transcoder::ThinkTags;
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";
@@ -112,6 +113,8 @@ pub struct Sent {
     first: Vec<u8>,
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
+    /// Whether its text may begin with reasoning.
+    pub think_tags: ThinkTags,
     lease: Lease,
 }
 
@@ -171,7 +174,8 @@ impl<'a> Trip<'a> {
             };
             let failure = match self.attempt(&lease, &target).await {
                 Ok((response, first)) => {
-                    let mut sent = Sent { response, first, native: target.native, lease };
+                    let mut sent =
+                        Sent { response, first, native: target.native, think_tags: target.think_tags, lease };
                     sent.lease.succeeded();
                     return Ok(sent);
                 }

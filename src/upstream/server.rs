@@ -216,6 +216,7 @@ impl Server {
                 .or_else(|| (!facts.takes_efforts).then(|| ["none".to_owned()].into())),
             budgets: self.budgets.clone(),
             context: facts.context_of(own.unwrap_or(model)),
+            think_tags: self.config.think_tags,
         })
     }
 

@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::known;
+
 /// `chat.completion.chunk` or `chat.completion`.
 #[derive(Debug, Deserialize)]
 pub struct Chunk<'a> {
@@ -97,35 +99,90 @@ pub struct Function<'a> {
     pub arguments: Option<&'a RawValue>,
 }
 
-/// `usage`.
+/// `usage`, by the names of OpenAI's two APIs and those of others. Each count is what its server made of a number.
 #[derive(Debug, Default, Deserialize)]
-pub struct Usage {
+pub struct Usage<'a> {
     /// The whole prompt, cached part included.
-    pub prompt_tokens: Option<u64>,
-    /// What was generated, reasoning included.
-    pub completion_tokens: Option<u64>,
-    /// Part of the prompt that came from the cache.
-    #[serde(default)]
-    pub prompt_tokens_details: Option<PromptDetails>,
-    /// Part of the completion that was reasoning.
-    #[serde(default)]
-    pub completion_tokens_details: Option<CompletionDetails>,
+    #[serde(borrow, default)]
+    pub prompt_tokens: Option<&'a RawValue>,
+    /// The same in the words of Responses and of Anthropic.
+    #[serde(borrow, default)]
+    pub input_tokens: Option<&'a RawValue>,
+    /// What was generated; reasoning is part of it, unless the total says otherwise.
+    #[serde(borrow, default)]
+    pub completion_tokens: Option<&'a RawValue>,
+    /// The same in the words of Responses and of Anthropic.
+    #[serde(borrow, default)]
+    pub output_tokens: Option<&'a RawValue>,
+    /// All of both.
+    #[serde(borrow, default)]
+    pub total_tokens: Option<&'a RawValue>,
+    /// Parts of the prompt.
+    #[serde(borrow, default)]
+    pub prompt_tokens_details: Option<&'a RawValue>,
+    /// The same in the words of Responses.
+    #[serde(borrow, default)]
+    pub input_tokens_details: Option<&'a RawValue>,
+    /// Parts of the completion.
+    #[serde(borrow, default)]
+    pub completion_tokens_details: Option<&'a RawValue>,
+    /// The same in the words of Responses.
+    #[serde(borrow, default)]
+    pub output_tokens_details: Option<&'a RawValue>,
+    /// Moonshot: part of the prompt that came from the cache.
+    #[serde(borrow, default)]
+    pub cached_tokens: Option<&'a RawValue>,
+    /// DeepSeek: the same.
+    #[serde(borrow, default)]
+    pub prompt_cache_hit_tokens: Option<&'a RawValue>,
+    /// Anthropic: the same.
+    #[serde(borrow, default)]
+    pub cache_read_input_tokens: Option<&'a RawValue>,
+    /// Part of the completion that was reasoning, outside any details.
+    #[serde(borrow, default)]
+    pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// `usage.prompt_tokens_details`
+/// Details of a prompt or of a completion.
 #[derive(Debug, Default, Deserialize)]
-pub struct PromptDetails {
+pub struct Details<'a> {
     /// Tokens that the prefix cache held.
-    pub cached_tokens: Option<u64>,
+    #[serde(borrow, default)]
+    pub cached_tokens: Option<&'a RawValue>,
     /// vLLM: tokens written to the cache.
-    pub created_cache_tokens: Option<u64>,
+    #[serde(borrow, default)]
+    pub created_cache_tokens: Option<&'a RawValue>,
+    /// Tokens of reasoning.
+    #[serde(borrow, default)]
+    pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// `usage.completion_tokens_details`
-#[derive(Debug, Default, Deserialize)]
-pub struct CompletionDetails {
-    /// Tokens of reasoning.
-    pub reasoning_tokens: Option<u64>,
+/// `usage` of a chunk that has none at its top: in the choice (Moonshot), or under `x_groq`.
+pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
+    #[derive(Deserialize)]
+    struct Places<'a> {
+        #[serde(borrow, default)]
+        x_groq: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        choices: Option<&'a RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Place<'a> {
+        #[serde(borrow, default)]
+        usage: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        message: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        delta: Option<&'a RawValue>,
+    }
+    fn usage(raw: &RawValue) -> Option<&RawValue> {
+        known::fields::<Place<'_>>(raw.get())?.usage
+    }
+    let places: Places<'_> = known::fields(chunk)?;
+    let choice = places.choices.and_then(|raw| known::elements(raw.get())?.first().copied());
+    let choice: Option<Place<'_>> = choice.and_then(|raw| known::fields(raw.get()));
+    let inside = choice.and_then(|choice| choice.usage.or_else(|| usage(choice.message.or(choice.delta)?)));
+    inside.or_else(|| usage(places.x_groq?))
 }
 
 /// llama-server's `timings`, which stand in when `usage` never comes.

@@ -106,6 +106,9 @@ impl Transcoder {
 
     /// Takes a piece of a call.
     pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        if self.think.reads() {
+            self.end_think(out);
+        }
         if self.plan.compacts.is_some() {
             // it was asked for a summary and told to call nothing
             self.dropped += 1;

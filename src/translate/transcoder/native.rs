@@ -6,8 +6,9 @@
 
 use serde_json::value::RawValue;
 
+use super::Transcoder;
+use super::finish::Finish;
 use super::settle::extra;
-use super::{Finish, Transcoder};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::translate::mend::{Sort, Text, number};
 use crate::translate::params::present;

@@ -96,8 +96,8 @@ impl Transcoder {
         }
         let Some(open) = &mut self.open else { return };
         open.part(&mut self.events, out, family, self.plan.logprobs);
-        open.delta(&mut self.events, out, &piece, self.plan.logprobs.then_some(&self.logprobs));
-        self.logprobs.iter_mut().for_each(String::clear);
+        open.delta(&mut self.events, out, &piece, self.plan.logprobs.then_some(self.logprobs.as_str()));
+        self.logprobs.clear();
     }
 
     /// Sends the half of a surrogate pair that the open part or call still owes.

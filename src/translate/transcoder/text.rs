@@ -29,7 +29,7 @@ pub(super) struct Flow {
     pub(super) seam: Seam,
     /// White space that has opened no item yet, and its log probabilities.
     pub(super) blank: String,
-    pub(super) blank_logprobs: [String; 2],
+    pub(super) blank_logprobs: String,
 }
 
 impl Transcoder {
@@ -49,6 +49,17 @@ impl Transcoder {
 
     /// Takes a piece of text, escaped.
     pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+        if self.think.reads() && !piece.is_empty() {
+            if channel == Channel::Text {
+                return self.think(piece, out);
+            }
+            self.end_think(out);
+        }
+        self.say_plain(channel, piece, out);
+    }
+
+    /// Takes a piece of text that is what it is said to be.
+    pub(super) fn say_plain(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
             _ if self.plan.compacts.is_some() => {
                 if channel == Channel::Text {
@@ -135,9 +146,9 @@ impl Transcoder {
         };
         let Some(open) = &mut self.open else { return };
         open.part(&mut self.events, out, family, self.plan.logprobs);
-        open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(&self.logprobs));
+        open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(self.logprobs.as_str()));
         if channel == Channel::Text && self.plan.logprobs {
-            self.logprobs.iter_mut().for_each(String::clear);
+            self.logprobs.clear();
         }
     }
 
@@ -159,7 +170,7 @@ impl Transcoder {
         open.delta(&mut self.events, out, rest, None);
     }
 
-    /// Reads `logprobs.content` into the form of events, which has no `bytes`, and that of parts, which has.
+    /// Reads `logprobs.content`.
     pub(super) fn take_logprobs(&mut self, raw: &RawValue) {
         let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else {
             return;
@@ -169,32 +180,26 @@ impl Transcoder {
 
     /// Adds the log probabilities of some tokens to what waits for the next piece of text.
     pub(super) fn add_logprobs(&mut self, tokens: &[TokenLogprob<'_>]) {
-        for (form, into) in self.logprobs.iter_mut().enumerate() {
-            for token in tokens {
-                if !into.is_empty() {
-                    into.push(',');
-                }
-                write_logprob(into, token, form == 1, true);
+        for token in tokens {
+            if !self.logprobs.is_empty() {
+                self.logprobs.push(',');
             }
+            write_logprob(&mut self.logprobs, token, true);
         }
     }
 }
 
-fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, bytes: bool, top: bool) {
+fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, top: bool) {
     out.push_str("{\"token\":\"");
     out.push_str(&json::text(token.token).unwrap_or_default());
     out.push_str("\",\"logprob\":");
     // vLLM writes -9999.0 for what cannot be; JSON has no infinity
     let number = token.logprob.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
     out.push_str(if number { token.logprob.get() } else { "-9999.0" });
-    if bytes {
-        out.push_str(",\"bytes\":");
-        match token.bytes {
-            Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => {
-                out.push_str(&compact(raw.get()))
-            }
-            _ => out.push_str("[]"),
-        }
+    out.push_str(",\"bytes\":");
+    match token.bytes {
+        Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => out.push_str(&compact(raw.get())),
+        _ => out.push_str("[]"),
     }
     if top {
         out.push_str(",\"top_logprobs\":[");
@@ -202,7 +207,7 @@ fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, bytes: bool, top: b
             if n > 0 {
                 out.push(',');
             }
-            write_logprob(out, token, bytes, false);
+            write_logprob(out, token, false);
         }
         out.push(']');
     }
