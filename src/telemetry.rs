@@ -195,7 +195,12 @@ impl Metrics {
 
     /// Counts something that was left out of a request, or changed in it.
     pub fn note(&self, kind: &str) {
-        self.notes.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+        self.notes(kind, 1);
+    }
+
+    /// Counts as many of the same.
+    pub fn notes(&self, kind: &str, times: u64) {
+        self.notes.get_or_create(&Kind { kind: kind.to_owned() }).inc_by(times);
     }
 
     /// Counts lines of the model's that a quirk repaired.

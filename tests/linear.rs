@@ -1,4 +1,4 @@
-//! A long freeform input in small pieces costs linear time, counted in instructions by valgrind.
+//! Linear time, counted in instructions by valgrind: a long freeform input in small pieces, and every list of a request.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,20 +10,31 @@
 
 use rejoinder::dialect::GENERIC;
 use rejoinder::ids::Ids;
-use rejoinder::translate::plan::{PlanOptions, plan};
+use rejoinder::translate::draft::{Context, Draft};
+use rejoinder::translate::plan::{FoundTools, PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder::wire::request::item;
 use serde_json::json;
+use serde_json::value::RawValue;
 
 #[path = "support/valgrind.rs"]
 mod valgrind;
 
-const SIZE: &str = "REJOINDER_LINEAR_BYTES";
+const SIZE: &str = "REJOINDER_LINEAR_SIZE";
+const LIST: &str = "REJOINDER_LINEAR_LIST";
 
-/// What is counted: one call of a freeform tool, or of a function, in pieces of 4 bytes.
 #[test]
-#[ignore = "the workload of the test below, run by it under valgrind"]
+#[ignore = "the workload of the tests below, run by them under valgrind"]
 fn workload() {
-    let bytes: usize = std::env::var(SIZE).unwrap().parse().unwrap();
+    let size: usize = std::env::var(SIZE).unwrap().parse().unwrap();
+    match std::env::var(LIST) {
+        Ok(list) => planned(&list, size),
+        Err(_) => freeform(size),
+    }
+}
+
+/// One call of a freeform tool, or of a function, in pieces of 4 bytes.
+fn freeform(bytes: usize) {
     let request =
         br#"{"model":"m","input":"x","stream":true,"tools":[{"type":"custom","name":"apply_patch"}]}"#;
     let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
@@ -51,6 +62,106 @@ fn workload() {
 
 fn instructions(bytes: usize) -> Option<f64> {
     valgrind::instructions(&[(SIZE, &bytes.to_string())])
+}
+
+/// A request with so many elements.
+type Body = fn(usize) -> String;
+
+/// The lists of a request whose elements are looked up among others, by name: what `n` of them look like.
+const LISTS: [(&str, Body); 11] = [
+    ("calls of one id", |n| items(n, |_| r#"{"type":"function_call","call_id":"c","name":"f"}"#.to_owned())),
+    ("calls whose ids end alike", |n| {
+        items(n, |at| {
+            let id = if at % 2 == 0 { "c".to_owned() } else { format!("c_{}", at / 2 + 2) };
+            format!(r#"{{"type":"function_call","call_id":"{id}","name":"f"}}"#)
+        })
+    }),
+    ("outputs of one id", |n| {
+        items(n, |_| r#"{"type":"function_call_output","call_id":"c","output":"x"}"#.to_owned())
+    }),
+    ("calls of as many tools", |n| {
+        let calls = list(n, |at| format!(r#"{{"type":"function_call","call_id":"c{at}","name":"f{at}"}}"#));
+        format!(r#"{{"model":"m","input":{calls},"tools":{}}}"#, functions(n))
+    }),
+    ("calls of found tools", |n| {
+        let calls = list(n, |at| format!(r#"{{"type":"function_call","call_id":"c{at}","name":"g{at}"}}"#));
+        let found = list(n, |at| format!(r#"{{"type":"function","name":"g{at}"}}"#));
+        let found = format!(r#"{{"type":"tool_search_output","call_id":"s","tools":{found}}}"#);
+        let calls = calls.trim_start_matches('[');
+        format!(r#"{{"model":"m","input":[{found},{calls},"tools":[{{"type":"tool_search"}}]}}"#)
+    }),
+    ("search outputs", |n| {
+        items(n, |_| r#"{"type":"tool_search_output","call_id":"s","tools":[]}"#.to_owned())
+    }),
+    ("allowed tools", |n| {
+        let allowed = list(n, |at| format!(r#"{{"type":"function","name":"f{}"}}"#, n - at - 1));
+        let choice = format!(r#"{{"type":"allowed_tools","mode":"auto","tools":{allowed}}}"#);
+        format!(r#"{{"model":"m","input":"x","tools":{},"tool_choice":{choice}}}"#, functions(n))
+    }),
+    ("tools of one name", |n| {
+        let tools = list(n, |_| r#"{"type":"function","name":"f"}"#.to_owned());
+        format!(r#"{{"model":"m","input":"x","tools":{tools}}}"#)
+    }),
+    ("namespaces", |n| {
+        let tool = |at| {
+            format!(r#"{{"type":"namespace","name":"n{at}","tools":[{{"type":"function","name":"f"}}]}}"#)
+        };
+        format!(r#"{{"model":"m","input":"x","tools":{}}}"#, list(n, tool))
+    }),
+    ("references", |n| items(n, |at| format!(r#"{{"type":"item_reference","id":"msg_{at}"}}"#))),
+    ("parts", |n| {
+        let parts = list(n, |_| r#"{"type":"input_text","text":"x"}"#.to_owned());
+        format!(r#"{{"model":"m","input":[{{"role":"user","content":{parts}}}]}}"#)
+    }),
+];
+
+fn list(n: usize, element: impl Fn(usize) -> String) -> String {
+    format!("[{}]", (0..n).map(element).collect::<Vec<_>>().join(","))
+}
+
+fn items(n: usize, item: impl Fn(usize) -> String) -> String {
+    format!(r#"{{"model":"m","input":{}}}"#, list(n, item))
+}
+
+fn functions(n: usize) -> String {
+    list(n, |at| format!(r#"{{"type":"function","name":"f{at}"}}"#))
+}
+
+/// A request with `n` elements of that list, read and planned.
+fn planned(named: &str, n: usize) {
+    let (_, body) = LISTS.iter().find(|(name, _)| *name == named).unwrap();
+    let body = body(n);
+    let draft = Draft::read(&body).unwrap();
+    let asks = draft.asks().unwrap();
+    let stored: Vec<String> = asks
+        .references
+        .iter()
+        .map(|(_, id)| format!(r#"{{"id":"{id}","role":"user","content":"x"}}"#))
+        .collect();
+    let stored: Vec<&RawValue> = stored.iter().map(|json| serde_json::from_str(json).unwrap()).collect();
+    let references = asks.references.iter().zip(&stored).map(|((_, id), raw)| (id.as_str(), item(raw)));
+    let context = Context { references: references.collect(), ..Context::default() };
+    let options = PlanOptions { found_tools: FoundTools::Described, ..PlanOptions::new(&GENERIC) };
+    let plan = draft.plan(&options, &context);
+    assert!(plan.is_ok(), "{named}: {plan:?}");
+    assert!(draft.stored_input(&context).bytes() > 0);
+}
+
+#[test]
+fn twice_the_elements_of_a_list_cost_twice_the_instructions() {
+    let counted = |list: &str, n: usize| valgrind::instructions(&[(LIST, list), (SIZE, &n.to_string())]);
+    if counted("parts", 1).is_none() {
+        return;
+    }
+    let sizes = if cfg!(debug_assertions) { [1, 101, 201, 401] } else { [1, 1_001, 2_001, 4_001] };
+    for (list, _) in LISTS {
+        let counts = sizes.map(|n| counted(list, n).unwrap());
+        let [once, twice, four] = [1, 2, 3].map(|at| counts[at] - counts[0]);
+        println!("{list}: {once} instructions for {} elements more, then {twice}, {four}", sizes[1] - 1);
+        for ratio in [twice / once, four / twice] {
+            assert!(ratio < 2.25, "twice the {list} cost {ratio} times the instructions: {counts:?}");
+        }
+    }
 }
 
 #[test]

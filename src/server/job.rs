@@ -352,8 +352,10 @@ fn is_codex(headers: &HeaderMap) -> bool {
 }
 
 pub fn count(app: &App, notes: &Notes) {
+    for (kind, times) in notes.counts() {
+        app.metrics.notes(kind, times);
+    }
     for (kind, what) in &notes.0 {
-        app.metrics.note(kind);
         tracing::debug!(kind, what, "left out or changed");
     }
 }

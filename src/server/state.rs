@@ -1,7 +1,7 @@
 //! Owns what a request gets from the store before it is planned, and what it leaves there when it has ended. It must
 //! not know the wire.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 
@@ -71,23 +71,39 @@ impl Past {
             let items = app.store.items(caller.scope(), id).await?;
             past.items = items.ok_or_else(|| no_conversation(id).param("conversation"))?;
         }
-        for (_, id) in &asks.references {
-            // what is not found is refused by the plan, which knows the field
-            if let Some(item) = past.find(app, caller.scope(), id).await? {
-                past.references.push((id.clone(), item));
-            }
-        }
+        past.references = past.find(app, caller.scope(), asks).await?;
         Ok(past)
     }
 
-    async fn find(&self, app: &App, scope: Scope, id: &str) -> Result<Option<Arc<str>>, Error> {
-        if let Some(item) = self.items.iter().find(|item| *item.id == *id) {
-            return Ok(Some(item.json.clone()));
+    /// The items that `asks` refers to. Each turn is looked through once, however many of its items are wanted; what is
+    /// not found is refused by the plan, which knows the field.
+    async fn find(&self, app: &App, scope: Scope, asks: &Asks) -> Result<Vec<(String, Arc<str>)>, Error> {
+        let mut found = Found {
+            wanted: asks.references.iter().map(|(_, id)| id.as_str()).collect(),
+            items: HashMap::new(),
+        };
+        for item in &self.items {
+            found.take(&item.id, || item.json.clone());
         }
-        let found = self.turns.iter().rev().find_map(|turn| item_of(turn, id));
-        let Some(response) = response_of(id).filter(|_| found.is_none()) else { return Ok(found) };
-        let turn = app.store.turn(scope, &response).await?;
-        Ok(turn.and_then(|turn| item_of(&turn, id)))
+        for turn in self.turns.iter().rev() {
+            found.take_of(turn);
+        }
+        let others: BTreeSet<String> = found.wanted.iter().filter_map(|id| response_of(id)).collect();
+        for response in others {
+            if let Some(turn) = app.store.turn(scope, &response).await? {
+                found.take_of(&turn);
+            }
+        }
+        // a short name may stand for a long item, as often as the request likes
+        let most = app.config.max_body_bytes;
+        let sizes = asks.references.iter().filter_map(|(_, id)| found.items.get(id.as_str()));
+        if sizes.map(|item| item.len()).sum::<usize>() > most {
+            let message = format!(
+                "Invalid 'input': the items that it refers to are together larger than {most} bytes (max_body_bytes)."
+            );
+            return Err(Error::new(Kind::InvalidValue, message).param("input"));
+        }
+        Ok(found.items.into_iter().map(|(id, item)| (id.to_owned(), item)).collect())
     }
 
     /// As the plan for a server needs it. `native`: how that one takes Responses requests, if it does.
@@ -159,14 +175,34 @@ impl Past {
     }
 }
 
-fn item_of(turn: &Turn, id: &str) -> Option<Arc<str>> {
-    let response = turn.id.to_string();
-    let (input, output) = (turn.input.array(), turn.output.array(&response));
-    if let Some(item) = elements(&output).iter().find(|item| id_of(item).as_deref() == Some(id)) {
-        return Some(Arc::from(item.get()));
+/// Items by their ids, as they are found.
+struct Found<'a> {
+    wanted: HashSet<&'a str>,
+    items: HashMap<&'a str, Arc<str>>,
+}
+
+impl Found<'_> {
+    fn take(&mut self, id: &str, item: impl FnOnce() -> Arc<str>) {
+        if let Some(id) = self.wanted.take(id) {
+            self.items.insert(id, item());
+        }
     }
-    let mut input = elements(&input).into_iter().enumerate();
-    input.find(|(n, item)| input_id(&response, *n, item) == id).map(|(_, item)| Arc::from(item.get()))
+
+    fn take_of(&mut self, turn: &Turn) {
+        if self.wanted.is_empty() {
+            return;
+        }
+        let response = turn.id.to_string();
+        let (input, output) = (turn.input.array(), turn.output.array(&response));
+        for item in elements(&output) {
+            if let Some(id) = id_of(item) {
+                self.take(&id, || Arc::from(item.get()));
+            }
+        }
+        for (n, item) in elements(&input).into_iter().enumerate() {
+            self.take(&input_id(&response, n, item), || Arc::from(item.get()));
+        }
+    }
 }
 
 /// What is to be kept of a request.

@@ -144,9 +144,11 @@ impl<'a> Draft<'a> {
         if context.references.is_empty() || input.get().starts_with('"') {
             return Input::new(input.get());
         }
-        let named = |n| self.references.iter().find(|(at, _)| *at == n).map(|(_, id)| id.as_str());
+        // in the order of the items
+        let mut named = self.references.iter().peekable();
         let items = self.items.iter().enumerate().map(|(n, item)| {
-            let (raw, _) = named(n).and_then(|id| context.references.get(id)).unwrap_or(item);
+            let id = named.next_if(|(at, _)| *at == n).map(|(_, id)| id.as_str());
+            let (raw, _) = id.and_then(|id| context.references.get(id)).unwrap_or(item);
             raw.get()
         });
         Input::new(&format!("[{}]", items.collect::<Vec<_>>().join(",")))

@@ -2,7 +2,7 @@
 //! not refuse anything: what it cannot read is skipped and noted (WIRE.md 10).
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
@@ -104,7 +104,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         })
         .collect();
 
-    let mut reader = Reader { entries: Vec::new(), open: None, ids: HashSet::new(), calls: 0 };
+    let mut reader = Reader { entries: Vec::new(), open: None, ids: HashMap::new(), calls: 0 };
     for (at, (answer, owned)) in answers.into_iter().zip(owned).enumerate() {
         if owned {
             reader.close();
@@ -225,7 +225,8 @@ struct Reader<'a> {
     entries: Vec<Entry<'a>>,
     /// The assistant message that may still grow.
     open: Option<Assistant<'a>>,
-    ids: HashSet<String>,
+    /// Ids that are taken, and how often each was wanted again.
+    ids: HashMap<Cow<'a, str>, usize>,
     calls: usize,
 }
 
@@ -247,17 +248,21 @@ impl<'a> Reader<'a> {
     /// before it alone, so that the prompt's beginning stays the same when the history grows.
     fn unique(&mut self, id: Cow<'a, str>, notes: &mut Notes) -> Cow<'a, str> {
         self.calls += 1;
-        let mut wanted = if id.is_empty() { Cow::Owned(format!("call_{}", self.calls)) } else { id };
-        if self.ids.contains(&*wanted) {
-            notes.add("duplicate_call_id", &wanted);
-            let mut n = 2;
-            while self.ids.contains(&format!("{wanted}_{n}")) {
-                n += 1;
-            }
-            wanted = Cow::Owned(format!("{wanted}_{n}"));
+        let wanted = if id.is_empty() { Cow::Owned(format!("call_{}", self.calls)) } else { id };
+        let Some(again) = self.ids.get(&*wanted).copied() else {
+            self.ids.insert(wanted.clone(), 1);
+            return wanted;
+        };
+        notes.add("duplicate_call_id", &wanted);
+        let mut n = again + 1;
+        // goes on where the last one with this id ended: a thousand of them are not looked at a thousand times
+        while self.ids.contains_key(&*format!("{wanted}_{n}")) {
+            n += 1;
         }
-        self.ids.insert(wanted.clone().into_owned());
-        wanted
+        let apart: Cow<'a, str> = Cow::Owned(format!("{wanted}_{n}"));
+        self.ids.insert(apart.clone(), 1);
+        self.ids.insert(wanted, n);
+        apart
     }
 }
 
@@ -422,8 +427,7 @@ fn own_call<'a>(
             object.shift_remove("type");
         }
     }
-    let declared = table.routes.iter().find(|route| route.kind == kind);
-    let name = declared.map_or(name, |route| &route.chat);
+    let name = table.of_kind(kind).map_or(name, |route| &route.chat);
     Some(Step::Call { id, name: escaped(name), arguments: escaped(&arguments.to_string()) })
 }
 

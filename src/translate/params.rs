@@ -87,8 +87,18 @@ pub fn missing(path: &str) -> Error {
     Error::new(Kind::MissingParameter, format!("Missing required parameter: '{path}'.")).param(path)
 }
 
+/// What is shown of a value in an error's message, in bytes.
+const SHOWN: usize = 200;
+
+/// The beginning of a text, in whole characters.
+pub fn beginning(text: &str, bytes: usize) -> &str {
+    let ends = (0..=bytes.min(text.len())).rev();
+    ends.filter_map(|end| text.get(..end)).next().unwrap_or_default()
+}
+
 /// A value that is not one of those documented.
 pub fn not_one_of(path: &str, got: &str, choices: &str) -> Error {
+    let got = beginning(got, SHOWN);
     Error::new(
         Kind::InvalidValue,
         format!("Invalid value for '{path}': '{got}'. Supported values are {choices}."),
@@ -114,6 +124,7 @@ fn of_type<'a>(
 }
 
 fn out_of_range(path: &str, got: &str, which: &str, bound: u64, code: &str) -> Error {
+    let got = beginning(got, SHOWN);
     let side = if which == "minimum" { ">=" } else { "<=" };
     let mut error = Error::new(
         Kind::InvalidValue,

@@ -14,9 +14,9 @@ use super::content::Piece;
 use super::draft::{Context, Draft, conversation, text};
 use super::history::{self, Entry, Role};
 use super::native::Native;
-use super::params::wrong_type;
 use super::params::{
-    array, boolean, fields, integer, literal, missing, not_one_of, number, object, present, string,
+    array, beginning, boolean, fields, integer, literal, missing, not_one_of, number, object, present,
+    string, wrong_type,
 };
 use super::reply::ReplyPlan;
 use super::sealing::Seal;
@@ -165,12 +165,34 @@ pub struct Plan {
 
 /// Things that a request holds and the model does not get, or gets in another shape: never an error, never silent.
 #[derive(Debug, Default)]
-pub struct Notes(pub Vec<(&'static str, String)>);
+pub struct Notes(pub Vec<(&'static str, String)>, Vec<(&'static str, u64)>);
+
+/// Notes with their text; of a request that has more, which no client's has, the others are counted.
+const MOST_NOTES: usize = 1000;
+
+/// Bytes of a note's text.
+const NOTE_BYTES: usize = 200;
 
 impl Notes {
     /// `kind` is a metric label; `what` is for the debug log.
     pub fn add(&mut self, kind: &'static str, what: &str) {
-        self.0.push((kind, what.to_owned()));
+        if self.0.len() >= MOST_NOTES {
+            match self.1.iter_mut().find(|(of, _)| *of == kind) {
+                Some((_, further)) => {
+                    *further += 1;
+                    return;
+                }
+                // the first of its kind is always there
+                None => self.1.push((kind, 0)),
+            }
+        }
+        self.0.push((kind, beginning(what, NOTE_BYTES).to_owned()));
+    }
+
+    /// How many notes there are of each kind.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let told = self.0.iter().map(|(kind, _)| (*kind, 1));
+        told.chain(self.1.iter().copied())
     }
 
     /// The first note of that kind.

@@ -8,12 +8,15 @@ pub mod search;
 pub mod table;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
 use self::search::{Search, ShellForm, ShellTool, Wrappers};
 use self::table::{Kind, Table};
-use super::params::{array, fields, literal, missing, not_one_of, object, present, string, wrong_type};
+use super::params::{
+    array, beginning, fields, literal, missing, not_one_of, object, present, string, wrong_type,
+};
 use super::plan::{FoundTools, Notes};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind as ErrorKind};
@@ -110,7 +113,7 @@ impl<'a> Tools<'a> {
         }
         tools.echo.push(b']');
         tools.add_searches();
-        if found == FoundTools::Described && tools.table.routes.iter().any(|r| r.kind == Kind::ToolSearch) {
+        if found == FoundTools::Described && tools.table.of_kind(Kind::ToolSearch).is_some() {
             tools.add_caller();
         }
         for (_, item) in items {
@@ -160,7 +163,7 @@ impl<'a> Tools<'a> {
                 Err(error) => notes.add("skipped_tool", &error.message),
             }
         }
-        if searched && self.table.routes.iter().any(|route| route.kind == Kind::Found) {
+        if searched && self.table.of_kind(Kind::Found).is_some() {
             for route in self.table.routes.iter_mut().skip(before) {
                 route.behind = true;
             }
@@ -273,7 +276,7 @@ impl<'a> Tools<'a> {
         for (search, wanted) in [(Search::Web, web), (Search::Page, web), (Search::File, file)] {
             let (name, description, parameters) = search.function();
             // a function of the client's own with that name is what the client wants called
-            let taken = self.table.routes.iter().any(|route| route.chat == name);
+            let taken = self.table.shows(name);
             if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
                 self.shown.push(Shown {
                     description: Some(Cow::Borrowed(description)),
@@ -423,13 +426,10 @@ impl Choice {
                     None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
                 };
                 let namespace = string(choice.namespace, "tool_choice.namespace")?;
-                match find(table, &kind, namespace.as_deref(), &name) {
-                    Some(chat) => {
-                        let chat = chat.to_owned();
-                        only(table, std::slice::from_ref(&chat));
-                        Ok(Choice::Function(chat))
-                    }
+                match Named::of(&table.routes).find(&kind, namespace.as_deref(), &name) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
                     None => {
+                        let name = beginning(&name, 200);
                         let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
                         Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
                     }
@@ -444,7 +444,8 @@ impl Choice {
                         return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'"));
                     }
                 };
-                let mut allowed = Vec::new();
+                let mut allowed = vec![false; table.routes.len()];
+                let named = Named::of(&table.routes);
                 for (n, raw) in
                     array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
                 {
@@ -453,17 +454,24 @@ impl Choice {
                     let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
                     let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
                     let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
-                    allowed.extend(find(table, &kind, namespace.as_deref(), &name).map(str::to_owned));
+                    let at = named.find(&kind, namespace.as_deref(), &name);
+                    if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
+                        *allowed = true;
+                    }
                 }
-                only(table, &allowed);
+                for (route, allowed) in table.routes.iter_mut().zip(allowed) {
+                    route.allowed = allowed;
+                }
                 Ok(Choice::Allowed(required))
             }
-            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search")
-                if find(table, builtin, None, builtin).is_some() =>
-            {
-                let chat = find(table, builtin, None, builtin).unwrap_or_default().to_owned();
-                only(table, std::slice::from_ref(&chat));
-                Ok(Choice::Function(chat))
+            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search") => {
+                match Named::of(&table.routes).find(builtin, None, builtin) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
+                    None => {
+                        notes.add("hidden_tool_choice", builtin);
+                        Ok(Choice::Auto)
+                    }
+                }
             }
             other => {
                 notes.add("hidden_tool_choice", other);
@@ -473,34 +481,55 @@ impl Choice {
     }
 }
 
-/// The chat name of the tool that a choice names.
-fn find<'t>(table: &'t Table, kind: &str, namespace: Option<&str>, name: &str) -> Option<&'t str> {
-    let fits = |route: &&table::Route| {
-        route.name == name
-            && (namespace.is_none() || route.namespace.as_deref() == namespace)
-            && match kind {
-                "custom" => matches!(route.kind, Kind::Custom(_)),
-                "function" => matches!(route.kind, Kind::Function),
-                _ => true,
-            }
-    };
-    table.routes.iter().find(fits).map(|route| route.chat.as_str())
+/// Tools by the words of a choice, so that a long list of them costs no look at every tool for each.
+struct Named<'t> {
+    /// By name, and namespace where the choice says one; the first of any kind, of the functions, of the freeform ones.
+    places: HashMap<(&'t str, Option<&'t str>), [Option<usize>; 3]>,
 }
 
-fn only(table: &mut Table, allowed: &[String]) {
-    for route in &mut table.routes {
-        route.allowed = allowed.contains(&route.chat);
+impl<'t> Named<'t> {
+    fn of(routes: &'t [table::Route]) -> Named<'t> {
+        let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
+        for (at, route) in routes.iter().enumerate() {
+            let function = matches!(route.kind, Kind::Function).then_some(at);
+            let custom = matches!(route.kind, Kind::Custom(_)).then_some(at);
+            for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
+                let Some(namespace) = namespace else { continue };
+                let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
+                *any = any.or(Some(at));
+                *functions = functions.or(function);
+                *customs = customs.or(custom);
+            }
+        }
+        Named { places }
     }
+
+    fn find(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
+        let [any, function, custom] = *self.places.get(&(name, namespace))?;
+        match kind {
+            "function" => function,
+            "custom" => custom,
+            _ => any,
+        }
+    }
+}
+
+/// Lets the model call the tool at that place alone, and returns its chat name.
+fn only(table: &mut Table, at: usize) -> String {
+    for (n, route) in table.routes.iter_mut().enumerate() {
+        route.allowed = n == at;
+    }
+    table.routes.get(at).map(|route| route.chat.clone()).unwrap_or_default()
 }
 
 fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {
     #[derive(serde::Deserialize)]
     struct Chat<'a> {
         #[serde(borrow)]
-        function: Named<'a>,
+        function: Function<'a>,
     }
     #[derive(serde::Deserialize)]
-    struct Named<'a> {
+    struct Function<'a> {
         #[serde(borrow)]
         name: &'a RawValue,
     }

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 /// Which of the functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Search {
     /// `web_search{query}`
     Web,

@@ -3,14 +3,16 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 
 use serde_json::Value;
+use smallvec::SmallVec;
 
 use super::names;
 use super::search::{Search, ShellTool, Wrappers};
 
 /// What a declared tool is, and so which item a call of it becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// `function_call`
     Function,
@@ -53,6 +55,12 @@ pub struct Table {
     /// In the order in which they are shown.
     pub routes: Vec<Route>,
     by_chat: HashMap<String, usize>,
+    /// By the hash of namespace and declared name.
+    by_name: HashMap<u64, SmallVec<[usize; 1]>>,
+    /// The first route of each kind.
+    by_kind: HashMap<Kind, usize>,
+    /// How many rounds are used up of a name that differs from its tool's, by that name's first form.
+    rounds: HashMap<String, u32>,
     /// Commands for the search functions.
     pub wrappers: Wrappers,
     /// The tool that runs them.
@@ -77,18 +85,22 @@ pub enum Called<'a> {
 impl Table {
     /// Adds a tool under a name of its own; `None` when the same tool is there already.
     pub fn add(&mut self, namespace: Option<&str>, name: &str, kind: Kind) -> Option<usize> {
-        let same = |route: &Route| route.name == name && route.namespace.as_deref() == namespace;
+        if self.declared(namespace, name).any(|route| route.kind == kind) {
+            return None;
+        }
         let mut chat = names::flat(namespace, name).into_owned();
-        let mut round = 0;
-        while let Some(taken) = self.by_chat.get(&chat).and_then(|at| self.routes.get(*at)) {
-            if same(taken) && taken.kind == kind {
-                return None;
+        if self.by_chat.contains_key(&chat) {
+            chat = names::hashed(namespace, name, 0);
+            let round = self.rounds.entry(chat.clone()).or_default();
+            while self.by_chat.contains_key(&chat) {
+                *round += 1;
+                chat = names::hashed(namespace, name, *round);
             }
-            chat = names::hashed(namespace, name, round);
-            round += 1;
         }
         let at = self.routes.len();
         self.by_chat.insert(chat.clone(), at);
+        self.by_name.entry(self.hash(namespace, name)).or_default().push(at);
+        self.by_kind.entry(kind).or_insert(at);
         let namespace = namespace.map(str::to_owned);
         self.routes.push(Route {
             chat,
@@ -101,22 +113,41 @@ impl Table {
         Some(at)
     }
 
+    /// The tools of that declared name, each of another kind, the first one first.
+    fn declared(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &Route> {
+        // most requests of a conversation without tools
+        let places =
+            if self.routes.is_empty() { None } else { self.by_name.get(&self.hash(namespace, name)) };
+        let routes = places.into_iter().flatten().filter_map(|at| self.routes.get(*at));
+        routes.filter(move |route| route.name == name && route.namespace.as_deref() == namespace)
+    }
+
+    fn hash(&self, namespace: Option<&str>, name: &str) -> u64 {
+        self.by_chat.hasher().hash_one((namespace, name))
+    }
+
+    /// The first tool of that kind.
+    pub fn of_kind(&self, kind: Kind) -> Option<&Route> {
+        self.by_kind.get(&kind).and_then(|at| self.routes.get(*at))
+    }
+
+    /// Whether a function is shown under that name.
+    pub fn shows(&self, chat: &str) -> bool {
+        self.by_chat.contains_key(chat)
+    }
+
     /// The function through which a tool of that chat name is called, if it is called through one.
     pub fn through(&self, chat: &str) -> Option<&Route> {
-        let behind =
-            self.by_chat.get(chat).and_then(|at| self.routes.get(*at)).is_some_and(|route| route.behind);
-        self.routes.iter().find(|route| behind && route.kind == Kind::Found)
+        let route = self.by_chat.get(chat).and_then(|at| self.routes.get(*at))?;
+        self.of_kind(Kind::Found).filter(|_| route.behind)
     }
 
     /// The chat name of a declared tool, or the one that it would have.
     pub fn chat_name<'a>(&self, namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
         let namespace = namespace.filter(|namespace| !namespace.is_empty());
-        let same = |route: &&Route| route.name == name && route.namespace.as_deref() == namespace;
         // Codex leaves its own namespace out on return
-        let own = |route: &&Route| {
-            namespace.is_none() && route.name == name && route.namespace.as_deref() == Some("functions")
-        };
-        match self.routes.iter().find(same).or_else(|| self.routes.iter().find(own)) {
+        let own = || self.declared(Some("functions"), name).next().filter(|_| namespace.is_none());
+        match self.declared(namespace, name).next().or_else(own) {
             Some(route) => Cow::Owned(route.chat.clone()),
             None => names::flat(namespace, name),
         }
