@@ -179,11 +179,13 @@ fn a_trigger_makes_one_item_that_stands_in_the_next_request() {
     let shown = messages(&next).join("\n");
     assert!(shown.contains("They said \"so\"."), "{shown}");
     assert!(shown.contains("user kept"), "the client decides what it keeps: {shown}");
-    // one that does not open changes nothing
+    // of one that does not open the model hears no more than that
     let mut foreign = made.clone();
     foreign["encrypted_content"] = json!("nonsense");
     let next = planned(&json!({"model": "m", "input": [user("kept"), foreign, user("next")]}), &options());
-    assert_eq!(messages(&next), ["user kept", "user next"]);
+    let note =
+        "user [An earlier part of the conversation was summarised, and the summary cannot be read here.]";
+    assert_eq!(messages(&next), ["user kept", note, "user next"]);
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn planned(named: &str, n: usize) {
     let options = PlanOptions { found_tools: FoundTools::Described, ..PlanOptions::new(&GENERIC) };
     let plan = draft.plan(&options, &context);
     assert!(plan.is_ok(), "{named}: {plan:?}");
-    assert!(draft.stored_input(&context).bytes() > 0);
+    assert!(draft.stored_input(&context, &[]).bytes() > 0);
 }
 
 #[test]

@@ -91,6 +91,7 @@ fn parts_of_every_kind() {
             {"type": "text", "text": "<file name=\"a.txt\">\nhello\n\n</file>"},
             {"type": "text", "text": "[file b.pdf: its content is not text and was left out]"},
             {"type": "text", "text": "[file http://x/c.txt: its content is not text and was left out]"},
+            {"type": "text", "text": "?"},
         ]}])
     );
 }
@@ -306,7 +307,7 @@ fn llama_server_is_not_given_an_answer_to_continue() {
 }
 
 #[test]
-fn unknown_items_are_skipped_and_noted() {
+fn unknown_items_are_noted() {
     let request = json!({"model": "m", "input": [
         {"role": "user", "content": "q"},
         {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}},
@@ -318,8 +319,15 @@ fn unknown_items_are_skipped_and_noted() {
     ]});
     let plan = planned(&request, &options(&GENERIC)).unwrap();
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
-    assert_eq!(chat["messages"], json!([{"role": "user", "content": "q"}]));
-    assert_eq!(plan.notes.0.iter().filter(|(kind, _)| *kind == "skipped_item").count(), 9);
+    let said: Vec<&str> = chat["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|message| message["content"].as_str().unwrap())
+        .collect();
+    assert_eq!(said, ["q", "[web_search_call]\naction: {\"type\":\"search\"}", "no role", "5", "a string"]);
+    let noted = |wanted: &str| plan.notes.0.iter().filter(|(kind, _)| *kind == wanted).count();
+    assert_eq!((noted("written_item"), noted("skipped_item")), (2, 5));
 }
 
 #[test]
@@ -447,16 +455,18 @@ fn refusals_name_the_field() {
 
 #[test]
 fn an_item_without_a_type_that_says_something_is_no_reference() {
-    for (member, value) in [
-        ("encrypted_content", json!("A".repeat(600))),
-        ("summary", json!([])),
-        ("arguments", json!("{}")),
-        ("output", json!("x")),
+    for (member, value, said) in [
+        ("encrypted_content", json!("A".repeat(600)), Some("[encrypted content: it cannot be read here]")),
+        ("summary", json!([]), None),
+        ("arguments", json!("{}"), Some("arguments: {}")),
+        ("output", json!("x"), Some("output: x")),
     ] {
         let input = json!([{"role": "user", "content": "hi"}, {"id": "rs_1", member: value}]);
         let plan = planned(&json!({"model": "m", "input": input}), &options(&GENERIC)).unwrap();
         let body: Value = serde_json::from_slice(&plan.body).unwrap();
-        assert_eq!(body["messages"].as_array().unwrap().len(), 1, "{member}: {body}");
+        let text = body["messages"].get(1).map(|message| message["content"].as_str().unwrap());
+        assert_eq!(text.is_some(), said.is_some(), "{member}: {body}");
+        assert!(text.unwrap_or_default().ends_with(said.unwrap_or_default()), "{member}: {body}");
     }
 }
 

@@ -489,8 +489,7 @@ fn a_namespace_within_a_namespace_is_refused_by_its_place() {
         assert_eq!(
             envelope["error"],
             json!({
-                "message": "Invalid value for 'tools[0].tools[0].type': 'namespace'. Supported values are \
-                            'function' and 'custom'.",
+                "message": "Invalid value: 'namespace'. Supported values are: 'function' and 'custom'.",
                 "type": "invalid_request_error",
                 "param": "tools[0].tools[0].type",
                 "code": "invalid_value",

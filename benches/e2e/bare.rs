@@ -138,7 +138,7 @@ impl Core {
             let (draft, context) = (Draft::read(&text).ok()?, Context::default());
             draft.asks().ok()?;
             let Plan { body, reply, .. } = draft.plan(&PlanOptions::new(&LLAMA_SERVER), &context).ok()?;
-            (body, reply, draft.stored_input(&context))
+            (body, reply, draft.stored_input(&context, &[]))
         };
         let ids = Ids::new(uuid::Uuid::now_v7().simple().to_string());
         let mut transcoder = Box::new(Transcoder::new(reply, ids, 1));

@@ -49,7 +49,7 @@ pub async fn answer(
         let planned = heavy::run(job.bytes(), || {
             let context = job.past.context(target.native);
             let plan = draft.plan(&job.options(&app, &target), &context)?;
-            let input = kept.then(|| draft.stored_input(&context));
+            let input = kept.then(|| draft.stored_input(&context, &plan.repeated));
             // what many items are told apart into goes here too
             drop(draft);
             Ok::<_, Error>((plan, input))
@@ -58,7 +58,7 @@ pub async fn answer(
         (job, target, plan, input, room)
     };
     drop(body);
-    let Plan { body, stream, chat_stream, model, reply, notes, droppable_turns } = plan;
+    let Plan { body, stream, chat_stream, model, reply, notes, repeated: _, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| {
         let held = room.as_mut().map(|room| room.split(input.bytes()));

@@ -92,7 +92,7 @@ impl Job {
     /// # Errors
     /// As [`Draft::read`].
     pub fn own_input(&self) -> Result<Input, Error> {
-        Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default()))
+        Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default(), &[]))
     }
 
     /// Bytes of it and of its past.

@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 
 use base64::Engine as _;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::params::present;
+use super::plain;
 use super::plan::Notes;
 use crate::wire::request::Part;
 use crate::wire::{json, known};
@@ -28,8 +30,18 @@ pub enum Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
-    fn owned(text: &str) -> Piece<'a> {
+    /// Of text that is not escaped yet.
+    pub fn owned(text: &str) -> Piece<'a> {
         Piece::Text(Cow::Owned(json::escape(text).into_owned()))
+    }
+
+    /// Its text, or a note where there is room for nothing else.
+    pub fn into_text(self) -> Cow<'a, str> {
+        match self {
+            Piece::Text(text) => text,
+            Piece::Image { .. } => Cow::Borrowed("[image: it cannot be shown here]"),
+            Piece::Audio(_) => Cow::Borrowed("[audio: it cannot be played here]"),
+        }
     }
 
     /// The text, if it is one.
@@ -41,8 +53,8 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// The parts of `content` (a string, or an array of parts); `None` when it is neither. Parts that cannot be read are
-/// skipped and noted: replayed history never gets an error.
+/// The parts of `content` (a string, or an array of parts); `None` when it is neither. Parts of no known kind are written
+/// out, and noted: replayed history never gets an error, and no text is lost for the form it comes in.
 pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<'a>>> {
     if let Some(text) = json::text(content) {
         return Some(vec![Piece::Text(text)]);
@@ -53,13 +65,19 @@ pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<
     Some(pieces)
 }
 
+/// The same of any value: an object that stands alone is one part, and what is no part at all is its own text.
+pub fn pieces_of_any<'a>(content: &'a RawValue, notes: &mut Notes) -> Vec<Piece<'a>> {
+    pieces(content, notes)
+        .unwrap_or_else(|| piece(content, known::fields(content.get()), notes).into_iter().collect())
+}
+
 fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Option<Piece<'a>> {
     let Some(part) = part else {
-        let text = json::text(raw);
-        if text.is_none() {
-            notes.add("skipped_part", "no object");
-        }
-        return text.map(Piece::Text);
+        return match json::text(raw) {
+            Some(text) => Some(Piece::Text(text)),
+            None if raw.get() == "null" => None,
+            None => Some(Piece::owned(&plain::of_value(raw))),
+        };
     };
     let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
     let read = match &*kind {
@@ -67,15 +85,44 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
             part.text.and_then(json::text).map(Piece::Text)
         }
         "refusal" => part.refusal.and_then(json::text).map(Piece::Text),
-        "input_image" | "image_url" => image(&part),
+        "input_image" | "image_url" | "computer_screenshot" => image(&part),
         "input_file" | "file" => Some(file(&part)),
         "input_audio" => present(part.input_audio).map(Piece::Audio),
         _ => None,
     };
-    if read.is_none() {
-        notes.add("skipped_part", &kind);
+    read.or_else(|| other(raw, &kind, notes))
+}
+
+/// A part of another kind, or of a known one without what makes it one: its text, where it has no more than that, an
+/// image in the form of other APIs, and else the part itself.
+fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'a>> {
+    let members: serde_json::Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let text = |key: &str| members.get(key).and_then(Value::as_str);
+    let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
+    notes.add("written_part", kind);
+    if let Some(sealed) = text("encrypted_content") {
+        // Codex puts what its sub-agents tell each other here, in plain text where no one encrypts it
+        return Some(Piece::owned(if plain::is_ciphertext(sealed) { plain::UNREADABLE } else { sealed }));
     }
-    read
+    if kind == "image"
+        && let Some(data) = text("data").or_else(|| at(["source", "data"]))
+    {
+        let media = text("mimeType").or_else(|| at(["source", "media_type"])).unwrap_or("image/png");
+        let url = Cow::Owned(format!("data:{media};base64,{data}"));
+        return Some(Piece::Image { url, detail: None });
+    }
+    if let Some(name) = kind.strip_suffix("_url") {
+        let url = text(kind).or_else(|| at([kind, "url"])).filter(|url| url.starts_with("http"));
+        return Some(Piece::owned(&format!("[{name}: {}]", url.unwrap_or("not available to this server"))));
+    }
+    let bare = |key: &String| matches!(key.as_str(), "type" | "text" | "id" | "annotations" | "logprobs");
+    match text("text") {
+        Some(text) if members.keys().all(bare) => Some(Piece::owned(text)),
+        None if !kind.is_empty() && members.len() == 1 => {
+            Some(Piece::owned(&format!("[{kind}: not available to this server]")))
+        }
+        _ => Some(Piece::owned(&plain::of_value(raw))),
+    }
 }
 
 /// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.

@@ -138,18 +138,22 @@ impl<'a> Draft<'a> {
         Ok(asks)
     }
 
-    /// The input as a store keeps it: references resolved.
-    pub fn stored_input(&self, context: &Context<'_>) -> Input {
+    /// The input as a store keeps it: references resolved, and without the items that it holds already, by their place.
+    pub fn stored_input(&self, context: &Context<'_>, repeated: &[usize]) -> Input {
         let Some(input) = present(self.request.input) else { return Input::new("[]") };
-        if context.references.is_empty() || input.get().starts_with('"') {
+        if (context.references.is_empty() && repeated.is_empty()) || input.get().starts_with('"') {
             return Input::new(input.get());
         }
-        // in the order of the items
+        // both in the order of the items
         let mut named = self.references.iter().peekable();
-        let items = self.items.iter().enumerate().map(|(n, item)| {
+        let mut repeated = repeated.iter().peekable();
+        let items = self.items.iter().enumerate().filter_map(|(n, item)| {
             let id = named.next_if(|(at, _)| *at == n).map(|(_, id)| id.as_str());
+            if repeated.next_if(|at| **at == n).is_some() {
+                return None;
+            }
             let (raw, _) = id.and_then(|id| context.references.get(id)).unwrap_or(item);
-            raw.get()
+            Some(raw.get())
         });
         Input::new(&format!("[{}]", items.collect::<Vec<_>>().join(",")))
     }

@@ -1,5 +1,7 @@
-//! Owns the reading of `input`: which items form one assistant message, which output answers which call. It must
-//! not refuse anything: what it cannot read is skipped and noted (WIRE.md 10).
+//! Owns the reading of `input`: which items form one assistant message, which output answers which call. It must not
+//! refuse anything: what has no place in a chat is written out as text, and noted.
+
+mod held;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -8,15 +10,16 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
 use super::compaction::{SUMMARY_INTRODUCTION, Summary};
-use super::content::{Piece, pieces};
+use super::content::{Piece, pieces, pieces_of_any};
 use super::params::present;
+use super::plain;
 use super::plan::Notes;
 use super::sealing::{Purpose, Seal};
 use super::tools::search::Search;
 use super::tools::search::vector_line;
 use super::tools::table::{Kind, Table};
 use crate::wire::json;
-use crate::wire::request::{InputItem, Item};
+use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, InputItem, Item, elements, fields};
 
 /// Who speaks, apart from the assistant and tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,14 +82,51 @@ pub struct Reading<'t> {
     pub table: &'t Table,
     /// Opens sealed reasoning and summaries; blobs are skipped without it.
     pub seal: Option<&'t dyn Seal>,
+    /// How many of the items, at the beginning, come from the chain or conversation that the request continues.
+    pub earlier: usize,
+}
+
+/// The items, read.
+#[derive(Debug, Default)]
+pub struct History<'a> {
+    /// The conversation, in order.
+    pub entries: Vec<Entry<'a>>,
+    /// The request's own items, by their place among these, that only tell again what is held.
+    pub repeated: Vec<usize>,
+    /// The first of the request's own items whose role is none: its place, and the role.
+    pub unknown_role: Option<(usize, String)>,
 }
 
 /// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
-pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> Vec<Entry<'a>> {
-    let mut items: Vec<Step<'a>> =
-        items.iter().enumerate().map(|(n, (_, item))| step(n, item.as_ref(), reading, notes)).collect();
+pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> History<'a> {
+    let mut history = History::default();
+    let all = items;
+    let mut items: Vec<Step<'a>> = Vec::with_capacity(all.len());
+    // of each step the item, where that matters
+    let mut places: Vec<usize> = Vec::new();
+    for (n, (raw, item)) in all.iter().enumerate() {
+        match step(n, raw, item.as_ref(), reading, notes) {
+            Step::Stranger(role, pieces) => {
+                if let Some(own) = n.checked_sub(reading.earlier) {
+                    history.unknown_role.get_or_insert((own, role));
+                }
+                items.push(Step::Prompt(Role::User, pieces));
+            }
+            step @ Step::Message(_) => {
+                items.push(step);
+                items.extend(chat_calls(raw, item.as_ref(), reading.table));
+            }
+            step => items.push(step),
+        }
+        if reading.earlier > 0 {
+            places.resize(items.len(), n);
+        }
+    }
     replace_summarised(&mut items);
+    if reading.earlier > 0 {
+        history.repeated = held::skip_repeats(&mut items, all, reading.earlier, &places);
+    }
     let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
     for (at, item) in items.iter().enumerate() {
         if let Step::Output { id, .. } = item {
@@ -104,12 +144,15 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         })
         .collect();
 
+    let order = if reading.earlier > 0 { held::order(&items, &answers) } else { None };
     let mut reader = Reader { entries: Vec::new(), open: None, ids: HashMap::new(), calls: 0 };
-    for (at, (answer, owned)) in answers.into_iter().zip(owned).enumerate() {
-        if owned {
+    for n in 0..items.len() {
+        let at = order.as_ref().map_or(n, |order| order.get(n).copied().unwrap_or(n));
+        if owned.get(at) == Some(&true) {
             reader.close();
             continue;
         }
+        let answer = answers.get(at).copied().flatten();
         match items.get_mut(at).map(std::mem::take).unwrap_or_default() {
             Step::Prompt(role, pieces) => reader.prompt(role, pieces),
             Step::Message(text) => reader.assistant().text.extend(text),
@@ -131,7 +174,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
                 reader.prompt(Role::User, std::iter::once(told).chain(pieces).collect());
             }
             Step::Summary { text, .. } => reader.prompt(Role::User, vec![Piece::Text(text)]),
-            Step::Skipped => {}
+            Step::Stranger(..) | Step::Skipped => {}
         }
     }
     reader.close();
@@ -140,7 +183,8 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         // a template has no place for reasoning that led to nothing
         Entry::Assistant(a) => !a.calls.is_empty() || a.text.iter().any(|text| !text.is_empty()),
     });
-    reader.entries
+    history.entries = reader.entries;
+    history
 }
 
 /// What one item contributes.
@@ -163,6 +207,8 @@ enum Step<'a> {
         text: Cow<'a, str>,
         replaces: bool,
     },
+    /// A message of a role that there is not.
+    Stranger(String, Vec<Piece<'a>>),
     #[default]
     Skipped,
 }
@@ -266,16 +312,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn step<'a>(index: usize, item: Option<&Item<'a>>, reading: &Reading<'_>, notes: &mut Notes) -> Step<'a> {
+fn step<'a>(
+    index: usize,
+    raw: &'a RawValue,
+    item: Option<&Item<'a>>,
+    reading: &Reading<'_>,
+    notes: &mut Notes,
+) -> Step<'a> {
     let table = reading.table;
-    let Some(item) = item else {
-        notes.add("skipped_item", &format!("input[{index}] is no object"));
-        return Step::Skipped;
-    };
+    let Some(item) = item else { return bare(index, raw, notes) };
     let kind = present(item.r#type).and_then(json::decode);
     let read = match kind.as_deref() {
-        Some("message") => message(item, notes),
-        None if item.role.is_some() => message(item, notes),
+        Some("message") => message(raw, item, notes),
+        None if item.role.is_some() => message(raw, item, notes),
         Some("reasoning") => Some(Step::Reasoning(reasoning(item, reading.seal, notes))),
         Some("function_call") => function_call(item, table),
         Some("custom_tool_call") => custom_tool_call(item, table),
@@ -289,40 +338,123 @@ fn step<'a>(index: usize, item: Option<&Item<'a>>, reading: &Reading<'_>, notes:
             | "local_shell_call_output"
             | "apply_patch_call_output",
         ) => output(item, notes),
-        Some("shell_call_output") => shell_output(item),
-        Some("tool_search_output") => found_tools(item, table),
-        Some("compaction" | "compaction_summary" | "context_compaction") => summary(item, reading.seal),
+        Some("shell_call_output") => shell_output(item).or_else(|| output(item, notes)),
+        Some("tool_search_output") => found_tools(item, table).or_else(|| output(item, notes)),
+        Some("agent_message") => agent_message(item, notes),
+        Some("compaction" | "compaction_summary" | "context_compaction") => {
+            summary(item, reading.seal).or_else(|| unread_summary(index, notes))
+        }
         // hoisted into the tools, or an instruction to us
         Some("additional_tools" | "compaction_trigger") => Some(Step::Skipped),
         _ => None,
     };
-    read.unwrap_or_else(|| {
-        notes.add("skipped_item", &format!("input[{index}] of type {}", kind.as_deref().unwrap_or("null")));
-        Step::Skipped
-    })
+    read.unwrap_or_else(|| written_out(index, raw, item, kind.as_deref(), notes))
 }
 
-fn message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
-    let role = present(item.role).and_then(json::decode)?;
+/// An element of the input that is no object: its text, where it has any.
+fn bare<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
+    if raw.get().starts_with(['"', '[']) && raw.get() != "[]" {
+        notes.add("written_item", &format!("input[{index}] is no object"));
+        return Step::Prompt(Role::User, pieces_of_any(raw, notes));
+    }
+    notes.add("skipped_item", &format!("input[{index}] is no object"));
+    Step::Skipped
+}
+
+/// An item of a type that no chat message has: what it says, as the user's text.
+fn written_out<'a>(
+    index: usize,
+    raw: &'a RawValue,
+    item: &Item<'a>,
+    kind: Option<&str>,
+    notes: &mut Notes,
+) -> Step<'a> {
+    let what = format!("input[{index}] of type {}", kind.unwrap_or("null"));
+    let images = [item.content, item.output].into_iter().filter_map(present);
+    let images = images.filter(|raw| raw.get().contains("\"image_url\""));
+    let images: Vec<Piece<'a>> = images.flat_map(|raw| pieces_of_any(raw, notes)).collect();
+    let mut said: Vec<Piece<'a>> =
+        plain::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect();
+    said.extend(images.into_iter().filter(|piece| piece.as_text().is_none()));
+    if said.is_empty() {
+        notes.add("skipped_item", &what);
+        return Step::Skipped;
+    }
+    notes.add("written_item", &what);
+    Step::Prompt(Role::User, said)
+}
+
+/// What one of Codex's agents tells another: a task, a word in between, a result. Its header is in its text.
+fn agent_message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let said = pieces_of_any(present(item.content)?, notes);
+    (!said.is_empty()).then_some(Step::Prompt(Role::User, said))
+}
+
+fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let content = match present(item.content) {
-        Some(content) => pieces(content, notes)?,
+        Some(content) => pieces_of_any(content, notes),
         None => Vec::new(),
+    };
+    let Some(role) = present(item.role).and_then(json::decode) else {
+        return (!content.is_empty()).then_some(Step::Prompt(Role::User, content));
     };
     Some(match &*role {
         "user" => Step::Prompt(Role::User, content),
+        "assistant" => Step::Message(join(content)),
         "system" => Step::Prompt(Role::System, content),
         "developer" => Step::Prompt(Role::Developer, content),
-        "assistant" => Step::Message(join(content)),
-        _ => return None,
+        _ => by_another_name(raw, &role, content),
     })
+}
+
+/// The calls of an assistant message in the form of Chat Completions. Its content is a string or null there, which the
+/// rest of the item is longer than.
+fn chat_calls<'a>(raw: &'a RawValue, item: Option<&Item<'a>>, table: &Table) -> Vec<Step<'a>> {
+    let content = item.and_then(|item| present(item.content)).map_or("", RawValue::get);
+    let rest = raw.get().len() - content.len().min(raw.get().len());
+    if content.starts_with('[') || rest < CHAT_CALL || !raw.get().contains("\"tool_calls\"") {
+        return Vec::new();
+    }
+    let message: ChatMessage<'a> = fields(raw).unwrap_or_default();
+    let Some(calls) = present(message.tool_calls) else { return Vec::new() };
+    // some servers wrote a single one as itself
+    let calls = if calls.get().starts_with('{') { vec![calls] } else { elements(calls.get()) };
+    let call = |raw: &'a RawValue| {
+        let call: ChatCall<'a> = fields(raw)?;
+        let ChatFunction { name, arguments } = fields(present(call.function)?)?;
+        function_call(&Item { call_id: call.id, name, arguments, ..Item::default() }, table)
+    };
+    calls.into_iter().filter_map(call).collect()
+}
+
+/// No call is shorter.
+const CHAT_CALL: usize = 64;
+
+/// A role in other letters, or one of Chat Completions: there a tool's message names the call that it answers.
+fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Piece<'a>>) -> Step<'a> {
+    match role.trim().to_ascii_lowercase().as_str() {
+        "user" => Step::Prompt(Role::User, content),
+        "assistant" => Step::Message(join(content)),
+        "system" => Step::Prompt(Role::System, content),
+        "developer" => Step::Prompt(Role::Developer, content),
+        kind @ ("tool" | "function") => {
+            let chat: ChatMessage<'a> = fields(raw).unwrap_or_default();
+            let id = present(chat.tool_call_id).or(present(chat.call_id)).and_then(json::text);
+            if let Some(id) = id.filter(|id| !id.is_empty()) {
+                return Step::Output { id, pieces: content };
+            }
+            let name = present(chat.name).and_then(json::decode).unwrap_or_default();
+            let head =
+                Piece::owned(&if name.is_empty() { format!("[{kind}]") } else { format!("[{kind} {name}]") });
+            Step::Prompt(Role::User, std::iter::once(head).chain(content).collect())
+        }
+        _ => Step::Stranger(role.to_owned(), content),
+    }
 }
 
 /// The texts of one assistant message, as one.
 fn join(pieces: Vec<Piece<'_>>) -> Vec<Cow<'_, str>> {
-    let mut texts = pieces.into_iter().filter_map(|piece| match piece {
-        Piece::Text(text) => Some(text),
-        _ => None,
-    });
+    let mut texts = pieces.into_iter().map(Piece::into_text);
     let Some(mut first) = texts.next() else { return Vec::new() };
     for text in texts {
         first.to_mut().push_str(&text);
@@ -356,7 +488,16 @@ fn open(item: &Item<'_>, seal: Option<&dyn Seal>, purpose: Purpose) -> Option<St
     seal?.open(purpose, &blob)
 }
 
-/// A compaction that we made for this caller; any other is skipped.
+/// A compaction that somebody else made: the model hears that there was something.
+fn unread_summary<'a>(index: usize, notes: &mut Notes) -> Option<Step<'a>> {
+    notes.add("unread_compaction", &format!("input[{index}]"));
+    Some(Step::Prompt(Role::User, vec![Piece::owned(UNREAD_SUMMARY)]))
+}
+
+const UNREAD_SUMMARY: &str =
+    "[An earlier part of the conversation was summarised, and the summary cannot be read here.]";
+
+/// A compaction that we made for this caller.
 fn summary<'a>(item: &Item<'a>, seal: Option<&dyn Seal>) -> Option<Step<'a>> {
     let summary = Summary::read(&open(item, seal, Purpose::Compaction)?)?;
     let text = format!("{SUMMARY_INTRODUCTION}{}", summary.text);
@@ -523,9 +664,7 @@ fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
     let content = match present(item.output) {
         None => present(item.status).and_then(json::text).map(Piece::Text).into_iter().collect(),
-        Some(raw) => pieces(raw, notes).unwrap_or_else(|| {
-            vec![Piece::Text(Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()))]
-        }),
+        Some(raw) => pieces_of_any(raw, notes),
     };
     Some(Step::Output { id, pieces: content })
 }

@@ -109,10 +109,7 @@ fn text_of<'a>(pieces: &[Piece<'a>]) -> Piece<'a> {
 }
 
 fn join<'a>(pieces: &[Piece<'a>], separator: &str) -> Piece<'a> {
-    let mut texts = pieces.iter().filter_map(|piece| match piece {
-        Piece::Text(text) => Some(text.clone()),
-        _ => None,
-    });
+    let mut texts = pieces.iter().map(|piece| piece.clone().into_text());
     let mut joined = texts.next().unwrap_or_default();
     for text in texts {
         let whole = joined.to_mut();

@@ -17,6 +17,7 @@ mod mend;
 mod messages;
 pub mod native;
 mod params;
+mod plain;
 pub mod plan;
 pub mod refusal;
 pub mod reply;

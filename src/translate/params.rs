@@ -97,13 +97,16 @@ pub fn beginning(text: &str, bytes: usize) -> &str {
 }
 
 /// A value that is not one of those documented.
-pub fn not_one_of(path: &str, got: &str, choices: &str) -> Error {
+pub fn not_one_of(path: &str, got: &str, choices: &[&str]) -> Error {
     let got = beginning(got, SHOWN);
-    Error::new(
-        Kind::InvalidValue,
-        format!("Invalid value for '{path}': '{got}'. Supported values are {choices}."),
-    )
-    .param(path)
+    let quoted: Vec<String> = choices.iter().map(|choice| format!("'{choice}'")).collect();
+    let listed = match quoted.as_slice() {
+        [first, second] => format!("{first} and {second}"),
+        [others @ .., last] if !others.is_empty() => format!("{}, and {last}", others.join(", ")),
+        _ => quoted.concat(),
+    };
+    let message = format!("Invalid value: '{got}'. Supported values are: {listed}.");
+    Error::new(Kind::InvalidValue, message).param(path)
 }
 
 fn invalid(path: &str, error: serde_json::Error) -> Error {

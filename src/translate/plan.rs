@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::content::Piece;
 use super::draft::{Context, Draft, conversation, text};
-use super::history::{self, Entry, Role};
+use super::history::{self, Entry, History, Role};
 use super::native::Native;
 use super::params::{
     array, beginning, boolean, fields, integer, literal, missing, not_one_of, number, object, present,
@@ -159,6 +159,8 @@ pub struct Plan {
     pub reply: ReplyPlan,
     /// What was left out or changed on the way, for the log and the metrics.
     pub notes: Notes,
+    /// Items of the request's own `input` that only tell again what the store holds, by their place.
+    pub repeated: Vec<usize>,
     /// How many turns are in `body` that `drop_turns` may still leave out.
     pub droppable_turns: usize,
 }
@@ -221,7 +223,8 @@ impl<'a> Draft<'a> {
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
         let (request, notes) = (&self.request, Notes::default());
-        Planner { draft: self, request, options, context, notes, droppable_turns: 0 }.plan()
+        Planner { draft: self, request, options, context, notes, repeated: Vec::new(), droppable_turns: 0 }
+            .plan()
     }
 }
 
@@ -231,6 +234,7 @@ struct Planner<'a, 'o> {
     options: &'o PlanOptions<'o>,
     context: &'o Context<'a>,
     notes: Notes,
+    repeated: Vec<usize>,
     droppable_turns: usize,
 }
 
@@ -273,8 +277,8 @@ impl<'a, 'o> Planner<'a, 'o> {
             };
             let chat_stream = stream || native.streams_only;
             let (model, droppable_turns) = (model.into_owned(), self.droppable_turns);
-            let notes = self.notes;
-            return Ok(Plan { body, stream, chat_stream, model, reply, notes, droppable_turns });
+            let (notes, repeated) = (self.notes, self.repeated);
+            return Ok(Plan { body, stream, chat_stream, model, reply, notes, repeated, droppable_turns });
         }
 
         let mut body = Vec::with_capacity(
@@ -319,6 +323,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             model: model.into_owned(),
             reply,
             notes: self.notes,
+            repeated: self.repeated,
             droppable_turns: self.droppable_turns,
         })
     }
@@ -368,8 +373,14 @@ impl<'a, 'o> Planner<'a, 'o> {
         table: &Table,
         has_instructions: bool,
     ) -> Result<Vec<Entry<'a>>, Error> {
-        let reading = history::Reading { table, seal: self.options.seal.as_deref() };
-        let mut entries = history::read(items, &reading, &mut self.notes);
+        let earlier = self.context.earlier.len();
+        let reading = history::Reading { table, seal: self.options.seal.as_deref(), earlier };
+        let History { mut entries, unknown_role, repeated } = history::read(items, &reading, &mut self.notes);
+        self.repeated = repeated;
+        if let Some((n, role)) = unknown_role {
+            let roles = ["assistant", "system", "developer", "user"];
+            return Err(not_one_of(&format!("input[{n}]"), &role, &roles));
+        }
         if let Some(id) = self.notes.first("orphan_output").filter(|_| self.context.strict) {
             let message = format!("No tool call found for function call output with call_id {id}.");
             return Err(Error::new(Kind::OrphanOutput, message).param("input"));
@@ -482,7 +493,7 @@ impl<'a, 'o> Planner<'a, 'o> {
                 body.extend_from_slice(b"}}");
             }
             Some(other) => {
-                return Err(not_one_of("text.format.type", other, "'text', 'json_object' and 'json_schema'"));
+                return Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]));
             }
         }
         Ok(())
@@ -498,7 +509,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let top_logprobs = integer(request.top_logprobs, "top_logprobs", 0, 20)?;
         let truncation = string(request.truncation, "truncation")?.unwrap_or(Cow::Borrowed("disabled"));
         if !matches!(&*truncation, "auto" | "disabled") {
-            return Err(not_one_of("truncation", &truncation, "'auto' and 'disabled'"));
+            return Err(not_one_of("truncation", &truncation, &["auto", "disabled"]));
         }
         let include = array(request.include, "include")?.unwrap_or_default();
         let sealed = include.iter().any(|raw| raw.get() == "\"reasoning.encrypted_content\"");

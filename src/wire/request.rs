@@ -139,6 +139,21 @@ raw_fields!(
 );
 
 raw_fields!(
+    /// A message in the form of Chat Completions.
+    ChatMessage { tool_calls, tool_call_id, call_id, name }
+);
+
+raw_fields!(
+    /// One element of its `tool_calls`.
+    ChatCall { id, function }
+);
+
+raw_fields!(
+    /// The `function` of that.
+    ChatFunction { name, arguments }
+);
+
+raw_fields!(
     /// One part of a message's `content`, of a tool output, or of a reasoning item.
     Part {
         r#type, text, refusal, image_url, detail, file_id, file_data, file_url, filename, input_audio,

@@ -200,7 +200,7 @@ impl<'a> Tools<'a> {
             match (self.check(raw, ""), path) {
                 (Ok((kind, _)), Some(path)) if kind == "namespace" => {
                     let path = format!("{path}.tools[{n}].type");
-                    return Err(not_one_of(&path, &kind, "'function' and 'custom'"));
+                    return Err(not_one_of(&path, &kind, &["function", "custom"]));
                 }
                 (Ok((kind, _)), None) if kind == "namespace" => {
                     notes.add("skipped_tool", "a namespace within a namespace");
@@ -410,7 +410,7 @@ impl Choice {
                     Ok(Choice::None)
                 }
                 "required" => Ok(Choice::Required),
-                other => Err(not_one_of(PATH, other, "'none', 'auto' and 'required'")),
+                other => Err(not_one_of(PATH, other, &["none", "auto", "required"])),
             };
         }
         if !raw.get().starts_with('{') {
@@ -441,7 +441,7 @@ impl Choice {
                     None | Some("auto") => false,
                     Some("required") => true,
                     Some(other) => {
-                        return Err(not_one_of("tool_choice.mode", other, "'auto' and 'required'"));
+                        return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
                     }
                 };
                 let mut allowed = vec![false; table.routes.len()];

@@ -1,0 +1,118 @@
+//! Owns the plain text of items and parts for which a chat message has no form: whatever a reader could read of them
+//! stays, and what nobody could read leaves a note. It must not know which they are.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::wire::json;
+
+/// Members that say nothing to a model.
+const SILENT: [&str; 12] = [
+    "annotations",
+    "author",
+    "call_id",
+    "container_id",
+    "created_by",
+    "execution",
+    "id",
+    "logprobs",
+    "object",
+    "phase",
+    "status",
+    "type",
+];
+/// Text from this length on may be binary data; a shorter one costs no more than the note in its place.
+const BINARY: usize = 256;
+
+/// `[type name]`, and below it each member that says something; `None` where none does.
+pub fn of_item(item: &RawValue, kind: &str) -> Option<String> {
+    let Value::Object(members) = serde_json::from_str(item.get()).ok()? else { return None };
+    let named = |key: &str| members.get(key).and_then(Value::as_str);
+    let name: Vec<&str> = ["server_label", "name"].into_iter().filter_map(named).collect();
+    let mut text = match name.is_empty() {
+        true => format!("[{kind}]"),
+        false => format!("[{kind} {}]", name.join(".")),
+    };
+    let head = text.len();
+    for (key, value) in members {
+        if SILENT.contains(&&*key) || matches!(&*key, "server_label" | "name") {
+            continue;
+        }
+        if let Some(shown) = shown(&key, value) {
+            text.push_str(&format!("\n{key}: {shown}"));
+        }
+    }
+    (text.len() > head).then_some(text)
+}
+
+fn shown(key: &str, value: Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) if text.trim().is_empty() => None,
+        Value::String(text) if key == "encrypted_content" && is_ciphertext(&text) => {
+            Some(UNREADABLE.to_owned())
+        }
+        Value::String(text) => Some(readable(text)),
+        Value::Array(list) if list.is_empty() => None,
+        Value::Object(members) if members.is_empty() => None,
+        // what else they say of themselves belongs to the tools of a request
+        Value::Array(list) if key == "tools" => {
+            let names = list.iter().map(|tool| tool.get("name").and_then(Value::as_str).unwrap_or("?"));
+            Some(names.collect::<Vec<_>>().join(", "))
+        }
+        mut other => {
+            strip(&mut other);
+            Some(other.to_string())
+        }
+    }
+}
+
+/// In the place of what only its maker can read.
+pub const UNREADABLE: &str = "[encrypted content: it cannot be read here]";
+
+/// Whether it is encrypted for somebody: what OpenAI seals begins so, and no prose goes on for long without a blank.
+pub fn is_ciphertext(text: &str) -> bool {
+    text.starts_with("gAAAA") || (text.len() >= BINARY && text.bytes().all(is_base64))
+}
+
+/// A JSON value on one line, without the binary data in it.
+pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
+    if raw.get().len() < BINARY {
+        return json::compact(raw.get());
+    }
+    let mut value: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+    if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::compact(raw.get()) }
+}
+
+/// Puts notes in the place of binary data; whether there was any.
+fn strip(value: &mut Value) -> bool {
+    match value {
+        Value::String(text) if is_binary(text) => {
+            *text = readable(std::mem::take(text));
+            true
+        }
+        Value::Array(list) => list.iter_mut().filter_map(|value| strip(value).then_some(())).count() > 0,
+        Value::Object(members) => {
+            members.values_mut().filter_map(|value| strip(value).then_some(())).count() > 0
+        }
+        _ => false,
+    }
+}
+
+fn readable(text: String) -> String {
+    match is_binary(&text) {
+        true => format!("[{} bytes of binary data left out]", text.len()),
+        false => text,
+    }
+}
+
+fn is_binary(text: &str) -> bool {
+    let data_url = text.starts_with("data:") && text.contains(";base64,");
+    data_url || (text.len() >= BINARY && text.bytes().all(is_base64))
+}
+
+fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_')
+}
