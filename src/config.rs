@@ -27,8 +27,6 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     pub admin: SocketAddr,
-    /// Names by which clients may call us beside those of this machine's loopback.
-    pub allowed_hosts: Vec<String>,
     /// Model named upstream when a request names none; without it such a request is refused.
     pub default_model: Option<String>,
     /// How the upstream's reasoning reaches the client (WIRE: decided, "raw reasoning").
@@ -45,6 +43,9 @@ pub struct Config {
     /// Longest pause within a request body.
     #[serde(with = "humantime_serde")]
     pub body_timeout: Duration,
+    /// How long a client may leave what is sent to it untaken.
+    #[serde(with = "humantime_serde")]
+    pub send_timeout: Duration,
     /// How long the status line waits for the upstream's before a stream begins without it.
     #[serde(with = "humantime_serde")]
     pub commit_after: Duration,
@@ -59,8 +60,6 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
     pub keys_file: Option<PathBuf>,
-    /// Which web pages may be clients.
-    pub cors: CorsConfig,
     /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
@@ -69,14 +68,6 @@ pub struct Config {
     pub tools: ToolsConfig,
     /// What is logged, and how.
     pub log: LogConfig,
-}
-
-/// `[cors]`
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CorsConfig {
-    /// Origins whose pages may call `listen`.
-    pub origins: Vec<String>,
 }
 
 /// `[upstream]`, or one of several `[[upstream]]`
@@ -300,7 +291,6 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8082)),
-            allowed_hosts: Vec::new(),
             default_model: None,
             reasoning: ReasoningDisplay::Summary,
             developer_messages: DeveloperMessages::Leading,
@@ -308,12 +298,12 @@ impl Default for Config {
             max_buffered_bytes: 1 << 30,
             buffer_timeout: Duration::from_secs(2),
             body_timeout: Duration::from_secs(60),
+            send_timeout: Duration::from_secs(120),
             commit_after: Duration::from_secs(1),
             heartbeat: Duration::from_secs(8),
             in_progress_after: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
-            cors: CorsConfig::default(),
             store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),

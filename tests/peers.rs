@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use proxy::{EVENTS, LISTED, Proxy, STOP, text, upstream, whole};
+use proxy::{EVENTS, LISTED, Proxy, STOP, STREAM, text, until, upstream, whole};
 use serde_json::{Value, json};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -161,4 +162,121 @@ async fn a_body_that_does_not_go_on_is_408() {
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(!answer.starts_with("HTTP/1.1 408 "), "{path}: {answer}");
     }
+}
+
+/// A server that sends text until its client is gone, which it counts; a request without `stream` it answers at once, with
+/// 8 MB.
+async fn endless() -> (SocketAddr, Arc<AtomicUsize>) {
+    let gone = Arc::new(AtomicUsize::new(0));
+    let count = gone.clone();
+    let at = upstream(move |got, mut stream| {
+        let count = count.clone();
+        async move {
+            let request: Value = serde_json::from_slice(&got.body).unwrap();
+            if request["messages"][0]["content"] == "whole" {
+                let text = text(&"x".repeat(8 << 20));
+                let _ = stream.write_all(&[EVENTS, text.as_bytes(), STOP.as_bytes()].concat()).await;
+                return;
+            }
+            let piece = text(&"x".repeat(1 << 10));
+            stream.write_all(EVENTS).await.unwrap();
+            while stream.write_all(piece.as_bytes()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    (at, gone)
+}
+
+fn post(body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Waits until the other side has reset the connection, whatever of it is unread.
+async fn reset(stream: &TcpStream) {
+    until(async || SockRef::from(stream).take_error().unwrap().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_loses_its_stream() {
+    let (at, gone) = endless().await;
+    let proxy = Proxy::start(at, &[("REJOINDER_SEND_TIMEOUT", "1s")], true).await;
+    let stream = connected(&proxy, &post(STREAM)).await;
+    until(async || gone.load(Ordering::SeqCst) == 1).await;
+    reset(&stream).await;
+    let in_flight = format!("rejoinder_upstream_in_flight{{upstream=\"http://{at}\"}}");
+    until(async || proxy.metric(&in_flight).await == 0).await;
+    // one answer of JSON, and the replay of a stored stream
+    let stream = connected(&proxy, &post("{\"model\":\"m\",\"input\":\"whole\"}")).await;
+    reset(&stream).await;
+    let run = proxy.post("{\"model\":\"m\",\"input\":\"whole\",\"background\":true,\"stream\":true}");
+    let events = run.send().await.unwrap().text().await.unwrap();
+    let id = events.split("\"id\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let replay = format!("GET /v1/responses/{id}?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    reset(&connected(&proxy, &replay).await).await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_keeps_its_stream() {
+    let (at, gone) = endless().await;
+    let proxy = Proxy::start(at, &[("REJOINDER_SEND_TIMEOUT", "2s")], true).await;
+    let mut stream = connected(&proxy, &post(STREAM)).await;
+    // a tenth of what is sent, for several times the time-out
+    let mut piece = [0; 10 << 10];
+    for _ in 0..80 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stream.read_exact(&mut piece).await.unwrap();
+    }
+    assert_eq!(gone.load(Ordering::SeqCst), 0);
+}
+
+/// Over HTTP/2 the kernel sees a client that reads: what it does not take is held back by flow control.
+#[tokio::test]
+async fn an_http2_client_that_leaves_its_window_shut_loses_the_stream_alone() {
+    let (at, gone) = endless().await;
+    let proxy = Proxy::start(at, &[("REJOINDER_SEND_TIMEOUT", "1s")], true).await;
+    let stream = TcpStream::connect(proxy.base.strip_prefix("http://").unwrap()).await.unwrap();
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for body in [STREAM, "{\"model\":\"m\",\"input\":\"whole\"}"] {
+        let request = http::Request::post(format!("{}/v1/responses", proxy.base))
+            .header("content-type", "application/json")
+            .body(())
+            .unwrap();
+        client = client.ready().await.unwrap();
+        let (response, mut sender) = client.send_request(request, false).unwrap();
+        sender.send_data(body.into(), true).unwrap();
+        let mut body = response.await.unwrap().into_body();
+        let error = tokio::time::timeout(proxy::PATIENCE, body.data()).await.unwrap().unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::CANCEL), "{error}");
+    }
+    assert!(!connection.is_finished());
+    until(async || gone.load(Ordering::SeqCst) == 1).await;
+}
+
+/// The bound is that of heads, which no key shortens.
+#[tokio::test]
+async fn an_http2_connection_without_streams_is_closed_in_time() {
+    let (at, _) = endless().await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let limit = Duration::from_secs(50);
+    let idle = async {
+        let stream = TcpStream::connect(proxy.base.strip_prefix("http://").unwrap()).await.unwrap();
+        let (client, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::time::timeout(limit, connection).await.expect("it is closed").unwrap();
+        drop(client);
+    };
+    let begun_alone = async {
+        let mut stream = connected(&proxy, "PRI * HTTP/2.0\r\n").await;
+        tokio::time::timeout(limit, stream.read_to_end(&mut Vec::new())).await.expect("it is closed").ok();
+    };
+    let begun = Instant::now();
+    tokio::join!(idle, begun_alone);
+    assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
 }

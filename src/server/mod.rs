@@ -2,13 +2,14 @@
 
 mod admin;
 mod body;
+mod client;
 mod compact;
 mod conversation;
 mod conversations;
 mod create;
+mod http2;
 mod job;
 mod models;
-mod origin;
 mod passthrough;
 mod query;
 mod reload;
@@ -20,7 +21,6 @@ mod stored;
 mod tokens;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,11 +30,10 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use pin_project_lite::pin_project;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
@@ -46,12 +45,10 @@ use crate::keyring::Keyring;
 use crate::store::{self, Echoes, Group, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
-use origin::Callers;
+use client::ClientStream;
 use reply::ResponseBody;
 use runs::Runs;
 
-/// Connections that the kernel holds for us between two accepts.
-const BACKLOG: u32 = 4096;
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest wait for servers to save their slots, at the very end.
@@ -72,10 +69,6 @@ pub(crate) struct App {
     store: Arc<dyn Store>,
     echoes: Echoes,
     runs: Runs,
-    /// Who may call `listen`.
-    callers: Callers,
-    /// Who may call `admin`.
-    admin_callers: Callers,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
     /// Cancelled when no new work is wanted.
@@ -111,10 +104,10 @@ pub fn run(resolved: Resolved) -> Result<(), String> {
 
 async fn serve(resolved: Resolved) -> Result<(), String> {
     let mut signals = Signals::new()?;
-    let listener = listen(resolved.config.listen)?;
-    let admin = listen(resolved.config.admin)?;
+    let listener = client::listen(resolved.config.listen)?;
+    let admin = client::listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
-    let (own, own_admin) = (address(&listener)?, address(&admin)?);
+    let own = address(&listener)?;
     let metrics = Metrics::new();
     let (bytes, timeout) = (resolved.config.max_buffered_bytes, resolved.config.buffer_timeout);
     let budget = Budget::new(bytes, timeout, metrics.over_capacity.clone());
@@ -122,26 +115,16 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
-        admin = %own_admin,
+        admin = %address(&admin)?,
         "rejoinder is listening"
     );
     upstream.watch(own.port());
     tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
-    let (hosts, origins) = (&resolved.config.allowed_hosts, &resolved.config.cors.origins);
-    let callers = Callers::of_api(own, hosts, origins);
-    if callers.any_origin() {
-        tracing::warn!(
-            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
-        );
-    }
-    let admin_callers = Callers::of_admin(own_admin, hosts);
     let store = store::open(&resolved)?;
     let app = Arc::new(App {
         keyring: resolved.keyring,
         runs: Runs::new(&resolved.config.store),
         store,
-        callers,
-        admin_callers,
         echoes: Echoes::default(),
         config: resolved.config,
         upstream,
@@ -216,9 +199,7 @@ where
     let connections = TaskTracker::new();
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let mut either = auto::Builder::new(TokioExecutor::new());
-    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    either.http2().timer(TokioTimer::new());
+    let send_timeout = app.config.send_timeout;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -242,7 +223,7 @@ where
             let answer = Box::pin(handle(app.clone(), request));
             async move { Ok::<_, std::convert::Infallible>(answer.await) }
         });
-        let (http1, either, stop) = (http1.clone(), either.clone(), stop.clone());
+        let (http1, stop) = (http1.clone(), stop.clone());
         connections.spawn(async move {
             let mut first = [0; PREFACE.len()];
             let first = tokio::select! {
@@ -253,10 +234,10 @@ where
                 },
                 () = stop.cancelled() => return,
             };
-            let stream = TokioIo::new(stream);
-            let ended = if PREFACE.starts_with(first) {
-                let connection = either.serve_connection(stream, service).into_owned();
-                Box::pin(UntilStopped::new(connection, stop)).await.map_err(|error| error.to_string())
+            let begins_http2 = PREFACE.starts_with(first);
+            let stream = TokioIo::new(ClientStream::new(stream, send_timeout));
+            let ended = if begins_http2 {
+                Box::pin(http2::serve(stream, service, stop, send_timeout)).await
             } else {
                 // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
                 let connection = http1.serve_connection(stream, service);
@@ -285,6 +266,12 @@ impl<C> UntilStopped<C> {
     }
 }
 
+impl<C: GracefulConnection> UntilStopped<C> {
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        self.project().connection.graceful_shutdown();
+    }
+}
+
 impl<C: GracefulConnection> Future for UntilStopped<C> {
     type Output = Result<(), C::Error>;
 
@@ -297,16 +284,6 @@ impl<C: GracefulConnection> Future for UntilStopped<C> {
         }
         this.connection.poll(cx)
     }
-}
-
-fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    let open = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    open().map_err(|error: std::io::Error| format!("cannot listen on {address}: {error}"))
 }
 
 /// SIGTERM and SIGINT as one.

@@ -346,8 +346,8 @@ impl Body {
 }
 
 /// Has the kernel ask a silent peer whether it is there, and end the connection after half a minute without an answer. A
-/// peer that has no room for more data answers, so this never ends the connection of a living one; TCP_USER_TIMEOUT does,
-/// since it counts the time that a peer takes to make room.
+/// peer that has no room for more data answers: a living one is never cut. TCP_USER_TIMEOUT would cut it, since that counts
+/// the time until the peer makes room.
 pub fn keepalive() -> TcpKeepalive {
     let (time, interval) = (Duration::from_secs(15), Duration::from_secs(5));
     TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(3)

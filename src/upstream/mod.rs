@@ -35,6 +35,7 @@ use server::Server;
 pub use answer::{silent, too_late};
 pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model};
+pub use http1::keepalive;
 pub use route::Route;
 pub use send::{Body, CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
 pub use server::{ANY, Lease};
