@@ -5,6 +5,7 @@
 
 mod answer;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -21,6 +22,7 @@ use self::answer::{Events, broken};
 use crate::bell::Bell;
 use crate::error::{Error, Kind};
 use crate::spare;
+use crate::translate::shared::pieces;
 use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream;
 
@@ -60,6 +62,8 @@ pub struct EventBody {
     source: Source,
     pace: Pace,
     out: Vec<u8>,
+    /// What of the last write is still to leave.
+    pieces: VecDeque<Bytes>,
     /// Rings when the source has something.
     called: Bell,
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
@@ -98,6 +102,7 @@ impl EventBody {
             source: Source::Waiting(Box::pin(answer)),
             pace,
             out,
+            pieces: VecDeque::new(),
             called: Bell::new(),
             heard: now,
             heard_bytes: 0,
@@ -117,6 +122,13 @@ impl EventBody {
     /// Has `before_end` done before the terminal event leaves.
     pub fn before_end(mut self, before_end: Option<BeforeEnd>) -> EventBody {
         self.before_end = before_end;
+        self
+    }
+
+    /// Has long texts leave in pieces that several events share, so that a client that stops reading holds up one of each,
+    /// not five. A frame is then no whole event.
+    pub fn in_pieces(mut self) -> EventBody {
+        self.transcoder.share_long_texts();
         self
     }
 
@@ -255,6 +267,9 @@ impl Body for EventBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
+        if let Some(piece) = this.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let mut now = None;
         if this.called.rang(cx) {
             this.pull(*now.insert(Instant::now()));
@@ -287,6 +302,11 @@ impl Body for EventBody {
             this.told = this.spoke;
         }
         let out = std::mem::take(&mut this.out);
+        let shared = this.transcoder.take_shared();
+        if !shared.is_empty() {
+            this.pieces.extend(pieces(out.into(), shared));
+            return Poll::Ready(this.pieces.pop_front().map(|piece| Ok(Frame::data(piece))));
+        }
         let frame = match out.len() {
             ..=SMALL_FRAME => {
                 let frame = Bytes::copy_from_slice(&out);

@@ -269,7 +269,7 @@ fn a_cancelled_response_keeps_what_was_finished() {
     assert!(text.contains("event: response.queued\n"), "{text}");
     assert!(text.contains("event: response.incomplete\n") && text.ends_with("data: [DONE]\n\n"), "{text}");
     assert_eq!(transcoder.outcome(), "cancelled");
-    let item: Value = serde_json::from_str(transcoder.snapshot().output).unwrap();
+    let item: Value = serde_json::from_str(&transcoder.snapshot().output.to_string()).unwrap();
     assert_eq!(
         (item["status"].as_str(), item["content"][0]["text"].as_str()),
         (Some("incomplete"), Some("half"))

@@ -51,7 +51,7 @@ fn compacted(job: &Job, own: &Input, transcoder: &Transcoder) -> String {
     let mut output: Vec<Value> =
         kept.map(|(n, (item, _))| listed(item, &input_id(id, n, item), true)).collect();
     let snapshot = transcoder.snapshot();
-    output.extend(serde_json::from_str::<Value>(snapshot.output));
+    output.extend(serde_json::from_str::<Value>(&snapshot.output.to_string()));
     let usage = snapshot.usage.map(|usage| {
         let mut json = Vec::new();
         usage.write(&mut json);

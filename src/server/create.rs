@@ -90,7 +90,7 @@ pub async fn answer(
         let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
         return Ok(reply::events(run.read(0, app.config.heartbeat)));
     }
-    Ok(reply::event_stream(body.map_err(|never| match never {}).boxed_unsync()))
+    Ok(reply::event_stream(body.in_pieces().map_err(|never| match never {}).boxed_unsync()))
 }
 
 type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;

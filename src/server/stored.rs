@@ -16,6 +16,7 @@ use crate::heavy;
 use crate::store::{Chain, Scope, Turn, TurnState};
 use crate::translate::listing::{id_of, input_id, listed};
 use crate::translate::reply::{Snapshot, Status};
+use crate::translate::shared::Text;
 use crate::wire::json;
 use crate::wire::request::elements;
 
@@ -231,9 +232,9 @@ fn generated_from(turns: &[Arc<Turn>], images: bool) -> Vec<(String, Value)> {
 pub fn render(turn: &Turn) -> Vec<u8> {
     let id = turn.id.to_string();
     let output = turn.output.array(&id);
-    let text = output_text(&output);
-    let output = output.get(1..output.len() - 1).unwrap_or_default();
-    let mut body = Vec::with_capacity(output.len() + text.len() + turn.echo.len() + 512);
+    let text = Text::from(output_text(&output));
+    let output = Text::from(output.get(1..output.len() - 1).unwrap_or_default().to_owned());
+    let mut body = Vec::with_capacity(output.copied() + text.copied() + turn.echo.len() + 512);
     let parent = turn.parent_id();
     let snapshot = Snapshot {
         id: &id,
@@ -246,12 +247,12 @@ pub fn render(turn: &Turn) -> Vec<u8> {
             TurnState::Failed { code, message } => Status::Failed { code, message },
             TurnState::Cancelled => Status::Cancelled,
         },
-        output,
+        output: &output,
         output_text: &text,
         previous_response_id: parent.as_deref(),
         usage: turn.usage,
     };
-    snapshot.write(&mut body, turn.echo.as_bytes());
+    snapshot.write(&mut body, turn.echo.as_bytes(), None);
     body
 }
 

@@ -4,6 +4,7 @@
 //! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
 //! far is kept in the form in which `done` and the terminal snapshot need it.
 
+use super::shared::{LONG, Shared, Text};
 use crate::wire::json::{push_literal, push_number, push_string};
 
 /// Adds log probabilities to others, joined with commas.
@@ -20,11 +21,39 @@ pub(super) struct Events {
     next: u64,
     /// False for an answer without a stream: nothing is written.
     pub enabled: bool,
+    /// Long texts that belong into what was written, where its reader takes them so.
+    pub shared: Option<Box<Shared>>,
 }
 
 impl Events {
     pub fn new(enabled: bool) -> Self {
-        Events { next: 0, enabled }
+        Events { next: 0, enabled, shared: None }
+    }
+
+    /// As [`Events::write`], for members that may be long.
+    pub fn write_sharing(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: &str,
+        members: impl FnOnce(&mut Vec<u8>, &mut Shared),
+    ) {
+        let mut shared = self.shared.take();
+        // where nobody takes shared texts none is made
+        let mut none = Vec::new();
+        self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
+        self.shared = shared;
+    }
+
+    /// Whether a text of so many bytes is shared.
+    fn shares(&self, length: usize) -> bool {
+        length >= LONG && self.shared.is_some()
+    }
+
+    fn text(&self, text: String) -> Text {
+        match self.shares(text.len()) {
+            true => Text::shared(text),
+            false => text.into(),
+        }
     }
 
     /// Writes one event; `members` appends `,"key":value` pairs.
@@ -55,11 +84,12 @@ fn head(out: &mut Vec<u8>, kind: &str) {
 }
 
 /// `,"name":"escaped"`
-fn push_member(out: &mut Vec<u8>, name: &str, escaped: &str) {
+fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, escaped: &Text) {
     out.push(b',');
     push_literal(out, name);
-    out.push(b':');
-    push_literal(out, escaped);
+    out.extend_from_slice(b":\"");
+    escaped.write(out, shared);
+    out.push(b'"');
 }
 
 /// What kinds of text stream in parts, and how their events are called (WIRE.md 5).
@@ -180,16 +210,8 @@ impl Call {
 /// Closed parts, joined with commas, and how many there are.
 #[derive(Debug, Default)]
 struct Parts {
-    json: Vec<u8>,
+    json: Text,
     count: u64,
-}
-
-/// Adds `text` to what may be nothing yet.
-pub(super) fn join(all: &mut String, text: String) {
-    match all.is_empty() {
-        true => *all = text,
-        false => all.push_str(&text),
-    }
 }
 
 /// One open item. What every piece of text touches comes first, see `Transcoder`.
@@ -209,7 +231,9 @@ pub(super) struct Open {
     id: String,
     index: u64,
     /// Text of closed parts, where it counts for the response's `output_text`.
-    said: String,
+    said: Text,
+    /// All of a call's arguments, once they are there.
+    arguments: Text,
     content: Parts,
     summary: Parts,
     /// Annotations of the open part, joined with commas, and how many there are.
@@ -240,7 +264,8 @@ impl Open {
             prefix: Vec::new(),
             family: None,
             text: String::new(),
-            said: String::new(),
+            said: Text::new(),
+            arguments: Text::new(),
             content: Parts::default(),
             summary: Parts::default(),
             annotations: String::new(),
@@ -254,7 +279,13 @@ impl Open {
         if matches!(open.kind, Kind::Held { .. }) {
             return open;
         }
-        events.write(out, "response.output_item.added", |out| open.item_member(out, "in_progress"));
+        events.write(out, "response.output_item.added", |out| {
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, open.index);
+            out.extend_from_slice(b",\"item\":");
+            // nothing in it is long yet
+            open.item_json(out, &mut Vec::new(), "in_progress");
+        });
         if let Kind::Call(call) = &open.kind {
             let [delta, _] = call.events();
             open.set_prefix(events, delta, None);
@@ -280,7 +311,7 @@ impl Open {
         events.write(out, added, |out| {
             self.position(out, Some(family));
             out.extend_from_slice(b",\"part\":");
-            self.part_json(out, family, "");
+            self.part_json(out, &mut Vec::new(), family, &Text::new(), "");
         });
         self.set_prefix(events, delta, Some(family));
     }
@@ -317,48 +348,51 @@ impl Open {
 
     /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
     /// `output_text`. A call that was cut off gets no `arguments.done` (WIRE.md 10).
-    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (String, String) {
-        let length = self.text.len() + self.content.json.len() + self.summary.json.len() + 256;
+    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (Text, Text) {
+        let text = if events.shares(self.text.len()) { 0 } else { self.text.len() };
+        let length = text + self.content.json.copied() + self.summary.json.copied() + 256;
         // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
         if events.enabled {
             out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
         }
         self.end_part(events, out);
+        self.arguments = events.text(std::mem::take(&mut self.text));
         if !cut && let Kind::Call(call) = &self.kind {
             let [_, done] = call.events();
-            events.write(out, done, |out| {
+            events.write_sharing(out, done, |out, shared| {
                 self.position(out, None);
                 if !call.custom {
                     out.extend_from_slice(b",\"name\":");
                     push_literal(out, &call.name);
                 }
-                push_member(out, call.field(), &self.text);
+                push_text(out, shared, call.field(), &self.arguments);
             });
         }
         let status = if cut { "incomplete" } else { "completed" };
         let mut written = None;
-        events.write(out, "response.output_item.done", |out| {
+        events.write_sharing(out, "response.output_item.done", |out, shared| {
             out.extend_from_slice(b",\"output_index\":");
             push_number(out, self.index);
             out.extend_from_slice(b",\"item\":");
-            let from = out.len();
-            self.item_json(out, status);
-            written = Some(from..out.len());
+            let (from, before) = (out.len(), shared.len());
+            self.item_json(out, shared, status);
+            written = Some(from..out.len()).filter(|_| shared.len() == before);
         });
         let said = std::mem::take(&mut self.said);
         let json = match written.and_then(|range| out.get(range)) {
             Some(json) => {
                 // what it was made of goes before the copy comes: a long text is in memory often enough
                 drop(self);
-                json.to_vec()
+                json.to_vec().into()
             }
             None => {
-                let mut json = Vec::with_capacity(length);
-                self.item_json(&mut json, status);
+                let mut json = Text::from(Vec::with_capacity(length));
+                let (own, shared) = json.parts();
+                self.item_json(own, shared, status);
                 json
             }
         };
-        (String::from_utf8(json).unwrap_or_default(), said)
+        (json, said)
     }
 
     /// Whether a part is open, and text can go somewhere.
@@ -392,38 +426,39 @@ impl Open {
     pub fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
         let Some(family) = self.family.take() else { return };
         let ([_, part_done], [_, text_done]) = (family.part, family.text);
-        events.write(out, text_done, |out| {
+        let text = events.text(std::mem::take(&mut self.text));
+        events.write_sharing(out, text_done, |out, shared| {
             self.position(out, Some(family));
             if *family == OUTPUT_TEXT {
                 out.extend_from_slice(b",\"logprobs\":[");
                 out.extend_from_slice(self.logprobs.as_bytes());
                 out.push(b']');
             }
-            push_member(out, family.field, &self.text);
+            push_text(out, shared, family.field, &text);
         });
         let parts = if family.summary { &mut self.summary } else { &mut self.content };
         let mut json = std::mem::take(&mut parts.json);
-        json.reserve(self.text.len() + 80);
         if parts.count > 0 {
-            json.push(b',');
+            json.push(b",");
         }
-        let from = json.len();
-        self.part_json(&mut json, family, &self.logprobs);
-        events.write(out, part_done, |out| {
+        let begin = json.end();
+        let (own, shared) = json.parts();
+        own.reserve(text.copied() + 80);
+        self.part_json(own, shared, family, &text, &self.logprobs);
+        events.write_sharing(out, part_done, |out, shared| {
             self.position(out, Some(family));
             out.extend_from_slice(b",\"part\":");
             match self.logprobs.is_empty() {
-                true => out.extend_from_slice(json.get(from..).unwrap_or_default()),
+                true => json.write_from(begin, out, shared),
                 // OpenAI's has none here; `output_text.done` had them
-                false => self.part_json(out, family, ""),
+                false => self.part_json(out, shared, family, &text, ""),
             }
         });
         let parts = if family.summary { &mut self.summary } else { &mut self.content };
         parts.json = json;
         parts.count += 1;
-        match *family == OUTPUT_TEXT {
-            true => join(&mut self.said, std::mem::take(&mut self.text)),
-            false => self.text.clear(),
+        if *family == OUTPUT_TEXT {
+            self.said.append(text);
         }
         self.logprobs = String::new();
         self.annotations.clear();
@@ -460,10 +495,17 @@ impl Open {
         self.prefix = prefix;
     }
 
-    fn part_json(&self, out: &mut Vec<u8>, family: &Family, logprobs: &str) {
+    fn part_json(
+        &self,
+        out: &mut Vec<u8>,
+        shared: &mut Shared,
+        family: &Family,
+        text: &Text,
+        logprobs: &str,
+    ) {
         out.extend_from_slice(b"{\"type\":");
         push_literal(out, family.kind);
-        push_member(out, family.field, &self.text);
+        push_text(out, shared, family.field, text);
         if *family == OUTPUT_TEXT {
             out.extend_from_slice(b",\"annotations\":[");
             out.extend_from_slice(self.annotations.as_bytes());
@@ -474,14 +516,7 @@ impl Open {
         out.push(b'}');
     }
 
-    fn item_member(&self, out: &mut Vec<u8>, status: &str) {
-        out.extend_from_slice(b",\"output_index\":");
-        push_number(out, self.index);
-        out.extend_from_slice(b",\"item\":");
-        self.item_json(out, status);
-    }
-
-    fn item_json(&self, out: &mut Vec<u8>, status: &str) {
+    fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
         out.extend_from_slice(b"{\"id\":");
         push_literal(out, &self.id);
         out.extend_from_slice(b",\"type\":");
@@ -507,22 +542,22 @@ impl Open {
         match &self.kind {
             Kind::Message => {
                 out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
-                out.extend_from_slice(&self.content.json);
+                self.content.json.write(out, shared);
                 out.push(b']');
             }
             Kind::Reasoning => {
                 out.extend_from_slice(b",\"summary\":[");
-                out.extend_from_slice(&self.summary.json);
+                self.summary.json.write(out, shared);
                 out.push(b']');
                 // summary is always there; content only where the text itself is shown
                 if self.content.count > 0 {
                     out.extend_from_slice(b",\"content\":[");
-                    out.extend_from_slice(&self.content.json);
+                    self.content.json.write(out, shared);
                     out.push(b']');
                 }
             }
             Kind::Call(call) => {
-                push_member(out, call.field(), &self.text);
+                push_text(out, shared, call.field(), &self.arguments);
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, &call.call_id);
                 out.extend_from_slice(b",\"name\":");

@@ -23,6 +23,7 @@ pub mod refusal;
 pub mod reply;
 mod scan;
 pub mod sealing;
+pub mod shared;
 pub mod tools;
 pub mod transcoder;
 mod usage;

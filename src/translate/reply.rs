@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::native::Native;
 use super::plan::{Compact, ReasoningDisplay};
 use super::sealing::Seal;
+use super::shared::{Shared, Text};
 use super::tools::table::Table;
 use super::transcoder::ThinkTags;
 use super::usage::Usage;
@@ -87,9 +88,9 @@ pub struct Snapshot<'a> {
     /// How it stands.
     pub status: Status<'a>,
     /// The finished items, joined with commas.
-    pub output: &'a str,
+    pub output: &'a Text,
     /// All `output_text` of them, escaped.
-    pub output_text: &'a str,
+    pub output_text: &'a Text,
     /// The response that it continues.
     pub previous_response_id: Option<&'a str>,
     /// Null until the end, and for ever if the upstream never reported it.
@@ -97,8 +98,12 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`].
-    pub fn write(&self, out: &mut Vec<u8>, echo: &[u8]) {
+    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`]; `shared` gets what is not copied, where it is wanted so.
+    pub fn write(&self, out: &mut Vec<u8>, echo: &[u8], mut shared: Option<&mut Shared>) {
+        let mut text = |out: &mut Vec<u8>, text: &Text| match &mut shared {
+            Some(shared) => text.write(out, shared),
+            None => text.write_whole(out),
+        };
         let snapshot = self;
         out.extend_from_slice(b"{\"id\":");
         json::push_string(out, snapshot.id);
@@ -140,12 +145,12 @@ impl Snapshot<'_> {
             _ => out.extend_from_slice(b"null"),
         }
         out.extend_from_slice(b",\"output\":[");
-        out.extend_from_slice(snapshot.output.as_bytes());
+        text(out, snapshot.output);
         out.extend_from_slice(b"],");
         if !snapshot.status.runs() {
-            out.extend_from_slice(b"\"output_text\":");
-            json::push_literal(out, snapshot.output_text);
-            out.push(b',');
+            out.extend_from_slice(b"\"output_text\":\"");
+            text(out, snapshot.output_text);
+            out.extend_from_slice(b"\",");
         }
         out.extend_from_slice(b"\"usage\":");
         match snapshot.usage {

@@ -22,18 +22,21 @@ use self::think::Think;
 pub use self::think::ThinkTags;
 use super::compaction::Summary;
 use super::custom::{CustomInput, Repaired};
-use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open, join};
+use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use super::mend::Mend;
 use super::native::Native;
 use super::plan::Compact;
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
 use super::sealing::Purpose;
+use super::shared::{Shared, Text};
 use super::usage::Usage;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::ids::Ids;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
+
+static NOTHING: Text = Text::new();
 
 /// How the upstream's answer ended.
 #[derive(Debug)]
@@ -73,12 +76,12 @@ pub struct Transcoder {
     id: String,
     created_at: u64,
     /// Finished items, joined with commas, and how many there are.
-    items: String,
+    items: Text,
     count: u64,
     /// How many of them stand before the answer.
     before: u64,
     /// The `output_text` of finished items, escaped.
-    output_text: String,
+    output_text: Text,
     /// The summary so far, escaped, where one was asked for in place of an answer.
     summary: String,
     finish: Option<Finish>,
@@ -115,10 +118,10 @@ impl Transcoder {
             created_at,
             events,
             open: None,
-            items: String::new(),
+            items: Text::new(),
             count: 0,
             before: 0,
-            output_text: String::new(),
+            output_text: Text::new(),
             last: Channel::Text,
             calls: Vec::new(),
             late: Vec::new(),
@@ -168,10 +171,21 @@ impl Transcoder {
         }
     }
 
+    /// Has texts of [`LONG`](super::shared::LONG) bytes and more left out of what is written, to be put in by whoever sends it:
+    /// [`Transcoder::take_shared`] tells where.
+    pub fn share_long_texts(&mut self) {
+        self.events.shared.get_or_insert_default();
+    }
+
+    /// The long texts that belong into what was written since the last call, by their places in the buffer.
+    pub fn take_shared(&mut self) -> Shared {
+        self.events.shared.as_deref_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Gives the finished items away, as a JSON array. For a store, once the last event is written: they are the longest
     /// text of a response, and are not copied once more.
     pub fn take_output(&mut self) -> String {
-        let mut output = std::mem::take(&mut self.items);
+        let mut output = std::mem::take(&mut self.items).into_string();
         output.insert(0, '[');
         output.push(']');
         output
@@ -423,13 +437,16 @@ impl Transcoder {
             Kind::Message => self.pay(&mut open, out),
         }
         let (item, said) = open.end(&mut self.events, out, cut);
-        join(&mut self.output_text, said);
-        if self.items.is_empty() {
-            self.items = item;
-        } else {
-            self.items.push(',');
-            self.items.push_str(&item);
+        self.output_text.append(said);
+        self.put_item(item);
+    }
+
+    /// Adds a finished item.
+    fn put_item(&mut self, item: Text) {
+        if !self.items.is_empty() {
+            self.items.push(b",");
         }
+        self.items.append(item);
     }
 
     fn seal_reasoning(&mut self) -> Option<String> {
@@ -553,19 +570,19 @@ impl Transcoder {
         if self.events.enabled {
             out.extend_from_slice(b"data: [DONE]\n\n");
         } else {
-            let texts = self.items.len() + self.output_text.len() + self.plan.echo.len();
+            let texts = self.items.copied() + self.output_text.copied() + self.plan.echo.len();
             let mut body = Vec::with_capacity(texts + 512);
-            self.state(status).write(&mut body, &self.plan.echo);
+            self.state(status).write(&mut body, &self.plan.echo, None);
             self.body = body;
         }
     }
 
     fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
         let mut events = std::mem::take(&mut self.events);
-        events.write(out, kind, |out| {
-            out.reserve_exact(self.items.len() + self.plan.echo.len() + 512);
+        events.write_sharing(out, kind, |out, shared| {
+            out.reserve_exact(self.items.copied() + self.plan.echo.len() + 512);
             out.extend_from_slice(b",\"response\":");
-            self.state(status).write(out, &self.plan.echo);
+            self.state(status).write(out, &self.plan.echo, Some(shared));
         });
         self.events = events;
     }
@@ -576,7 +593,7 @@ impl Transcoder {
             id: &self.id,
             created_at: self.created_at,
             status,
-            output: if running { "" } else { &self.items },
+            output: if running { &NOTHING } else { &self.items },
             output_text: &self.output_text,
             previous_response_id: self.plan.previous_response_id.as_deref(),
             usage: if running { None } else { self.usage() },

@@ -83,10 +83,7 @@ impl Transcoder {
             out.extend_from_slice(b",\"item\":");
             out.extend_from_slice(&json);
         });
-        if !self.items.is_empty() {
-            self.items.push(',');
-        }
-        self.items.push_str(&String::from_utf8(json).unwrap_or_default());
+        self.put_item(json.into());
     }
 }
 
