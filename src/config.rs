@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::translate::limits::Limits;
 pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay};
 pub use crate::translate::transcoder::ThinkTags;
 
@@ -66,6 +67,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What is done for tools that a chat server does not know.
     pub tools: ToolsConfig,
+    /// How much a request may hold, apart from its bytes.
+    pub limits: Limits,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -307,6 +310,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),
+            limits: Limits::DEFAULT,
             log: LogConfig::default(),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rejoinder::dialect::GENERIC;
 use rejoinder::ids::Ids;
 use rejoinder::translate::draft::{Context, Draft};
+use rejoinder::translate::limits::Limits;
 use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
 use rejoinder::translate::sealing::{Purpose, Seal};
 use rejoinder::translate::transcoder::{End, Transcoder};
@@ -198,7 +199,7 @@ fn an_empty_summary_is_a_failure() {
 #[test]
 fn a_summary_for_the_server_replaces_what_came_before() {
     let text = json!({"model": "m", "input": history(), "max_output_tokens": 16}).to_string();
-    let draft = Draft::read(&text).unwrap();
+    let draft = Draft::read(&text, &Limits::DEFAULT).unwrap();
     let wanted = PlanOptions { compact: Some(Compact::Replacing), ..options() };
     let asked: Value =
         serde_json::from_slice(&draft.plan(&wanted, &Context::default()).unwrap().body).unwrap();

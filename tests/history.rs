@@ -11,6 +11,7 @@
 use rejoinder::dialect::VLLM;
 use rejoinder::error::Error;
 use rejoinder::translate::draft::{Context, Draft};
+use rejoinder::translate::limits::Limits;
 use rejoinder::translate::plan::{Plan, PlanOptions};
 use rejoinder::wire::request::push_items;
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ fn planned(earlier: &Value, input: &Value) -> Result<Plan, Error> {
     let mut context = Context::default();
     push_items(&mut context.earlier, &earlier);
     context.strict = !context.earlier.is_empty();
-    Draft::read(&text)?.plan(&PlanOptions::new(&VLLM), &context)
+    Draft::read(&text, &Limits::DEFAULT)?.plan(&PlanOptions::new(&VLLM), &context)
 }
 
 fn chained(earlier: &Value, input: &Value) -> Value {

@@ -11,6 +11,7 @@
 use rejoinder::dialect::GENERIC;
 use rejoinder::ids::Ids;
 use rejoinder::translate::draft::{Context, Draft};
+use rejoinder::translate::limits::Limits;
 use rejoinder::translate::plan::{FoundTools, PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
 use rejoinder::wire::request::item;
@@ -131,7 +132,7 @@ fn functions(n: usize) -> String {
 fn planned(named: &str, n: usize) {
     let (_, body) = LISTS.iter().find(|(name, _)| *name == named).unwrap();
     let body = body(n);
-    let draft = Draft::read(&body).unwrap();
+    let draft = Draft::read(&body, &Limits::DEFAULT).unwrap();
     let asks = draft.asks().unwrap();
     let stored: Vec<String> = asks
         .references

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder::ids::Ids;
 use rejoinder::translate::draft::{Context, Draft};
+use rejoinder::translate::limits::Limits;
 use rejoinder::translate::native::{self, Native};
 use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
 use rejoinder::translate::sealing::{Purpose, Seal};
@@ -91,7 +92,7 @@ fn earlier_turns_come_first() {
         (json!([{"role": "user", "content": "b"}]), json!({"role": "user", "content": "b"})),
     ] {
         let request = json!({"model": "m", "input": input, "previous_response_id": "resp_1"}).to_string();
-        let draft = Draft::read(&request).unwrap();
+        let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
         let sent = draft.plan(&options(&GENERIC, &native::WHOLE), &context).unwrap();
         let wanted =
             json!([{"role": "user", "content": "a"}, {"id": "ws_1", "type": "web_search_call"}, last]);

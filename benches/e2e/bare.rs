@@ -23,6 +23,7 @@ use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::{Echoes, Followed, Scope, Store, Turn, TurnState, Used};
 use rejoinder::translate::Output;
 use rejoinder::translate::draft::{self, Context, Draft};
+use rejoinder::translate::limits::Limits;
 use rejoinder::translate::plan::{Plan, PlanOptions};
 use rejoinder::translate::transcoder::{End, Transcoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -135,7 +136,7 @@ impl Core {
     async fn answer(&self, body: &[u8], proxy: &Proxy) -> Option<Vec<u8>> {
         let (chat, reply, input) = {
             let text = draft::text(body).ok()?;
-            let (draft, context) = (Draft::read(&text).ok()?, Context::default());
+            let (draft, context) = (Draft::read(&text, &Limits::DEFAULT).ok()?, Context::default());
             draft.asks().ok()?;
             let Plan { body, reply, .. } = draft.plan(&PlanOptions::new(&LLAMA_SERVER), &context).ok()?;
             (body, reply, draft.stored_input(&context, &[]))

@@ -34,7 +34,7 @@ pub async fn answer(
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (job, target) = Job::read(&app, request, request_id).await?;
-    let own = heavy::run(job.bytes(), || job.own_input()).await?;
+    let own = heavy::run(job.bytes(), || job.own_input(&app)).await?;
     let job = Arc::new(job);
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
     let body = heavy::run(job.bytes(), || compacted(&job, &own, &transcoder)).await;

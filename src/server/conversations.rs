@@ -14,9 +14,6 @@ use crate::store::{Conversation, Scope, StoredItem};
 use crate::translate::draft;
 use crate::translate::listing::{id_of, input_id, listed};
 
-/// Most items of one request (WIRE.md 1).
-const MOST_ITEMS: usize = 20;
-
 /// Answers a request below `/v1/conversations`; `path`: what follows, without slashes at its ends.
 pub async fn answer(
     app: &App,
@@ -59,7 +56,7 @@ fn head(conversation: &Conversation) -> Value {
 async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
     let text = heavy::run(body.len(), || draft::text(body)).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let asked = heavy::run(body.len(), || draft::Conversing::read(text)).await?;
+    let asked = heavy::run(body.len(), || draft::Conversing::read(text, &app.config.limits)).await?;
     let id = format!("conv_{}", seed());
     let conversation = Conversation {
         id: id.as_str().into(),
@@ -76,7 +73,7 @@ async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
 
 async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
     let text = draft::text(body)?;
-    let asked = draft::Conversing::read(&text)?;
+    let asked = draft::Conversing::read(&text, &app.config.limits)?;
     let mut conversation = state::conversation(app, scope, id).await?;
     if let Some(metadata) = asked.metadata {
         conversation.metadata = metadata.into();
@@ -96,7 +93,7 @@ async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
 
 async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
     let text = heavy::run(body.len(), || draft::text(body)).await?;
-    let asked = heavy::run(body.len(), || draft::Conversing::read(&text)).await?;
+    let asked = heavy::run(body.len(), || draft::Conversing::read(&text, &app.config.limits)).await?;
     if asked.items.is_empty() {
         return Err(Error::new(Kind::MissingParameter, "Missing required parameter: 'items'.").param("items"));
     }
@@ -107,11 +104,6 @@ async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Er
 }
 
 async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Result<Vec<Value>, Error> {
-    if items.len() > MOST_ITEMS {
-        let message =
-            format!("Invalid 'items': at most {MOST_ITEMS} items a request, found {}.", items.len());
-        return Err(Error::new(Kind::InvalidValue, message).param("items"));
-    }
     let made_by = format!("resp_{}", seed());
     let bytes = items.iter().map(|item| item.get().len()).sum();
     let made = || {

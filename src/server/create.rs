@@ -37,7 +37,7 @@ pub async fn answer(
     let (job, target, plan, input, mut room) = {
         let text = heavy::run(body.len(), || draft::text(&body)).await?;
         let (draft, asks) = heavy::run(body.len(), || {
-            let draft = Draft::read(&text)?;
+            let draft = Draft::read(&text, &app.config.limits)?;
             let asks = draft.asks()?;
             Ok::<_, Error>((draft, asks))
         })

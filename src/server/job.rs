@@ -81,7 +81,8 @@ impl Job {
     ) -> Result<(Job, Target), Error> {
         let (Parts { headers, .. }, incoming) = request.into_parts();
         let body = body::read(app, &headers, incoming).await?;
-        let asks = heavy::run(body.len(), || Draft::read(&draft::text(&body)?)?.asks()).await?;
+        let asks =
+            heavy::run(body.len(), || Draft::read(&draft::text(&body)?, &app.config.limits)?.asks()).await?;
         let job = Job::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;
         Ok((job, target))
@@ -91,8 +92,9 @@ impl Job {
     ///
     /// # Errors
     /// As [`Draft::read`].
-    pub fn own_input(&self) -> Result<Input, Error> {
-        Ok(Draft::read(&draft::text(&self.body)?)?.stored_input(&Context::default(), &[]))
+    pub fn own_input(&self, app: &App) -> Result<Input, Error> {
+        let text = draft::text(&self.body)?;
+        Ok(Draft::read(&text, &app.config.limits)?.stored_input(&Context::default(), &[]))
     }
 
     /// Bytes of it and of its past.
@@ -184,7 +186,7 @@ impl Job {
         let room = self.room(app, 0).await?;
         let plan = || {
             let text = draft::text(&self.body)?;
-            let draft = Draft::read(&text)?;
+            let draft = Draft::read(&text, &app.config.limits)?;
             let mut options = self.options(app, target);
             change(&mut options);
             let past = self.past.context(target.native);

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use serde_json::value::RawValue;
 
 use super::items::Input;
-use super::params::{array, boolean, fields, integer, missing, object, present, string};
+use super::limits::{Limits, array_too_long, arrays_too_long, too_deep};
+use super::params::{array, beginning, boolean, fields, integer, metadata, missing, object, present, string};
 use crate::error::{Error, Kind};
-use crate::wire::json;
 use crate::wire::request::{
-    ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item, push_items,
+    ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item,
 };
+use crate::wire::{json, known};
 
 /// The text of a request body.
 ///
@@ -71,6 +72,8 @@ pub struct Draft<'a> {
     /// The whole request.
     pub(super) text: &'a str,
     pub(super) request: CreateResponse<'a>,
+    /// How much it may hold.
+    pub(super) limits: Limits,
     /// The items of an array input, told apart once: that takes a look at every byte.
     pub(super) items: Vec<InputItem<'a>>,
     /// Those that are `item_reference`, by their place.
@@ -81,8 +84,8 @@ impl<'a> Draft<'a> {
     /// Takes a body apart.
     ///
     /// # Errors
-    /// 400 for a body that is no JSON object.
-    pub fn read(text: &'a str) -> Result<Draft<'a>, Error> {
+    /// 400 for a body that is no JSON object, or holds more than `limits` allow.
+    pub fn read(text: &'a str, limits: &Limits) -> Result<Draft<'a>, Error> {
         if !text.trim_start().starts_with('{') {
             return Err(invalid_json("expected one JSON object".to_owned()));
         }
@@ -93,14 +96,17 @@ impl<'a> Draft<'a> {
                 }
                 _ => invalid_json(error.to_string()),
             })?;
-        let mut items = Vec::new();
-        if let Some(input) = present(request.input) {
-            push_items(&mut items, input.get());
+        for (name, value) in request.members() {
+            // the items of an input are looked at one by one
+            if name != "input" {
+                shallow(value.get(), name, limits)?;
+            }
         }
+        let items = items(request.input, limits)?;
         let references = items.iter().enumerate();
         let references =
             references.filter_map(|(n, (_, item))| Some((n, reference(item.as_ref()?)?))).collect();
-        Ok(Draft { text, request, items, references })
+        Ok(Draft { text, request, limits: *limits, items, references })
     }
 
     /// What it asks of the store.
@@ -159,10 +165,67 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The items of an array input.
+fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputItem<'a>>, Error> {
+    let (mut items, mut count) = (Vec::new(), 0);
+    let Some(input) = present(input) else { return Ok(items) };
+    let seen = known::objects(input.get(), &mut items, |raw, item| {
+        count += 1;
+        (count <= limits.items).then_some((raw, item))
+    });
+    // no array
+    let Some(seen) = seen else {
+        shallow(input.get(), "input", limits)?;
+        return Ok(items);
+    };
+    if count > limits.items {
+        return Err(array_too_long("input", limits.items, count));
+    }
+    // in the request, in the array, in an item
+    if seen.depth > limits.depth.saturating_sub(3) {
+        return Err(too_deep("input", limits.depth));
+    }
+    // parts are among all that is nested there, and hardly ever is that so much
+    if seen.values > limits.parts {
+        parts(&items, limits)?;
+    }
+    Ok(items)
+}
+
+/// Counts the parts of all items.
+fn parts(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
+    let mut parts = 0;
+    for (n, (_, item)) in items.iter().enumerate() {
+        let Some(item) = item else { continue };
+        for (name, list) in [("content", item.content), ("output", item.output), ("summary", item.summary)] {
+            parts += list.and_then(|list| known::first_elements(list.get(), 0)).map_or(0, |(_, count)| count);
+            if parts > limits.parts {
+                return Err(arrays_too_long(&format!("input[{n}].{name}"), "parts", limits.parts));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a member of a body that is nested too deeply.
+fn shallow(value: &str, name: &str, limits: &Limits) -> Result<(), Error> {
+    let most = limits.depth.saturating_sub(1);
+    // a level takes two bytes
+    match value.len() / 2 > most && known::seen(value).depth > most {
+        true => Err(too_deep(beginning(name, 64), limits.depth)),
+        false => Ok(()),
+    }
+}
+
+/// Most entries of `context_management`; there is one type of them.
+const MOST_CONTEXT_MANAGEMENT: usize = 16;
+
 /// The smallest threshold of `context_management`; entries of other types are none of ours.
 fn threshold(raw: Option<&RawValue>) -> Result<Option<u64>, Error> {
     let mut smallest: Option<u64> = None;
-    for (n, entry) in array(raw, "context_management")?.unwrap_or_default().into_iter().enumerate() {
+    for (n, entry) in
+        array(raw, "context_management", MOST_CONTEXT_MANAGEMENT)?.unwrap_or_default().into_iter().enumerate()
+    {
         let path = format!("context_management[{n}]");
         let entry: ContextManagement<'_> = fields(Some(entry), &path)?;
         if string(entry.r#type, &format!("{path}.type"))?.as_deref() == Some("compaction") {
@@ -185,6 +248,9 @@ pub(super) fn conversation(request: &CreateResponse<'_>) -> Result<Option<String
     Ok(Some(id.into_owned()))
 }
 
+/// Most items of one request about a conversation, as OpenAI has it.
+const MOST_CONVERSATION_ITEMS: usize = 20;
+
 /// The body of a request about a conversation.
 #[derive(Debug)]
 pub struct Conversing<'a> {
@@ -198,14 +264,21 @@ impl<'a> Conversing<'a> {
     /// Reads it.
     ///
     /// # Errors
-    /// 400 for a body that is no JSON object, or a member of the wrong type.
-    pub fn read(text: &'a str) -> Result<Conversing<'a>, Error> {
+    /// 400 for a body that is no JSON object, a member of the wrong type, or one that holds more than `limits` allow.
+    pub fn read(text: &'a str, limits: &Limits) -> Result<Conversing<'a>, Error> {
         let body: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(error.to_string()))?;
         let body = object(Some(body), "body")?;
+        let mut deep = Ok(());
+        known::members(body.map_or("", RawValue::get), |name, value| {
+            if deep.is_ok() {
+                deep = shallow(value.get(), &json::decode(name).unwrap_or_default(), limits);
+            }
+        });
+        deep?;
         let body: ConversationBody<'a> = fields(body, "body")?;
         Ok(Conversing {
-            metadata: object(body.metadata, "metadata")?.map(RawValue::get),
-            items: array(body.items, "items")?.unwrap_or_default(),
+            metadata: metadata(body.metadata, limits.metadata)?.map(RawValue::get),
+            items: array(body.items, "items", MOST_CONVERSATION_ITEMS)?.unwrap_or_default(),
         })
     }
 }

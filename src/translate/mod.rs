@@ -12,6 +12,7 @@ mod extra;
 mod history;
 mod item;
 mod items;
+pub mod limits;
 pub mod listing;
 mod mend;
 mod messages;

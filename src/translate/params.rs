@@ -6,8 +6,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::limits::{array_too_long, member_name_too_long, string_too_long, too_many_members};
 use crate::error::{Error, Kind};
-use crate::wire::request::elements;
 use crate::wire::{json, known};
 
 /// The value unless it is absent or `null`.
@@ -57,10 +57,48 @@ pub fn object<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a Ra
     of_type(raw, path, "an object", b"{")
 }
 
-/// An array's elements, as text.
-pub fn array<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Vec<&'a RawValue>>, Error> {
+/// An array's elements, as text; there may be `most`.
+pub fn array<'a>(
+    raw: Option<&'a RawValue>,
+    path: &str,
+    most: usize,
+) -> Result<Option<Vec<&'a RawValue>>, Error> {
     let Some(raw) = of_type(raw, path, "an array", b"[")? else { return Ok(None) };
-    Ok(Some(elements(raw.get())))
+    let (elements, count) = known::first_elements(raw.get(), most).unwrap_or_default();
+    if count > most { Err(array_too_long(path, most, count)) } else { Ok(Some(elements)) }
+}
+
+/// Characters of a name in `metadata`, and of a value.
+const METADATA_CHARACTERS: (usize, usize) = (64, 512);
+
+/// `metadata`, an object of at most `most` strings.
+pub fn metadata(raw: Option<&RawValue>, most: usize) -> Result<Option<&RawValue>, Error> {
+    let Some(raw) = object(raw, "metadata")? else { return Ok(None) };
+    let (mut count, mut wrong) = (0, None);
+    known::members(raw.get(), |name, value| {
+        count += 1;
+        if count <= most && wrong.is_none() {
+            wrong = pair(name, value).err();
+        }
+    });
+    match wrong {
+        _ if count > most => Err(too_many_members("metadata", most, count)),
+        Some(error) => Err(error),
+        None => Ok(Some(raw)),
+    }
+}
+
+fn pair(name: &RawValue, value: &RawValue) -> Result<(), Error> {
+    let (of_name, of_value) = METADATA_CHARACTERS;
+    let name = json::decode(name).unwrap_or_default();
+    let characters = name.chars().count();
+    if characters > of_name {
+        return Err(member_name_too_long("metadata", of_name, characters));
+    }
+    let path = format!("metadata.{name}");
+    let text = json::decode(value).ok_or_else(|| wrong_type(value, &path, "a string"))?;
+    let characters = text.chars().count();
+    if characters > of_value { Err(string_too_long(&path, of_value, characters)) } else { Ok(()) }
 }
 
 /// An object's known fields; `Default` for absent.

@@ -4,7 +4,6 @@
 mod native;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,10 +12,11 @@ use serde_json::value::RawValue;
 use super::content::Piece;
 use super::draft::{Context, Draft, conversation, text};
 use super::history::{self, Entry, History, Role};
+use super::limits::Limits;
 use super::native::Native;
 use super::params::{
-    array, beginning, boolean, fields, integer, literal, missing, not_one_of, number, object, present,
-    string, wrong_type,
+    array, beginning, boolean, fields, integer, literal, metadata, missing, not_one_of, number, object,
+    present, string, wrong_type,
 };
 use super::reply::ReplyPlan;
 use super::sealing::Seal;
@@ -28,6 +28,7 @@ use super::{compaction, content, effort, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
+use crate::wire::known;
 use crate::wire::request::{CreateResponse, InputItem, Item, ReasoningConfig, TextConfig, TextFormat};
 
 /// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
@@ -209,7 +210,7 @@ impl Notes {
 /// As [`Draft::read`], [`Draft::asks`] and [`Draft::plan`].
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = text(body)?;
-    let draft = Draft::read(&text)?;
+    let draft = Draft::read(&text, &Limits::DEFAULT)?;
     draft.asks()?;
     draft.plan(options, &Context::default())
 }
@@ -251,12 +252,13 @@ impl<'a, 'o> Planner<'a, 'o> {
         let stream = self.options.stream.or(stream).unwrap_or(false);
         let instructions = literal(request.instructions, "instructions")?;
         let items = self.items()?;
+        let limits = &self.draft.limits;
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
         let mut tools =
-            Tools::read(self.request.tools, &items, wrappers, self.options.found_tools, &mut self.notes)?;
+            Tools::read(request.tools, &items, wrappers, self.options.found_tools, limits, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
-        let mut choice = Choice::read(self.request.tool_choice, &mut tools.table, &mut self.notes)?;
+        let mut choice = Choice::read(request.tool_choice, &mut tools.table, limits, &mut self.notes)?;
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
         // a server that speaks Responses well makes its own compactions
@@ -511,7 +513,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         if !matches!(&*truncation, "auto" | "disabled") {
             return Err(not_one_of("truncation", &truncation, &["auto", "disabled"]));
         }
-        let include = array(request.include, "include")?.unwrap_or_default();
+        let include = array(request.include, "include", self.draft.limits.include)?.unwrap_or_default();
         let sealed = include.iter().any(|raw| raw.get() == "\"reasoning.encrypted_content\"");
         let logprobs = top_logprobs.is_some_and(|n| n > 0)
             || include.iter().any(|raw| raw.get() == "\"message.output_text.logprobs\"");
@@ -537,7 +539,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
             ("max_output_tokens", count(max_output_tokens, "null")),
             ("max_tool_calls", count(max_tool_calls, "null")),
-            ("metadata", raw(object(request.metadata, "metadata")?, "{}")),
+            ("metadata", raw(metadata(request.metadata, self.draft.limits.metadata)?, "{}")),
             ("parallel_tool_calls", flag(parallel)),
             ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
             ("prompt_cache_key", raw(literal(request.prompt_cache_key, "prompt_cache_key")?, "null")),
@@ -618,9 +620,11 @@ fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
 
 /// Whether `summary` is there and null: the client wants no readable reasoning (WIRE.md 10). An absent one says nothing.
 fn null_summary(reasoning: Option<&RawValue>) -> bool {
-    let members: Option<HashMap<String, &RawValue>> =
-        reasoning.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    members.is_some_and(|members| members.get("summary").is_some_and(|raw| raw.get() == "null"))
+    let mut null = false;
+    known::members(reasoning.map_or("", RawValue::get), |name, value| {
+        null |= name.get() == "\"summary\"" && value.get() == "null";
+    });
+    null
 }
 
 /// About how long the messages become.

@@ -13,6 +13,61 @@ use serde_json::value::RawValue;
 
 use super::quote::end_of_string;
 
+/// What is nested in a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How deep objects and arrays are in each other.
+    pub depth: usize,
+    /// No fewer than all their members and elements.
+    pub values: usize,
+}
+
+/// What is nested in a value; a value in itself is one level deep where it is an object or an array.
+pub fn seen(text: &str) -> Seen {
+    let mut rest = Rest::new(text);
+    rest.value();
+    rest.seen
+}
+
+/// The first `most` elements of an array, as text, and how many there are; `None` for any other value.
+pub fn first_elements(text: &str, most: usize) -> Option<(Vec<&RawValue>, usize)> {
+    if !is_array(text) {
+        return None;
+    }
+    let (mut elements, mut count) = (Vec::new(), 0);
+    let told = walk(text, |rest| {
+        count += 1;
+        match count <= most {
+            true => elements.push(rest.raw()?),
+            false => drop(rest.value()?),
+        }
+        Some(())
+    });
+    match told {
+        Some(_) => Some((elements, count)),
+        None => {
+            let mut elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            let count = elements.len();
+            elements.truncate(most);
+            Some((elements, count))
+        }
+    }
+}
+
+/// Shows each member of an object, the name as a literal; `None` for any other value.
+pub fn members<'a>(text: &'a str, mut each: impl FnMut(&'a RawValue, &'a RawValue)) -> Option<()> {
+    let mut rest = Rest::new(text);
+    rest.eat(b'{')?;
+    let mut first = true;
+    while rest.more(b'}', first)? {
+        first = false;
+        let key = rest.raw().filter(|key| key.get().starts_with('"'))?;
+        rest.eat(b':')?;
+        each(key, rest.raw()?);
+    }
+    rest.peek().is_none().then_some(())
+}
+
 /// The elements of an array, as text; `None` for any other value.
 pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
     if !is_array(text) {
@@ -32,7 +87,7 @@ pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     if !text.starts_with('{') {
         return None;
     }
-    let mut rest = Rest { text, at: 0 };
+    let mut rest = Rest::new(text);
     match T::deserialize(&mut rest) {
         Ok(read) if rest.peek().is_none() => Some(read),
         _ => serde_json::from_str(text).ok(),
@@ -40,12 +95,13 @@ pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
 }
 
 /// The elements of an array, as [`elements`], and their members, as [`fields`], at one go; what `each` makes of them
-/// goes to the end of `out`. `None`, and nothing, for any other value.
+/// goes to the end of `out`. What is nested in the elements, or in the members of those that are objects, is told.
+/// `None`, and nothing, for any other value.
 pub fn objects<'a, T: Deserialize<'a>, E>(
     text: &'a str,
     out: &mut Vec<E>,
     mut each: impl FnMut(&'a RawValue, Option<T>) -> Option<E>,
-) -> Option<()> {
+) -> Option<Seen> {
     if !is_array(text) {
         return None;
     }
@@ -59,7 +115,7 @@ pub fn objects<'a, T: Deserialize<'a>, E>(
         out.truncate(before);
         let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
         out.extend(elements.into_iter().filter_map(|element| each(element, fields(element.get()))));
-        Some(())
+        Some(seen(text))
     })
 }
 
@@ -77,24 +133,29 @@ fn list<'a, E>(text: &'a str, element: impl Fn(&mut Rest<'a>) -> Option<E>) -> O
     Some(elements)
 }
 
-fn walk<'a>(text: &'a str, mut element: impl FnMut(&mut Rest<'a>) -> Option<()>) -> Option<()> {
-    let mut rest = Rest { text, at: 0 };
+fn walk<'a>(text: &'a str, mut element: impl FnMut(&mut Rest<'a>) -> Option<()>) -> Option<Seen> {
+    let mut rest = Rest::new(text);
     rest.eat(b'[')?;
     let mut first = true;
     while rest.more(b']', first)? {
         element(&mut rest)?;
         first = false;
     }
-    rest.peek().is_none().then_some(())
+    rest.peek().is_none().then_some(rest.seen)
 }
 
 /// Text that was not read yet.
 struct Rest<'a> {
     text: &'a str,
     at: usize,
+    seen: Seen,
 }
 
 impl<'a> Rest<'a> {
+    fn new(text: &'a str) -> Rest<'a> {
+        Rest { text, at: 0, seen: Seen::default() }
+    }
+
     /// The next byte that is no white space; it stays there.
     fn peek(&mut self) -> Option<u8> {
         loop {
@@ -144,18 +205,25 @@ impl<'a> Rest<'a> {
     fn end_nested(&mut self) -> Option<()> {
         let bytes = self.text.as_bytes();
         let mut depth = 1_usize;
+        let (mut deepest, mut values) = (1, 1);
         let mut at = self.at;
         while depth > 0 {
             let byte = *bytes.get(at)?;
             at += 1;
             match byte {
                 b'"' => at = end_of_string(bytes, at)?,
-                b'{' | b'[' => depth += 1,
+                b'{' | b'[' => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                    values += 1;
+                }
                 b'}' | b']' => depth -= 1,
+                b',' => values += 1,
                 _ => {}
             }
         }
         self.at = at;
+        self.seen = Seen { depth: self.seen.depth.max(deepest), values: self.seen.values + values };
         Some(())
     }
 
@@ -417,13 +485,13 @@ mod tests {
 
     fn told(text: &str) -> Option<Vec<(&RawValue, Option<Item<'_>>)>> {
         let mut told = Vec::new();
-        objects(text, &mut told, |raw, item| Some((raw, item))).map(|()| told)
+        objects(text, &mut told, |raw, item| Some((raw, item))).map(|_| told)
     }
 
     /// What both readers make of a struct: its fields as they print, or nothing.
     fn both<'a, T: Deserialize<'a> + fmt::Debug>(text: &'a str) -> [Option<String>; 2] {
         let printed = |read: Option<T>| read.map(|read| format!("{read:?}"));
-        let mut rest = Rest { text, at: 0 };
+        let mut rest = Rest::new(text);
         let read = T::deserialize(&mut rest).ok().filter(|_| rest.peek().is_none());
         [printed(read), printed(serde_json::from_str(text).ok())]
     }
@@ -483,7 +551,7 @@ mod tests {
     fn a_raw_value_takes_its_text_without_a_second_parse() {
         for text in ["{\"a\": [1, 2]}", "\"x\"", "null", "-1.5e3"] {
             assert_eq!(raw_value(text).unwrap().get(), text);
-            assert_eq!(Rest { text, at: 0 }.raw().unwrap().get(), text);
+            assert_eq!(Rest::new(text).raw().unwrap().get(), text);
         }
         // no JSON at all: so nobody parsed it
         assert_eq!(raw_value("{]").unwrap().get(), "{]");

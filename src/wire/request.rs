@@ -61,6 +61,15 @@ macro_rules! raw_fields_and_others {
             pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
         }
 
+        impl<'a> $name<'a> {
+            /// Every member that is there, by its name.
+            pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+                let named = [$((stringify!($field), self.$field)),*];
+                let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                named.chain(self.others.iter().map(|(name, value)| (&**name, *value)))
+            }
+        }
+
         impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 struct Members<'a>(std::marker::PhantomData<&'a ()>);
@@ -78,6 +87,9 @@ macro_rules! raw_fields_and_others {
                                     Some(_) => return Err(A::Error::duplicate_field(stringify!($field))),
                                     None => read.$field = Some(map.next_value()?),
                                 },)*
+                                _ if read.others.len() >= MOST_OTHERS => {
+                                    return Err(A::Error::custom(format!("over {MOST_OTHERS} unknown members")));
+                                }
                                 _ => read.others.push((key.0, map.next_value()?)),
                             }
                         }
@@ -89,6 +101,9 @@ macro_rules! raw_fields_and_others {
         }
     };
 }
+
+/// Most members of a request that the documents do not name; clients send a handful.
+const MOST_OTHERS: usize = 1000;
 
 /// A member's name, borrowed where it has no escapes.
 #[derive(Deserialize)]

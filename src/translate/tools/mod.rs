@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use self::search::{Search, ShellForm, ShellTool, Wrappers};
 use self::table::{Kind, Table};
+use super::limits::{Limits, arrays_too_long, string_too_long};
 use super::params::{
     array, beginning, fields, literal, missing, not_one_of, object, present, string, wrong_type,
 };
@@ -21,6 +22,7 @@ use super::plan::{FoundTools, Notes};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind as ErrorKind};
 use crate::wire::json::{self, compact};
+use crate::wire::known;
 use crate::wire::request::{self, CustomFormat, InputItem, Item, Tool, ToolChoice};
 
 /// The tools that a chat model is shown, and what else was declared.
@@ -31,6 +33,7 @@ pub struct Tools<'a> {
     pub table: Table,
     /// The `tools` array as the response shows it.
     pub echo: Vec<u8>,
+    limits: Limits,
 }
 
 /// A chat function's definition; the name is the table's.
@@ -78,13 +81,15 @@ impl<'a> Tools<'a> {
         items: &[&InputItem<'a>],
         wrappers: &Wrappers,
         found: FoundTools,
+        limits: &Limits,
         notes: &mut Notes,
     ) -> Result<Tools<'a>, Error> {
         let echo = Vec::with_capacity(raw.map_or(2, |raw| raw.get().len() + 256));
-        let mut tools = Tools { echo, ..Tools::default() };
+        let mut tools = Tools { echo, limits: *limits, ..Tools::default() };
         tools.echo.push(b'[');
         tools.table.wrappers = wrappers.clone();
-        let declared = array(raw, "tools")?.unwrap_or_default();
+        let declared = array(raw, "tools", limits.tools)?.unwrap_or_default();
+        let mut left = limits.tools - declared.len();
         let searches = declared.iter().any(|raw| raw.get().contains("\"tool_search\""));
         for (n, raw) in declared.into_iter().enumerate() {
             let path = format!("tools[{n}]");
@@ -107,7 +112,7 @@ impl<'a> Tools<'a> {
             let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
             match &*kind {
                 _ if deferred => {}
-                "namespace" => tools.namespace(&tool, Some(&path), notes)?,
+                "namespace" => tools.namespace(&tool, Some((&path, &mut left)), notes)?,
                 _ => tools.declare(None, &kind, &tool, notes),
             }
         }
@@ -136,9 +141,12 @@ impl<'a> Tools<'a> {
         let kind = string(tool.r#type, &kind_path)?.ok_or_else(|| missing(&kind_path))?;
         if matches!(&*kind, "function" | "custom" | "namespace") {
             let name_path = format!("{path}.name");
-            string(tool.name, &name_path)?
+            let name = string(tool.name, &name_path)?
                 .filter(|name| !name.is_empty())
                 .ok_or_else(|| missing(&name_path))?;
+            if name.len() > self.limits.name_bytes {
+                return Err(string_too_long(&name_path, self.limits.name_bytes, name.len()));
+            }
         }
         if kind == "function" {
             literal(tool.description, &format!("{path}.description"))?;
@@ -155,7 +163,7 @@ impl<'a> Tools<'a> {
             _ => return,
         };
         let before = self.table.routes.len();
-        for raw in array(item.tools, "tools").ok().flatten().unwrap_or_default() {
+        for raw in self.of_history(item.tools, notes) {
             match self.check(raw, "") {
                 // without a path nothing is refused
                 Ok((kind, tool)) if kind == "namespace" => drop(self.namespace(&tool, None, notes)),
@@ -186,26 +194,50 @@ impl<'a> Tools<'a> {
         }
     }
 
-    /// Adds the tools of a namespace. A namespace in it is no tool: it is refused by its place where there is a `path`,
-    /// and left out of history; to follow it would let a request choose how deep the stack grows.
+    /// The tools of a list in the history, and no more than a request may have.
+    fn of_history(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
+        let most = self.limits.tools;
+        let list = present(list).and_then(|list| known::first_elements(list.get(), most));
+        let (tools, count) = list.unwrap_or_default();
+        if count > most {
+            notes.add("skipped_tool", "over limits.tools");
+        }
+        tools
+    }
+
+    /// Adds the tools of a namespace. A namespace in it is no tool: it is refused by its place, where it has one in the
+    /// request, and left out of history; to follow it would let a request choose how deep the stack grows.
+    /// `place`: its path, and how many tools there may be still.
     fn namespace(
         &mut self,
         namespace: &Tool<'a>,
-        path: Option<&str>,
+        place: Option<(&str, &mut usize)>,
         notes: &mut Notes,
     ) -> Result<(), Error> {
         let name = present(namespace.name).and_then(json::decode).unwrap_or_default();
-        let tools = array(namespace.tools, "tools").ok().flatten().unwrap_or_default();
+        let (tools, path) = match place {
+            None => (self.of_history(namespace.tools, notes), None),
+            Some((path, left)) => {
+                let list = present(namespace.tools).and_then(|list| known::first_elements(list.get(), *left));
+                let (tools, count) = list.unwrap_or_default();
+                *left = left
+                    .checked_sub(count)
+                    .ok_or_else(|| arrays_too_long(&format!("{path}.tools"), "tools", self.limits.tools))?;
+                (tools, Some(path))
+            }
+        };
         for (n, raw) in tools.into_iter().enumerate() {
-            match (self.check(raw, ""), path) {
+            let path = path.map(|path| format!("{path}.tools[{n}]"));
+            match (self.check(raw, path.as_deref().unwrap_or_default()), path) {
                 (Ok((kind, _)), Some(path)) if kind == "namespace" => {
-                    let path = format!("{path}.tools[{n}].type");
-                    return Err(not_one_of(&path, &kind, &["function", "custom"]));
+                    return Err(not_one_of(&format!("{path}.type"), &kind, &["function", "custom"]));
                 }
                 (Ok((kind, _)), None) if kind == "namespace" => {
                     notes.add("skipped_tool", "a namespace within a namespace");
                 }
                 (Ok((kind, tool)), _) => self.declare(Some(&name), &kind, &tool, notes),
+                // too long a name
+                (Err(error), Some(_)) if error.code.is_some() => return Err(error),
                 (Err(error), _) => notes.add("skipped_tool", &error.message),
             }
         }
@@ -214,6 +246,11 @@ impl<'a> Tools<'a> {
 
     /// Adds one tool to what the model is shown. Hosted tools, which run nowhere here, are hidden.
     fn declare(&mut self, namespace: Option<&str>, kind: &str, tool: &Tool<'a>, notes: &mut Notes) {
+        if self.table.routes.len() >= self.limits.tools {
+            // a request that brings more was refused: these are of its history
+            notes.add("skipped_tool", "over limits.tools");
+            return;
+        }
         let name = present(tool.name).and_then(json::decode).unwrap_or_default();
         let client = present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
         let route = match kind {
@@ -399,7 +436,12 @@ fn head(flat: bool) -> &'static [u8] {
 
 impl Choice {
     /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
-    pub fn read(raw: Option<&RawValue>, table: &mut Table, notes: &mut Notes) -> Result<Choice, Error> {
+    pub fn read(
+        raw: Option<&RawValue>,
+        table: &mut Table,
+        limits: &Limits,
+        notes: &mut Notes,
+    ) -> Result<Choice, Error> {
         const PATH: &str = "tool_choice";
         let Some(raw) = present(raw) else { return Ok(Choice::Auto) };
         if let Some(word) = json::decode(raw) {
@@ -446,9 +488,8 @@ impl Choice {
                 };
                 let mut allowed = vec![false; table.routes.len()];
                 let named = Named::of(&table.routes);
-                for (n, raw) in
-                    array(choice.tools, "tool_choice.tools")?.unwrap_or_default().into_iter().enumerate()
-                {
+                let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
+                for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
                     let path = format!("tool_choice.tools[{n}]");
                     let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
                     let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
