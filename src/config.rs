@@ -266,6 +266,8 @@ pub enum DialectChoice {
     Sglang,
     Ollama,
     LmStudio,
+    #[serde(rename = "openai")]
+    OpenAi,
     Generic,
 }
 

@@ -12,6 +12,11 @@ pub struct Dialect {
     pub named_tool_choice: bool,
     /// Whether `logprobs` may stand beside tools in a stream. llama-server answers 400.
     pub logprobs_with_tools: bool,
+    /// Whether `response_format` beside tools binds the final text alone. llama-server (b11434, b11549) turns the format
+    /// into a grammar for all that it writes, so that the model can call nothing, not even under `required`; vLLM (0.32)
+    /// does so with `auto`, and answers a forced call with a message that begins with `<tool_call>`. With
+    /// `tool_choice: "none"` both keep the tools in the prompt and the format in force.
+    pub format_beside_tools: bool,
     /// Whether `chat_template_kwargs` is understood, which is how templates of the Qwen kind turn thinking off.
     pub template_kwargs: bool,
     /// Levels of `reasoning_effort` that it takes; any other is sent as the nearest of them.
@@ -55,6 +60,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     reasoning_key: "reasoning_content",
     named_tool_choice: false,
     logprobs_with_tools: false,
+    format_beside_tools: false,
     template_kwargs: true,
     // the template sees the word as it came (ggml-org/llama.cpp#26941)
     efforts: EFFORTS,
@@ -111,6 +117,7 @@ pub const VLLM: Dialect = Dialect {
     reasoning_key: "reasoning",
     named_tool_choice: true,
     logprobs_with_tools: true,
+    format_beside_tools: false,
     template_kwargs: true,
     // a literal of these seven, else 400 (ls1intum/edutelligence#750)
     efforts: EFFORTS,
@@ -153,6 +160,7 @@ pub const SGLANG: Dialect = Dialect {
     reasoning_key: "reasoning_content",
     named_tool_choice: true,
     logprobs_with_tools: true,
+    format_beside_tools: false,
     template_kwargs: true,
     // "Input should be 'low', 'medium' or 'high'" (router-for-me/CLIProxyAPI#1572)
     efforts: &["low", "medium", "high"],
@@ -193,6 +201,7 @@ pub const OLLAMA: Dialect = Dialect {
     reasoning_key: "reasoning",
     named_tool_choice: false,
     logprobs_with_tools: true,
+    format_beside_tools: false,
     template_kwargs: false,
     // its every release takes these; some take `max` or `xhigh` too, none `minimal` (openai/openai.go, "invalid
     // reasoning value")
@@ -213,6 +222,7 @@ pub const LM_STUDIO: Dialect = Dialect {
     reasoning_key: "reasoning_content",
     named_tool_choice: false,
     logprobs_with_tools: true,
+    format_beside_tools: false,
     template_kwargs: false,
     // neither `minimal` nor `xhigh` and `max` (yoy123/lmstudio-copilot-provider#35)
     efforts: &["none", "low", "medium", "high"],
@@ -226,12 +236,13 @@ pub const LM_STUDIO: Dialect = Dialect {
     count_tokens: None,
 };
 
-/// Any other server that speaks Chat Completions as OpenAI documents it.
+/// Any other server that speaks Chat Completions. What only some such servers can do, none is asked for.
 pub const GENERIC: Dialect = Dialect {
     name: "generic",
     reasoning_key: "reasoning_content",
     named_tool_choice: true,
     logprobs_with_tools: true,
+    format_beside_tools: false,
     template_kwargs: false,
     efforts: EFFORTS,
     budget_key: None,
@@ -243,3 +254,6 @@ pub const GENERIC: Dialect = Dialect {
     any_model: false,
     count_tokens: None,
 };
+
+/// OpenAI's own API, and what answers for it.
+pub const OPENAI: Dialect = Dialect { name: "openai", format_beside_tools: true, ..GENERIC };

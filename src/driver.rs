@@ -47,7 +47,10 @@ pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+/// An answer on its way.
+pub type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+/// Asks once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
+pub type AskAgain = Box<dyn FnOnce(String) -> Waiting + Send>;
 
 enum Source {
     Waiting(Waiting),
@@ -80,6 +83,7 @@ pub struct EventBody {
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Rings for both.
     alarm: Bell,
+    ask_again: Option<AskAgain>,
     before_end: Option<BeforeEnd>,
     closing: Option<BoxFuture<'static, ()>>,
     on_end: Option<OnEnd>,
@@ -113,6 +117,7 @@ impl EventBody {
             due: false,
             shutdown: Box::pin(shutdown),
             alarm: Bell::new(),
+            ask_again: None,
             before_end: None,
             closing: None,
             on_end: Some(on_end),
@@ -129,6 +134,12 @@ impl EventBody {
     /// not five. A frame is then no whole event.
     pub fn in_pieces(mut self) -> EventBody {
         self.transcoder.share_long_texts();
+        self
+    }
+
+    /// Has `ask_again` ask for a text in another form, where the transcoder wants one.
+    pub fn ask_again(mut self, ask_again: Option<AskAgain>) -> EventBody {
+        self.ask_again = ask_again;
         self
     }
 
@@ -166,6 +177,14 @@ impl EventBody {
     fn feed(&mut self, now: Instant) -> bool {
         let unix = self.unix(now);
         while !self.transcoder.ended() && self.out.len() < FRAME {
+            if let Some(unfit) = self.transcoder.take_unfit() {
+                self.let_go();
+                match self.ask_again.take() {
+                    Some(ask_again) => self.source = Source::Waiting(ask_again(unfit)),
+                    None => self.finish(End::Failed(answer::unfit())),
+                }
+                continue;
+            }
             let cx = &mut Context::from_waker(&self.called.waker);
             match &mut self.source {
                 Source::Over => return true,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 
-use super::unix_now;
+use super::{AskAgain, unix_now};
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
 use crate::translate::native::Native;
@@ -70,10 +70,28 @@ impl Answer {
     }
 
     /// Reads it to its end, for a response that is not streamed; how it ended, the transcoder tells.
-    pub async fn read(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
+    ///
+    /// # Errors
+    /// When the upstream was asked once more, and refused.
+    pub async fn read(
+        self,
+        transcoder: &mut Transcoder,
+        idle_timeout: Duration,
+        ask_again: Option<AskAgain>,
+    ) -> Result<(), Error> {
+        self.read_once(transcoder, idle_timeout).await;
+        if let Some(text) = transcoder.take_unfit() {
+            let ask_again = ask_again.ok_or_else(unfit)?;
+            ask_again(text).await?.read_once(transcoder, idle_timeout).await;
+        }
+        Ok(())
+    }
+
+    /// Reads it to its end, or to where another is wanted.
+    async fn read_once(self, transcoder: &mut Transcoder, idle_timeout: Duration) {
         let mut unused = Vec::new();
         let Some(mut events) = self.begin(transcoder, &mut unused) else { return };
-        while !transcoder.ended() {
+        while !transcoder.ended() && !transcoder.is_unfit() {
             let read = poll_fn(|cx| {
                 Poll::Ready(match ready!(events.poll(cx)) {
                     Some(Ok(data)) => {
@@ -144,6 +162,11 @@ impl Events {
             tokio::spawn(tokio::time::timeout(REST, rest));
         }
     }
+}
+
+/// The text has another form than the request asks for, and nobody can be asked again.
+pub fn unfit() -> Error {
+    Error::new(Kind::UpstreamFailed, "The model's answer does not fit text.format.")
 }
 
 /// What an end of the events means that is none of the response.

@@ -101,19 +101,19 @@ async fn summarise(
         options.compact = Some(how);
         options.stream = Some(false);
     };
-    let (plan, body) = job.plan_with(app, target, None, change).await?;
+    let (plan, body) = job.plan_with(app, target, change).await?;
     let Plan { chat_stream, reply, notes, .. } = plan;
     let again = move |target: Target| -> BoxFuture<'static, _> {
         let (of, planner) = (of.clone(), planner.clone());
-        Box::pin(async move { Ok(planner.plan_with(&of, &target, None, change).await?.1) })
+        Box::pin(async move { Ok(planner.plan_with(&of, &target, change).await?.1) })
     };
     super::job::count(app, &notes);
     let limit = app.upstream.response_timeout();
     let sent = app.upstream.send(job.chat(target, body, chat_stream, again)).await?;
     let answer = Answer::of(sent, None, limit).await?;
     let mut transcoder = Transcoder::new(reply, Ids::new(seed()), unix_now());
-    let read = answer.read(&mut transcoder, app.upstream.idle_timeout());
-    tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?;
+    let read = answer.read(&mut transcoder, app.upstream.idle_timeout(), None);
+    tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))??;
     match transcoder.failure() {
         Some(error) => Err(error.clone()),
         None => Ok(transcoder),

@@ -11,11 +11,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::job::{Job, count, counted, send};
+use super::job::{Job, count, counted, send, send_again};
 use super::reply::{self, ResponseBody};
 use super::state::Keep;
 use super::{App, body, seed_in, stored};
-use crate::driver::{Answer, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as Sent, unix_now};
 use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::ids::Ids;
@@ -68,23 +68,31 @@ pub async fn answer(
     let asks = job.asks.clone();
     let caller = job.caller.clone();
     let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));
+    let limit = app.upstream.response_timeout();
+    let job = Arc::new(job);
+    let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {
+        let (app, job, target) = (app.clone(), job.clone(), target.clone());
+        Box::new(move |unfit| -> Sent {
+            let sent = send_again(app, job, target, unfit, chat_stream);
+            Box::pin(sent.and_then(move |answered| answered.answer(limit)))
+        }) as AskAgain
+    });
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
-    let limit = app.upstream.response_timeout();
-    let sent = send(app.clone(), Arc::new(job), target, body, droppable_turns, chat_stream);
+    let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
     // an `async` block would have room for it twice
     let sent: Sent = Box::pin(sent.and_then(move |answered| answered.answer(limit)));
     if !stream {
-        return whole(&app, transcoder, sent, limit, begun, keep).await;
+        return whole(&app, transcoder, (sent, ask_again), limit, begun, keep).await;
     }
     if asks.background {
-        return background(app, caller.scope(), &asks, transcoder, sent, begun, keep).await;
+        return background(app, caller.scope(), &asks, transcoder, (sent, ask_again), begun, keep).await;
     }
     // a client that says so itself means to come back for the rest
     let resumable = asks.store_named;
     let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
     let id = transcoder.id().to_owned();
-    let body = streamed(app.clone(), transcoder, sent, begun, keep).await?;
+    let body = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep).await?;
     if resumable {
         let window = app.config.store.resume_window;
         let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
@@ -93,15 +101,13 @@ pub async fn answer(
     Ok(reply::event_stream(body.in_pieces().map_err(|never| match never {}).boxed_unsync()))
 }
 
-type Sent = std::pin::Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
-
 /// Begins a background response and returns at once: with what it is now, or with its events.
 async fn background(
     app: Arc<App>,
     scope: Scope,
     asks: &Asks,
     transcoder: Box<Transcoder>,
-    sent: Sent,
+    (sent, ask_again): (Sent, Option<AskAgain>),
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<Response<ResponseBody>, Error> {
@@ -117,7 +123,7 @@ async fn background(
     let mut turn = keep.turn(&transcoder);
     app.store.put(scope, Arc::new(turn.clone())).await?;
     turn.state = TurnState::Queued;
-    let body = open(app.clone(), transcoder, sent, begun, Some(keep));
+    let body = open(app.clone(), transcoder, (sent, ask_again), begun, Some(keep));
     let run = app.runs.start(&app, scope, &id, body, None, None);
     Ok(match asks.stream {
         true => reply::events(run.read(0, app.config.heartbeat)),
@@ -129,7 +135,7 @@ async fn background(
 async fn streamed(
     app: Arc<App>,
     transcoder: Box<Transcoder>,
-    mut sent: Sent,
+    (mut sent, ask_again): (Sent, Option<AskAgain>),
     begun: Instant,
     keep: Option<Keep>,
 ) -> Result<EventBody, Error> {
@@ -149,14 +155,14 @@ async fn streamed(
             answer
         }),
     };
-    Ok(open(app, transcoder, answer, begun, keep))
+    Ok(open(app, transcoder, (answer, ask_again), begun, keep))
 }
 
 /// The body of a stream that begins now.
 fn open(
     app: Arc<App>,
     transcoder: Box<Transcoder>,
-    answer: Sent,
+    (answer, ask_again): (Sent, Option<AskAgain>),
     begun: Instant,
     keep: Option<Keep>,
 ) -> EventBody {
@@ -178,14 +184,14 @@ fn open(
             tokio::spawn(keep.keep_cancelled(transcoder));
         }
     });
-    EventBody::new(transcoder, answer, pace, shutdown, on_end).before_end(before_end)
+    EventBody::new(transcoder, answer, pace, shutdown, on_end).ask_again(ask_again).before_end(before_end)
 }
 
 /// One completion is one chunk.
 async fn whole(
     app: &App,
     mut transcoder: Box<Transcoder>,
-    sent: Sent,
+    (sent, ask_again): (Sent, Option<AskAgain>),
     limit: Duration,
     begun: Instant,
     keep: Option<Keep>,
@@ -193,8 +199,8 @@ async fn whole(
     let waiting = Waiting { app, begun, stream: "false", over: false };
     let idle_timeout = app.upstream.idle_timeout();
     let read = async {
-        let read = sent.await?.read(&mut transcoder, idle_timeout);
-        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))
+        let read = sent.await?.read(&mut transcoder, idle_timeout, ask_again);
+        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?
     }
     .await;
     waiting.over();

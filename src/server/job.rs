@@ -1,7 +1,7 @@
 //! Owns a request in the making: who asks, what the store holds of its past, what its headers wish for, and every way
 //! in which it is planned anew before the upstream takes it. It must not answer.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,6 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
-use serde_json::value::RawValue;
 
 use super::compact::Made;
 use super::state::Past;
@@ -39,6 +38,10 @@ pub struct Job {
     pub asks: Arc<Asks>,
     pub past: Past,
     pub route: Arc<Route>,
+    /// The summary that was made before the upstream was asked.
+    summary: OnceLock<Arc<Made>>,
+    /// What the upstream answered, where it has to be asked once more for another form of it.
+    unfit: OnceLock<Arc<str>>,
 }
 
 impl Job {
@@ -67,6 +70,8 @@ impl Job {
             asks: Arc::new(asks),
             past,
             route: Arc::new(route),
+            summary: OnceLock::new(),
+            unfit: OnceLock::new(),
         })
     }
 
@@ -172,15 +177,15 @@ impl Job {
             compact: None,
             // a run is read as it grows, by its client or another replica's
             stream: self.asks.background.then_some(true),
+            unfit: self.unfit.get().cloned(),
         }
     }
 
-    /// Plans it once more, with other options; the body apart from the plan.
+    /// Plans it once more, with other options, behind the summary if one was made; the body apart from the plan.
     pub async fn plan_with(
         &self,
         app: &App,
         target: &Target,
-        summary: Option<&RawValue>,
         change: impl FnOnce(&mut PlanOptions<'_>),
     ) -> Result<(Plan, Counted), Error> {
         let room = self.room(app, 0).await?;
@@ -189,6 +194,7 @@ impl Job {
             let draft = Draft::read(&text, &app.config.limits)?;
             let mut options = self.options(app, target);
             change(&mut options);
+            let summary = self.summary.get().map(|made| &*made.item);
             let past = self.past.context(target.native);
             draft.plan(&options, &Context { summary: summary.map(request::item), ..past })
         };
@@ -224,33 +230,37 @@ pub async fn send(
     mut droppable: usize,
     stream: bool,
 ) -> Result<Answered, Error> {
-    let mut summary: Option<Arc<Made>> = None;
     if let Some(threshold) = job.asks.compact_threshold
+        // an answer that is asked for in another form is the same answer
+        && job.unfit.get().is_none()
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
         // a server that speaks Responses well makes its own
         && target.native.is_none_or(|native| native.functions)
         && Box::pin(tokens::of(&app, &job, &target)).await? >= threshold
     {
-        summary = Box::pin(compact::before(&app, &job, &target)).await?.map(Arc::new);
-        let (plan, planned) = job.plan_with(&app, &target, item(&summary), |_| {}).await?;
+        if let Some(made) = Box::pin(compact::before(&app, &job, &target)).await? {
+            let _ = job.summary.set(Arc::new(made));
+        }
+        let (plan, planned) = job.plan_with(&app, &target, |_| {}).await?;
         (body, droppable) = (planned, plan.droppable_turns);
     }
     let mut dropped = 0;
     loop {
-        let (planner, of, with) = (job.clone(), app.clone(), summary.clone());
+        let (planner, of) = (job.clone(), app.clone());
         let request = job.chat(&target, body, stream, move |target| {
-            let (planner, of, with) = (planner.clone(), of.clone(), with.clone());
+            let (planner, of) = (planner.clone(), of.clone());
             Box::pin(async move {
                 let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
-                Ok(planner.plan_with(&of, &target, item(&with), change).await?.1)
+                Ok(planner.plan_with(&of, &target, change).await?.1)
             })
         });
         let refused = match app.upstream.send(request).await {
             Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
             Err(error) => return Err(error),
             Ok(response) => {
-                return Ok(Answered { response, compaction: summary.map(|made| made.blob.clone()) });
+                let made = job.summary.get().filter(|_| job.unfit.get().is_none());
+                return Ok(Answered { response, compaction: made.map(|made| made.blob.clone()) });
             }
         };
         dropped += droppable.div_ceil(4);
@@ -258,7 +268,7 @@ pub async fn send(
         app.metrics.note("truncated");
         let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
         let plan;
-        (plan, body) = job.plan_with(&app, &target, item(&summary), change).await?;
+        (plan, body) = job.plan_with(&app, &target, change).await?;
         droppable = plan.droppable_turns;
     }
 }
@@ -274,9 +284,19 @@ pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
     }
 }
 
-/// The item that a summary is to a plan.
-fn item(made: &Option<Arc<Made>>) -> Option<&RawValue> {
-    made.as_deref().map(|made| &*made.item)
+/// Asks once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
+pub async fn send_again(
+    app: Arc<App>,
+    job: Arc<Job>,
+    target: Target,
+    unfit: String,
+    stream: bool,
+) -> Result<Answered, Error> {
+    app.metrics.note("format_asked_again");
+    tracing::debug!(bytes = unfit.len(), "the text does not fit text.format, which is asked for alone");
+    let _ = job.unfit.set(unfit.into());
+    let (plan, body) = job.plan_with(&app, &target, |_| {}).await?;
+    send(app, job, target, body, plan.droppable_turns, stream).await
 }
 
 /// What headers and configuration ask for, the request's own header first.

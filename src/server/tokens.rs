@@ -38,12 +38,12 @@ pub async fn answer(
 /// As [`answer`].
 pub async fn of(app: &App, job: &Job, target: &Target) -> Result<u64, Error> {
     if let Some(native) = target.native.filter(|native| !native.functions) {
-        let (_, planned) = job.plan_with(app, target, None, |_| {}).await?;
+        let (_, planned) = job.plan_with(app, target, |_| {}).await?;
         let body = altered(planned, &["stream", "store"], "").await.into_bytes();
         let answer = ask(app, job, native.count_path, body).await?;
         return answer.get("input_tokens").and_then(Value::as_u64).ok_or_else(uncounted);
     }
-    let (_, chat) = job.plan_with(app, target, None, |options| options.native = None).await?;
+    let (_, chat) = job.plan_with(app, target, |options| options.native = None).await?;
     count(app, job, target, chat).await
 }
 

@@ -23,6 +23,7 @@ pub mod plan;
 pub mod refusal;
 pub mod reply;
 mod scan;
+pub mod schema;
 pub mod sealing;
 pub mod shared;
 pub mod tools;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::content::Piece;
 use super::draft::{Context, Draft, conversation, text};
-use super::history::{self, Entry, History, Role};
+use super::history::{self, Assistant, Entry, History, Role};
 use super::limits::Limits;
 use super::native::Native;
 use super::params::{
@@ -19,6 +19,7 @@ use super::params::{
     present, string, wrong_type,
 };
 use super::reply::ReplyPlan;
+use super::schema::Format;
 use super::sealing::Seal;
 use super::tools::search::Wrappers;
 use super::tools::table::Table;
@@ -107,6 +108,9 @@ pub struct PlanOptions<'a> {
     pub compact: Option<Compact>,
     /// Whether a stream is made of it, whatever the request says.
     pub stream: Option<bool>,
+    /// What the model answered where `text.format` was held back (see [`ReplyPlan::format`]) and the answer does not fit
+    /// it: the plan asks for it once more, in that format.
+    pub unfit: Option<Arc<str>>,
 }
 
 impl<'a> PlanOptions<'a> {
@@ -132,6 +136,7 @@ impl<'a> PlanOptions<'a> {
             drop_turns: 0,
             compact: None,
             stream: None,
+            unfit: None,
         }
     }
 }
@@ -271,6 +276,23 @@ impl<'a, 'o> Planner<'a, 'o> {
             choice = Choice::None;
             reply.logprobs = false;
         }
+        let format = self.text_format()?;
+        if let Some(unfit) = &self.options.unfit {
+            let text = json::escape(unfit).into_owned();
+            if !unfit.trim().is_empty() {
+                let said = Assistant { text: vec![Cow::Owned(text)], ..Assistant::default() };
+                entries.push(Entry::Assistant(said));
+            }
+            entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Owned(format.prompt()))]));
+            // the tools stay where they are, as for a summary
+            choice = Choice::None;
+        } else if tools.visible()
+            && choice != Choice::None
+            && self.options.native.is_none()
+            && !self.options.dialect.format_beside_tools
+        {
+            reply.format = format.wanted().map(Arc::new);
+        }
         if let Some(native) = self.options.native {
             let named = self.options.upstream_model.unwrap_or(&model);
             let body = match native.functions {
@@ -304,7 +326,9 @@ impl<'a, 'o> Planner<'a, 'o> {
         self.reasoning_effort(&mut body)?;
         if reply.compacts.is_none() {
             self.logprobs(&mut body, &reply, stream && tools.visible())?;
-            self.response_format(&mut body)?;
+            if reply.format.is_none() {
+                format.write(&mut body);
+            }
         }
         if let Some(user) = literal(self.request.user, "user")? {
             push_key(&mut body, "user", user.get());
@@ -467,38 +491,29 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok(())
     }
 
-    /// `text.format` is flat in Responses and wrapped in Chat.
-    fn response_format(&self, body: &mut Vec<u8>) -> Result<(), Error> {
+    fn text_format(&self) -> Result<TextForm<'a>, Error> {
         let text: TextConfig<'_> = fields(self.request.text, "text")?;
         let format: TextFormat<'_> = fields(text.format, "text.format")?;
         let kind = string(format.r#type, "text.format.type")?;
         match kind.as_deref() {
-            None if present(text.format).is_some() => return Err(missing("text.format.type")),
-            None | Some("text") => {}
-            Some("json_object") => push_key(body, "response_format", "{\"type\":\"json_object\"}"),
+            None if present(text.format).is_some() => Err(missing("text.format.type")),
+            None | Some("text") => Ok(TextForm::Free),
+            Some("json_object") => Ok(TextForm::Object),
             Some("json_schema") => {
                 let name =
                     literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
                 let schema = object(format.schema, "text.format.schema")?;
-                let schema = schema.ok_or_else(|| missing("text.format.schema"))?;
-                body.extend_from_slice(
-                    b",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":",
-                );
-                body.extend_from_slice(name.get().as_bytes());
-                if let Some(description) = literal(format.description, "text.format.description")? {
-                    push_key(body, "description", description.get());
-                }
-                push_key(body, "schema", schema.get());
-                if let Some(strict) = boolean(format.strict, "text.format.strict")? {
-                    push_key(body, "strict", if strict { "true" } else { "false" });
-                }
-                body.extend_from_slice(b"}}");
+                Ok(TextForm::Schema {
+                    name,
+                    description: literal(format.description, "text.format.description")?,
+                    schema: schema.ok_or_else(|| missing("text.format.schema"))?,
+                    strict: boolean(format.strict, "text.format.strict")?,
+                })
             }
             Some(other) => {
-                return Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]));
+                Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]))
             }
         }
-        Ok(())
     }
 
     /// What the response says about its request: 31 fields, each always there (WIRE.md 4).
@@ -605,7 +620,66 @@ impl<'a, 'o> Planner<'a, 'o> {
             max_output_tokens,
             native: self.options.native,
             think_tags: ThinkTags::Read,
+            format: None,
         })
+    }
+}
+
+/// `text.format`, read.
+enum TextForm<'a> {
+    Free,
+    Object,
+    Schema {
+        name: &'a RawValue,
+        description: Option<&'a RawValue>,
+        schema: &'a RawValue,
+        strict: Option<bool>,
+    },
+}
+
+impl TextForm<'_> {
+    /// Appends `response_format`: what is flat in Responses is wrapped in Chat.
+    fn write(&self, body: &mut Vec<u8>) {
+        match self {
+            TextForm::Free => {}
+            TextForm::Object => push_key(body, "response_format", "{\"type\":\"json_object\"}"),
+            TextForm::Schema { name, description, schema, strict } => {
+                push_key(body, "response_format", "{\"type\":\"json_schema\",\"json_schema\":{\"name\":");
+                body.extend_from_slice(name.get().as_bytes());
+                if let Some(description) = description {
+                    push_key(body, "description", description.get());
+                }
+                push_key(body, "schema", schema.get());
+                if let Some(strict) = strict {
+                    push_key(body, "strict", if *strict { "true" } else { "false" });
+                }
+                body.extend_from_slice(b"}}");
+            }
+        }
+    }
+
+    /// What a text has to fit, if anything.
+    fn wanted(&self) -> Option<Format> {
+        match self {
+            TextForm::Free => None,
+            TextForm::Object => Some(Format::Object),
+            // one that is too deep to be read is the server's to refuse
+            TextForm::Schema { schema, .. } => {
+                Some(Format::Schema(serde_json::from_str(schema.get()).unwrap_or_default()))
+            }
+        }
+    }
+
+    /// What the model is asked for once it has answered in another form, escaped.
+    fn prompt(&self) -> String {
+        let schema = match self {
+            TextForm::Schema { schema, .. } => Some(schema.get()),
+            TextForm::Free | TextForm::Object => None,
+        };
+        let form = schema.map_or("one JSON object.".into(), |schema| {
+            format!("JSON that fits this JSON Schema:\n{schema}")
+        });
+        json::escape(&format!("Give your final answer now, without any other text, as {form}")).into_owned()
     }
 }
 

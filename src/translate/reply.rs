@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::native::Native;
 use super::plan::{Compact, ReasoningDisplay};
+use super::schema::Format;
 use super::sealing::Seal;
 use super::shared::{Shared, Text};
 use super::tools::table::Table;
@@ -47,6 +48,9 @@ pub struct ReplyPlan {
     pub max_output_tokens: Option<u64>,
     /// The upstream speaks Responses itself.
     pub native: Option<&'static Native>,
+    /// What the answer's text has to fit, where the upstream was not told: beside tools that may be called it would take
+    /// the format for all that it writes, and call nothing.
+    pub format: Option<Arc<Format>>,
 }
 
 /// How a response stands.

@@ -8,6 +8,7 @@
 mod again;
 mod calls;
 mod finish;
+mod format;
 mod native;
 mod own;
 mod settle;
@@ -17,6 +18,7 @@ mod think;
 use self::again::Again;
 use self::calls::{Piece, Slot};
 use self::finish::Finish;
+use self::format::HeldText;
 use self::text::{Channel, Flow, is_blank};
 use self::think::Think;
 pub use self::think::ThinkTags;
@@ -87,6 +89,8 @@ pub struct Transcoder {
     finish: Option<Finish>,
     /// Whether the upstream said that its answer is whole, in another way than by a `finish_reason`.
     whole: bool,
+    /// The text so far, where it has a format to fit of which the upstream was not told.
+    held: Option<Box<HeldText>>,
     usage: Option<Usage>,
     timings: Option<Usage>,
     failure: Option<Error>,
@@ -113,6 +117,7 @@ impl Transcoder {
         Transcoder {
             id: ids.response(),
             think: Think::new(plan.think_tags),
+            held: plan.format.clone().map(HeldText::boxed),
             plan,
             ids,
             created_at,
@@ -210,7 +215,11 @@ impl Transcoder {
 
     /// Token counts, as far as the upstream told.
     pub fn usage(&self) -> Option<Usage> {
-        self.usage.or(self.timings)
+        let usage = self.usage.or(self.timings);
+        match self.held.as_deref().and_then(HeldText::first_usage) {
+            Some(first) => usage.map(|usage| usage.after(first)),
+            None => usage,
+        }
     }
 
     /// Pieces of the upstream's answer that had no place: arguments after a call was whole, calls without a name.
@@ -324,9 +333,10 @@ impl Transcoder {
         }
     }
 
-    /// Takes the end of the upstream's answer. Afterwards the response has ended, whatever came before.
+    /// Takes the end of the upstream's answer. Afterwards the response has ended, whatever came before, or wants its
+    /// text in another form ([`Transcoder::take_unfit`]).
     pub fn end(&mut self, end: End, now: u64, out: &mut Vec<u8>) {
-        if self.ended() {
+        if self.ended() || self.is_unfit() {
             return;
         }
         match end {
@@ -474,6 +484,9 @@ impl Transcoder {
     }
 
     fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
+        if self.is_unfit() {
+            return;
+        }
         self.end_think(out);
         if self.open.is_none() && self.count == self.before {
             let rest = self.flow(Channel::Text).seam.flush();
@@ -488,6 +501,9 @@ impl Transcoder {
             return self.complete_summary(now, out);
         }
         let cut = matches!(finish, Finish::Cut(_));
+        if !self.release_held(cut, out) {
+            return;
+        }
         if !cut {
             self.answer_assumed(out);
         }

@@ -74,6 +74,15 @@ impl Usage {
         Usage::within(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
     }
 
+    /// The counts of a response that was generated in two goes: the prompt of the second, and all that both wrote.
+    pub fn after(self, first: Usage) -> Usage {
+        Usage {
+            output: self.output.saturating_add(first.output),
+            reasoning: self.reasoning.saturating_add(first.reasoning),
+            ..self
+        }
+    }
+
     /// Counts whose parts are no larger than their whole; a part that was not told is 0.
     fn within(
         input: u64,

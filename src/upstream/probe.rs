@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::address::Address;
 use super::facts::{Facts, Listing, Props};
-use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
+use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, OPENAI, SGLANG, VLLM};
 
 /// Longest look at one path.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -86,7 +86,13 @@ impl Look<'_> {
         if studio.status.is_success() && studio.json::<Listing>().is_some_and(|list| !list.data.is_empty()) {
             return self.with_models(Facts::of(&LM_STUDIO), "/api/v0/models").await;
         }
-        self.with_models(Facts::of(&GENERIC), "/v1/models").await
+        let mut sight = self.with_models(Facts::of(&GENERIC), "/v1/models").await?;
+        if let Sight::Ready(facts) = &mut sight
+            && is_openai(&self.address.root)
+        {
+            facts.dialect = &OPENAI;
+        }
+        Ok(sight)
     }
 
     async fn with_models(&self, mut facts: Facts, path: &str) -> Result<Sight, Sight> {
@@ -184,9 +190,15 @@ struct ServerInfo {
     context_length: Option<u64>,
 }
 
+/// Whether a base URL is OpenAI's own, or Azure's of it.
+fn is_openai(base: &str) -> bool {
+    let host = base.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+    host.is_some_and(|host| host == "api.openai.com" || host.ends_with(".openai.azure.com"))
+}
+
 /// Which dialect a name of the configuration stands for; `auto` is none.
 pub fn chosen(choice: crate::config::DialectChoice) -> Option<&'static Dialect> {
-    use crate::config::DialectChoice::{Auto, Generic, LlamaServer, LmStudio, Ollama, Sglang, Vllm};
+    use crate::config::DialectChoice::{Auto, Generic, LlamaServer, LmStudio, Ollama, OpenAi, Sglang, Vllm};
     match choice {
         Auto => None,
         LlamaServer => Some(&LLAMA_SERVER),
@@ -194,6 +206,7 @@ pub fn chosen(choice: crate::config::DialectChoice) -> Option<&'static Dialect> 
         Sglang => Some(&SGLANG),
         Ollama => Some(&OLLAMA),
         LmStudio => Some(&LM_STUDIO),
+        OpenAi => Some(&OPENAI),
         Generic => Some(&GENERIC),
     }
 }
@@ -209,6 +222,20 @@ mod tests {
         match (Look { client: &client, address: &address, key: None }).run().await {
             Sight::Absent(reason) => reason,
             other => panic!("{base}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn openai_is_known_by_its_host() {
+        for (base, want) in [
+            ("https://api.openai.com", true),
+            ("https://API.openai.com:443/v1", true),
+            ("https://mine.openai.azure.com/openai/v1", true),
+            ("https://api.openai.com.example", false),
+            ("https://example.com/api.openai.com", false),
+            ("http://127.0.0.1:8080", false),
+        ] {
+            assert_eq!(is_openai(base), want, "{base}");
         }
     }
 

@@ -40,7 +40,7 @@ impl<'a> Planner<'a, '_> {
         if native.chat_fields {
             self.reasoning_effort(&mut body)?;
             if reply.compacts.is_none() {
-                self.response_format(&mut body)?;
+                self.text_format()?.write(&mut body);
             }
         } else {
             for (key, value) in [

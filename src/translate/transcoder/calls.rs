@@ -114,6 +114,7 @@ impl Transcoder {
             self.dropped += 1;
             return;
         }
+        self.hold_no_longer(out);
         let at = match self.slot_of(piece) {
             Some(at) => at,
             None if self.plan.one_call && !self.calls.is_empty() => {

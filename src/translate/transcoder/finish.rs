@@ -99,7 +99,11 @@ impl Transcoder {
     /// Whether there is text, or a call; reasoning alone is a beginning.
     fn says_something(&self) -> bool {
         let message = self.open.as_ref().is_some_and(|open| matches!(open.kind, Kind::Message));
-        message || !self.calls.is_empty() || !self.output_text.is_empty() || !self.summary.is_empty()
+        message
+            || self.has_held_text()
+            || !self.calls.is_empty()
+            || !self.output_text.is_empty()
+            || !self.summary.is_empty()
     }
 
     fn calls_are_whole(&mut self) -> bool {
