@@ -28,6 +28,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     pub admin: SocketAddr,
+    /// Names by which clients may call us beside those of this machine's loopback.
+    pub allowed_hosts: Vec<String>,
     /// Model named upstream when a request names none; without it such a request is refused.
     pub default_model: Option<String>,
     /// How the upstream's reasoning reaches the client (WIRE: decided, "raw reasoning").
@@ -61,6 +63,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
     pub keys_file: Option<PathBuf>,
+    /// Which web pages may be clients.
+    pub cors: CorsConfig,
     /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
@@ -71,6 +75,14 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: LogConfig,
+}
+
+/// `[cors]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CorsConfig {
+    /// Origins whose pages may call `listen`.
+    pub origins: Vec<String>,
 }
 
 /// `[upstream]`, or one of several `[[upstream]]`
@@ -296,6 +308,7 @@ impl Default for Config {
         Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8082)),
+            allowed_hosts: Vec::new(),
             default_model: None,
             reasoning: ReasoningDisplay::Summary,
             developer_messages: DeveloperMessages::Leading,
@@ -309,6 +322,7 @@ impl Default for Config {
             in_progress_after: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
+            cors: CorsConfig::default(),
             store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),

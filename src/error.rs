@@ -49,6 +49,12 @@ pub enum Kind {
     OverCapacity,
     /// A `Content-Encoding` that we cannot undo.
     UnsupportedEncoding,
+    /// A `Content-Type` that a web page can send without being let in.
+    UnsupportedType,
+    /// Who calls, or what is called, is not let in by the configuration.
+    Forbidden,
+    /// The request itself is no proper HTTP.
+    BadRequest,
     /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (CLIENTS.md 3.2).
     UpgradeRequired,
     /// The client left before its body was complete.
@@ -136,6 +142,9 @@ impl Kind {
             Kind::UnsupportedEncoding => {
                 (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt")
             }
+            Kind::UnsupportedType => (Client, 415, BAD, Some("unsupported_content_type"), "invalid_prompt"),
+            Kind::Forbidden => (Client, 403, "permission_error", None, "invalid_prompt"),
+            Kind::BadRequest => (Client, 400, BAD, None, "invalid_prompt"),
             Kind::UpgradeRequired => (Client, 426, BAD, Some("upgrade_required"), "invalid_prompt"),
             Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
             Kind::BodyStalled => (Client, 408, BAD, Some("request_timeout"), "server_error"),
@@ -179,6 +188,12 @@ impl Error {
     /// Names the field at fault.
     pub fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
+        self
+    }
+
+    /// Sets a code in place of the table's own.
+    pub fn code_as(mut self, code: impl Into<String>) -> Self {
+        self.code = Some(code.into());
         self
     }
 

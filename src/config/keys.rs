@@ -36,6 +36,8 @@ enum Kind {
     Choice(fn(&str) -> Result<(), Choices>),
     Duration,
     Filter,
+    /// Texts that a function finds nothing wrong with; none at all is a value, too.
+    List(fn(&str) -> Result<(), String>),
     Names,
     Path,
     Table,
@@ -50,6 +52,7 @@ type Choices = &'static [&'static str];
 pub(super) static KEYS: &[Key] = &[
     Key { name: "listen", kind: Kind::Address },
     Key { name: "admin", kind: Kind::Address },
+    Key { name: "allowed_hosts", kind: Kind::List(host) },
     Key { name: "default_model", kind: Kind::Text },
     Key { name: "reasoning", kind: Kind::Choice(choice::<ReasoningDisplay>) },
     Key { name: "developer_messages", kind: Kind::Choice(choice::<DeveloperMessages>) },
@@ -63,6 +66,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "in_progress_after", kind: Kind::Duration },
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
+    Key { name: "cors.origins", kind: Kind::List(origin) },
     Key { name: "upstream.url", kind: Kind::Url },
     Key { name: "upstream.models", kind: Kind::Names },
     Key { name: "upstream.weight", kind: Kind::Count },
@@ -165,6 +169,7 @@ impl Key {
                     value,
                 )),
             },
+            Kind::List(check) => read_list(value, *check),
             Kind::Names => read_names(value),
             Kind::Table => read_table(value),
             Kind::Path | Kind::Text => match text {
@@ -227,13 +232,43 @@ fn whole_number(value: &Value) -> Option<usize> {
 }
 
 /// A list of texts, or one text with commas.
+fn texts(value: &Value) -> Option<Vec<String>> {
+    let trimmed = |text: &str| text.trim().to_owned();
+    match value {
+        Value::Array(_, values) => values.iter().map(|value| value.as_str().map(trimmed)).collect(),
+        other => other.as_str().map(|text| text.split(',').map(trimmed).collect()),
+    }
+}
+
+fn read_list(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<Value, String> {
+    let mut listed = texts(value).ok_or_else(|| expected("a list of texts in quotes", value))?;
+    listed.retain(|text| !text.is_empty());
+    listed.iter().try_for_each(|text| check(text))?;
+    Ok(listed.into())
+}
+
+/// A name as a `Host` header has it, without its port.
+fn host(text: &str) -> Result<(), String> {
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    match name.parse::<http::uri::Authority>() {
+        _ if text == "*" => Ok(()),
+        Ok(authority) if authority.host() == name => Ok(()),
+        _ => Err(format!("{text:?} is no host; a name such as \"llm.example\" stands for all its ports")),
+    }
+}
+
+/// An origin as a browser sends it, or a pattern of such.
+fn origin(text: &str) -> Result<(), String> {
+    let authority = text.split_once("://").map(|(scheme, authority)| (scheme.is_empty(), authority));
+    match authority {
+        _ if matches!(text, "*" | "null") => Ok(()),
+        Some((false, authority)) if !authority.contains(['/', '?', '#', '@']) => Ok(()),
+        _ => Err(format!("{text:?} is no origin; expected scheme and host such as \"https://app.example\"")),
+    }
+}
+
 fn read_names(value: &Value) -> Result<Value, String> {
-    let names: Option<Vec<String>> = match value {
-        Value::Array(_, values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
-        other => other.as_str().map(|text| text.split(',').map(str::to_owned).collect()),
-    };
-    let names = names.ok_or_else(|| expected("a list such as [\"qwen3\", \"gpt-5=qwen3\"]", value))?;
-    let names: Vec<String> = names.iter().map(|name| name.trim().to_owned()).collect();
+    let names = texts(value).ok_or_else(|| expected("a list such as [\"qwen3\", \"gpt-5=qwen3\"]", value))?;
     match names.iter().find(|name| name.split('=').any(|part| part.trim().is_empty())) {
         Some(name) => Err(format!("{name:?} is no model name; a name, or name=the server's name for it")),
         None if names.is_empty() => Err("must not be empty".to_owned()),

@@ -3,13 +3,16 @@
 use http::{Request, Response, StatusCode};
 
 use super::App;
-use super::reply::{ResponseBody, full};
+use super::reply::{self, ResponseBody, full};
 use crate::telemetry::Server;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
+    if let Err(error) = app.admin_callers.admit(request) {
+        return reply::error(&error);
+    }
     match request.uri().path() {
         "/healthz" => full(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match readiness(app) {

@@ -10,6 +10,7 @@ mod create;
 mod http2;
 mod job;
 mod models;
+mod origin;
 mod passthrough;
 mod query;
 mod reload;
@@ -46,6 +47,7 @@ use crate::store::{self, Echoes, Group, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use client::ClientStream;
+use origin::Callers;
 use reply::ResponseBody;
 use runs::Runs;
 
@@ -69,6 +71,10 @@ pub(crate) struct App {
     store: Arc<dyn Store>,
     echoes: Echoes,
     runs: Runs,
+    /// Who may call `listen`.
+    callers: Callers,
+    /// Who may call `admin`.
+    admin_callers: Callers,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
     /// Cancelled when no new work is wanted.
@@ -107,7 +113,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let listener = client::listen(resolved.config.listen)?;
     let admin = client::listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
-    let own = address(&listener)?;
+    let (own, own_admin) = (address(&listener)?, address(&admin)?);
     let metrics = Metrics::new();
     let (bytes, timeout) = (resolved.config.max_buffered_bytes, resolved.config.buffer_timeout);
     let budget = Budget::new(bytes, timeout, metrics.over_capacity.clone());
@@ -115,16 +121,26 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
-        admin = %address(&admin)?,
+        admin = %own_admin,
         "rejoinder is listening"
     );
     upstream.watch(own.port());
     tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
+    let (hosts, origins) = (&resolved.config.allowed_hosts, &resolved.config.cors.origins);
+    let callers = Callers::of_api(own, hosts, origins);
+    if callers.any_origin() {
+        tracing::warn!(
+            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
+        );
+    }
+    let admin_callers = Callers::of_admin(own_admin, hosts);
     let store = store::open(&resolved)?;
     let app = Arc::new(App {
         keyring: resolved.keyring,
         runs: Runs::new(&resolved.config.store),
         store,
+        callers,
+        admin_callers,
         echoes: Echoes::default(),
         config: resolved.config,
         upstream,

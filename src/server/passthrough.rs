@@ -24,17 +24,33 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// Which page may read an answer is told by `cors.origins`, not by the upstream.
+const CORS: [HeaderName; 7] = [
+    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    header::ACCESS_CONTROL_ALLOW_HEADERS,
+    header::ACCESS_CONTROL_ALLOW_METHODS,
+    header::ACCESS_CONTROL_ALLOW_ORIGIN,
+    header::ACCESS_CONTROL_EXPOSE_HEADERS,
+    header::ACCESS_CONTROL_MAX_AGE,
+    HeaderName::from_static("access-control-allow-private-network"),
+];
+
 pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
     // Codex's backend paths, for what is not /codex/v1/responses
     let path = path.strip_prefix("/codex").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
-    let headers = end_to_end(parts.headers);
+    let mut headers = end_to_end(parts.headers);
+    // an upstream that asks the same question would refuse whom we let in
+    headers.remove(header::ORIGIN);
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
     let answer = app.upstream.pass(parts.method, path, headers, body, app.config.body_timeout).await?;
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());
+    for name in &CORS {
+        response.headers_mut().remove(name);
+    }
     let frames = answer.into_stream().map_ok(Frame::data).map_err(|cause| {
         tracing::warn!(cause, "a passed-through answer was cut");
         cause.into()

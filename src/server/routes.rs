@@ -1,5 +1,6 @@
 //! Owns the map from method and path to handler, and the one access line per request. It must not read a body.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,11 +8,12 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
 
 use super::query::Query;
 use super::reply::{self, ResponseBody};
-use super::{App, body, compact, conversations, create, models, passthrough, seed, stored, tokens};
+use super::{App, body, compact, conversations, create, models, origin, passthrough, seed, stored, tokens};
 use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 use crate::upstream::{REQUEST_ID, copied};
@@ -95,38 +97,12 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let begun = Instant::now();
     let id = request_id(&request);
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""));
-    let upgrade = request.headers().contains_key(header::UPGRADE);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = route(&method, &path, upgrade);
-    let endpoint = route.name();
-    let result = async {
-        match route {
-            // the large ones on the heap: what holds them is moved several times before it runs
-            Route::Create => Box::pin(create::answer(app.clone(), request, begun, &id)).await,
-            Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, &id)).await,
-            Route::Compact => Box::pin(compact::answer(app.clone(), request, &id)).await,
-            Route::Upgrade => {
-                let message = "WebSocket is not offered here; use POST with \"stream\": true.";
-                Err(Error::new(Kind::UpgradeRequired, message))
-            }
-            Route::NotAllowed => {
-                let message = format!("Method {method} is not allowed for {path}; use POST.");
-                Err(Error::new(Kind::MethodNotAllowed, message))
-            }
-            Route::Stored(id, what) => Box::pin(stored_answer(&app, request, id, what)).await,
-            Route::Conversations(rest) => Box::pin(conversations_answer(&app, request, rest)).await,
-            Route::Health => Ok(health(&app)),
-            Route::Models(id) => Box::pin(models::answer(&app, request, id)).await,
-            Route::Pass => Box::pin(passthrough::answer(&app, request)).await,
-        }
-    }
-    .instrument(span.clone())
-    .await;
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let endpoint = route(&method, &path, upgrade).name();
+    let result = admitted(&app, request, begun, &id).instrument(span.clone()).await;
     let _entered = span.enter();
-    let mut response = result.unwrap_or_else(|error| {
-        app.metrics.error(error.label());
-        reply::error(&error)
-    });
+    let mut response = result.unwrap_or_else(|error| failed(&app, &error));
     let status = response.status().as_u16();
     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     app.metrics.requests.get_or_create(&Answered { endpoint, status }).inc();
@@ -139,6 +115,64 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
         _ => tracing::info!(%method, path, status, ms, "answered"),
     }
     response
+}
+
+/// Answers a request if whoever sent it may call, in a way that the page that it came from can read.
+async fn admitted(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+    begun: Instant,
+    id: &HeaderValue,
+) -> Result<Response<ResponseBody>, Error> {
+    app.callers.admit(&request)?;
+    if !request.headers().contains_key(header::ORIGIN) {
+        let mut response = routed(app, request, begun, id).await?;
+        // a cache must not give this to a page
+        response.headers_mut().append(header::VARY, HeaderValue::from_name(header::ORIGIN));
+        return Ok(response);
+    }
+    let readable = app.callers.cors().layer(service_fn(|request| async {
+        let answer = routed(app, request, begun, id).await;
+        Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(app, &error)))
+    }));
+    let Ok(response) = Box::pin(readable.oneshot(request)).await;
+    Ok(response)
+}
+
+fn failed(app: &App, error: &Error) -> Response<ResponseBody> {
+    app.metrics.error(error.label());
+    reply::error(error)
+}
+
+async fn routed(
+    app: &Arc<App>,
+    request: Request<Incoming>,
+    begun: Instant,
+    id: &HeaderValue,
+) -> Result<Response<ResponseBody>, Error> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let route = route(&method, &path, upgrade);
+    origin::check_body(&request, matches!(route, Route::Pass))?;
+    match route {
+        // the large ones on the heap: what holds them is moved several times before it runs
+        Route::Create => Box::pin(create::answer(app.clone(), request, begun, id)).await,
+        Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, id)).await,
+        Route::Compact => Box::pin(compact::answer(app.clone(), request, id)).await,
+        Route::Upgrade => {
+            let message = "WebSocket is not offered here; use POST with \"stream\": true.";
+            Err(Error::new(Kind::UpgradeRequired, message))
+        }
+        Route::NotAllowed => {
+            let message = format!("Method {method} is not allowed for {path}; use POST.");
+            Err(Error::new(Kind::MethodNotAllowed, message))
+        }
+        Route::Stored(id, what) => Box::pin(stored_answer(app, request, id, what)).await,
+        Route::Conversations(rest) => Box::pin(conversations_answer(app, request, rest)).await,
+        Route::Health => Ok(health(app)),
+        Route::Models(id) => Box::pin(models::answer(app, request, id)).await,
+        Route::Pass => Box::pin(passthrough::answer(app, request)).await,
+    }
 }
 
 async fn stored_answer(

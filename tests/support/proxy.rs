@@ -144,11 +144,15 @@ impl Proxy {
         Proxy::with(&["--upstream", &format!("http://{upstream}")], env, ready).await
     }
 
-    /// The same with these arguments in place of an upstream's.
+    /// The same with these arguments in place of an upstream's, and of the addresses where they name some.
     pub async fn with(args: &[&str], env: &[(&str, &str)], ready: bool) -> Proxy {
         let mut child = Command::new(env!("CARGO_BIN_EXE_rejoinder"))
             .args(args)
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(if args.contains(&"--listen") {
+                &[][..]
+            } else {
+                &["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+            })
             .envs(env.iter().copied())
             .current_dir(env!("CARGO_TARGET_TMPDIR"))
             .stderr(Stdio::piped())
