@@ -65,6 +65,8 @@ pub struct Config {
     pub keys_file: Option<PathBuf>,
     /// Which web pages may be clients.
     pub cors: CorsConfig,
+    /// What is passed on as it is.
+    pub passthrough: PassthroughConfig,
     /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
@@ -83,6 +85,20 @@ pub struct Config {
 pub struct CorsConfig {
     /// Origins whose pages may call `listen`.
     pub origins: Vec<String>,
+}
+
+/// `[passthrough]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PassthroughConfig {
+    /// Patterns of the paths that are passed on to the upstream.
+    pub paths: Vec<String>,
+}
+
+impl Default for PassthroughConfig {
+    fn default() -> Self {
+        PassthroughConfig { paths: vec!["*".to_owned()] }
+    }
 }
 
 /// `[upstream]`, or one of several `[[upstream]]`
@@ -323,6 +339,7 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
             cors: CorsConfig::default(),
+            passthrough: PassthroughConfig::default(),
             store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),

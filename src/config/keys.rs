@@ -67,6 +67,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
     Key { name: "cors.origins", kind: Kind::List(origin) },
+    Key { name: "passthrough.paths", kind: Kind::List(path) },
     Key { name: "upstream.url", kind: Kind::Url },
     Key { name: "upstream.models", kind: Kind::Names },
     Key { name: "upstream.weight", kind: Kind::Count },
@@ -264,6 +265,14 @@ fn origin(text: &str) -> Result<(), String> {
         _ if matches!(text, "*" | "null") => Ok(()),
         Some((false, authority)) if !authority.contains(['/', '?', '#', '@']) => Ok(()),
         _ => Err(format!("{text:?} is no origin; expected scheme and host such as \"https://app.example\"")),
+    }
+}
+
+/// A path, or a pattern of such.
+fn path(text: &str) -> Result<(), String> {
+    match text.starts_with('/') || text == "*" {
+        true => Ok(()),
+        false => Err(format!("{text:?} is no path; expected one such as \"/v1/embeddings\" or \"/v1/*\"")),
     }
 }
 

@@ -48,6 +48,7 @@ use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use client::ClientStream;
 use origin::Callers;
+use passthrough::Paths;
 use reply::ResponseBody;
 use runs::Runs;
 
@@ -75,6 +76,8 @@ pub(crate) struct App {
     callers: Callers,
     /// Who may call `admin`.
     admin_callers: Callers,
+    /// Which paths are passed on.
+    paths: Paths,
     /// Cancelled when open streams must end.
     cut: CancellationToken,
     /// Cancelled when no new work is wanted.
@@ -141,6 +144,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         store,
         callers,
         admin_callers,
+        paths: Paths::new(&resolved.config.passthrough.paths),
         echoes: Echoes::default(),
         config: resolved.config,
         upstream,

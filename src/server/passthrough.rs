@@ -1,5 +1,7 @@
-//! Owns every path that is not ours: it goes upstream and back unchanged, both ways streamed, so that rejoinder can
+//! Owns every path that is not ours, if it is let through: it goes upstream and back unchanged, both ways streamed, so that rejoinder can
 //! stand at the server's own address. It must not look into a body.
+
+mod paths;
 
 use futures::TryStreamExt;
 use http::header::{self, HeaderName};
@@ -11,6 +13,8 @@ use hyper::body::{Body as _, Incoming};
 use super::App;
 use super::reply::ResponseBody;
 use crate::error::Error;
+
+pub use paths::{Paths, plain};
 
 /// Headers that concern one connection alone (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -37,14 +41,17 @@ const CORS: [HeaderName; 7] = [
 
 pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let path = parts.uri.path();
     // Codex's backend paths, for what is not /codex/v1/responses
     let path = path.strip_prefix("/codex").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
+    app.paths.check(&parts.method, &plain(path)?)?;
+    let query = parts.uri.query();
+    let target = query.map_or_else(|| path.to_owned(), |query| [path, "?", query].concat());
     let mut headers = end_to_end(parts.headers);
     // an upstream that asks the same question would refuse whom we let in
     headers.remove(header::ORIGIN);
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
-    let answer = app.upstream.pass(parts.method, path, headers, body, app.config.body_timeout).await?;
+    let answer = app.upstream.pass(parts.method, &target, headers, body, app.config.body_timeout).await?;
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());

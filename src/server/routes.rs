@@ -22,6 +22,7 @@ use crate::upstream::{REQUEST_ID, copied};
 const IGNORED_BODY: usize = 1 << 20;
 const PROCESSING_MS: HeaderName = HeaderName::from_static("openai-processing-ms");
 
+#[derive(Clone, Copy)]
 enum Route<'a> {
     Create,
     InputTokens,
@@ -92,15 +93,26 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     }
 }
 
+/// What is known of a request beside itself.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    app: &'a Arc<App>,
+    path: &'a str,
+    route: Route<'a>,
+    begun: Instant,
+    id: &'a HeaderValue,
+}
+
 /// Answers one request.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
     let begun = Instant::now();
     let id = request_id(&request);
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let upgrade = request.headers().contains_key(header::UPGRADE);
-    let endpoint = route(&method, &path, upgrade).name();
-    let result = admitted(&app, request, begun, &id).instrument(span.clone()).await;
+    let route = route(&method, &path, request.headers().contains_key(header::UPGRADE));
+    let endpoint = route.name();
+    let asked = Asked { app: &app, path: &path, route, begun, id: &id };
+    let result = admitted(asked, request).instrument(span.clone()).await;
     let _entered = span.enter();
     let mut response = result.unwrap_or_else(|error| failed(&app, &error));
     let status = response.status().as_u16();
@@ -118,21 +130,17 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
 }
 
 /// Answers a request if whoever sent it may call, in a way that the page that it came from can read.
-async fn admitted(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-    begun: Instant,
-    id: &HeaderValue,
-) -> Result<Response<ResponseBody>, Error> {
+async fn admitted(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let app = asked.app;
     app.callers.admit(&request)?;
     if !request.headers().contains_key(header::ORIGIN) {
-        let mut response = routed(app, request, begun, id).await?;
+        let mut response = routed(asked, request).await?;
         // a cache must not give this to a page
         response.headers_mut().append(header::VARY, HeaderValue::from_name(header::ORIGIN));
         return Ok(response);
     }
-    let readable = app.callers.cors().layer(service_fn(|request| async {
-        let answer = routed(app, request, begun, id).await;
+    let readable = app.callers.cors().layer(service_fn(|request| async move {
+        let answer = routed(asked, request).await;
         Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(app, &error)))
     }));
     let Ok(response) = Box::pin(readable.oneshot(request)).await;
@@ -144,15 +152,8 @@ fn failed(app: &App, error: &Error) -> Response<ResponseBody> {
     reply::error(error)
 }
 
-async fn routed(
-    app: &Arc<App>,
-    request: Request<Incoming>,
-    begun: Instant,
-    id: &HeaderValue,
-) -> Result<Response<ResponseBody>, Error> {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let upgrade = request.headers().contains_key(header::UPGRADE);
-    let route = route(&method, &path, upgrade);
+async fn routed(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let Asked { app, path, route, begun, id } = asked;
     origin::check_body(&request, matches!(route, Route::Pass))?;
     match route {
         // the large ones on the heap: what holds them is moved several times before it runs
@@ -164,15 +165,30 @@ async fn routed(
             Err(Error::new(Kind::UpgradeRequired, message))
         }
         Route::NotAllowed => {
-            let message = format!("Method {method} is not allowed for {path}; use POST.");
+            let message = format!("Method {} is not allowed for {path}; use POST.", request.method());
             Err(Error::new(Kind::MethodNotAllowed, message))
         }
         Route::Stored(id, what) => Box::pin(stored_answer(app, request, id, what)).await,
         Route::Conversations(rest) => Box::pin(conversations_answer(app, request, rest)).await,
         Route::Health => Ok(health(app)),
         Route::Models(id) => Box::pin(models::answer(app, request, id)).await,
-        Route::Pass => Box::pin(passthrough::answer(app, request)).await,
+        Route::Pass => {
+            check_spelling(&request)?;
+            Box::pin(passthrough::answer(app, request)).await
+        }
     }
+}
+
+/// Refuses what an upstream would read as a path that is answered here.
+fn check_spelling(request: &Request<Incoming>) -> Result<(), Error> {
+    let path = request.uri().path();
+    let plain = passthrough::plain(path)?;
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    if matches!(route(request.method(), &plain, upgrade), Route::Pass) {
+        return Ok(());
+    }
+    let message = format!("{path} is another way to write {plain}, which is answered here: write that.");
+    Err(Error::new(Kind::BadRequest, message).code_as("invalid_path"))
 }
 
 async fn stored_answer(
