@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use crate::config::Resolved;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, escaped};
 use crate::upstream::{Facts, Seen, Upstream};
 
 /// Codex's first request alone takes this many tokens, as a round number.
@@ -30,7 +30,7 @@ fn report(servers: &[Seen]) -> (String, bool) {
     let mut well = true;
     for server in servers {
         // writing to a String cannot fail
-        let _ = writeln!(text, "upstream {}", server.label);
+        let _ = writeln!(text, "upstream {}", escaped(&server.label));
         let advice = match (&server.ready, &server.facts) {
             (Ok(()), Some(facts)) => {
                 known(facts, &mut text);
@@ -38,7 +38,7 @@ fn report(servers: &[Seen]) -> (String, bool) {
             }
             (Ok(()), None) => Vec::new(),
             (Err(reason), _) => {
-                let _ = writeln!(text, "  not ready: {reason}");
+                let _ = writeln!(text, "  not ready: {}", escaped(reason));
                 vec![absent(reason)]
             }
         };
@@ -54,13 +54,14 @@ fn report(servers: &[Seen]) -> (String, bool) {
 }
 
 fn known(facts: &Facts, text: &mut String) {
-    let version = facts.version.as_deref().map(|version| format!(" {version}")).unwrap_or_default();
+    let version =
+        facts.version.as_deref().map(|version| format!(" {}", escaped(version))).unwrap_or_default();
     let _ = writeln!(text, "  server: {}{version}", facts.dialect.name);
     let names: Vec<&str> = facts.models.iter().map(|model| model.id.as_str()).take(8).collect();
     let more = facts.models.len().saturating_sub(names.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    let _ =
-        writeln!(text, "  models: {}{more}", if names.is_empty() { "none".into() } else { names.join(", ") });
+    let names = if names.is_empty() { "none".into() } else { escaped(&names.join(", ")) };
+    let _ = writeln!(text, "  models: {names}{more}");
     if let Some(context) = facts.context {
         let slots = facts.slots.map(|slots| format!(" for each of {slots} slots")).unwrap_or_default();
         let _ = writeln!(text, "  context: {context} tokens{slots}");
@@ -167,6 +168,26 @@ mod tests {
         let (text, well) = report(&[seen(facts)]);
         assert!(well, "{text}");
         assert!(text.contains("32768 tokens for each of 2 slots") && text.contains("= 26214"), "{text}");
+    }
+
+    #[test]
+    fn what_a_server_says_of_itself_stays_on_its_line() {
+        let facts = Facts {
+            models: model("q\n  all is well\u{1b}[2J"),
+            version: Some("1\r\n  tools: yes".into()),
+            ..Facts::of(&VLLM)
+        };
+        let mut gone = seen(Facts::default());
+        gone.ready = Err("http://gpu:8000: \u{9b}1m\nupstream http://gpu:8000\n  all is well".into());
+        let (text, _) = report(&[seen(facts), gone]);
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        let well = text.lines().filter(|line| line.trim() == "all is well").count();
+        assert_eq!(
+            (well, text.lines().filter(|line| line.starts_with("upstream ")).count()),
+            (1, 2),
+            "{text}"
+        );
+        assert!(!text.lines().any(|line| line == "  tools: yes"), "{text}");
     }
 
     #[test]

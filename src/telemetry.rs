@@ -1,6 +1,8 @@
 //! Owns what the process says about itself: log lines and metrics. It must not see a prompt, a key or a header's
 //! value.
 
+mod one_line;
+
 use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicI64;
 
@@ -14,6 +16,9 @@ use prometheus_client::registry::{Registry, Unit};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogConfig, LogFormat};
+use one_line::OneLine;
+
+pub use one_line::escaped;
 
 /// Sends the process's log lines to stderr. A subscriber that is already there stays.
 pub fn init_logging(log: &LogConfig) {
@@ -27,8 +32,7 @@ pub fn init_logging(log: &LogConfig) {
     };
     // an error says that a subscriber was there first, as in tests
     let _ = match (text, terminal) {
-        (true, true) => lines.try_init(),
-        (true, false) => lines.with_ansi(false).try_init(),
+        (true, ansi) => lines.fmt_fields(OneLine::default()).with_ansi(ansi).try_init(),
         (false, _) => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
 }

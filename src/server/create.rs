@@ -265,7 +265,7 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
             app.metrics.error(code);
             tracing::warn!(response, outcome, ms, code, "response ended");
             let detail = error.detail.as_deref().unwrap_or("");
-            tracing::debug!(response, message = error.message, detail, "why it failed");
+            tracing::debug!(response, error = error.message, detail, "why it failed");
         }
         _ => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
     }

@@ -60,7 +60,7 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
         Origin::Client => tracing::debug!(status = status_code, code, "request refused"),
     }
     // an upstream may repeat the prompt in its words
-    tracing::debug!(message = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
+    tracing::debug!(error = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
     let mut response = json(status, error.envelope());
     let headers = response.headers_mut();
     if let Some(seconds) = error.retry_after() {
