@@ -56,10 +56,10 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.
 	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --no-progress && touch node_modules/.installed; \
 	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
 
-# What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs. Without one of
-# them its tests are skipped.
+# What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs, a browser.
+# Without one of them its tests are skipped.
 programs:
-	@missing=$$(for program in redis-server valgrind rg=ripgrep; do \
+	@missing=$$(for program in redis-server valgrind rg=ripgrep chromium; do \
 		command -v "$${program%=*}" >/dev/null || echo "$${program#*=}"; done | xargs); \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
