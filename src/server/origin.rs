@@ -5,6 +5,8 @@
 //! come from (`Origin`, `Sec-Fetch-Site`); where the page's own name was made to lead here (DNS rebinding) that name is in
 //! `Host`. Programs send neither, and are not concerned.
 
+mod host;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use wildmatch::WildMatch;
 
 use crate::error::{Error, Kind};
+use host::Host;
 
 /// Apps on the desktop whose pages no website can pass itself off as.
 const DESKTOP: [&str; 5] = ["app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*"];
@@ -192,40 +195,6 @@ pub fn check_body<B: Body>(request: &Request<B>, passed_on: bool) -> Result<(), 
     }
     let message = "A request of a web page needs the header Content-Type: application/json.";
     Err(Error::new(Kind::UnsupportedType, message))
-}
-
-/// Host and port as a request or an origin names them.
-#[derive(Debug, PartialEq)]
-struct Host {
-    /// In lower case, without the dot of a full name.
-    name: String,
-    port: Option<u16>,
-}
-
-impl Host {
-    fn read(text: &str) -> Option<Host> {
-        let authority: Authority = text.parse().ok().filter(|_| !text.contains('@'))?;
-        let name = authority.host().to_ascii_lowercase();
-        let name = name.strip_suffix('.').unwrap_or(&name).to_owned();
-        Some(Host { name, port: authority.port_u16() }).filter(|host| !host.name.is_empty())
-    }
-
-    fn address(&self) -> Option<IpAddr> {
-        self.name.trim_start_matches('[').trim_end_matches(']').parse().ok()
-    }
-
-    /// Whether a page of that origin came from here itself.
-    fn serves(&self, origin: &str) -> bool {
-        let Some((scheme, authority)) = origin.split_once("://") else { return false };
-        let default = match scheme {
-            "http" => 80,
-            "https" => 443,
-            _ => return false,
-        };
-        Host::read(authority).is_some_and(|origin| {
-            origin.name == self.name && origin.port.unwrap_or(default) == self.port.unwrap_or(default)
-        })
-    }
 }
 
 /// Texts in which `*` stands for any text, compared without regard to case.
