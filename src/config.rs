@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use crate::translate::limits::Limits;
-pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay};
+pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
 pub use crate::translate::transcoder::ThinkTags;
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
@@ -34,6 +34,8 @@ pub struct Config {
     pub default_model: Option<String>,
     /// How the upstream's reasoning reaches the client (WIRE: decided, "raw reasoning").
     pub reasoning: ReasoningDisplay,
+    /// Whose reasoning is also sealed into `encrypted_content`, which gives it back where a client drops the rest.
+    pub seal_reasoning: SealReasoning,
     /// What becomes of `system` and `developer` messages behind the first turn.
     pub developer_messages: DeveloperMessages,
     /// Largest request body in bytes, counted after decompression.
@@ -327,6 +329,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             default_model: None,
             reasoning: ReasoningDisplay::Summary,
+            seal_reasoning: SealReasoning::Unstored,
             developer_messages: DeveloperMessages::Leading,
             max_body_bytes: 128 << 20,
             max_buffered_bytes: 1 << 30,

@@ -31,8 +31,12 @@ pub enum Kind {
     InvalidValue,
     /// A required field is absent.
     MissingParameter,
+    /// A field that would change the answer, and is not to be had.
+    UnsupportedParameter,
     /// Two fields that exclude each other.
     MutuallyExclusive,
+    /// An id that another item has already.
+    DuplicateItem,
     /// An output whose call is nowhere in a stored history.
     OrphanOutput,
     /// `previous_response_id` names nothing that this caller stored.
@@ -125,10 +129,11 @@ impl Kind {
             Kind::MissingParameter => {
                 (Client, 400, BAD, Some("missing_required_parameter"), "invalid_prompt")
             }
+            Kind::UnsupportedParameter => (Client, 400, BAD, Some("unsupported_parameter"), "invalid_prompt"),
             Kind::MutuallyExclusive => {
                 (Client, 400, BAD, Some("mutually_exclusive_parameters"), "invalid_prompt")
             }
-            Kind::OrphanOutput => (Client, 400, BAD, None, "invalid_prompt"),
+            Kind::DuplicateItem | Kind::OrphanOutput => (Client, 400, BAD, None, "invalid_prompt"),
             Kind::PreviousResponseNotFound => {
                 (Client, 400, BAD, Some("previous_response_not_found"), "previous_response_not_found")
             }
@@ -183,6 +188,14 @@ impl Error {
     pub fn body_stalled(pause: Duration) -> Self {
         let message = format!("The request body did not go on for {} s (body_timeout).", pause.as_secs_f64());
         Error::new(Kind::BodyStalled, message)
+    }
+
+    /// An id that another item has already, in OpenAI's words.
+    pub fn duplicate_item(id: &str) -> Self {
+        let message = format!(
+            "Duplicate item found with id {id}. Remove duplicate items from your input and try again."
+        );
+        Error::new(Kind::DuplicateItem, message)
     }
 
     /// Names the field at fault.

@@ -9,7 +9,7 @@
 
 use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
 use rejoinder::error::Error;
-use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, plan};
+use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, SealReasoning, plan};
 use serde_json::{Value, json};
 
 fn options(dialect: &'static Dialect) -> PlanOptions<'static> {
@@ -327,7 +327,7 @@ fn unknown_items_are_noted() {
         .collect();
     assert_eq!(said, ["q", "[web_search_call]\naction: {\"type\":\"search\"}", "no role", "5", "a string"]);
     let noted = |wanted: &str| plan.notes.0.iter().filter(|(kind, _)| *kind == wanted).count();
-    assert_eq!((noted("written_item"), noted("skipped_item")), (2, 5));
+    assert_eq!((noted("written_item"), noted("skipped_item")), (2, 4));
 }
 
 #[test]
@@ -601,4 +601,234 @@ fn the_root_of_parameters_is_an_object() {
     assert_eq!(sent[2]["anyOf"], json!([{"type": "object"}]));
     assert_eq!(sent[5], &json!({"type": "object", "properties": {"a": {}}, "required": ["a"]}));
     assert_eq!(sent[6], &nested, "what is nested is the client's");
+}
+
+#[test]
+fn what_would_change_the_answer_is_refused_by_name() {
+    for (fields, param, words) in [
+        (json!({"prompt": {"id": "pmpt_1"}}), "prompt", "'instructions'"),
+        (json!({"messages": [{"role": "user", "content": "x"}]}), "messages", "moved to 'input'"),
+        (json!({"response_format": {"type": "json_object"}}), "response_format", "moved to 'text.format'"),
+        (json!({"max_tokens": 5}), "max_tokens", "moved to 'max_output_tokens'"),
+        (json!({"max_completion_tokens": 5}), "max_completion_tokens", "moved to 'max_output_tokens'"),
+        (json!({"reasoning_effort": "low"}), "reasoning_effort", "moved to 'reasoning.effort'"),
+        (json!({"functions": [], "function_call": "auto"}), "functions", "moved to 'tools'"),
+        (json!({"n": 2}), "n", "one answer"),
+    ] {
+        let mut request = json!({"model": "m", "input": "hi"});
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let error = planned(&request, &options(&GENERIC)).unwrap_err();
+        let envelope: Value = serde_json::from_slice(&error.envelope()).unwrap();
+        assert_eq!(envelope["error"]["param"], param);
+        assert_eq!(envelope["error"]["code"], "unsupported_parameter", "{param}");
+        assert_eq!(envelope["error"]["type"], "invalid_request_error", "{param}");
+        let message = envelope["error"]["message"].as_str().unwrap();
+        assert!(
+            message.starts_with(&format!("Unsupported parameter: '{param}'.")) && message.contains(words),
+            "{message}"
+        );
+        // absent is not given
+        request[param] = Value::Null;
+        request.as_object_mut().unwrap().remove("function_call");
+        assert!(planned(&request, &options(&GENERIC)).is_ok(), "{param}");
+    }
+    let error = planned(&json!({"model": "m", "prompt": {"id": "pmpt_1"}}), &options(&GENERIC)).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("prompt"), "before an input is missed");
+}
+
+#[test]
+fn numbers_and_words_out_of_range_are_refused_in_openais_words() {
+    for (fields, param, code, message) in [
+        (
+            json!({"temperature": 2.5}),
+            "temperature",
+            "decimal_above_max_value",
+            "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 2.5 instead.",
+        ),
+        (
+            json!({"temperature": -0.1}),
+            "temperature",
+            "decimal_below_min_value",
+            "Invalid 'temperature': decimal below minimum value. Expected a value >= 0, but got -0.1 instead.",
+        ),
+        (
+            json!({"top_p": 1.01}),
+            "top_p",
+            "decimal_above_max_value",
+            "Invalid 'top_p': decimal above maximum value. Expected a value <= 1, but got 1.01 instead.",
+        ),
+        (
+            json!({"presence_penalty": -3}),
+            "presence_penalty",
+            "decimal_below_min_value",
+            "Invalid 'presence_penalty': decimal below minimum value. Expected a value >= -2, but got -3 instead.",
+        ),
+        (
+            json!({"frequency_penalty": 1e9}),
+            "frequency_penalty",
+            "decimal_above_max_value",
+            "Invalid 'frequency_penalty': decimal above maximum value. Expected a value <= 2, but got 1000000000.0 instead.",
+        ),
+        (
+            json!({"max_output_tokens": 0}),
+            "max_output_tokens",
+            "integer_below_min_value",
+            "Invalid 'max_output_tokens': integer below minimum value. Expected a value >= 1, but got 0 instead.",
+        ),
+        (
+            json!({"top_logprobs": 21}),
+            "top_logprobs",
+            "integer_above_max_value",
+            "Invalid 'top_logprobs': integer above maximum value. Expected a value <= 20, but got 21 instead.",
+        ),
+        (
+            json!({"text": {"verbosity": "loud"}}),
+            "text.verbosity",
+            "invalid_value",
+            "Invalid value: 'loud'. Supported values are: 'low', 'medium', and 'high'.",
+        ),
+        (
+            json!({"truncation": "some"}),
+            "truncation",
+            "invalid_value",
+            "Invalid value: 'some'. Supported values are: 'auto' and 'disabled'.",
+        ),
+        (
+            json!({"tool_choice": "required"}),
+            "tool_choice",
+            "invalid_value",
+            "Tool choice 'required' must be specified with 'tools' parameter.",
+        ),
+        (
+            json!({"tools": [], "tool_choice": "required"}),
+            "tool_choice",
+            "invalid_value",
+            "Tool choice 'required' must be specified with 'tools' parameter.",
+        ),
+        (
+            json!({"tools": [], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": []}}),
+            "tool_choice",
+            "invalid_value",
+            "Tool choice 'required' must be specified with 'tools' parameter.",
+        ),
+    ] {
+        let mut request = json!({"model": "m", "input": "hi"});
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let error = planned(&request, &options(&GENERIC)).unwrap_err();
+        let found = error.code().map(|code| code.into_owned());
+        assert_eq!((error.param.as_deref(), found.as_deref()), (Some(param), Some(code)), "{fields}");
+        assert_eq!((error.message.as_str(), error.status().as_u16()), (message, 400), "{fields}");
+    }
+    for well in [
+        json!({"temperature": 0, "top_p": 0, "presence_penalty": -2, "frequency_penalty": 2.0}),
+        json!({"temperature": 2, "top_p": 1, "text": {"verbosity": "high"}}),
+        json!({"max_output_tokens": 1, "include": ["nobody.knows"], "background_options": {"completion_window": "1h"}}),
+        json!({"prompt_cache_options": {}, "moderation": {}, "access_programs": [], "n": 1, "service_tier": "ultrafast"}),
+    ] {
+        chat_for(&GENERIC, well);
+    }
+}
+
+#[test]
+fn a_configuration_update_holds_until_the_next() {
+    let update = |members: Value| {
+        let mut item = json!({"type": "configuration_update", "id": "cu_1"});
+        item.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        item
+    };
+    let schema = json!({"type": "json_schema", "name": "n", "schema": {"type": "object"}});
+    let user = json!({"role": "user", "content": "q"});
+    let plan_of = |input: Value| {
+        let request = json!({"model": "m", "input": input, "reasoning": {"effort": "low"}});
+        let plan = planned(&request, &options(&VLLM)).unwrap();
+        let echo: Value =
+            serde_json::from_str(&format!("{{{}}}", String::from_utf8(plan.reply.echo).unwrap())).unwrap();
+        (serde_json::from_slice::<Value>(&plan.body).unwrap(), echo)
+    };
+    let (chat, echo) = plan_of(json!([
+        update(json!({"reasoning": {"effort": "medium"}, "text": {"format": schema}})),
+        user,
+        update(json!({"reasoning": {"effort": "high"}})),
+        user,
+    ]));
+    assert_eq!((&chat["reasoning_effort"], &echo["reasoning"]["effort"]), (&json!("high"), &json!("high")));
+    assert_eq!(
+        (&chat["response_format"]["json_schema"]["name"], &echo["text"]["format"]),
+        (&json!("n"), &schema)
+    );
+    assert_eq!(chat["messages"], json!([user, user]), "it is no message");
+    // what cannot be read is history, and changes nothing
+    for bad in [
+        json!({"reasoning": {"effort": 3}}),
+        json!({"text": {"format": {"type": "yaml"}}}),
+        json!({"text": 5}),
+    ] {
+        let (chat, _) = plan_of(json!([update(bad), user]));
+        assert_eq!((&chat["reasoning_effort"], chat.get("response_format")), (&json!("low"), None));
+    }
+}
+
+#[test]
+fn the_answer_says_which_reasoning_was_left_out() {
+    let reasoning = |id: &str, members: Value| {
+        let mut item = json!({"type": "reasoning", "id": id, "summary": []});
+        item.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+        item
+    };
+    let summary = json!({"summary": [{"type": "summary_text", "text": "hm"}]});
+    let input = json!([
+        {"role": "user", "content": "q"},
+        reasoning("rs_sealed", json!({"encrypted_content": "gAAAAABo"})),
+        call("c", "f"),
+        output("c", "ok"),
+        reasoning("rs_idle", summary.clone()),
+        {"role": "user", "content": "again"},
+        reasoning("rs_used", summary),
+        {"role": "assistant", "content": "a"},
+        reasoning("rs_empty", json!({})),
+        {"role": "user", "content": "more"},
+    ]);
+    let plan = planned(&json!({"model": "m", "input": input}), &options(&VLLM)).unwrap();
+    let echo: Value =
+        serde_json::from_str(&format!("{{{}}}", String::from_utf8(plan.reply.echo).unwrap())).unwrap();
+    assert_eq!(
+        echo["input_transformations"],
+        json!([
+            {"id": "rs_sealed", "action": "removed", "reason": "unreadable", "type": "reasoning"},
+            {"id": "rs_idle", "action": "removed", "reason": "without_answer", "type": "reasoning"},
+        ])
+    );
+    let plan = planned(&json!({"model": "m", "input": "q"}), &options(&VLLM)).unwrap();
+    assert!(!String::from_utf8(plan.reply.echo).unwrap().contains("input_transformations"));
+}
+
+#[test]
+fn the_echo_of_a_function_keeps_what_it_was_declared_with() {
+    let tool = json!({"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": false,
+        "defer_loading": false, "output_schema": {"type": "string"}, "allowed_callers": ["direct"], "async": true});
+    let plan = planned(&json!({"model": "m", "input": "q", "tools": [tool]}), &options(&VLLM)).unwrap();
+    let echo: Value =
+        serde_json::from_str(&format!("{{{}}}", String::from_utf8(plan.reply.echo).unwrap())).unwrap();
+    for key in ["defer_loading", "output_schema", "allowed_callers", "async", "strict"] {
+        assert_eq!(echo["tools"][0][key], tool[key], "{key}");
+    }
+    let chat: Value = serde_json::from_slice(&plan.body).unwrap();
+    assert_eq!(chat["tools"][0]["function"].as_object().unwrap().len(), 3, "the server is not told: {chat}");
+}
+
+#[test]
+fn reasoning_is_sealed_whenever_nothing_is_stored() {
+    let seals = |fields: Value, seal_reasoning| {
+        let mut request = json!({"model": "m", "input": "hi"});
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let options = PlanOptions { seal_reasoning, ..options(&GENERIC) };
+        planned(&request, &options).unwrap().reply.seals_reasoning
+    };
+    let asked = json!({"include": ["reasoning.encrypted_content"]});
+    assert!(seals(json!({"store": false}), SealReasoning::Unstored));
+    assert!(seals(asked.clone(), SealReasoning::Unstored) && seals(asked, SealReasoning::Asked));
+    assert!(!seals(json!({"store": false}), SealReasoning::Asked));
+    assert!(
+        !seals(json!({}), SealReasoning::Unstored) && !seals(json!({"store": true}), SealReasoning::Unstored)
+    );
 }

@@ -401,3 +401,133 @@ async fn a_background_log_is_bounded_and_says_what_is_gone() {
     assert_eq!(numbers, (last + 1..last + 1 + numbers.len() as u64).collect::<Vec<_>>());
     assert!(rest.contains("event: response.completed") && rest.ends_with("data: [DONE]\n\n"));
 }
+
+/// One upstream that calls a tool first and answers then, and what it was asked.
+async fn calling_upstream() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<Value>>>) {
+    let chats: Arc<std::sync::Mutex<Vec<Value>>> = Arc::default();
+    let seen = chats.clone();
+    let at = upstream(move |got, mut stream| {
+        let asked = {
+            let mut chats = seen.lock().unwrap();
+            chats.push(serde_json::from_slice(&got.body).unwrap());
+            chats.len()
+        };
+        async move {
+            let call = json!({"choices": [{"index": 0, "delta": {"tool_calls": [
+                {"index": 0, "id": "c", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}}]});
+            let said = if asked == 1 { format!("data: {call}\n\n") } else { text("Done.") };
+            let _ = stream.write_all(&[EVENTS, said.as_bytes(), STOP.as_bytes()].concat()).await;
+        }
+    })
+    .await;
+    (at, chats)
+}
+
+#[tokio::test]
+async fn a_chain_or_conversation_told_again_what_it_holds_goes_on() {
+    for conversation in [false, true] {
+        let (at, chats) = calling_upstream().await;
+        let proxy = Proxy::start(at, &[], true).await;
+        let client = reqwest::Client::new();
+        let post = async |path: &str, body: Value| -> Value {
+            let sent =
+                client.post(format!("{}{path}", proxy.base)).body(body.to_string()).send().await.unwrap();
+            serde_json::from_str(&sent.text().await.unwrap()).unwrap()
+        };
+        let tools = json!([{"type": "function", "name": "f", "parameters": {"type": "object"}}]);
+        let place = match conversation {
+            true => json!({"conversation": post("/v1/conversations", json!({})).await["id"]}),
+            false => json!({}),
+        };
+        let ask = |input: Value, before: Option<&Value>| {
+            let mut body = json!({"model": "m", "input": input, "tools": tools});
+            body.as_object_mut().unwrap().extend(place.as_object().unwrap().clone());
+            if let Some(before) = before.filter(|_| !conversation) {
+                body["previous_response_id"] = before["id"].clone();
+            }
+            body
+        };
+        let user = json!({"role": "user", "content": "q"});
+        let first = post("/v1/responses", ask(json!([user]), None)).await;
+        let call = first["output"][0].clone();
+        assert_eq!(call["type"], "function_call", "{first}");
+        let output = json!({"type": "function_call_output", "call_id": "c", "output": "ok"});
+        let second = post("/v1/responses", ask(json!([user, call, output]), Some(&first))).await;
+        assert_eq!(second["output_text"], "Done.", "{second}");
+        // and once more, with what the client read of it
+        let mut again = vec![user.clone(), call, output];
+        again.extend(second["output"].as_array().unwrap().clone());
+        again.push(json!({"role": "user", "content": "thanks"}));
+        let third = post("/v1/responses", ask(json!(again), Some(&second))).await;
+        assert_eq!(third["output_text"], "Done.", "{third}");
+        let chats = chats.lock().unwrap();
+        let roles = |chat: &Value| -> Vec<String> {
+            let messages = chat["messages"].as_array().unwrap();
+            messages.iter().map(|message| message["role"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(roles(&chats[1]), ["user", "assistant", "tool"], "{conversation}");
+        assert_eq!(roles(&chats[2]), ["user", "assistant", "tool", "assistant", "user"], "{conversation}");
+        for chat in chats.iter() {
+            assert!(!chat.to_string().contains("aborted"), "{chat}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_item_id_that_a_conversation_has_is_refused_and_ids_in_paths_are_decoded() {
+    let (at, _) = calling_upstream().await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let client = reqwest::Client::new();
+    let send = async |method: &str, path: &str, body: Value| -> (u16, Value) {
+        let method = method.parse().unwrap();
+        let request = client.request(method, format!("{}{path}", proxy.base)).body(body.to_string());
+        let sent = request.send().await.unwrap();
+        (sent.status().as_u16(), serde_json::from_str(&sent.text().await.unwrap()).unwrap())
+    };
+    let item = |id: &str, text: &str| json!({"id": id, "type": "message", "role": "user", "content": text});
+    let (_, conversation) =
+        send("POST", "/v1/conversations", json!({"items": [item("msg_a", "first")]})).await;
+    let id = conversation["id"].as_str().unwrap();
+    let items = format!("/v1/conversations/{id}/items");
+    for (method, path, body, param) in [
+        ("POST", items.as_str(), json!({"items": [item("msg_a", "second")]}), "items"),
+        ("POST", items.as_str(), json!({"items": [item("msg_b", "one"), item("msg_b", "two")]}), "items"),
+        (
+            "POST",
+            "/v1/conversations",
+            json!({"items": [item("msg_c", "one"), item("msg_c", "two")]}),
+            "items",
+        ),
+        (
+            "POST",
+            "/v1/responses",
+            json!({"model": "m", "conversation": id, "input": [item("msg_a", "third")]}),
+            "input",
+        ),
+    ] {
+        let (status, refused) = send(method, path, body).await;
+        let error = &refused["error"];
+        assert_eq!(
+            (status, &error["param"], &error["code"]),
+            (400, &json!(param), &Value::Null),
+            "{refused}"
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(message.starts_with("Duplicate item found with id msg_"), "{message}");
+    }
+    let (_, kept) = send("GET", &items, json!({})).await;
+    assert_eq!(kept["data"].as_array().unwrap().len(), 1, "{kept}");
+    assert_eq!(kept["data"][0]["content"][0]["text"], "first", "never overwritten");
+    // characters that an address cannot hold as they are
+    let (status, _) = send("POST", &items, json!({"items": [item("a/b c\u{e9}", "odd")]})).await;
+    assert_eq!(status, 200);
+    let (status, found) = send("GET", &format!("{items}/a%2Fb%20c%C3%A9"), json!({})).await;
+    assert_eq!((status, &found["content"][0]["text"]), (200, &json!("odd")), "{found}");
+    let encoded = id.replace('_', "%5F");
+    assert_eq!(send("GET", &format!("/v1/conversations/{encoded}"), json!({})).await.0, 200);
+    let (_, response) = send("POST", "/v1/responses", json!({"model": "m", "input": "hi"})).await;
+    let encoded = response["id"].as_str().unwrap().replace('_', "%5f");
+    assert_eq!(send("GET", &format!("/v1/responses/{encoded}"), json!({})).await.0, 200);
+    assert_eq!(send("GET", &format!("/v1/responses/{encoded}/input_items"), json!({})).await.0, 200);
+    assert_eq!(send("DELETE", &format!("{items}/a%2Fb%20c%C3%A9"), json!({})).await.0, 200);
+}

@@ -523,3 +523,37 @@ fn a_namespace_within_a_namespace_is_left_out_of_history() {
         }
     }
 }
+
+/// Codex hands a payload on in plain text where the call says that none of its arguments is encrypted.
+#[test]
+fn a_call_with_parameters_declared_encrypted_says_that_none_is() {
+    let encrypted =
+        json!({"type": "object", "properties": {"message": {"type": "string", "encrypted": true}}});
+    let plain = json!({"type": "object", "properties": {"encrypted": {"type": "string"}}});
+    let off = json!({"type": "object", "properties": {"message": {"type": "string", "encrypted": false}}});
+    for (parameters, namespace, want) in [
+        (&encrypted, Some("collaboration"), json!([])),
+        (&encrypted, None, json!([])),
+        (&plain, None, Value::Null),
+        (&off, Some("collaboration"), Value::Null),
+    ] {
+        let function = json!({"type": "function", "name": "send_message", "parameters": parameters});
+        let tool = match namespace {
+            Some(name) => json!({"type": "namespace", "name": name, "description": "d", "tools": [function]}),
+            None => function,
+        };
+        let name =
+            namespace.map_or("send_message".to_owned(), |namespace| format!("{namespace}__send_message"));
+        let plan = plan(
+            json!({"model": "m", "input": "x", "stream": true, "tools": [tool]}).to_string().as_bytes(),
+            &PlanOptions::new(&GENERIC),
+        )
+        .unwrap();
+        let delta =
+            json!({"tool_calls": [{"index": 0, "id": "c", "function": {"name": name, "arguments": "{}"}}]});
+        for item in answer(&plan, &[delta], "tool_calls") {
+            assert_eq!(item["name"], "send_message");
+            assert_eq!(item["encrypted_function_args"], want, "{parameters} {item}");
+        }
+    }
+}

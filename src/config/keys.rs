@@ -13,8 +13,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, Switch,
-    ThinkTags, read_budgets, read_efforts, url,
+    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, SealReasoning,
+    Switch, ThinkTags, read_budgets, read_efforts, url,
 };
 use crate::translate::tools::search::is_wrapper;
 
@@ -55,6 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "allowed_hosts", kind: Kind::List(host) },
     Key { name: "default_model", kind: Kind::Text },
     Key { name: "reasoning", kind: Kind::Choice(choice::<ReasoningDisplay>) },
+    Key { name: "seal_reasoning", kind: Kind::Choice(choice::<SealReasoning>) },
     Key { name: "developer_messages", kind: Kind::Choice(choice::<DeveloperMessages>) },
     Key { name: "max_body_bytes", kind: Kind::Bytes },
     Key { name: "max_buffered_bytes", kind: Kind::Bytes },

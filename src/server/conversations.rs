@@ -1,10 +1,12 @@
 //! Owns the Conversations API (`/v1/conversations`): heads and items, over HTTP. It must not run anything.
 
+use std::collections::HashSet;
+
 use http::{Method, Response, StatusCode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
-use super::query::{Page, Query};
+use super::query::{Page, Query, decoded};
 use super::reply::{self, ResponseBody};
 use super::{App, seed, state};
 use crate::driver::unix_now;
@@ -24,8 +26,9 @@ pub async fn answer(
     body: &[u8],
 ) -> Result<Response<ResponseBody>, Error> {
     let mut parts = path.splitn(3, '/');
-    let (id, what, item) = (parts.next().unwrap_or(""), parts.next(), parts.next());
-    let body = match (id, what, item, method) {
+    let id = decoded(parts.next().unwrap_or(""));
+    let (what, item) = (parts.next(), parts.next().map(decoded));
+    let body = match (&*id, what, item.as_deref(), method) {
         ("", None, None, &Method::POST) => create(app, scope, body).await?,
         (id, None, None, &Method::GET) if !id.is_empty() => head(&state::conversation(app, scope, id).await?),
         (id, None, None, &Method::POST) if !id.is_empty() => update(app, scope, id, body).await?,
@@ -115,10 +118,21 @@ async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Resul
         shown.unzip::<_, _, Vec<_>, Vec<_>>()
     };
     let (kept, shown) = heavy::run(bytes, made).await;
+    unused(app, scope, id, &kept).await?;
     let found = app.store.append(scope, id, kept).await?;
     match found {
         true => Ok(shown.into_iter().map(|(_, item)| item).collect()),
         false => Err(state::no_conversation(id)),
+    }
+}
+
+/// Refuses items under an id that another has, of the conversation's or of their own: that one would be gone.
+async fn unused(app: &App, scope: Scope, conversation: &str, new: &[StoredItem]) -> Result<(), Error> {
+    let there = app.store.items(scope, conversation).await?.unwrap_or_default();
+    let mut taken: HashSet<&str> = there.iter().map(|item| &*item.id).collect();
+    match new.iter().find(|item| !taken.insert(&item.id)) {
+        Some(item) => Err(Error::duplicate_item(&item.id).param("items")),
+        None => Ok(()),
     }
 }
 

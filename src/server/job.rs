@@ -164,6 +164,7 @@ impl Job {
             developer_messages: app.config.developer_messages,
             alternate_roles: target.alternate_roles,
             reasoning: app.config.reasoning,
+            seal_reasoning: app.config.seal_reasoning,
             refusal_as_text: self.codex,
             sees: target.sees,
             wrappers: Some(&self.wishes.wrappers),

@@ -1,9 +1,17 @@
-//! Owns query strings: their values by name, and pages of lists. It must not know what is listed.
+//! Owns what an address says: the segments of its path, the values of its query by name, and pages of lists. It must not know what is listed.
+
+use std::borrow::Cow;
 
 use http::Uri;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json as value};
 
 use crate::error::{Error, Kind};
+
+/// One segment of a path, as it was before it was encoded for an address.
+pub fn decoded(segment: &str) -> Cow<'_, str> {
+    percent_decode_str(segment).decode_utf8_lossy()
+}
 
 /// The parameters of a request's address.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
 
-use super::query::Query;
+use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
 use super::{App, body, compact, conversations, create, models, origin, passthrough, seed, stored, tokens};
 use crate::error::{Error, Kind};
@@ -171,7 +171,10 @@ async fn routed(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response
         Route::Stored(id, what) => Box::pin(stored_answer(app, request, id, what)).await,
         Route::Conversations(rest) => Box::pin(conversations_answer(app, request, rest)).await,
         Route::Health => Ok(health(app)),
-        Route::Models(id) => Box::pin(models::answer(app, request, id)).await,
+        Route::Models(id) => {
+            let id = id.map(decoded);
+            Box::pin(models::answer(app, request, id.as_deref())).await
+        }
         Route::Pass => {
             check_spelling(&request)?;
             Box::pin(passthrough::answer(app, request)).await
@@ -201,7 +204,7 @@ async fn stored_answer(
     // nothing in it matters, but a body that nobody reads ends the connection under the next request
     let _ = tokio::time::timeout(app.config.body_timeout, body::ignore(incoming, IGNORED_BODY)).await;
     let scope = app.keyring.caller(&request.headers).scope();
-    let query = Query::of(&request.uri);
+    let (id, query) = (&*decoded(id), Query::of(&request.uri));
     match (what, &request.method) {
         ("", &Method::GET) => stored::get(app.clone(), scope, id, &query).await,
         ("", &Method::DELETE) => stored::delete(app, scope, id).await,

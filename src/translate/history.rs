@@ -63,6 +63,12 @@ pub struct Assistant<'a> {
     pub calls: Vec<Call<'a>>,
 }
 
+impl Assistant<'_> {
+    fn says_anything(&self) -> bool {
+        !self.calls.is_empty() || self.text.iter().any(|text| !text.is_empty())
+    }
+}
+
 /// One call and what came of it. All texts are escaped.
 #[derive(Debug)]
 pub struct Call<'a> {
@@ -95,7 +101,16 @@ pub struct History<'a> {
     pub repeated: Vec<usize>,
     /// The first of the request's own items whose role is none: its place, and the role.
     pub unknown_role: Option<(usize, String)>,
+    /// The first id under which two items of a chain or conversation say different things.
+    pub clash: Option<String>,
+    /// Reasoning that the model does not get: the item's id, and why.
+    pub left_out: Vec<(String, &'static str)>,
 }
+
+/// Sealed by somebody else, or with a key that is gone.
+const UNREADABLE: &str = "unreadable";
+/// It led to no message and no call, and a template has no place for it.
+const WITHOUT_ANSWER: &str = "without_answer";
 
 /// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
@@ -103,8 +118,12 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
     let mut history = History::default();
     let all = items;
     let mut items: Vec<Step<'a>> = Vec::with_capacity(all.len());
-    // of each step the item, where that matters
-    let mut places: Vec<usize> = Vec::new();
+    // of each step the item
+    let mut places: Vec<usize> = Vec::with_capacity(all.len());
+    let id_of = |n: usize| {
+        let (_, item) = all.get(n)?;
+        present(item.as_ref()?.id).and_then(json::decode).map(Cow::into_owned)
+    };
     for (n, (raw, item)) in all.iter().enumerate() {
         match step(n, raw, item.as_ref(), reading, notes) {
             Step::Stranger(role, pieces) => {
@@ -117,15 +136,20 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
                 items.push(step);
                 items.extend(chat_calls(raw, item.as_ref(), reading.table));
             }
+            Step::Reasoning(text) => {
+                let sealed =
+                    text.is_empty() && item.is_some_and(|item| present(item.encrypted_content).is_some());
+                history.left_out.extend(id_of(n).filter(|_| sealed).map(|id| (id, UNREADABLE)));
+                items.push(Step::Reasoning(text));
+            }
             step => items.push(step),
         }
-        if reading.earlier > 0 {
-            places.resize(items.len(), n);
-        }
+        places.resize(items.len(), n);
     }
     replace_summarised(&mut items);
     if reading.earlier > 0 {
-        history.repeated = held::skip_repeats(&mut items, all, reading.earlier, &places);
+        let held::Told { repeated, clash } = held::skip_repeats(&mut items, all, reading.earlier, &places);
+        (history.repeated, history.clash) = (repeated, clash);
     }
     let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
     for (at, item) in items.iter().enumerate() {
@@ -145,7 +169,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         .collect();
 
     let order = if reading.earlier > 0 { held::order(&items, &answers) } else { None };
-    let mut reader = Reader { entries: Vec::new(), open: None, ids: HashMap::new(), calls: 0 };
+    let mut reader = Reader::default();
     for n in 0..items.len() {
         let at = order.as_ref().map_or(n, |order| order.get(n).copied().unwrap_or(n));
         if owned.get(at) == Some(&true) {
@@ -156,7 +180,12 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         match items.get_mut(at).map(std::mem::take).unwrap_or_default() {
             Step::Prompt(role, pieces) => reader.prompt(role, pieces),
             Step::Message(text) => reader.assistant().text.extend(text),
-            Step::Reasoning(text) => reader.assistant().reasoning.extend(text),
+            Step::Reasoning(text) => {
+                if !text.is_empty() {
+                    reader.reasoned.push(at);
+                }
+                reader.assistant().reasoning.extend(text);
+            }
             Step::Call { id, name, arguments } => {
                 let output = match answer.and_then(|at| items.get_mut(at)) {
                     Some(Step::Output { pieces, .. }) => Some(std::mem::take(pieces)),
@@ -181,8 +210,10 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
     reader.entries.retain(|entry| match entry {
         Entry::Prompt(_, pieces) => !pieces.is_empty(),
         // a template has no place for reasoning that led to nothing
-        Entry::Assistant(a) => !a.calls.is_empty() || a.text.iter().any(|text| !text.is_empty()),
+        Entry::Assistant(assistant) => assistant.says_anything(),
     });
+    let item = |at: &usize| id_of(places.get(*at).copied()?);
+    history.left_out.extend(reader.unheard.iter().filter_map(item).map(|id| (id, WITHOUT_ANSWER)));
     history.entries = reader.entries;
     history
 }
@@ -267,10 +298,15 @@ pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
     turns - 1 - whole + inner - single
 }
 
+#[derive(Default)]
 struct Reader<'a> {
     entries: Vec<Entry<'a>>,
     /// The assistant message that may still grow.
     open: Option<Assistant<'a>>,
+    /// The steps of its reasoning.
+    reasoned: Vec<usize>,
+    /// Those of messages that came to nothing.
+    unheard: Vec<usize>,
     /// Ids that are taken, and how often each was wanted again.
     ids: HashMap<Cow<'a, str>, usize>,
     calls: usize,
@@ -283,7 +319,13 @@ impl<'a> Reader<'a> {
     }
 
     fn close(&mut self) {
-        self.entries.extend(self.open.take().map(Entry::Assistant));
+        if let Some(open) = self.open.take() {
+            if !open.says_anything() {
+                self.unheard.append(&mut self.reasoned);
+            }
+            self.reasoned.clear();
+            self.entries.push(Entry::Assistant(open));
+        }
     }
 
     fn assistant(&mut self) -> &mut Assistant<'a> {
@@ -344,8 +386,8 @@ fn step<'a>(
         Some("compaction" | "compaction_summary" | "context_compaction") => {
             summary(item, reading.seal).or_else(|| unread_summary(index, notes))
         }
-        // hoisted into the tools, or an instruction to us
-        Some("additional_tools" | "compaction_trigger") => Some(Step::Skipped),
+        // hoisted into the tools or the settings, or an instruction to us
+        Some("additional_tools" | "compaction_trigger" | "configuration_update") => Some(Step::Skipped),
         _ => None,
     };
     read.unwrap_or_else(|| written_out(index, raw, item, kind.as_deref(), notes))

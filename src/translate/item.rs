@@ -190,6 +190,8 @@ pub(super) struct Call {
     pub name: String,
     pub namespace: Option<String>,
     pub call_id: String,
+    /// Whether its client has to be told that no argument is encrypted.
+    pub encrypts: bool,
 }
 
 impl Call {
@@ -565,6 +567,9 @@ impl Open {
                 if let Some(namespace) = &call.namespace {
                     out.extend_from_slice(b",\"namespace\":");
                     push_literal(out, namespace);
+                }
+                if call.encrypts {
+                    out.extend_from_slice(b",\"encrypted_function_args\":[]");
                 }
             }
             Kind::Held { .. } | Kind::Compaction { .. } => {}

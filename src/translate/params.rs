@@ -2,6 +2,8 @@
 //! field out. `null` is absent everywhere. It must not know what a field means.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -30,9 +32,23 @@ pub fn boolean(raw: Option<&RawValue>, path: &str) -> Result<Option<bool>, Error
     Ok(of_type(raw, path, "a boolean", b"tf")?.map(|raw| raw.get() == "true"))
 }
 
-/// A number, as the client wrote it.
-pub fn number<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
-    of_type(raw, path, "a number", b"-0123456789")
+/// A number within bounds, as the client wrote it.
+pub fn number<'a>(
+    raw: Option<&'a RawValue>,
+    path: &str,
+    bounds: RangeInclusive<i32>,
+) -> Result<Option<&'a RawValue>, Error> {
+    let Some(raw) = of_type(raw, path, "a number", b"-0123456789")? else { return Ok(None) };
+    let (min, max) = (bounds.start(), bounds.end());
+    match raw.get().parse::<f64>() {
+        Ok(value) if value > f64::from(*max) => {
+            Err(out_of_range("decimal", path, raw.get(), Bound::Max, max))
+        }
+        Ok(value) if value < f64::from(*min) => {
+            Err(out_of_range("decimal", path, raw.get(), Bound::Min, min))
+        }
+        _ => Ok(Some(raw)),
+    }
 }
 
 /// An integer within bounds.
@@ -43,12 +59,10 @@ pub fn integer(raw: Option<&RawValue>, path: &str, min: u64, max: u64) -> Result
         return Err(wrong_type(raw, path, "an integer"));
     }
     match text.parse::<u64>() {
-        Ok(value) if value > max => Err(out_of_range(path, text, "maximum", max, "integer_above_max_value")),
+        Ok(value) if value > max => Err(out_of_range("integer", path, text, Bound::Max, &max)),
         Ok(value) if value >= min => Ok(Some(value)),
-        Err(_) if !text.starts_with('-') => {
-            Err(out_of_range(path, text, "maximum", max, "integer_above_max_value"))
-        }
-        _ => Err(out_of_range(path, text, "minimum", min, "integer_below_min_value")),
+        Err(_) if !text.starts_with('-') => Err(out_of_range("integer", path, text, Bound::Max, &max)),
+        _ => Err(out_of_range("integer", path, text, Bound::Min, &min)),
     }
 }
 
@@ -164,14 +178,21 @@ fn of_type<'a>(
     }
 }
 
-fn out_of_range(path: &str, got: &str, which: &str, bound: u64, code: &str) -> Error {
+enum Bound {
+    Min,
+    Max,
+}
+
+/// `kind`: what sort of number it is, in OpenAI's words.
+fn out_of_range(kind: &str, path: &str, got: &str, which: Bound, bound: &impl Display) -> Error {
     let got = beginning(got, SHOWN);
-    let side = if which == "minimum" { ">=" } else { "<=" };
-    let mut error = Error::new(
-        Kind::InvalidValue,
-        format!("Invalid '{path}': {which} value is {bound}. Expected a value {side} {bound}, but got {got} instead."),
-    )
-    .param(path);
-    error.code = Some(code.to_owned());
+    let (what, side, code) = match which {
+        Bound::Min => ("below minimum value", ">=", format!("{kind}_below_min_value")),
+        Bound::Max => ("above maximum value", "<=", format!("{kind}_above_max_value")),
+    };
+    let message =
+        format!("Invalid '{path}': {kind} {what}. Expected a value {side} {bound}, but got {got} instead.");
+    let mut error = Error::new(Kind::InvalidValue, message).param(path);
+    error.code = Some(code);
     error
 }

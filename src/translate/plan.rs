@@ -4,6 +4,7 @@
 mod native;
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -30,7 +31,10 @@ use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::wire::json::{self, compact};
 use crate::wire::known;
-use crate::wire::request::{CreateResponse, InputItem, Item, ReasoningConfig, TextConfig, TextFormat};
+use crate::wire::request::{
+    ConfigurationUpdate, CreateResponse, InputItem, Item, ReasoningConfig, TextConfig, TextFormat,
+    fields as known_fields,
+};
 
 /// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +46,16 @@ pub enum ReasoningDisplay {
     Text,
     /// Not at all.
     Hidden,
+}
+
+/// Whose reasoning is also sealed into `encrypted_content`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SealReasoning {
+    /// That of every response which is not stored: its client has to carry it, whether it asks or not.
+    Unstored,
+    /// That of requests which include `reasoning.encrypted_content`.
+    Asked,
 }
 
 /// What becomes of `system` and `developer` messages (WIRE.md 10).
@@ -100,6 +114,8 @@ pub struct PlanOptions<'a> {
     pub native: Option<&'static Native>,
     /// Where tools go that are found later.
     pub found_tools: FoundTools,
+    /// Whose reasoning is sealed.
+    pub seal_reasoning: SealReasoning,
     /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
     pub seal: Option<Arc<dyn Seal>>,
     /// How many of the oldest turns are left out (`truncation: "auto"`).
@@ -132,6 +148,7 @@ impl<'a> PlanOptions<'a> {
             quirks_off: &[],
             native: None,
             found_tools: FoundTools::Declared,
+            seal_reasoning: SealReasoning::Unstored,
             seal: None,
             drop_turns: 0,
             compact: None,
@@ -229,8 +246,18 @@ impl<'a> Draft<'a> {
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
         let (request, notes) = (&self.request, Notes::default());
-        Planner { draft: self, request, options, context, notes, repeated: Vec::new(), droppable_turns: 0 }
-            .plan()
+        Planner {
+            draft: self,
+            request,
+            options,
+            context,
+            notes,
+            repeated: Vec::new(),
+            left_out: Vec::new(),
+            update: Update::default(),
+            droppable_turns: 0,
+        }
+        .plan()
     }
 }
 
@@ -241,12 +268,20 @@ struct Planner<'a, 'o> {
     context: &'o Context<'a>,
     notes: Notes,
     repeated: Vec<usize>,
+    /// Reasoning that the model does not get, and why.
+    left_out: Vec<(String, &'static str)>,
+    update: Update<'a>,
     droppable_turns: usize,
 }
 
 impl<'a, 'o> Planner<'a, 'o> {
     fn plan(mut self) -> Result<Plan, Error> {
         let request = self.request;
+        // a server that speaks Responses well answers for itself
+        let own = self.options.native.is_some_and(|native| !native.functions);
+        if !own {
+            unsupported(request)?;
+        }
         let model = string(request.model, "model")?.filter(|model| !model.is_empty());
         let model: Cow<'_, str> = match (model, self.options.default_model) {
             (Some(model), _) => model,
@@ -258,16 +293,23 @@ impl<'a, 'o> Planner<'a, 'o> {
         let instructions = literal(request.instructions, "instructions")?;
         let items = self.items()?;
         let limits = &self.draft.limits;
+        self.update = Update::of(&items);
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
         let mut tools =
             Tools::read(request.tools, &items, wrappers, self.options.found_tools, limits, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
         let mut choice = Choice::read(request.tool_choice, &mut tools.table, limits, &mut self.notes)?;
+        if matches!(choice, Choice::Required | Choice::Allowed(true))
+            && tools.echo == b"[]"
+            && !tools.visible()
+        {
+            let message = "Tool choice 'required' must be specified with 'tools' parameter.";
+            return Err(Error::new(Kind::InvalidValue, message).param("tool_choice"));
+        }
         let mut entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
-        // a server that speaks Responses well makes its own compactions
-        let own = self.options.native.is_some_and(|native| !native.functions);
+        // and makes its own compactions
         let triggered = !own && items.last().is_some_and(|(_, item)| item.as_ref().is_some_and(is_trigger));
         reply.compacts = self.options.compact.or(triggered.then_some(Compact::Beside));
         if reply.compacts.is_some() {
@@ -401,8 +443,13 @@ impl<'a, 'o> Planner<'a, 'o> {
     ) -> Result<Vec<Entry<'a>>, Error> {
         let earlier = self.context.earlier.len();
         let reading = history::Reading { table, seal: self.options.seal.as_deref(), earlier };
-        let History { mut entries, unknown_role, repeated } = history::read(items, &reading, &mut self.notes);
-        self.repeated = repeated;
+        let History { mut entries, unknown_role, repeated, clash, left_out } =
+            history::read(items, &reading, &mut self.notes);
+        (self.repeated, self.left_out) = (repeated, left_out);
+        // a conversation keeps its items by their ids
+        if let Some(id) = clash.filter(|_| present(self.request.conversation).is_some()) {
+            return Err(Error::duplicate_item(&id).param("input"));
+        }
         if let Some((n, role)) = unknown_role {
             let roles = ["assistant", "system", "developer", "user"];
             return Err(not_one_of(&format!("input[{n}]"), &role, &roles));
@@ -432,13 +479,13 @@ impl<'a, 'o> Planner<'a, 'o> {
             let key = if self.options.native.is_some() { "max_output_tokens" } else { "max_tokens" };
             push_key(body, key, &max.to_string());
         }
-        for (key, value) in [
-            ("temperature", request.temperature),
-            ("top_p", request.top_p),
-            ("presence_penalty", request.presence_penalty),
-            ("frequency_penalty", request.frequency_penalty),
+        for (key, value, bounds) in [
+            ("temperature", request.temperature, TEMPERATURE),
+            ("top_p", request.top_p, TOP_P),
+            ("presence_penalty", request.presence_penalty, PENALTY),
+            ("frequency_penalty", request.frequency_penalty, PENALTY),
         ] {
-            if let Some(value) = number(value, key)? {
+            if let Some(value) = number(value, key, bounds)? {
                 push_key(body, key, value.get());
             }
         }
@@ -466,7 +513,8 @@ impl<'a, 'o> Planner<'a, 'o> {
     /// The level that the server takes and is nearest to the client's; the budget is that of the client's own.
     fn reasoning_effort(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
-        let Some(asked) = string(reasoning.effort, "reasoning.effort")? else { return Ok(()) };
+        let own = string(reasoning.effort, "reasoning.effort")?;
+        let Some(asked) = self.update.effort.and_then(json::decode).or(own) else { return Ok(()) };
         let dialect = self.options.dialect;
         let by_template = asked == "none" && dialect.template_kwargs;
         let sent = match self.options.efforts {
@@ -491,31 +539,11 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok(())
     }
 
+    /// That of the last item which set one, else the request's own.
     fn text_format(&self) -> Result<TextForm<'a>, Error> {
         let text: TextConfig<'_> = fields(self.request.text, "text")?;
-        let format: TextFormat<'_> = fields(text.format, "text.format")?;
-        let kind = string(format.r#type, "text.format.type")?;
-        match kind.as_deref() {
-            None if present(text.format).is_some() => Err(missing("text.format.type")),
-            None | Some("text") => Ok(TextForm::Free),
-            Some("json_object") => Ok(TextForm::Object),
-            Some("json_schema") => {
-                let name =
-                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
-                let schema = object(format.schema, "text.format.schema")?;
-                Ok(TextForm::Schema {
-                    name,
-                    description: literal(format.description, "text.format.description")?,
-                    schema: schema.ok_or_else(|| missing("text.format.schema"))?,
-                    strict: boolean(format.strict, "text.format.strict")?,
-                })
-            }
-            Some(other) => {
-                Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]))
-            }
-        }
+        TextForm::read(self.update.format.or(text.format))
     }
-
     /// What the response says about its request: 31 fields, each always there (WIRE.md 4).
     fn reply(&self, model: &str, stream: bool, tools: &Tools<'_>) -> Result<ReplyPlan, Error> {
         let request = self.request;
@@ -542,7 +570,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             n.map_or(Cow::Borrowed(absent), |n| Cow::Owned(n.to_string()))
         };
         let flag = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
-        let number_or = |value, key, absent| Ok::<_, Error>(raw(number(value, key)?, absent));
+        let number_or = |value, key, bounds, absent| Ok::<_, Error>(raw(number(value, key, bounds)?, absent));
         let background = boolean(request.background, "background")?.unwrap_or(false);
         let told = request.instructions.map_or(0, |raw| raw.get().len()) + tools.echo.len();
         let mut echo = Vec::with_capacity(640 + told);
@@ -550,19 +578,19 @@ impl<'a, 'o> Planner<'a, 'o> {
         echo.extend_from_slice(b"\"background\":");
         echo.extend_from_slice(flag(background).as_bytes());
         let fields: [(&str, Cow<'_, str>); 14] = [
-            ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", "0")?),
+            ("frequency_penalty", number_or(request.frequency_penalty, "frequency_penalty", PENALTY, "0")?),
             ("instructions", raw(literal(request.instructions, "instructions")?, "null")),
             ("max_output_tokens", count(max_output_tokens, "null")),
             ("max_tool_calls", count(max_tool_calls, "null")),
             ("metadata", raw(metadata(request.metadata, self.draft.limits.metadata)?, "{}")),
             ("parallel_tool_calls", flag(parallel)),
-            ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", "0")?),
+            ("presence_penalty", number_or(request.presence_penalty, "presence_penalty", PENALTY, "0")?),
             ("prompt_cache_key", raw(literal(request.prompt_cache_key, "prompt_cache_key")?, "null")),
             ("safety_identifier", raw(literal(request.safety_identifier, "safety_identifier")?, "null")),
             ("store", flag(store)),
-            ("temperature", number_or(request.temperature, "temperature", "1")?),
+            ("temperature", number_or(request.temperature, "temperature", TEMPERATURE, "1")?),
             ("top_logprobs", count(top_logprobs, "0")),
-            ("top_p", number_or(request.top_p, "top_p", "1")?),
+            ("top_p", number_or(request.top_p, "top_p", TOP_P, "1")?),
             ("user", raw(literal(request.user, "user")?, "null")),
         ];
         for (key, value) in fields {
@@ -582,7 +610,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         }
         literal(request.service_tier, "service_tier")?;
         push_key(&mut echo, "service_tier", "\"default\"");
-        let effort = literal(reasoning.effort, "reasoning.effort")?;
+        let effort = self.update.effort.or(literal(reasoning.effort, "reasoning.effort")?);
         let summary = literal(reasoning.summary, "reasoning.summary")?
             .or(literal(reasoning.generate_summary, "reasoning.generate_summary")?);
         push_key(&mut echo, "reasoning", "{\"effort\":");
@@ -590,11 +618,30 @@ impl<'a, 'o> Planner<'a, 'o> {
         push_key(&mut echo, "summary", &raw(summary, "null"));
         echo.push(b'}');
         push_key(&mut echo, "text", "{\"format\":");
-        echo.extend_from_slice(raw(object(text.format, "text.format")?, "{\"type\":\"text\"}").as_bytes());
+        let format = self.update.format.or(object(text.format, "text.format")?);
+        echo.extend_from_slice(raw(format, "{\"type\":\"text\"}").as_bytes());
         if let Some(verbosity) = literal(text.verbosity, "text.verbosity")? {
+            let level = json::decode(verbosity).unwrap_or_default();
+            if !matches!(&*level, "low" | "medium" | "high") {
+                return Err(not_one_of("text.verbosity", &level, &["low", "medium", "high"]));
+            }
             push_key(&mut echo, "verbosity", verbosity.get());
         }
         echo.push(b'}');
+        for (n, (id, reason)) in self.left_out.iter().enumerate() {
+            match n {
+                0 => push_key(&mut echo, "input_transformations", "["),
+                _ => echo.push(b','),
+            }
+            echo.extend_from_slice(b"{\"id\":");
+            json::push_string(&mut echo, id);
+            echo.extend_from_slice(b",\"action\":\"removed\",\"reason\":");
+            json::push_string(&mut echo, reason);
+            echo.extend_from_slice(b",\"type\":\"reasoning\"}");
+        }
+        if !self.left_out.is_empty() {
+            echo.push(b']');
+        }
         push_key(&mut echo, "tool_choice", &raw(present(request.tool_choice), "\"auto\""));
         push_key(&mut echo, "tools", "");
         echo.extend_from_slice(&tools.echo);
@@ -607,7 +654,8 @@ impl<'a, 'o> Planner<'a, 'o> {
             },
             seal: self.options.seal.clone(),
             // a server that speaks Responses well seals its own
-            seals_reasoning: sealed && self.options.native.is_none_or(|native| native.functions),
+            seals_reasoning: (sealed || !store && self.options.seal_reasoning == SealReasoning::Unstored)
+                && self.options.native.is_none_or(|native| native.functions),
             compacts: None,
             background,
             previous_response_id: string(request.previous_response_id, "previous_response_id")?
@@ -637,7 +685,31 @@ enum TextForm<'a> {
     },
 }
 
-impl TextForm<'_> {
+impl<'a> TextForm<'a> {
+    fn read(raw: Option<&'a RawValue>) -> Result<TextForm<'a>, Error> {
+        let format: TextFormat<'_> = fields(raw, "text.format")?;
+        let kind = string(format.r#type, "text.format.type")?;
+        match kind.as_deref() {
+            None if present(raw).is_some() => Err(missing("text.format.type")),
+            None | Some("text") => Ok(TextForm::Free),
+            Some("json_object") => Ok(TextForm::Object),
+            Some("json_schema") => {
+                let name =
+                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
+                let schema = object(format.schema, "text.format.schema")?;
+                Ok(TextForm::Schema {
+                    name,
+                    description: literal(format.description, "text.format.description")?,
+                    schema: schema.ok_or_else(|| missing("text.format.schema"))?,
+                    strict: boolean(format.strict, "text.format.strict")?,
+                })
+            }
+            Some(other) => {
+                Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]))
+            }
+        }
+    }
+
     /// Appends `response_format`: what is flat in Responses is wrapped in Chat.
     fn write(&self, body: &mut Vec<u8>) {
         match self {
@@ -680,6 +752,79 @@ impl TextForm<'_> {
             format!("JSON that fits this JSON Schema:\n{schema}")
         });
         json::escape(&format!("Give your final answer now, without any other text, as {form}")).into_owned()
+    }
+}
+
+/// Ranges of the documents.
+const TEMPERATURE: RangeInclusive<i32> = 0..=2;
+const TOP_P: RangeInclusive<i32> = 0..=1;
+const PENALTY: RangeInclusive<i32> = -2..=2;
+
+/// Fields of Chat Completions, and what they are called here.
+const MOVED: [(&str, &str); 8] = [
+    ("messages", "input"),
+    ("response_format", "text.format"),
+    ("max_tokens", "max_output_tokens"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("reasoning_effort", "reasoning.effort"),
+    ("verbosity", "text.verbosity"),
+    ("functions", "tools"),
+    ("function_call", "tool_choice"),
+];
+
+/// Refuses what would change the answer and is not to be had: left out in silence, the client would take the answer for
+/// another than it is.
+fn unsupported(request: &CreateResponse<'_>) -> Result<(), Error> {
+    for (key, value) in &request.others {
+        if present(Some(value)).is_none() {
+            continue;
+        }
+        let moved = MOVED.iter().find(|(name, _)| name == key);
+        let message = match (moved, &**key) {
+            (Some((_, name)), _) => format!(
+                "Unsupported parameter: '{key}'. In the Responses API, this parameter has moved to '{name}'. Try again \
+                 with the new parameter."
+            ),
+            (None, "prompt") => {
+                "Unsupported parameter: 'prompt'. No prompt templates are stored here; send the text \
+                                 of the template as 'instructions' and 'input'."
+                    .to_owned()
+            }
+            (None, "n") if value.get() != "1" => {
+                "Unsupported parameter: 'n'. A response is one answer; ask several times.".to_owned()
+            }
+            _ => continue,
+        };
+        return Err(Error::new(Kind::UnsupportedParameter, message).param(&**key));
+    }
+    Ok(())
+}
+
+/// What `configuration_update` items set, each until another does: the last of each counts for the answer to come.
+#[derive(Debug, Default)]
+struct Update<'a> {
+    effort: Option<&'a RawValue>,
+    format: Option<&'a RawValue>,
+}
+
+impl<'a> Update<'a> {
+    fn of(items: &[&InputItem<'a>]) -> Update<'a> {
+        let mut update = Update::default();
+        let is_one = |item: &Item<'_>| item.r#type.map(RawValue::get) == Some("\"configuration_update\"");
+        for (raw, item) in items {
+            if !item.as_ref().is_some_and(is_one) {
+                continue;
+            }
+            let read: ConfigurationUpdate<'a> = known_fields(raw).unwrap_or_default();
+            let reasoning: ReasoningConfig<'a> = read.reasoning.and_then(known_fields).unwrap_or_default();
+            let text: TextConfig<'a> = read.text.and_then(known_fields).unwrap_or_default();
+            update.effort =
+                present(reasoning.effort).filter(|raw| raw.get().starts_with('"')).or(update.effort);
+            // what cannot be read changes nothing: it is history
+            update.format =
+                present(text.format).filter(|raw| TextForm::read(Some(raw)).is_ok()).or(update.format);
+        }
+        update
     }
 }
 

@@ -154,6 +154,11 @@ raw_fields!(
 );
 
 raw_fields!(
+    /// An item that changes settings from there on.
+    ConfigurationUpdate { reasoning, text }
+);
+
+raw_fields!(
     /// A message in the form of Chat Completions.
     ChatMessage { tool_calls, tool_call_id, call_id, name }
 );
@@ -177,7 +182,10 @@ raw_fields!(
 
 raw_fields!(
     /// One element of `tools`.
-    Tool { r#type, name, description, parameters, strict, format, tools, execution, defer_loading }
+    Tool {
+        r#type, name, description, parameters, strict, format, tools, execution, defer_loading, output_schema,
+        allowed_callers, r#async,
+    }
 );
 
 raw_fields!(

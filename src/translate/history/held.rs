@@ -23,8 +23,8 @@ pub(super) fn skip_repeats(
     items: &[&InputItem<'_>],
     earlier: usize,
     places: &[usize],
-) -> Vec<usize> {
-    let Some(from) = places.iter().position(|place| *place >= earlier) else { return Vec::new() };
+) -> Told {
+    let Some(from) = places.iter().position(|place| *place >= earlier) else { return Told::default() };
     let ids = ids(items, earlier);
     let ids: Vec<Option<&str>> =
         places.iter().map(|place| ids.get(*place).and_then(Option::as_deref)).collect();
@@ -58,7 +58,23 @@ pub(super) fn skip_repeats(
     }
     told.dedup();
     told.retain(|place| !said.contains(place));
-    told
+    Told { repeated: told, clash: clash(from, &ids, places, &again) }
+}
+
+/// What is known of them.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    pub repeated: Vec<usize>,
+    /// An id of an item that says something new, which another item has already.
+    pub clash: Option<String>,
+}
+
+fn clash(from: usize, ids: &[Option<&str>], places: &[usize], again: &[bool]) -> Option<String> {
+    let own = ids.iter().zip(places).enumerate().skip(from);
+    let mut new = own.filter(|(at, _)| !is(again, *at)).filter_map(|(_, (id, place))| Some(((*id)?, *place)));
+    let held = ids.iter().zip(places).take(from).filter_map(|(id, place)| Some(((*id)?, *place)));
+    let mut taken: HashMap<&str, usize> = held.collect();
+    new.find(|(id, place)| *taken.entry(id).or_insert(*place) != *place).map(|(id, _)| id.to_owned())
 }
 
 /// How many of the own steps, at their beginning, are the end of what is held: a part of the conversation in which the

@@ -286,6 +286,11 @@ impl<'a> Tools<'a> {
             "shell" => (default("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
             _ => (default("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
         };
+        if own.is_some_and(schema::encrypts)
+            && let Some(route) = self.table.routes.get_mut(route)
+        {
+            route.encrypts = true;
+        }
         let strict = present(tool.strict).map(RawValue::get);
         let strict = strict.filter(|strict| kind == "function" && matches!(*strict, "true" | "false"));
         if self.table.shell.is_none() {
@@ -339,6 +344,18 @@ impl<'a> Tools<'a> {
             match value {
                 Some(value) => out.extend_from_slice(compact(value.get()).as_bytes()),
                 None => out.extend_from_slice(absent.as_bytes()),
+            }
+        }
+        // these only where they were given
+        for (key, value) in [
+            (&b",\"defer_loading\":"[..], tool.defer_loading),
+            (b",\"output_schema\":", tool.output_schema),
+            (b",\"allowed_callers\":", tool.allowed_callers),
+            (b",\"async\":", tool.r#async),
+        ] {
+            if let Some(value) = present(value) {
+                out.extend_from_slice(key);
+                out.extend_from_slice(compact(value.get()).as_bytes());
             }
         }
         out.push(b'}');

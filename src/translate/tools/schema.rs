@@ -28,6 +28,17 @@ pub fn object_rooted(parameters: &str) -> Cow<'_, str> {
     Cow::Owned(rooted)
 }
 
+/// Whether a property at the root is declared `encrypted`, as Codex declares what one agent tells another.
+pub fn encrypts(parameters: &str) -> bool {
+    let encrypted = |property: &Value| property.get("encrypted") == Some(&Value::Bool(true));
+    // nearly none has the word
+    parameters.contains("\"encrypted\"")
+        && serde_json::from_str::<Value>(parameters).is_ok_and(|schema| {
+            let properties = schema.get("properties").and_then(Value::as_object);
+            properties.is_some_and(|properties| properties.values().any(encrypted))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -43,6 +43,8 @@ pub struct Route {
     pub namespace: Option<String>,
     /// What it is.
     pub kind: Kind,
+    /// Whether a parameter of it is declared `encrypted`: its client hands that on, and must hear that it is plain text.
+    pub encrypts: bool,
     /// Whether `tool_choice` lets the model call it.
     pub allowed: bool,
     /// Whether it was found later and is called through [`Kind::Found`], so that the prompt's head stays as it is.
@@ -107,6 +109,7 @@ impl Table {
             name: name.to_owned(),
             namespace,
             kind,
+            encrypts: false,
             allowed: true,
             behind: false,
         });

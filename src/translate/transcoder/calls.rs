@@ -210,6 +210,7 @@ impl Transcoder {
             name: slot.name.clone(),
             namespace: None,
             call_id: slot.id.clone(),
+            encrypts: false,
         };
         let table = &self.plan.tools;
         let route: Option<&Route> = match table.called(&called) {
@@ -226,6 +227,7 @@ impl Transcoder {
             Some(route) if matches!(route.kind, ToolKind::Function | ToolKind::Custom(_)) => {
                 call.name = escaped(&route.name);
                 call.namespace = route.namespace.as_deref().map(escaped);
+                call.encrypts = route.encrypts;
                 if let ToolKind::Custom(patch) = route.kind {
                     let repairs = Repairs {
                         fences: table.quirk("patch_fences"),
@@ -261,8 +263,10 @@ impl Transcoder {
         };
         match item {
             answer::Item::Function { custom, name, namespace, arguments } => {
+                let same = |route: &Route| route.name == name && route.namespace == namespace;
+                let encrypts = self.plan.tools.routes.iter().any(|route| route.encrypts && same(route));
                 let namespace = namespace.as_deref().map(escaped);
-                let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id };
+                let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id, encrypts };
                 self.begin(Kind::Call(call), if custom { "ctc_" } else { "fc_" }, out);
                 let empty = arguments.trim().is_empty() && !cut && !custom;
                 let arguments = if empty { "{}" } else { &arguments };

@@ -251,7 +251,7 @@ impl Transcoder {
         self.calls.push(Slot { id: call_id.clone(), name: name.clone(), begun: true, ..Slot::default() });
         let prefix = if custom { "ctc_" } else { "fc_" };
         self.mend.wanted = self.kept(&id, prefix);
-        self.begin(Kind::Call(Call { slot, custom, name, namespace, call_id }), prefix, out);
+        self.begin(Kind::Call(Call { slot, custom, name, namespace, call_id, encrypts: false }), prefix, out);
     }
 
     /// A call of a function that stands for a declared tool.
