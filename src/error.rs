@@ -83,6 +83,8 @@ pub enum Kind {
     UpstreamFailed,
     /// The drain ended before the stream did.
     ShuttingDown,
+    /// This process has no file descriptor left for what the request needs.
+    NoDescriptor,
     /// The store could not be asked.
     StoreUnavailable,
     /// A defect of ours.
@@ -170,6 +172,9 @@ impl Kind {
             Kind::Timeout => (Upstream, 504, SERVER, None, SERVER),
             Kind::UpstreamFailed => (Upstream, 500, SERVER, None, SERVER),
             Kind::ShuttingDown => (Internal, 503, "service_unavailable_error", None, SERVER),
+            Kind::NoDescriptor => {
+                (Internal, 503, "service_unavailable_error", Some("out_of_file_descriptors"), SERVER)
+            }
             Kind::StoreUnavailable => (Internal, 503, "service_unavailable_error", None, SERVER),
             Kind::Internal => (Internal, 500, SERVER, None, SERVER),
         };
@@ -182,6 +187,13 @@ impl Error {
     /// An error of `kind` with the text that the client reads.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error { kind, message: message.into(), param: None, code: None, retry_after: None, detail: None }
+    }
+
+    /// A lack of file descriptors of our own.
+    pub fn no_descriptor() -> Self {
+        let message =
+            "Rejoinder has no file descriptor left for this request; its limit is too low (ulimit -n).";
+        Error::new(Kind::NoDescriptor, message)
     }
 
     /// A client that does not go on with its body.
@@ -255,7 +267,11 @@ impl Error {
         let wanted = self.retry_after.map(|d| d.as_secs().max(1));
         wanted.or(match self.kind {
             Kind::RateLimited => Some(5),
-            Kind::OverCapacity | Kind::Unavailable | Kind::ShuttingDown | Kind::StoreUnavailable => Some(2),
+            Kind::OverCapacity
+            | Kind::Unavailable
+            | Kind::ShuttingDown
+            | Kind::NoDescriptor
+            | Kind::StoreUnavailable => Some(2),
             _ => None,
         })
     }
@@ -271,6 +287,7 @@ impl Error {
                 | Kind::Timeout
                 | Kind::UpstreamFailed
                 | Kind::ShuttingDown
+                | Kind::NoDescriptor
                 | Kind::StoreUnavailable
                 | Kind::ClientGone
                 | Kind::BodyStalled

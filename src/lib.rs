@@ -13,6 +13,7 @@ mod bell;
 mod budget;
 pub mod cli;
 pub mod config;
+mod descriptors;
 pub mod dialect;
 mod doctor;
 pub mod driver;

@@ -4,6 +4,7 @@ use http::{Request, Response, StatusCode};
 
 use super::App;
 use super::reply::{self, ResponseBody, full};
+use crate::descriptors;
 use crate::telemetry::Server;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -30,6 +31,9 @@ pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
 fn readiness(app: &App) -> Result<(), String> {
     if app.draining.is_cancelled() {
         return Err("draining".to_owned());
+    }
+    if descriptors::lacked() {
+        return Err("out of file descriptors".to_owned());
     }
     app.upstream.ready().map_err(|reason| format!("upstream: {reason}"))
 }

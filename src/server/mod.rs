@@ -22,6 +22,7 @@ mod stored;
 mod tokens;
 
 use std::future::Future;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -42,6 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::bell::Bell;
 use crate::budget::Budget;
 use crate::config::{Config, Resolved};
+use crate::descriptors::{self, Use};
 use crate::keyring::Keyring;
 use crate::store::{self, Echoes, Group, Store};
 use crate::telemetry::Metrics;
@@ -54,6 +56,8 @@ use runs::Runs;
 
 /// How long a client may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time until another connection is accepted, when there was no file descriptor for one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest wait for servers to save their slots, at the very end.
 const SAVING: Duration = Duration::from_secs(20);
 /// How an HTTP/2 connection begins, and no HTTP/1 request.
@@ -112,6 +116,7 @@ pub fn run(resolved: Resolved) -> Result<(), String> {
 }
 
 async fn serve(resolved: Resolved) -> Result<(), String> {
+    descriptors::raise();
     let mut signals = Signals::new()?;
     let listener = client::listen(resolved.config.listen)?;
     let admin = client::listen(resolved.config.admin)?;
@@ -156,10 +161,10 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
 
     tokio::spawn(sweep(app.clone()));
     // the admin port answers until the very end: a probe must see the drain
-    tokio::spawn(accept(admin, app.clone(), CancellationToken::new(), |app, request| async move {
+    tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
         admin::answer(&app, &request)
     }));
-    let api = accept(listener, app.clone(), app.draining.clone(), |app, request| async move {
+    let api = accept(listener, app.clone(), false, app.draining.clone(), |app, request| async move {
         routes::answer(app, request).await
     });
     let api = tokio::spawn(api);
@@ -210,8 +215,15 @@ async fn drain(app: &App, api: tokio::task::JoinHandle<TaskTracker>, signals: &m
     }
 }
 
-/// Accepts until `stop`; returns the connections that are still open.
-async fn accept<H, F>(listener: TcpListener, app: Arc<App>, stop: CancellationToken, handle: H) -> TaskTracker
+/// Accepts until `stop`; returns the connections that are still open. `reserve`: whether they may have the file descriptors
+/// that are kept for what must go on.
+async fn accept<H, F>(
+    listener: TcpListener,
+    app: Arc<App>,
+    reserve: bool,
+    stop: CancellationToken,
+    handle: H,
+) -> TaskTracker
 where
     H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
@@ -220,7 +232,16 @@ where
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     let send_timeout = app.config.send_timeout;
+    let mut full = false;
     loop {
+        // others wait in the kernel's queue
+        while full && !stop.is_cancelled() {
+            full = !descriptors::available(Use::Client);
+            if full {
+                descriptors::lacking();
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return connections,
@@ -228,12 +249,18 @@ where
         let stream: TcpStream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // out of file descriptors, mostly: busy looping would not free one
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                match descriptors::is_lack(&error) {
+                    true => descriptors::lacking(),
+                    false => tracing::warn!(%error, "cannot accept a connection"),
+                }
+                // busy looping would not help
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        if !reserve {
+            full = !descriptors::within(stream.as_raw_fd(), Use::Client);
+        }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }

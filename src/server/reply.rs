@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 
-use crate::error::{Error, Origin};
+use crate::error::{Error, Kind, Origin};
 
 /// The body of every answer; its error ends the connection, which is how a cut passed-through body is told.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
@@ -55,6 +55,10 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     let status = error.status();
     let (status_code, code) = (status.as_u16(), error.label());
     match error.origin() {
+        // it is told once, not for each request
+        Origin::Internal if error.kind == Kind::NoDescriptor => {
+            tracing::debug!(status = status_code, code, "request failed");
+        }
         Origin::Internal => tracing::error!(status = status_code, code, "request failed"),
         Origin::Upstream => tracing::warn!(status = status_code, code, "upstream failed a request"),
         Origin::Client => tracing::debug!(status = status_code, code, "request refused"),

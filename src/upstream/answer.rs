@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::exchange::{Broken, Response};
+use super::exchange::{Broken, Response, Why};
 use crate::error::{Error, Kind};
 use crate::translate::refusal;
 
@@ -21,12 +21,14 @@ const ERROR_BODY: usize = 256 << 10;
 
 /// What it means that a request got no answer.
 pub fn unreachable(broken: Broken) -> Error {
-    if broken.refused {
-        Error::new(Kind::Unavailable, "The upstream server cannot be reached.").detail(broken.cause)
-    } else {
-        Error::new(Kind::BadGateway, "The upstream server closed the connection without an answer.")
-            .detail(broken.cause)
-    }
+    let error = match broken.why {
+        Why::Refused => Error::new(Kind::Unavailable, "The upstream server cannot be reached."),
+        Why::NoDescriptor => Error::no_descriptor(),
+        Why::Cut => {
+            Error::new(Kind::BadGateway, "The upstream server closed the connection without an answer.")
+        }
+    };
+    error.detail(broken.cause)
 }
 
 /// What an answer that is no success means. `context`: tokens that one conversation has, if known.

@@ -2,10 +2,11 @@
 //! wants them, and reqwest for TLS and for all that is not a chat request. It must not know what an answer means.
 
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
@@ -13,8 +14,9 @@ use http_body::Body as _;
 
 use super::http1::{self, Pool, Told};
 use super::send::Body as RequestBody;
+use crate::descriptors;
 
-pub use super::http1::Broken;
+pub use super::http1::{Broken, Why};
 
 /// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -60,6 +62,7 @@ impl Client {
         let general = builder
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(http1::MOST_KEPT)
             .tcp_nodelay(true)
             // see http1::keepalive; the default is 30 s
             .tcp_user_timeout(None)
@@ -84,14 +87,14 @@ impl Client {
         body: RequestBody,
     ) -> Result<Response, Broken> {
         if let Some(pool) = self.plain(base) {
-            let http1::Response { told, body } = pool.post(path, headers, body).await?;
+            let http1::Response { told, body } = http1::post(&pool, path, headers, body).await?;
             return Ok(Response { told, body: Body::Plain(body) });
         }
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
         let request = self.general.post(format!("{base}{path}")).headers(headers).body(body.into_bytes());
         // large, and not the usual way
-        Ok(Box::pin(request.send()).await?.into())
+        Ok(Box::pin(send(request)).await?.into())
     }
 
     fn plain(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
@@ -148,19 +151,51 @@ impl From<reqwest::Response> for Response {
 
 impl From<reqwest::Error> for Broken {
     fn from(error: reqwest::Error) -> Broken {
-        Broken { refused: error.is_connect(), cause: causes(error) }
+        let lacks = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref().is_some_and(descriptors::is_lack)
+        };
+        if sources(&error).any(lacks) {
+            return Broken::no_descriptor();
+        }
+        let why = if error.is_connect() { Why::Refused } else { Why::Cut };
+        Broken { why, cause: causes(error) }
     }
+}
+
+/// Sends a request, and once more where it may have met a kept connection that the server had closed.
+pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
+    let (begun, again) = (Instant::now(), request.try_clone());
+    match (request.send().await, again) {
+        (Err(error), Some(again)) if is_cut(&error) && begun.elapsed() < http1::STALE => {
+            tracing::debug!(cause = causes(error), "a kept connection may have been stale");
+            again.send().await
+        }
+        (sent, _) => sent,
+    }
+}
+
+/// Whether a connection ended without a byte of an answer.
+fn is_cut(error: &reqwest::Error) -> bool {
+    let ends = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+    !error.is_connect()
+        && sources(error).any(|cause| {
+            let http = cause.downcast_ref::<hyper::Error>();
+            http.is_some_and(|http| http.is_incomplete_message() || http.is_canceled())
+                || cause.downcast_ref::<io::Error>().is_some_and(|error| ends.contains(&error.kind()))
+        })
+}
+
+fn sources(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
 }
 
 /// The error with all its causes, without the URL.
 pub fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut causes = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
+    for cause in sources(&error) {
         causes.push_str(": ");
         causes.push_str(&cause.to_string());
-        source = cause.source();
     }
     causes
 }

@@ -1,21 +1,20 @@
-//! Owns plain HTTP/1.1 to a server: its connections, kept between requests, and one exchange at a time on each. An
-//! answer's body is read in the task that wants it, straight from the socket: a general client's task, channel and
+//! Owns plain HTTP/1.1 to a server: one exchange at a time on a connection. An answer's body is read in the task that wants it, straight from the socket: a general client's task, channel and
 //! buffers for every stream cost more than the translation (docs/performance.md). It must not know what is exchanged.
 
 mod chunked;
 mod head;
+mod pool;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
-use http::{HeaderName, HeaderValue, Uri};
-use socket2::{SockRef, TcpKeepalive};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -23,6 +22,7 @@ use super::send::Body as RequestBody;
 use head::{Arriving, Framing, Head};
 
 pub use head::Told;
+pub use pool::{MOST_KEPT, Pool, keepalive};
 
 /// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
 /// holds nothing.
@@ -30,6 +30,9 @@ const READ: usize = 32 << 10;
 /// Most bytes of a success that are taken in while its request is still being written: a server that goes on beyond them
 /// does not want the rest of the request.
 const EARLY: usize = 256 << 10;
+/// How long after a request was begun the end of a kept connection is taken for older than the request. The answer of a
+/// server that had closed it takes one round trip.
+pub const STALE: Duration = Duration::from_secs(1);
 /// Bytes of a request that are written until other tasks get their turn.
 const TURN: usize = 1 << 20;
 
@@ -41,38 +44,33 @@ thread_local! {
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct Broken {
-    /// Whether the server was not even reached.
-    pub refused: bool,
+    /// Which sort of reason it is.
+    pub why: Why,
     /// For the log.
     pub cause: String,
 }
 
+/// Sorts of reasons for which there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// The server was not reached.
+    Refused,
+    /// This process had no file descriptor for a connection.
+    NoDescriptor,
+    /// The connection ended before the answer did.
+    Cut,
+}
+
 impl Broken {
-    fn midway(cause: impl ToString) -> Broken {
-        Broken { refused: false, cause: cause.to_string() }
+    fn cut(cause: impl ToString) -> Broken {
+        Broken { why: Why::Cut, cause: cause.to_string() }
     }
-}
 
-/// Connections to one server.
-pub struct Pool {
-    host: String,
-    port: u16,
-    /// As the `Host` header has it.
-    authority: String,
-    /// What stands before every path.
-    prefix: String,
-    connect_timeout: Duration,
-    /// How long one is kept for the next request.
-    idle_timeout: Duration,
-    idle: Mutex<Idle>,
-}
-
-#[derive(Default)]
-struct Idle {
-    /// The one that was used last at the end.
-    streams: Vec<(TcpStream, Instant)>,
-    /// Whether a task watches over their age.
-    watched: bool,
+    /// A lack of our own, which is noted.
+    pub(super) fn no_descriptor() -> Broken {
+        crate::descriptors::lacking();
+        Broken { why: Why::NoDescriptor, cause: "no file descriptor for a connection".to_owned() }
+    }
 }
 
 /// A response whose body is still to be read.
@@ -100,143 +98,98 @@ struct Exchange {
     keeps: bool,
 }
 
-impl Pool {
-    /// Connections to the server at `base`; `None` for what needs more than plain HTTP: TLS, or a user in the URL.
-    pub fn new(base: &str, connect_timeout: Duration, idle_timeout: Duration) -> Option<Arc<Pool>> {
-        let uri: Uri = base.parse().ok()?;
-        let authority = uri.authority()?;
-        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || uri.query().is_some() {
-            return None;
-        }
-        let host = authority.host();
-        Some(Arc::new(Pool {
-            host: host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            authority: authority.as_str().to_owned(),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-            connect_timeout,
-            idle_timeout,
-            idle: Mutex::default(),
-        }))
-    }
-
-    /// Sends a `POST` of JSON and waits for the head of its response.
-    ///
-    /// # Errors
-    /// When the server cannot be reached, or answers with no HTTP response.
-    pub async fn post(
-        self: &Arc<Pool>,
-        path: &str,
-        headers: &[(HeaderName, &HeaderValue)],
-        body: RequestBody,
-    ) -> Result<Response, Broken> {
-        let head = head::request(&self.authority, [&self.prefix, path], headers, body.len());
-        let stream = match self.take() {
+/// Sends a `POST` of JSON and waits for the head of its response. A kept connection that turns out to be stale, since the
+/// server closed it just then or answers 408, is none of the server's failures: the request is sent on a fresh one.
+///
+/// # Errors
+/// When the server cannot be reached, or answers with no HTTP response.
+pub async fn post(
+    pool: &Arc<Pool>,
+    path: &str,
+    headers: &[(HeaderName, &HeaderValue)],
+    body: RequestBody,
+) -> Result<Response, Broken> {
+    let head = head::request(&pool.authority, [&pool.prefix, path], headers, body.len());
+    let mut kept = pool.take();
+    let mut body = Some(body);
+    loop {
+        let was_kept = kept.is_some();
+        let stream = match kept.take() {
             Some(stream) => stream,
-            None => Box::pin(self.connect()).await?,
+            None => Box::pin(pool.connect()).await?,
         };
-        let mut exchange = Exchange { stream, pool: self.clone(), keeps: true };
-        let (head, held) = exchange.ask(&head, body).await?;
-        let Head { told, framing, keeps } = head;
-        exchange.keeps &= keeps;
-        let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
-        body.end_if_over();
-        Ok(Response { told, body })
-    }
-
-    async fn connect(&self) -> Result<TcpStream, Broken> {
-        let refused = |cause: String| Broken { refused: true, cause };
-        let connect = TcpStream::connect((self.host.as_str(), self.port));
-        let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
-            Err(_) => return Err(refused("cannot connect in time".to_owned())),
-        };
-        let set =
-            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive()));
-        if let Err(error) = set {
-            tracing::debug!(%error, "cannot set the options of a connection");
-        }
-        Ok(stream)
-    }
-
-    /// A connection that was used before and that the server has not closed.
-    fn take(&self) -> Option<TcpStream> {
-        let mut idle = self.idle();
-        while let Some((stream, since)) = idle.streams.pop() {
-            if since.elapsed() >= self.idle_timeout {
-                // the others are older
-                idle.streams.clear();
-                return None;
+        let mut exchange = Exchange { stream, pool: pool.clone(), keeps: true };
+        match exchange.ask(&head, &mut body, was_kept).await {
+            Ok((Head { told, framing, keeps }, held)) => {
+                exchange.keeps &= keeps;
+                let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
+                body.end_if_over();
+                return Ok(Response { told, body });
             }
-            // an end, or bytes that nobody asked for
-            let silent =
-                stream.try_read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-            if silent {
-                return Some(stream);
+            Err(broken) if body.is_some() => {
+                tracing::debug!(cause = broken.cause, "a kept connection was stale")
             }
+            Err(broken) => return Err(broken),
         }
-        None
-    }
-
-    fn keep(self: &Arc<Pool>, stream: TcpStream) {
-        let mut idle = self.idle();
-        idle.streams.push((stream, Instant::now()));
-        if idle.watched {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            idle.watched = true;
-            let (pool, pause) = (Arc::downgrade(self), self.idle_timeout);
-            runtime.spawn(async move {
-                loop {
-                    tokio::time::sleep(pause).await;
-                    match pool.upgrade() {
-                        Some(pool) if pool.close_old() => {}
-                        _ => return,
-                    }
-                }
-            });
-        }
-    }
-
-    /// Closes connections that were idle for too long; whether any is left to watch over.
-    fn close_old(&self) -> bool {
-        let mut idle = self.idle();
-        idle.streams.retain(|(_, since)| since.elapsed() < self.idle_timeout);
-        idle.watched = !idle.streams.is_empty();
-        idle.watched
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Exchange {
-    /// Sends a request and reads the head of the response, with what came behind it.
-    async fn ask(&mut self, head: &[u8], body: RequestBody) -> Result<(Head, Vec<u8>), Broken> {
-        let mut out = head.chain(&*body);
+    /// Sends a request and reads the head of the response, with what came behind it. `body` is left there where the
+    /// connection `was_kept` and is stale; else it is let go as soon as the server has it, who may think for long.
+    async fn ask(
+        &mut self,
+        head: &[u8],
+        body: &mut Option<RequestBody>,
+        was_kept: bool,
+    ) -> Result<(Head, Vec<u8>), Broken> {
+        let begun = Instant::now();
         let mut came = Arriving::default();
         let mut found = Ok(None);
+        let mut out = head.chain(body.as_deref().unwrap_or_default());
         // a server may refuse a request that it has not read to its end
         let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found)).await;
         let whole = !out.has_remaining();
-        // the server has it, and may think for long
-        drop(body);
+        if !was_kept {
+            *body = None;
+        }
         loop {
-            if let Some(mut head) = found.map_err(Broken::midway)? {
-                head.keeps &= sent.is_ok() && whole;
-                return Ok((head, came.bytes));
+            if body.is_some() && begun.elapsed() >= STALE {
+                *body = None;
+            }
+            match found {
+                Err(cause) => {
+                    *body = None;
+                    return Err(Broken::cut(cause));
+                }
+                Ok(Some(head)) if body.is_some() && head.told.status == StatusCode::REQUEST_TIMEOUT => {
+                    return Err(Broken::cut("answered with 408"));
+                }
+                Ok(Some(mut head)) => {
+                    *body = None;
+                    head.keeps &= sent.is_ok() && whole;
+                    return Ok((head, came.bytes));
+                }
+                Ok(None) => {}
             }
             found = Ok(None);
-            match poll_fn(|cx| self.poll_read(cx, |bytes| found = came.add(bytes))).await {
-                Ok(0) => {
-                    return Err(Broken::midway(sent.err().map_or_else(closed, |error| error.to_string())));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(Broken::midway(sent.err().unwrap_or(error))),
+            let read = poll_fn(|cx| self.poll_read(cx, |bytes| found = came.add(bytes)));
+            let read = match body {
+                None => read.await,
+                Some(_) => match tokio::time::timeout(STALE.saturating_sub(begun.elapsed()), read).await {
+                    Ok(read) => read,
+                    Err(_) => continue,
+                },
+            };
+            let broken = match read {
+                Ok(0) => sent.err().map_or_else(closed, |error| error.to_string()),
+                Ok(_) => continue,
+                Err(error) => sent.err().unwrap_or(error).to_string(),
+            };
+            if !came.bytes.is_empty() || begun.elapsed() >= STALE {
+                *body = None;
             }
+            return Err(Broken::cut(broken));
         }
     }
 
@@ -324,7 +277,7 @@ impl Body {
             };
             match whole {
                 Ok(whole) => exchange.keeps &= whole,
-                Err(cause) => self.broken = Some(Broken::midway(cause)),
+                Err(cause) => self.broken = Some(Broken::cut(cause)),
             }
             self.end_if_over();
             if out.len() > before {
@@ -343,14 +296,6 @@ impl Body {
             pool.keep(stream);
         }
     }
-}
-
-/// Has the kernel ask a silent peer whether it is there, and end the connection after half a minute without an answer. A
-/// peer that has no room for more data answers: a living one is never cut. TCP_USER_TIMEOUT would cut it, since that counts
-/// the time until the peer makes room.
-pub fn keepalive() -> TcpKeepalive {
-    let (time, interval) = (Duration::from_secs(15), Duration::from_secs(5));
-    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(3)
 }
 
 fn closed() -> String {
@@ -377,7 +322,7 @@ mod tests {
             std::future::pending::<()>().await;
         });
         let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
-        let post = pool.post("/", &[], RequestBody::Own(vec![b'x'; 32 << 20].into()));
+        let post = post(&pool, "/", &[], RequestBody::Own(vec![b'x'; 32 << 20].into()));
         tokio::time::timeout(Duration::from_secs(20), post).await.expect("it is not read for ever")
     }
 

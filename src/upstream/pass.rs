@@ -12,8 +12,10 @@ use futures::stream;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, Method, header};
 
+use super::exchange::{self, Broken, Why};
 use super::server::Lease;
 use super::{Route, Upstream, answer};
+use crate::descriptors::{self, Use};
 use crate::error::{Error, Kind};
 
 /// An answer to a request that was passed through, whatever its status. As long as it lives, the request counts as
@@ -55,7 +57,11 @@ impl Upstream {
         headers.remove(header::HOST);
         server.strip_keys(&mut headers);
         server.authorize(&mut headers, client.as_ref());
+        if !descriptors::available(Use::Upstream) {
+            return Err(answer::unreachable(Broken::no_descriptor()));
+        }
         let lease = server.lease_any();
+        let idempotent = method.is_idempotent();
         let upload = Arc::new(Upload::new());
         let request = server.client.general.request(method, address.url(path_and_query)).headers(headers);
         let request = match body {
@@ -63,7 +69,10 @@ impl Upstream {
             None => request,
         };
         let limit = server.config.response_timeout;
-        let mut sent = pin!(request.send());
+        let mut sent = pin!(async {
+            // a body that streams is not there a second time
+            if idempotent { exchange::send(request).await } else { request.send().await }
+        });
         loop {
             let left = limit.saturating_sub(upload.idle());
             match tokio::time::timeout(left, &mut sent).await {
@@ -72,10 +81,11 @@ impl Upstream {
                     return Err(Error::body_stalled(silence));
                 }
                 Ok(Err(error)) => {
-                    if error.is_connect() {
+                    let broken = Broken::from(error);
+                    if broken.why == Why::Refused {
                         server.suspect("connection refused");
                     }
-                    return Err(answer::unreachable(error.into()));
+                    return Err(answer::unreachable(broken));
                 }
                 // else the body moved meanwhile
                 Err(_) if upload.idle() >= limit => return Err(answer::too_late(limit)),
@@ -96,7 +106,7 @@ impl Passed {
             match tokio::time::timeout(limit, pieces.next()).await {
                 Ok(piece) => match piece? {
                     Ok(piece) => Some((Ok(piece), Some((pieces, lease)))),
-                    Err(error) => Some((Err(super::exchange::causes(error)), None)),
+                    Err(error) => Some((Err(exchange::causes(error)), None)),
                 },
                 Err(_) => Some((Err(answer::silent(limit).message), None)),
             }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::address::Address;
+use super::exchange::{self, Broken, Why};
 use super::facts::{Facts, Listing, Props};
 use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, OPENAI, SGLANG, VLLM};
 
@@ -27,6 +28,8 @@ pub enum Sight {
     Silent(String),
     /// A server that cannot serve yet.
     Loading(String),
+    /// Nothing, for a lack of our own.
+    Unseen,
     /// A server that can.
     Ready(Box<Facts>),
 }
@@ -149,12 +152,16 @@ impl Look<'_> {
         if let Some(key) = self.key {
             request = request.bearer_auth(key.expose_secret());
         }
-        let response =
-            request.send().await.map_err(|error| match (error.is_connect(), error.is_timeout()) {
-                (true, _) => Sight::Absent(unconnected(&error)),
+        let response = exchange::send(request).await.map_err(|error| {
+            match (error.is_connect(), error.is_timeout()) {
+                (true, _) => match (unconnected(&error), Broken::from(error).why) {
+                    (_, Why::NoDescriptor) => Sight::Unseen,
+                    (reason, _) => Sight::Absent(reason),
+                },
                 (_, true) => Sight::Silent("no answer in time".to_owned()),
-                _ => Sight::Absent(super::exchange::Broken::from(error).cause),
-            })?;
+                _ => Sight::Absent(Broken::from(error).cause),
+            }
+        })?;
         let status = response.status();
         let server = response.headers().get(http::header::SERVER).and_then(|v| v.to_str().ok());
         let server = server.unwrap_or("").to_owned();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::exchange::Response;
+use super::exchange::{Response, Why};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
@@ -215,7 +215,7 @@ impl<'a> Trip<'a> {
             Failure::Broke(error) => {
                 lease.failed();
                 drop(lease);
-                // it may have died, or closed a connection that idled
+                // it may have died
                 self.look_again(&server).await;
                 self.breaks += 1;
                 if self.breaks < BREAKS && self.others() { Ok(error) } else { Err(error) }
@@ -295,8 +295,15 @@ impl<'a> Trip<'a> {
         let headers = self.headers(&lease.server);
         let sent = pin!(lease.server.client.post(&target.address.root, &path, &headers, body));
         let response = match watch.over(sent).await? {
-            Err(broken) if broken.refused => return Err(Failure::Refused(answer::unreachable(broken))),
-            Err(broken) => return Err(Failure::Broke(answer::unreachable(broken))),
+            Err(broken) => {
+                let failure = match broken.why {
+                    Why::Refused => Failure::Refused,
+                    // none of the server's doing
+                    Why::NoDescriptor => Failure::Final,
+                    Why::Cut => Failure::Broke,
+                };
+                return Err(failure(answer::unreachable(broken)));
+            }
             Ok(response) => response,
         };
         if !response.told.status.is_success() {

@@ -369,6 +369,7 @@ impl Server {
             let address = Address::of(base);
             let look = Look { client: &self.client.general, address: &address, key: self.key.as_ref() };
             match look.run().await {
+                Sight::Unseen => return Looked::Answered(before),
                 Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
                 Sight::Silent(reason) => {
                     silent = true;

@@ -197,19 +197,23 @@ fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
             continue;
         }
         let status = StatusCode::from_u16(code).map_err(|_| format!("the response has status {code}"))?;
-        let framing = framing(status, parsed.headers)?;
-        let keeps = keeps(parsed.headers, parsed.version == Some(1)) && !matches!(framing, Framing::Close);
+        let http_1_1 = parsed.version == Some(1);
+        let framing = framing(status, parsed.headers, http_1_1)?;
+        let keeps = keeps(parsed.headers, http_1_1) && !matches!(framing, Framing::Close);
         let first = |name| values(parsed.headers, name).next();
         let told = Told::new(status, first("content-type"), first("retry-after"));
         return Ok((Some(Head { told, framing, keeps }), passed));
     }
 }
 
-fn framing(status: StatusCode, headers: &[Header<'_>]) -> Result<Framing, String> {
+fn framing(status: StatusCode, headers: &[Header<'_>], http_1_1: bool) -> Result<Framing, String> {
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
     }
     if let Some(last) = tokens(headers, "transfer-encoding").last() {
+        if !http_1_1 {
+            return Err("the response is HTTP/1.0 and has a Transfer-Encoding".to_owned());
+        }
         return Ok(match last.eq_ignore_ascii_case("chunked") {
             true => Framing::Chunked(Chunked::default()),
             false => Framing::Close,
@@ -228,7 +232,10 @@ fn framing(status: StatusCode, headers: &[Header<'_>]) -> Result<Framing, String
 
 fn keeps(headers: &[Header<'_>], http_1_1: bool) -> bool {
     let has = |word: &str| tokens(headers, "connection").any(|token| token.eq_ignore_ascii_case(word));
-    !has("close") && (http_1_1 || has("keep-alive"))
+    // two lengths: what the other side takes for the end of the body, and for what is behind it, is not known
+    let ambiguous =
+        ["transfer-encoding", "content-length"].iter().all(|name| values(headers, name).next().is_some());
+    !has("close") && !ambiguous && (http_1_1 || has("keep-alive"))
 }
 
 /// The members of a header's lists.
@@ -237,7 +244,7 @@ fn tokens<'a>(headers: &'a [Header<'_>], name: &'static str) -> impl Iterator<It
 }
 
 /// What a header says, once for each time that it is there.
-fn values<'a>(headers: &'a [Header<'_>], name: &'static str) -> impl Iterator<Item = &'a str> {
+fn values<'a>(headers: &'a [Header<'_>], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
     named.map(|header| std::str::from_utf8(header.value).unwrap_or("?"))
 }
@@ -296,7 +303,7 @@ mod tests {
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 3\r\n\r\n",
                 "Chunked",
-                true,
+                false,
             ),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", "Close", false),
             ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n", "Length(12)", true),
@@ -333,6 +340,7 @@ mod tests {
             "SSH-2.0-OpenSSH\r\n",
             "HTTP/2.0 200 OK\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\n",
             "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",

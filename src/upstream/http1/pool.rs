@@ -1,0 +1,267 @@
+//! Owns the connections to one server: opening them, and keeping them between requests. It must not know what is
+//! exchanged on one.
+
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Uri;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::{Broken, Why};
+use crate::descriptors::{self, Use};
+
+/// Most connections to one server that are kept between requests.
+pub const MOST_KEPT: usize = 512;
+
+/// Connections to one server.
+pub struct Pool {
+    host: String,
+    port: u16,
+    /// As the `Host` header has it.
+    pub(super) authority: String,
+    /// What stands before every path.
+    pub(super) prefix: String,
+    connect_timeout: Duration,
+    /// How long one is kept for the next request.
+    idle_timeout: Duration,
+    idle: Mutex<Idle>,
+}
+
+#[derive(Default)]
+struct Idle {
+    /// The one that was used last at the end.
+    streams: Vec<(TcpStream, Instant)>,
+    /// Whether a task watches over their age.
+    watched: bool,
+}
+
+impl Pool {
+    /// Connections to the server at `base`; `None` for what needs more than plain HTTP: TLS, or a user in the URL.
+    pub fn new(base: &str, connect_timeout: Duration, idle_timeout: Duration) -> Option<Arc<Pool>> {
+        let uri: Uri = base.parse().ok()?;
+        let authority = uri.authority()?;
+        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || uri.query().is_some() {
+            return None;
+        }
+        let host = authority.host();
+        Some(Arc::new(Pool {
+            host: host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned(),
+            port: authority.port_u16().unwrap_or(80),
+            authority: authority.as_str().to_owned(),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            connect_timeout,
+            idle_timeout,
+            idle: Mutex::default(),
+        }))
+    }
+
+    pub(super) async fn connect(&self) -> Result<TcpStream, Broken> {
+        let refused = |cause: String| Broken { why: Why::Refused, cause };
+        let connect = TcpStream::connect((self.host.as_str(), self.port));
+        let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
+            Ok(Ok(stream)) if !descriptors::within(stream.as_raw_fd(), Use::Upstream) => {
+                return Err(Broken::no_descriptor());
+            }
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) if descriptors::is_lack(&error) => return Err(Broken::no_descriptor()),
+            Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
+            Err(_) => return Err(refused("cannot connect in time".to_owned())),
+        };
+        let set =
+            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive()));
+        if let Err(error) = set {
+            tracing::debug!(%error, "cannot set the options of a connection");
+        }
+        Ok(stream)
+    }
+
+    /// A connection that was used before and that the server has not closed.
+    pub(super) fn take(&self) -> Option<TcpStream> {
+        let mut idle = self.idle();
+        while let Some((stream, since)) = idle.streams.pop() {
+            if since.elapsed() >= self.idle_timeout {
+                // the others are older
+                idle.streams.clear();
+                return None;
+            }
+            if is_silent(&stream) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    pub(super) fn keep(self: &Arc<Pool>, stream: TcpStream) {
+        let mut idle = self.idle();
+        if idle.streams.len() >= MOST_KEPT {
+            return;
+        }
+        idle.streams.push((stream, Instant::now()));
+        if idle.watched {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            idle.watched = true;
+            let (pool, pause) = (Arc::downgrade(self), self.idle_timeout);
+            runtime.spawn(async move {
+                loop {
+                    tokio::time::sleep(pause).await;
+                    match pool.upgrade() {
+                        Some(pool) if pool.close_old() => {}
+                        _ => return,
+                    }
+                }
+            });
+        }
+    }
+
+    /// Closes connections that were idle for too long; whether any is left to watch over.
+    fn close_old(&self) -> bool {
+        let mut idle = self.idle();
+        idle.streams.retain(|(_, since)| since.elapsed() < self.idle_timeout);
+        idle.watched = !idle.streams.is_empty();
+        idle.watched
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether neither an end nor bytes that nobody asked for are there. The kernel is asked: what the runtime knows of the
+/// socket may be older than what arrived in it.
+fn is_silent(stream: &TcpStream) -> bool {
+    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
+    peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// Has the kernel ask a silent peer whether it is there, and end the connection after half a minute without an answer. A
+/// peer that has no room for more data answers: a living one is never cut. TCP_USER_TIMEOUT would cut it, since that counts
+/// the time until the peer makes room.
+pub fn keepalive() -> TcpKeepalive {
+    let (time, interval) = (Duration::from_secs(15), Duration::from_secs(5));
+    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(3)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as Blocking};
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::super::{Response, post};
+    use super::*;
+    use crate::upstream::send::Body as RequestBody;
+
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    const EXTRA: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
+
+    /// A server that does `then` with each connection after an answer to its first request. Its steps wait for `go`, and
+    /// each is told when it is done: what was written is then in the client's socket. Counts the connections.
+    fn server(
+        then: fn(Blocking),
+    ) -> (Arc<Pool>, Sender<()>, Receiver<()>, Arc<std::sync::atomic::AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let ((go, wait), (done, told)) = (channel(), channel());
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = count.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let mut stream = stream.unwrap();
+                read_request(&mut stream);
+                stream.write_all(OK).unwrap();
+                if wait.recv().is_err() {
+                    return;
+                }
+                then(stream);
+                done.send(()).unwrap();
+            }
+        });
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
+        (pool, go, told, count)
+    }
+
+    fn read_request(stream: &mut Blocking) {
+        let mut got = Vec::new();
+        while !got.ends_with(b"{}") {
+            let mut piece = [0; 1024];
+            let read = stream.read(&mut piece).unwrap();
+            assert!(read > 0);
+            got.extend_from_slice(&piece[..read]);
+        }
+    }
+
+    async fn ask(pool: &Arc<Pool>) -> (u16, String) {
+        let body = RequestBody::Own(b"{}".to_vec().into());
+        let Response { told, mut body } = post(pool, "/", &[], body).await.unwrap();
+        let mut read = Vec::new();
+        while let Some(more) = std::future::poll_fn(|cx| body.poll_more(cx, &mut read)).await {
+            more.unwrap();
+        }
+        (told.status.as_u16(), String::from_utf8(read).unwrap())
+    }
+
+    /// The runtime's thread waits while the server writes, so that the runtime has heard of nothing when the next request
+    /// is sent: only the kernel knows.
+    #[tokio::test]
+    async fn what_lies_in_a_kept_connection_is_never_taken_for_an_answer() {
+        fn leak(mut stream: Blocking, bytes: &[u8]) {
+            stream.write_all(bytes).unwrap();
+            std::mem::forget(stream);
+        }
+        for then in [|stream| leak(stream, LATE), |stream| leak(stream, EXTRA), drop::<Blocking> as fn(_)] {
+            let (pool, go, told, count) = server(then);
+            for n in 1..=20 {
+                assert_eq!(ask(&pool).await, (200, "ok".to_owned()));
+                assert_eq!(pool.idle().streams.len(), 1);
+                go.send(()).unwrap();
+                told.recv().unwrap();
+                assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), n);
+            }
+        }
+    }
+
+    /// The server closes, or answers 408, just when the next request arrives; one more connection, and nobody notices.
+    #[tokio::test]
+    async fn a_request_on_a_stale_connection_is_sent_once_more_on_a_fresh_one() {
+        fn closes(mut stream: Blocking) {
+            std::thread::spawn(move || {
+                read_request(&mut stream);
+            });
+        }
+        fn is_late(mut stream: Blocking) {
+            std::thread::spawn(move || {
+                read_request(&mut stream);
+                stream.write_all(LATE).unwrap();
+            });
+        }
+        for then in [closes as fn(Blocking), is_late] {
+            let (pool, go, told, count) = server(then);
+            for n in 1..=10 {
+                assert_eq!(ask(&pool).await, (200, "ok".to_owned()));
+                assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), n);
+                go.send(()).unwrap();
+                told.recv().unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_many_connections_are_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
+        let mut accepted = Vec::new();
+        for _ in 0..MOST_KEPT + 8 {
+            pool.keep(pool.connect().await.unwrap());
+            accepted.push(listener.accept().unwrap());
+        }
+        assert_eq!(pool.idle().streams.len(), MOST_KEPT);
+    }
+}
