@@ -451,6 +451,38 @@ fn bad_urls_are_refused_and_never_repeated() {
 }
 
 #[test]
+fn who_may_call_and_what_is_open_are_lists_checked_entry_by_entry() {
+    let file = r#"
+allowed_hosts = ["llm.example", "*.lan", "[fd00::1]", "*"]
+cors.origins = ["https://app.example:8443", "http://localhost:*", "chrome-extension://*", "null", "*"]
+passthrough.paths = []
+"#;
+    let config = Place::with(file).load(&[]).unwrap().config;
+    assert_eq!(config.allowed_hosts, ["llm.example", "*.lan", "[fd00::1]", "*"]);
+    assert_eq!(config.cors.origins.len(), 5);
+    assert_eq!(config.passthrough.paths, [""; 0]);
+    let config = env(&[("REJOINDER_PASSTHROUGH__PATHS", "/v1/*, /slots")]).unwrap().config;
+    assert_eq!(config.passthrough.paths, ["/v1/*", "/slots"]);
+    for (name, bad) in [
+        ("ALLOWED_HOSTS", "llm.example:8081"),
+        ("ALLOWED_HOSTS", "https://llm.example"),
+        ("ALLOWED_HOSTS", "llm.example/"),
+        ("ALLOWED_HOSTS", "llm.example,a b"),
+        ("CORS__ORIGINS", "app.example"),
+        ("CORS__ORIGINS", "https://app.example/"),
+        ("CORS__ORIGINS", "https://app.example/page"),
+        ("CORS__ORIGINS", "https://user@app.example"),
+        ("CORS__ORIGINS", "://app.example"),
+        ("PASSTHROUGH__PATHS", "v1/*"),
+        ("PASSTHROUGH__PATHS", "http://host/v1"),
+    ] {
+        let problem = only_problem(&[(&format!("REJOINDER_{name}"), bad)]);
+        let entry = bad.rsplit(',').next().unwrap();
+        assert!(problem.contains(&format!("{entry:?} is no ")), "{problem}");
+    }
+}
+
+#[test]
 fn redaction_hides_all_of_the_user() {
     assert_eq!(redact_url("http://gpu:8000/a@b"), "http://gpu:8000/a@b");
     assert_eq!(redact_url("http://u:p@ss@gpu:8000/v1"), "http://***@gpu:8000/v1");
