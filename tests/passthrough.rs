@@ -68,6 +68,8 @@ async fn a_path_arrives_as_it_was_sent_or_not_at_all() {
         let (status, body) = ask(&proxy, &format!("POST {path}"), "").await;
         assert_eq!((status, body.trim_end()), (200, format!("POST {path}").as_str()), "{path}");
     }
+    let (status, body) = ask(&proxy, "POST /x?q='a'", "").await;
+    assert_eq!((status, body.trim_end()), (200, "POST /x?q=%27a%27"), "what a URL may not hold, in a query");
     let before = lines.lock().unwrap().len();
     for path in [
         "/v1/../slots",
@@ -147,5 +149,29 @@ async fn a_body_goes_on_whatever_the_method_and_its_length() {
             assert_eq!((status, body.as_str()), (200, format!("{method} /files/1 body").as_str()), "{more}");
         }
         assert_eq!(ask(&proxy, &format!("{method} /files/1"), "").await.1, format!("{method} /files/1 "));
+    }
+}
+
+/// One message must not be two to the server behind.
+#[tokio::test]
+async fn a_body_of_two_lengths_is_one_message_or_none() {
+    let (at, lines) = echo().await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let chunks = "\r\n4\r\nbody\r\n0\r\n";
+    for (more, rest) in [
+        ("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", chunks),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", chunks),
+        ("Content-Length: 4\r\nContent-Length: 3\r\n", "\r\nbody"),
+        ("Content-Length: 4, 3\r\n", "\r\nbody"),
+        ("Transfer-Encoding: chunked, identity\r\n", chunks),
+        ("Transfer-Encoding: xchunked\r\n", chunks),
+        ("Connection: content-length\r\nContent-Length: 4\r\n", "\r\nbody"),
+    ] {
+        let before = lines.lock().unwrap().len();
+        let (status, body) = ask(&proxy, "POST /v1/embeddings", &format!("{more}{rest}")).await;
+        match status {
+            200 => assert_eq!(body, "POST /v1/embeddings body", "{more}"),
+            _ => assert_eq!((status, lines.lock().unwrap().len()), (400, before), "{more} {body}"),
+        }
     }
 }

@@ -30,6 +30,11 @@ const all = {
     await new Promise((done) => { image.onload = image.onerror = done; image.src = api + "/image.png"; });
     return image.naturalWidth ? "shown" : "not shown";
   },
+  async frame() {
+    const frame = document.createElement("iframe");
+    await new Promise((done) => { frame.onload = done; frame.src = api + "/frame"; document.body.append(frame); });
+    return "opened";
+  },
   async script() {
     const script = document.createElement("script");
     return new Promise((done) => {

@@ -13,7 +13,7 @@ from scripted import MODEL, answer
 
 pytestmark = pytest.mark.timeout(120)
 
-WITHOUT_READING = ["simple", "beacon", "form", "image", "script"]
+WITHOUT_READING = ["simple", "beacon", "form", "frame", "image", "script"]
 READING = ["create", "plain", "refused", "passed", "models", "metrics", "stream", "events", "socket", "openai"]
 SCRIPTS = (".mjs", ".js")
 
@@ -125,7 +125,7 @@ def test_a_foreign_page_can_do_nothing(browse, site, rejoinder, upstream, page):
     assert {status for *_, status in asked} == {403}, asked
     paths = {path for _, path, _ in asked}
     # each way came through to be refused, those that need no preflight too
-    assert {"/v1/responses", "/responses", "/codex/v1/responses", "/image.png", "/script.js", "/v1/passed/on", "/v1/models"} <= paths
+    assert {"/v1/responses", "/responses", "/codex/v1/responses", "/frame", "/image.png", "/script.js", "/v1/passed/on", "/v1/models"} <= paths
     assert {"POST", "OPTIONS", "GET"} <= {method for method, *_ in asked}
     assert len(upstream.chats) == seen
 
@@ -156,7 +156,7 @@ def test_what_an_allowed_page_does_without_reading_is_refused_too(browse, site, 
     proxy = rejoinder(upstream.url, cors__origins=f"http://app.example:{site.port}")
     browse(site, f"http://app.example:{site.port}/", plan(proxy, WITHOUT_READING), "MAP *.example 127.0.0.1")
     wanted = {("POST", "/v1/responses", 415), ("POST", "/responses", 415), ("POST", "/codex/v1/responses", 415),
-              ("GET", "/image.png", 403), ("GET", "/script.js", 403)}
+              ("GET", "/image.png", 403), ("GET", "/frame", 403), ("GET", "/script.js", 403)}
     wait_until(lambda: wanted <= set(answered(proxy)), 10, "every request in the log")
     assert not upstream.chats
 

@@ -302,6 +302,7 @@ mod tests {
             (Method::POST, "/collective_rpc", 403),
             (Method::DELETE, "/api/delete", 403),
             (Method::GET, "/api/tags", 200),
+            (Method::GET, "/api/ps", 200),
             (Method::GET, "/upstream/m/slots", 403),
             (Method::GET, "/metrics", 200),
         ] {
@@ -313,6 +314,34 @@ mod tests {
         }
         assert_eq!(status(&named, &Method::POST, "/models/load"), 403);
         assert_eq!(status(&named, &Method::POST, "/v1/load_lora_adapter"), 403, "not named in full");
+    }
+
+    #[test]
+    fn no_spelling_of_any_management_path_is_open() {
+        let usual = ["*", "/*", "/v1/*", "/a*", "/s*"].map(|pattern| paths(&[pattern]));
+        for entry in MANAGEMENT {
+            let path = entry.path;
+            let (head, tail) = path.split_at(path.len() - 1);
+            let encoded = format!("{head}%{:02x}", tail.as_bytes()[0]);
+            let slashes = path.replace('/', "//");
+            for spelling in [
+                path,
+                &encoded,
+                &slashes,
+                &path.to_uppercase(),
+                &format!("/{}", path.replace('/', "%2f")),
+                &format!("/v1{path}"),
+            ] {
+                for end in ["", "/", "/x", "//", "/%78"] {
+                    let spelling = format!("{spelling}{end}");
+                    for paths in &usual {
+                        assert_eq!(status(paths, &Method::POST, &spelling), 403, "{spelling}");
+                    }
+                    let named = paths(&["*", path, &format!("{path}/*"), &format!("/v1{path}*")]);
+                    assert_eq!(status(&named, &Method::POST, &spelling), 200, "{spelling}");
+                }
+            }
+        }
     }
 
     #[test]
