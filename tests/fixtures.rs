@@ -64,6 +64,8 @@ struct Expect {
     usage: Option<[u64; 2]>,
     /// Of the log probabilities.
     tokens: Vec<String>,
+    /// `type from-to url title`
+    annotations: Vec<String>,
 }
 
 fn kind(name: &str) -> &'static Native {
@@ -128,7 +130,7 @@ fn whole_answers_say_what_they_should() {
     each(|fixture| {
         let out = transcode(&fixture.plan, &read([&fixture.upstream[..]]));
         judge(&fixture.name, &out);
-        let Expect { outcome, text, reasoning, refusal, calls, usage, tokens } = &fixture.expect;
+        let Expect { outcome, text, reasoning, refusal, calls, usage, tokens, annotations } = &fixture.expect;
         let expected = Told {
             outcome: outcome.clone(),
             text: text.clone(),
@@ -137,6 +139,7 @@ fn whole_answers_say_what_they_should() {
             calls: calls.clone(),
             usage: *usage,
             tokens: tokens.clone(),
+            annotations: annotations.clone(),
         };
         assert_eq!(told(&out), expected, "{}", fixture.name);
     });

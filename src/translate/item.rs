@@ -419,6 +419,16 @@ impl Open {
         self.annotated += 1;
     }
 
+    /// Whether the open part is one that has annotations.
+    pub fn takes_annotations(&self) -> bool {
+        self.family == Some(&OUTPUT_TEXT)
+    }
+
+    /// Whether the open part has this annotation.
+    pub fn is_annotated(&self, annotation: &str) -> bool {
+        self.annotations.contains(annotation)
+    }
+
     /// How many annotations the open part has.
     pub fn annotated(&self) -> u64 {
         self.annotated

@@ -6,11 +6,13 @@
 //! call's arguments are whole; text of white space alone opens no item.
 
 mod again;
+mod annotations;
 mod calls;
 mod finish;
 mod format;
 mod native;
 mod own;
+mod parts;
 mod settle;
 mod text;
 mod think;
@@ -70,6 +72,10 @@ pub struct Transcoder {
     logprobs: String,
     reasoning: Flow,
     refusal: Flow,
+    /// By which of its names reasoning came first.
+    reasoning_name: Option<usize>,
+    /// Annotations that wait for their text.
+    annotations: Vec<String>,
     /// Text that arrived while a call was open whose arguments were not whole.
     late: Vec<(Channel, String, String)>,
     /// Raw text of the open reasoning item, escaped, where it is to be sealed.
@@ -133,6 +139,8 @@ impl Transcoder {
             reasoning: Flow::default(),
             text: Flow::default(),
             refusal: Flow::default(),
+            reasoning_name: None,
+            annotations: Vec::new(),
             logprobs: String::new(),
             raw_reasoning: String::new(),
             summary: String::new(),
@@ -372,18 +380,14 @@ impl Transcoder {
     }
 
     fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
-        // servers that send reasoning under both names send it twice
-        let reasoning = delta.reasoning_content.filter(|raw| raw.get() != "\"\"").or(delta.reasoning);
-        for (channel, raw) in [
-            (Channel::Reasoning, reasoning),
-            (Channel::Text, delta.content),
-            (Channel::Refusal, delta.refusal),
-        ] {
-            let Some(raw) = raw else { continue };
-            match json::literal(raw) {
-                Some(text) => self.say(channel, text, out),
-                None => self.say_parts(channel, raw, out),
+        self.say_reasoning(delta, out);
+        for (channel, raw) in [(Channel::Text, delta.content), (Channel::Refusal, delta.refusal)] {
+            if let Some(raw) = raw {
+                self.say_value(channel, raw, out);
             }
+        }
+        if let Some(annotations) = delta.annotations {
+            self.annotate(annotations, out);
         }
         if let Some(function) = &delta.function_call {
             self.call(&Piece::of_function(Some(0), function), out);

@@ -63,6 +63,18 @@ pub struct Delta<'a> {
     /// vLLM's name for reasoning.
     #[serde(borrow, default)]
     pub reasoning: Option<&'a RawValue>,
+    /// GitHub Copilot's name for reasoning.
+    #[serde(borrow, default)]
+    pub reasoning_text: Option<&'a RawValue>,
+    /// Reasoning in the words of Anthropic.
+    #[serde(borrow, default)]
+    pub thinking: Option<&'a RawValue>,
+    /// OpenRouter's and MiniMax's parts of reasoning, mostly beside one of the names above.
+    #[serde(borrow, default)]
+    pub reasoning_details: Option<&'a RawValue>,
+    /// What the text cites.
+    #[serde(borrow, default)]
+    pub annotations: Option<&'a RawValue>,
     /// A refusal's text.
     #[serde(borrow, default)]
     pub refusal: Option<&'a RawValue>,

@@ -37,6 +37,8 @@ pub struct Told {
     pub usage: Option<[u64; 2]>,
     /// Of the log probabilities.
     pub tokens: Vec<String>,
+    /// `type from-to url title`
+    pub annotations: Vec<String>,
 }
 
 /// How to answer a request: a small one, with the members of `more` over it.
@@ -122,6 +124,17 @@ pub fn told(sse_text: &str) -> Told {
             "response.refusal.delta" => told.refusal += delta,
             "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
                 told.reasoning += delta
+            }
+            "response.output_text.annotation.added" => {
+                let note = &event["annotation"];
+                let text = |name: &str| note[name].as_str().unwrap_or_default();
+                let (from, to) = (&note["start_index"], &note["end_index"]);
+                told.annotations.push(format!(
+                    "{} {from}-{to} {} {}",
+                    text("type"),
+                    text("url"),
+                    text("title")
+                ));
             }
             "response.output_item.added" if event["item"]["type"] == "function_call" => {
                 let name = event["item"]["name"].as_str().unwrap_or_default();

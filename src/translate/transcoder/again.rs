@@ -64,6 +64,10 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
     }
     let delta = choice.delta.as_ref().filter(|delta| delta.function_call.is_none())?;
     let Delta { content, reasoning_content, reasoning, refusal, .. } = delta;
+    let rare = [delta.reasoning_text, delta.thinking, delta.reasoning_details, delta.annotations];
+    if rare.iter().any(Option::is_some) {
+        return None;
+    }
     let mut texts = [
         (Channel::Reasoning, reasoning_content),
         (Channel::Reasoning, reasoning),

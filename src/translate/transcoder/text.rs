@@ -33,20 +33,6 @@ pub(super) struct Flow {
 }
 
 impl Transcoder {
-    /// Content as an array of parts, as some servers have it.
-    pub(super) fn say_parts(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
-        #[derive(serde::Deserialize)]
-        struct Part<'a> {
-            #[serde(borrow, default)]
-            text: Option<&'a RawValue>,
-        }
-        for part in serde_json::from_str::<Vec<Part<'_>>>(raw.get()).unwrap_or_default() {
-            if let Some(text) = part.text.and_then(json::literal) {
-                self.say(channel, text, out);
-            }
-        }
-    }
-
     /// Takes a piece of text, escaped.
     pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if self.think.reads() && !piece.is_empty() {
@@ -150,6 +136,9 @@ impl Transcoder {
         open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(self.logprobs.as_str()));
         if channel == Channel::Text && self.plan.logprobs {
             self.logprobs.clear();
+        }
+        if !fits && self.owes_annotations(channel) {
+            self.put_annotations(out);
         }
     }
 
