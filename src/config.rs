@@ -215,8 +215,8 @@ pub struct ToolsConfig {
     /// Command that serves file searches in the same way, for example `rg`; header
     /// `X-Rejoinder-File-Search-Wrapper`.
     pub file_search_wrapper: Option<String>,
-    /// Repairs of the model's calls that are switched off, separated by commas: `patch_fences`,
-    /// `patch_hunk_headers`.
+    /// Repairs of the model's calls that are switched off, by the names of [`Quirk`](crate::translate::quirk::Quirk),
+    /// separated by commas.
     pub disabled_quirks: Option<String>,
     /// What becomes of tools that a tool search finds.
     pub found_tools: FoundTools,
@@ -242,9 +242,6 @@ pub struct LogConfig {
     /// `auto` writes text to a terminal and JSON elsewhere.
     pub format: LogFormat,
 }
-
-/// Repairs of the model's calls, each with its evidence in `translate/custom.rs`.
-pub const QUIRKS: [&str; 2] = ["patch_fences", "patch_hunk_headers"];
 
 /// Reads `minimal=2048,low=4096`: tokens by `reasoning.effort`.
 ///

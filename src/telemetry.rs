@@ -192,7 +192,11 @@ impl Metrics {
         registry.register("tokens", "Tokens as the upstream counted them", tokens);
         registry.register("errors", "Failed requests and responses by code", self.errors.clone());
         registry.register("notes", "Input left out or changed, by kind", self.notes.clone());
-        registry.register("repairs", "Lines of the model's that a quirk repaired", self.repairs.clone());
+        registry.register(
+            "repairs",
+            "Repairs of the model's calls, by quirk; of patches, lines",
+            self.repairs.clone(),
+        );
         self.registry = registry;
         self
     }
@@ -207,11 +211,9 @@ impl Metrics {
         self.notes.get_or_create(&Kind { kind: kind.to_owned() }).inc_by(times);
     }
 
-    /// Counts lines of the model's that a quirk repaired.
-    pub fn repair(&self, quirk: &str, lines: u64) {
-        if lines > 0 {
-            self.repairs.get_or_create(&Kind { kind: quirk.to_owned() }).inc_by(lines);
-        }
+    /// Counts what a quirk repaired.
+    pub fn repair(&self, quirk: &str, times: u64) {
+        self.repairs.get_or_create(&Kind { kind: quirk.to_owned() }).inc_by(times);
     }
 
     /// Counts a failure by the code that the client saw.

@@ -46,6 +46,9 @@ struct Meta {
     refusal_as_text: bool,
     #[serde(default)]
     think_tags: ThinkTags,
+    /// Repairs of calls that are switched off.
+    #[serde(default)]
+    quirks_off: Vec<String>,
     /// Kind of the server, where it speaks Responses itself.
     #[serde(default)]
     native: Option<String>,
@@ -95,12 +98,10 @@ fn load(folder: PathBuf) -> Fixture {
     let meta: Meta = Figment::from(Toml::file_exact(folder.join("meta.toml")))
         .extract()
         .unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mut plan = reply(meta.request.as_deref(), meta.reasoning, meta.refusal_as_text);
+    plan.tools.quirks_off = meta.quirks_off;
     Fixture {
-        plan: ReplyPlan {
-            native: meta.native.as_deref().map(kind),
-            think_tags: meta.think_tags,
-            ..reply(meta.request.as_deref(), meta.reasoning, meta.refusal_as_text)
-        },
+        plan: ReplyPlan { native: meta.native.as_deref().map(kind), think_tags: meta.think_tags, ..plan },
         upstream: std::fs::read(folder.join("upstream.sse")).unwrap(),
         expect: meta.expect,
         name,

@@ -13,9 +13,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, QUIRKS, ReasoningDisplay, SealReasoning,
-    Switch, ThinkTags, read_budgets, read_efforts, url,
+    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, ReasoningDisplay, SealReasoning, Switch,
+    ThinkTags, read_budgets, read_efforts, url,
 };
+use crate::translate::quirk::Quirk;
 use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
@@ -212,8 +213,9 @@ fn budgets(text: &str) -> Result<(), String> {
 }
 
 fn quirks(text: &str) -> Result<(), String> {
-    match text.split(',').map(str::trim).find(|name| !QUIRKS.contains(name)) {
-        Some(name) => Err(format!("{name:?} is none of {}", QUIRKS.join(", "))),
+    let quirks = Quirk::ALL.map(Quirk::name);
+    match text.split(',').map(str::trim).find(|name| !quirks.contains(name)) {
+        Some(name) => Err(format!("{name:?} is none of {}", quirks.join(", "))),
         None => Ok(()),
     }
 }

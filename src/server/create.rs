@@ -252,9 +252,8 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
     for _ in 0..transcoder.dropped() {
         app.metrics.note("dropped_output");
     }
-    let repaired = transcoder.repaired();
-    for (quirk, lines) in [("patch_fences", repaired.fences), ("patch_hunk_headers", repaired.headers)] {
-        app.metrics.repair(quirk, lines);
+    for (quirk, times) in transcoder.repaired().counts() {
+        app.metrics.repair(quirk.name(), times);
     }
     let (response, ms) = (transcoder.id(), took.as_millis() as u64);
     let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));

@@ -5,33 +5,16 @@
 
 use serde_json::Value;
 
+use super::quirk::{Quirk, Repaired};
 use crate::wire::json;
 
-/// Which repairs a patch gets. Each is a quirk of its own, with its evidence.
+/// Which repairs a patch gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repairs {
-    /// `patch_fences`: a Markdown fence around the patch is left out. Codex: "The first line of the patch must be
-    /// '*** Begin Patch'" (CLIENTS.md 6.1).
+    /// [`Quirk::PatchFences`]
     pub fences: bool,
-    /// `patch_hunk_headers`: `@@ -1,2 +1,2 @@ f()` becomes `@@ f()`; apply_patch takes the numbers for context that
-    /// it cannot find.
+    /// [`Quirk::PatchHunkHeaders`]
     pub headers: bool,
-}
-
-/// How many lines each repair touched.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Repaired {
-    /// By `patch_fences`.
-    pub fences: u64,
-    /// By `patch_hunk_headers`.
-    pub headers: u64,
-}
-
-impl std::ops::AddAssign for Repaired {
-    fn add_assign(&mut self, other: Repaired) {
-        self.fences += other.fences;
-        self.headers += other.headers;
-    }
 }
 
 /// Decodes the arguments of one freeform call.
@@ -348,7 +331,7 @@ impl Patch {
         }
         let outside = !self.begun || self.ended;
         if outside && self.repairs.fences && bare.starts_with("```") {
-            self.repaired.fences += 1;
+            self.repaired.count(Quirk::PatchFences);
             return;
         }
         self.begun = true;
@@ -356,7 +339,7 @@ impl Patch {
         match header(&line).filter(|_| self.repairs.headers) {
             Some(mended) => {
                 out.push_str(&mended);
-                self.repaired.headers += 1;
+                self.repaired.count(Quirk::PatchHunkHeaders);
             }
             None => out.push_str(&line),
         }
@@ -427,7 +410,8 @@ mod tests {
         let mut counted = CustomInput::new(Some(ALL));
         counted.push(&json::escape(fenced));
         counted.finish();
-        assert_eq!(counted.repaired(), Repaired { fences: 2, headers: 1 });
+        let counts: Vec<_> = counted.repaired().counts().collect();
+        assert_eq!(counts, [(Quirk::PatchFences, 2), (Quirk::PatchHunkHeaders, 1)]);
         let plain = "*** Begin Patch\n*** Update File: a\n@@\n-x\n+@@ -1 +1 @@\n*** End Patch";
         assert_eq!(decode(&serde_json::json!({ "input": plain }).to_string(), Some(ALL)), plain);
         let off = Repairs { fences: false, headers: false };

@@ -20,6 +20,7 @@ pub mod native;
 mod params;
 mod plain;
 pub mod plan;
+pub mod quirk;
 pub mod refusal;
 pub mod reply;
 mod scan;

@@ -14,7 +14,17 @@ pub struct Scan {
 impl Scan {
     /// Whether `escaped` (all of it, of which earlier calls saw a prefix) holds an object or array that is closed.
     pub fn complete(&mut self, escaped: &str) -> bool {
-        let mut bytes = escaped.as_bytes().get(self.read..).unwrap_or_default().iter().copied();
+        let mut rest = escaped.get(self.read..).unwrap_or_default();
+        while let Some(end) = self.feed(rest) {
+            rest = rest.get(end..).unwrap_or_default();
+        }
+        self.complete && self.depth == 0 && !self.in_string
+    }
+
+    /// Reads on, up to where an object or array is closed that is in no other; how far that is.
+    pub fn feed(&mut self, more: &str) -> Option<usize> {
+        let all = more.as_bytes();
+        let mut bytes = all.iter().copied();
         while let Some(mut byte) = bytes.next() {
             if byte == b'\\' {
                 // undo one level: only quotes, backslashes and brackets matter here
@@ -44,12 +54,17 @@ impl Scan {
                 b'}' | b']' => {
                     self.depth = self.depth.saturating_sub(1);
                     self.complete |= self.depth == 0;
+                    if self.depth == 0 {
+                        let end = all.len() - bytes.len();
+                        self.read += end;
+                        return Some(end);
+                    }
                 }
                 _ => {}
             }
         }
-        self.read = escaped.len();
-        self.complete && self.depth == 0 && !self.in_string
+        self.read += all.len();
+        None
     }
 }
 

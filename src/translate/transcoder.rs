@@ -7,6 +7,7 @@
 
 mod again;
 mod annotations;
+mod arguments;
 mod calls;
 mod finish;
 mod format;
@@ -21,15 +22,17 @@ use self::again::Again;
 use self::calls::{Piece, Slot};
 use self::finish::Finish;
 use self::format::HeldText;
+use self::parts::fingerprint;
 use self::text::{Channel, Flow, is_blank};
 use self::think::Think;
 pub use self::think::ThinkTags;
 use super::compaction::Summary;
-use super::custom::{CustomInput, Repaired};
+use super::custom::CustomInput;
 use super::item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use super::mend::Mend;
 use super::native::Native;
 use super::plan::Compact;
+use super::quirk::{Quirk, Repaired};
 use super::refusal;
 use super::reply::{ReplyPlan, Snapshot, Status};
 use super::sealing::Purpose;
@@ -74,6 +77,8 @@ pub struct Transcoder {
     refusal: Flow,
     /// By which of its names reasoning came first.
     reasoning_name: Option<usize>,
+    /// The last finished reasoning.
+    reasoned: Option<u64>,
     /// Annotations that wait for their text.
     annotations: Vec<String>,
     /// Text that arrived while a call was open whose arguments were not whole.
@@ -140,6 +145,7 @@ impl Transcoder {
             text: Flow::default(),
             refusal: Flow::default(),
             reasoning_name: None,
+            reasoned: None,
             annotations: Vec::new(),
             logprobs: String::new(),
             raw_reasoning: String::new(),
@@ -235,7 +241,7 @@ impl Transcoder {
         self.dropped
     }
 
-    /// Lines of patches that were mended, by quirk.
+    /// How often each repair of calls was needed.
     pub fn repaired(&self) -> Repaired {
         self.repaired
     }
@@ -295,9 +301,12 @@ impl Transcoder {
             return;
         }
         let data = data.trim_ascii();
-        if self.once_more(data, out) || data.is_empty() {
-            return;
+        if !self.once_more(data, out) && !data.is_empty() {
+            self.parse(data, now, out);
         }
+    }
+
+    fn parse(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
         if self.plan.native.is_some() {
             return self.native(data, now, out);
         }
@@ -381,10 +390,11 @@ impl Transcoder {
 
     fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
         self.say_reasoning(delta, out);
-        for (channel, raw) in [(Channel::Text, delta.content), (Channel::Refusal, delta.refusal)] {
-            if let Some(raw) = raw {
-                self.say_value(channel, raw, out);
-            }
+        if let Some(content) = delta.content {
+            self.say_value(Channel::Text, content, out);
+        }
+        if let Some(refusal) = delta.refusal {
+            self.say_value(Channel::Refusal, refusal, out);
         }
         if let Some(annotations) = delta.annotations {
             self.annotate(annotations, out);
@@ -392,7 +402,14 @@ impl Transcoder {
         if let Some(function) = &delta.function_call {
             self.call(&Piece::of_function(Some(0), function), out);
         }
-        for (position, call) in delta.tool_calls.iter().flatten().enumerate() {
+        if delta.tool_calls.odd {
+            if !self.plan.tools.quirk(Quirk::CallList) {
+                let message = "The upstream server sent tool_calls that are no list of calls.";
+                return self.fail(Error::new(ErrorKind::BadGateway, message), out);
+            }
+            self.repaired.count(Quirk::CallList);
+        }
+        for (position, call) in delta.tool_calls.list.iter().enumerate() {
             self.call(&Piece::of(call, whole.then_some(position as u64)), out);
         }
     }
@@ -413,11 +430,19 @@ impl Transcoder {
             Kind::Call(Call { slot, custom, .. }) => {
                 if let Some(slot) = self.calls.get_mut(slot) {
                     slot.closed = true;
-                    let waiting = slot.take(false);
+                    let tools = &self.plan.tools;
+                    let waiting = slot.release(&open.text, tools, false, &mut self.repaired);
                     open.delta(&mut self.events, out, &waiting, None);
                     cut = cut && !slot.complete(&open.text);
-                    let rest = slot.take(true);
+                    let rest = slot.release(&open.text, tools, true, &mut self.repaired);
                     open.delta(&mut self.events, out, &rest, None);
+                    if let Some(others) = slot.others(&open.text) {
+                        match self.events.enabled {
+                            true => self.dropped += 1,
+                            // the last ones count, and nobody has seen the first
+                            false => open.text = others,
+                        }
+                    }
                     self.repaired += slot.custom.as_ref().map(CustomInput::repaired).unwrap_or_default();
                 }
                 if !cut && !custom && is_blank(&open.text) {
@@ -427,9 +452,13 @@ impl Transcoder {
             Kind::Held { slot: at } => {
                 if let Some(slot) = self.calls.get_mut(at) {
                     slot.closed = true;
-                    let rest = slot.take(true);
+                    let complete = slot.complete(&open.text);
+                    let rest = slot.release(&open.text, &self.plan.tools, true, &mut self.repaired);
                     open.delta(&mut self.events, out, &rest, None);
-                    cut = cut && !slot.complete(&open.text);
+                    cut = cut && !complete && !slot.complete(&open.text);
+                    if let Some(others) = slot.others(&open.text) {
+                        open.text = others;
+                    }
                 }
                 self.end_held(at, &open.text, cut, out);
                 match self.open.take() {
@@ -447,6 +476,7 @@ impl Transcoder {
                     open.delta(&mut self.events, out, rest, None);
                 }
                 open.sealed = self.seal_reasoning();
+                self.reasoned = Some(fingerprint(&open.text));
             }
             Kind::Message => self.pay(&mut open, out),
         }
@@ -505,11 +535,11 @@ impl Transcoder {
             return self.complete_summary(now, out);
         }
         let cut = matches!(finish, Finish::Cut(_));
-        if !self.release_held(cut, out) {
-            return;
-        }
         if !cut {
             self.answer_assumed(out);
+        }
+        if !self.release_held(cut, out) {
+            return;
         }
         self.flush(cut, out);
         match finish {

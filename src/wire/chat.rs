@@ -3,10 +3,11 @@
 //!
 //! Shapes: WIRE.md 9.3 and 9.4, recorded streams of llama-server b11434 and vLLM 0.32.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::known;
@@ -80,10 +81,89 @@ pub struct Delta<'a> {
     pub refusal: Option<&'a RawValue>,
     /// Calls, or pieces of calls.
     #[serde(borrow, default)]
-    pub tool_calls: Option<Vec<ToolCall<'a>>>,
+    pub tool_calls: Calls<'a>,
     /// The form that came before `tool_calls`.
     #[serde(borrow, default)]
     pub function_call: Option<Function<'a>>,
+}
+
+impl Delta<'_> {
+    /// Whether it has a member that servers seldom send.
+    pub fn has_rare(&self) -> bool {
+        self.reasoning_text.is_some()
+            || self.thinking.is_some()
+            || self.reasoning_details.is_some()
+            || self.annotations.is_some()
+    }
+}
+
+/// `tool_calls`
+#[derive(Debug, Default)]
+pub struct Calls<'a> {
+    /// The calls in it.
+    pub list: Vec<ToolCall<'a>>,
+    /// Whether it is no list of calls alone.
+    pub odd: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReadCalls)
+    }
+}
+
+struct ReadCalls;
+
+impl<'de> Visitor<'de> for ReadCalls {
+    type Value = Calls<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of calls")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(Calls::default())
+    }
+
+    /// In place of a list: an empty text, `false`.
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(Calls { list: Vec::new(), odd: true })
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(Calls { list: Vec::new(), odd: true })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut calls = Calls::default();
+        while let Some(call) = seq.next_element()? {
+            match call {
+                Some(call) => calls.list.push(call),
+                None => calls.odd = true,
+            }
+        }
+        Ok(calls)
+    }
+
+    /// One call, or calls by their index.
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut calls = Calls { list: Vec::new(), odd: true };
+        let mut one = ToolCall::default();
+        while let Some((key, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+            match &*key {
+                "index" => one.index = Some(value),
+                "id" => one.id = Some(value),
+                "name" => one.name = Some(value),
+                "arguments" => one.arguments = Some(value),
+                "function" => one.function = known::fields(value.get()),
+                _ => calls.list.extend(known::fields::<ToolCall<'de>>(value.get()).filter(ToolCall::is_some)),
+            }
+        }
+        if one.is_some() {
+            calls.list.push(one);
+        }
+        Ok(calls)
+    }
 }
 
 /// One element of `tool_calls`.
@@ -98,6 +178,19 @@ pub struct ToolCall<'a> {
     /// Name and arguments.
     #[serde(borrow, default)]
     pub function: Option<Function<'a>>,
+    /// The name, where it stands beside the id.
+    #[serde(borrow, default)]
+    pub name: Option<&'a RawValue>,
+    /// The arguments, where they stand beside the id.
+    #[serde(borrow, default)]
+    pub arguments: Option<&'a RawValue>,
+}
+
+impl ToolCall<'_> {
+    /// Whether anything in it is a call's.
+    fn is_some(&self) -> bool {
+        self.function.is_some() || self.name.is_some() || self.arguments.is_some()
+    }
 }
 
 /// `function` of a call.

@@ -1,6 +1,7 @@
 //! What is on the wires: request bodies, chat chunks, and the JSON text between them. Types and parsing only.
 
 pub mod chat;
+pub mod escaped;
 pub mod json;
 pub mod known;
 pub mod mould;

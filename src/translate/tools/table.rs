@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::names;
 use super::search::{Search, ShellTool, Wrappers};
+use crate::translate::quirk::Quirk;
 
 /// What a declared tool is, and so which item a call of it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,7 +188,36 @@ impl Table {
     }
 
     /// Whether a repair is switched on.
-    pub fn quirk(&self, name: &str) -> bool {
-        !self.quirks_off.iter().any(|off| off == name)
+    pub fn quirk(&self, quirk: Quirk) -> bool {
+        !self.quirks_off.iter().any(|off| off == quirk.name())
+    }
+
+    /// The name without what models and parsers leave around it, where it means no tool as it is: the chat name of the tool
+    /// that it then means, or what is left of it.
+    pub fn bare(&self, called: &str) -> Option<String> {
+        if !matches!(self.called(called), Called::Unknown) || !self.quirk(Quirk::CallNames) {
+            return None;
+        }
+        // harmony: `f<|channel|>commentary`, `to=functions.f`
+        let bare = called.split("<|").next().unwrap_or_default();
+        let bare = bare.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]".contains(c));
+        let bare = bare.strip_prefix("to=").unwrap_or(bare);
+        // Kimi: `functions.f:0`
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let bare = bare.rsplit_once(':').filter(|(_, last)| number(last)).map_or(bare, |(name, _)| name);
+        // Gemini: `default_api:f`
+        let last = bare.rsplit(['.', ':', '/']).next().unwrap_or(bare);
+        let found = [bare, last].into_iter().find_map(|name| match self.called(name) {
+            Called::Tool(route) => Some(route),
+            Called::Forbidden => self.routes.iter().find(|route| route.name == name || route.chat == name),
+            Called::Unknown => None,
+        });
+        let found = found.or_else(|| {
+            let mut alike = self.routes.iter().filter(|route| route.chat.eq_ignore_ascii_case(last));
+            let first = alike.next()?;
+            alike.next().is_none().then_some(first)
+        });
+        let name = found.map_or(bare, |route| &route.chat);
+        (!name.is_empty() && name != called).then(|| name.to_owned())
     }
 }

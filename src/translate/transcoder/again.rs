@@ -27,6 +27,11 @@ enum Adds {
 }
 
 impl Again {
+    /// The next chunk has to be parsed.
+    pub fn forget(&mut self) {
+        self.adds = None;
+    }
+
     /// Takes the mould of a chunk that adds one text and does nothing else.
     pub fn learn(&mut self, data: &str, chunk: &Chunk<'_>, logprobs: bool) {
         self.adds = None;
@@ -64,8 +69,7 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
     }
     let delta = choice.delta.as_ref().filter(|delta| delta.function_call.is_none())?;
     let Delta { content, reasoning_content, reasoning, refusal, .. } = delta;
-    let rare = [delta.reasoning_text, delta.thinking, delta.reasoning_details, delta.annotations];
-    if rare.iter().any(Option::is_some) {
+    if delta.tool_calls.odd || delta.has_rare() {
         return None;
     }
     let mut texts = [
@@ -77,7 +81,7 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
     .into_iter()
     .filter_map(|(channel, raw)| Some((channel, present(*raw)?)));
     let (text, more) = (texts.next(), texts.next().is_some());
-    match (text, delta.tool_calls.as_deref().unwrap_or_default()) {
+    match (text, delta.tool_calls.list.as_slice()) {
         (Some((channel, raw)), []) if !more => Some((Adds::Text(channel), json::literal(raw)?)),
         (None, [call]) => only_arguments(call),
         _ => None,
@@ -86,7 +90,7 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
 
 fn only_arguments<'a>(call: &ToolCall<'a>) -> Option<(Adds, &'a str)> {
     let function = call.function.as_ref()?;
-    if present(call.id).or(present(function.name)).is_some() {
+    if present(call.id).or(present(function.name)).or(call.name).or(call.arguments).is_some() {
         return None;
     }
     let index = call.index.and_then(|raw| raw.get().parse().ok());

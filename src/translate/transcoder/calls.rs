@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 
 use super::Transcoder;
+use super::arguments::{Form, may_begin_again};
 use super::text::is_blank;
 use crate::translate::custom::{CustomInput, Repairs};
 use crate::translate::item::{Call, Kind, Open};
+use crate::translate::quirk::Quirk;
 use crate::translate::scan::Scan;
 use crate::translate::tools::answer;
 use crate::translate::tools::table::{Called, Kind as ToolKind, Route};
@@ -25,34 +27,13 @@ pub(super) struct Slot {
     pub(super) waiting: String,
     pub(super) seam: Seam,
     pub(super) scan: Scan,
+    pub(super) form: Form,
+    /// What came behind whole arguments, escaped.
+    pub(super) second: String,
     /// Decodes the arguments of a freeform tool.
     pub(super) custom: Option<CustomInput>,
     pub(super) begun: bool,
     pub(super) closed: bool,
-}
-
-impl Slot {
-    /// What can be sent of the arguments that wait.
-    pub(super) fn take(&mut self, last: bool) -> String {
-        let mut waiting = std::mem::take(&mut self.waiting);
-        if last {
-            waiting.push_str(self.seam.flush());
-        }
-        let Some(custom) = &mut self.custom else { return waiting };
-        let mut text = custom.push(&waiting);
-        if last {
-            text.push_str(&custom.finish());
-        }
-        text
-    }
-
-    /// Whether the arguments are whole; `sent` are those of a call that is not freeform.
-    pub(super) fn complete(&mut self, sent: &str) -> bool {
-        match &self.custom {
-            Some(custom) => custom.complete(),
-            None => self.scan.complete(sent),
-        }
-    }
 }
 
 /// A piece of a call, its values still escaped.
@@ -69,7 +50,11 @@ impl<'a> Piece<'a> {
         let id = call.id.and_then(json::literal).unwrap_or("");
         match &call.function {
             Some(function) => Piece { id, ..Piece::of_function(index, function) },
-            None => Piece { index, id, name: Cow::Borrowed(""), arguments: Cow::Borrowed("") },
+            // some have no function around them
+            None => {
+                let function = Function { name: call.name, arguments: call.arguments };
+                Piece { id, ..Piece::of_function(index, &function) }
+            }
         }
     }
 
@@ -122,27 +107,19 @@ impl Transcoder {
                 return;
             }
             None => {
-                self.calls.push(Slot {
-                    index: piece.index.unwrap_or(self.calls.len() as u64),
-                    id: String::new(),
-                    name: String::new(),
-                    waiting: String::new(),
-                    seam: Seam::default(),
-                    scan: Scan::default(),
-                    custom: None,
-                    begun: false,
-                    closed: false,
-                });
+                let index = piece.index.unwrap_or(self.calls.len() as u64);
+                self.calls.push(Slot { index, ..Slot::default() });
                 self.calls.len() - 1
             }
         };
-        let taken = self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
+        let taken = !piece.id.is_empty()
+            && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
         let Some(slot) = self.calls.get_mut(at) else { return };
         if slot.id.is_empty() && !piece.id.is_empty() && !slot.begun {
             // two calls of one id would be executed twice under it
             slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
         }
-        if slot.name.is_empty() {
+        if slot.name.is_empty() && !is_blank(&piece.name) {
             slot.name = piece.name.clone().into_owned();
         }
         if slot.closed {
@@ -202,7 +179,12 @@ impl Transcoder {
             slot.id = id;
         }
         slot.begun = true;
-        let called = json::unescape(&slot.name).unwrap_or_default();
+        let mut called = json::unescape(&slot.name).unwrap_or_default();
+        if let Some(bare) = self.plan.tools.bare(&called) {
+            slot.name = json::escape(&bare).into_owned();
+            called = bare;
+            self.repaired.count(Quirk::CallNames);
+        }
         let escaped = |text: &str| json::escape(text).into_owned();
         let mut call = Call {
             slot: at,
@@ -230,8 +212,8 @@ impl Transcoder {
                 call.encrypts = route.encrypts;
                 if let ToolKind::Custom(patch) = route.kind {
                     let repairs = Repairs {
-                        fences: table.quirk("patch_fences"),
-                        headers: table.quirk("patch_hunk_headers"),
+                        fences: table.quirk(Quirk::PatchFences),
+                        headers: table.quirk(Quirk::PatchHunkHeaders),
                     };
                     slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
                     call.custom = true;
@@ -289,9 +271,10 @@ impl Transcoder {
         if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
             && let Some(open) = &mut self.open
         {
-            if slot.custom.is_some() {
-                let waiting = slot.take(false);
-                open.delta(&mut self.events, out, &waiting, None);
+            let plain = matches!(slot.form, Form::Plain) && slot.custom.is_none();
+            if !plain || may_begin_again(&slot.waiting) {
+                let text = slot.release(&open.text, &self.plan.tools, false, &mut self.repaired);
+                open.delta(&mut self.events, out, &text, None);
             } else {
                 // its memory serves the next piece
                 open.delta(&mut self.events, out, &slot.waiting, None);

@@ -60,6 +60,7 @@ impl Transcoder {
         let text = std::mem::take(&mut held.text);
         (self.finish, self.whole) = (None, false);
         self.again = Default::default();
+        self.think = self.think.anew();
         Some(json::unescape(&text).unwrap_or_default())
     }
 
@@ -89,7 +90,7 @@ impl Transcoder {
         if let Some(held) = self.held.as_deref_mut().filter(|held| !held.text.is_empty()) {
             let text = std::mem::take(&mut held.text);
             held.logprobs.clear();
-            self.say_plain(Channel::Reasoning, &text, out);
+            self.say(Channel::Reasoning, &text, out);
         }
     }
 
@@ -112,7 +113,7 @@ impl Transcoder {
                 self.logprobs = std::mem::take(&mut held.logprobs);
             }
             held.state = State::Asked(None);
-            self.say_plain(Channel::Text, &json::escape(fitting), out);
+            self.say(Channel::Text, &json::escape(fitting), out);
         } else {
             held.state = State::Unfit;
             self.close(false, out);

@@ -41,11 +41,6 @@ impl Transcoder {
             }
             self.end_think(out);
         }
-        self.say_plain(channel, piece, out);
-    }
-
-    /// Takes a piece of text that is what it is said to be.
-    pub(super) fn say_plain(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
             _ if self.plan.compacts.is_some() => {
                 if channel == Channel::Text {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Transcoder;
 use super::text::Channel;
 use crate::translate::item::append_logprobs;
+use crate::wire::escaped::{next, trim, trim_end, trim_start};
 
 /// What stands before and behind a block of reasoning.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +76,10 @@ enum At {
 /// How far the text has been read.
 #[derive(Debug)]
 pub(super) struct Think {
+    tags: ThinkTags,
     at: At,
+    /// Whether what is said now has been looked at.
+    saying: bool,
     /// Escaped text that waits, and its log probabilities.
     held: String,
     logprobs: String,
@@ -91,11 +95,13 @@ impl Think {
     pub fn new(tags: ThinkTags) -> Think {
         let [first, ..] = &TAGS;
         Think {
+            tags,
             at: match tags {
                 ThinkTags::Read => At::Beginning,
                 ThinkTags::Open => At::Block(first),
                 ThinkTags::Off => At::Text,
             },
+            saying: false,
             held: String::new(),
             logprobs: String::new(),
             read: false,
@@ -104,9 +110,14 @@ impl Think {
         }
     }
 
+    /// The same at the beginning of another answer.
+    pub fn anew(&self) -> Think {
+        Think::new(self.tags)
+    }
+
     /// Whether text has to be looked at.
     pub fn reads(&self) -> bool {
-        self.at != At::Text
+        !self.saying && !matches!(self.at, At::Text)
     }
 }
 
@@ -116,6 +127,7 @@ impl Transcoder {
         if self.think.at == At::Unseen {
             return self.hold(piece);
         }
+        self.think.saying = true;
         let mut held = std::mem::take(&mut self.think.held);
         if held.is_empty() && matches!(self.think.at, At::Block(_)) {
             self.read_on(piece, out);
@@ -128,13 +140,14 @@ impl Transcoder {
             held.clear();
             self.think.held = held;
         }
+        self.think.saying = false;
     }
 
     fn read_on(&mut self, text: &str, out: &mut Vec<u8>) {
         let mut rest = text;
         while !rest.is_empty() {
             match self.think.at {
-                At::Text => return self.say_plain(Channel::Text, rest, out),
+                At::Text => return self.say(Channel::Text, rest, out),
                 At::Unseen => return self.hold(rest),
                 At::Beginning => match beginning(rest) {
                     Beginning::Opens(tag, behind) => {
@@ -188,6 +201,7 @@ impl Transcoder {
 
     /// Nothing more can be a tag: what waits goes where it belongs.
     pub(super) fn end_think(&mut self, out: &mut Vec<u8>) {
+        self.think.saying = true;
         let held = std::mem::take(&mut self.think.held);
         match std::mem::replace(&mut self.think.at, At::Text) {
             At::Text => {}
@@ -196,11 +210,12 @@ impl Transcoder {
             At::Unseen => match unopened(&held) {
                 Some((inside, behind)) => {
                     self.reason(trim(inside), out);
-                    self.say_plain(Channel::Text, trim_start(behind), out);
+                    self.say(Channel::Text, trim_start(behind), out);
                 }
                 None => self.say_held(&held, out),
             },
         }
+        self.think.saying = false;
     }
 
     /// The answer ended well. Where nothing but configuration said that its beginning was reasoning, and no end of that
@@ -209,7 +224,7 @@ impl Transcoder {
         if let Some(assumed) = self.think.assumed.take()
             && self.calls.is_empty()
         {
-            self.say_plain(Channel::Text, &assumed, out);
+            self.say(Channel::Text, &assumed, out);
         }
     }
 
@@ -223,7 +238,7 @@ impl Transcoder {
                 self.logprobs.clear();
                 self.think.read = true;
                 self.think.at = At::Text;
-                self.say_plain(Channel::Text, trim_start(behind), out);
+                self.say(Channel::Text, trim_start(behind), out);
             }
             // nobody sees it before it is whole
             None if !self.events.enabled && !self.think.read => {
@@ -249,7 +264,7 @@ impl Transcoder {
             append_logprobs(&mut logprobs, &self.logprobs);
             self.logprobs = logprobs;
         }
-        self.say_plain(Channel::Text, text, out);
+        self.say(Channel::Text, text, out);
     }
 
     fn reason(&mut self, text: &str, out: &mut Vec<u8>) {
@@ -257,7 +272,7 @@ impl Transcoder {
         if let Some(assumed) = &mut self.think.assumed {
             assumed.push_str(text);
         }
-        self.say_plain(Channel::Reasoning, text, out);
+        self.say(Channel::Reasoning, text, out);
     }
 }
 
@@ -382,51 +397,4 @@ fn matches<'a>(mark: &str, text: &'a str) -> Match<'a> {
         }
     }
     Match::Whole(text.get(at..).unwrap_or_default())
-}
-
-/// The character at a place of an escaped text, and where the next one is.
-fn next(text: &str, at: usize) -> Option<(char, usize)> {
-    let rest = text.get(at..)?;
-    let mut chars = rest.chars();
-    let first = chars.next()?;
-    if first != '\\' {
-        return Some((first, at + first.len_utf8()));
-    }
-    let escape = chars.next()?;
-    Some(match escape {
-        'n' => ('\n', at + 2),
-        'r' => ('\r', at + 2),
-        't' => ('\t', at + 2),
-        'u' => {
-            let code = rest.get(2..6).and_then(|hex| u32::from_str_radix(hex, 16).ok());
-            // a surrogate is none that a tag has
-            (code.and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER), (at + 6).min(text.len()))
-        }
-        other => (other, at + 1 + other.len_utf8()),
-    })
-}
-
-fn trim_start(text: &str) -> &str {
-    let mut at = 0;
-    while let Some((c, behind)) = next(text, at)
-        && c.is_ascii_whitespace()
-    {
-        at = behind;
-    }
-    text.get(at..).unwrap_or_default()
-}
-
-fn trim_end(text: &str) -> &str {
-    let (mut at, mut end) = (0, 0);
-    while let Some((c, behind)) = next(text, at) {
-        at = behind;
-        if !c.is_ascii_whitespace() {
-            end = at;
-        }
-    }
-    text.get(..end).unwrap_or_default()
-}
-
-fn trim(text: &str) -> &str {
-    trim_end(trim_start(text))
 }

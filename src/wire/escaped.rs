@@ -1,0 +1,76 @@
+//! Owns the walk over an escaped string, the inside of a JSON string literal, character by character, without decoding
+//! it. It must not be given half an escape.
+
+/// The character at a place, and where the next one is. A surrogate is none that anybody looks for.
+pub fn next(text: &str, at: usize) -> Option<(char, usize)> {
+    let rest = text.get(at..)?;
+    let mut chars = rest.chars();
+    let first = chars.next()?;
+    if first != '\\' {
+        return Some((first, at + first.len_utf8()));
+    }
+    let escape = chars.next()?;
+    Some(match escape {
+        'n' => ('\n', at + 2),
+        'r' => ('\r', at + 2),
+        't' => ('\t', at + 2),
+        'u' => {
+            let code = rest.get(2..6).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+            (code.and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER), (at + 6).min(text.len()))
+        }
+        other => (other, at + 1 + other.len_utf8()),
+    })
+}
+
+/// The text without white space at its beginning.
+pub fn trim_start(text: &str) -> &str {
+    let mut at = 0;
+    while let Some((c, behind)) = next(text, at)
+        && c.is_ascii_whitespace()
+    {
+        at = behind;
+    }
+    text.get(at..).unwrap_or_default()
+}
+
+/// The text without white space at its end.
+pub fn trim_end(text: &str) -> &str {
+    let (mut at, mut end) = (0, 0);
+    while let Some((c, behind)) = next(text, at) {
+        at = behind;
+        if !c.is_ascii_whitespace() {
+            end = at;
+        }
+    }
+    text.get(..end).unwrap_or_default()
+}
+
+/// The text without white space around it.
+pub fn trim(text: &str) -> &str {
+    trim_end(trim_start(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_is_told_however_it_is_escaped() {
+        assert_eq!(trim(r" \n\t\u000a a\n b\\n \r"), r"a\n b\\n");
+        assert_eq!(trim(r" \n"), "");
+        assert_eq!(trim(""), "");
+        assert_eq!(trim_start(r"\ud83d x"), r"\ud83d x");
+        assert_eq!(trim_end(r"é\u12"), r"é\u12");
+    }
+
+    #[test]
+    fn characters_are_those_of_the_decoded_text() {
+        let text = r#"a\"\\\/\u003cé😀"#;
+        let (mut at, mut got) = (0, String::new());
+        while let Some((c, behind)) = next(text, at) {
+            got.push(c);
+            at = behind;
+        }
+        assert_eq!(got, serde_json::from_str::<String>(&format!("\"{text}\"")).unwrap());
+    }
+}
