@@ -102,6 +102,25 @@ fn earlier_turns_come_first() {
 }
 
 #[test]
+fn what_a_chain_holds_is_told_once_here_too() {
+    let call = r#"{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}"#;
+    let earlier = [r#"{"role":"user","content":"a"}"#, call];
+    let earlier = earlier.map(|item| RawValue::from_string(item.to_owned()).unwrap());
+    let context = Context {
+        earlier: earlier.iter().map(|raw| item(raw)).collect(),
+        strict: true,
+        ..Context::default()
+    };
+    let output = json!({"type": "function_call_output", "call_id": "c", "output": "ok"});
+    let call: Value = serde_json::from_str(call).unwrap();
+    let request =
+        json!({"model": "m", "input": [call, output], "previous_response_id": "resp_1"}).to_string();
+    let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
+    let sent = draft.plan(&options(&GENERIC, &native::WHOLE), &context).unwrap();
+    assert_eq!(body(&sent)["input"], json!([{"role": "user", "content": "a"}, call, output]));
+}
+
+#[test]
 fn what_we_sealed_is_opened() {
     let summary = r#"compaction:{"text":"it was long","replaces":true}"#;
     let request = json!({"model": "m", "input": [

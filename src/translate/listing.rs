@@ -16,7 +16,7 @@ pub fn id_of(item: &RawValue) -> Option<String> {
 
 /// Whether it is a message of the user's.
 pub fn is_from_user(item: &Item<'_>) -> bool {
-    item.role.and_then(json::decode).as_deref() == Some("user")
+    item.role.and_then(json::decode).is_some_and(|role| role.trim().eq_ignore_ascii_case("user"))
 }
 
 /// The id of the `n`th input item of a response: its own, or one made of the response's id, always the same.

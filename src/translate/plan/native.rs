@@ -72,7 +72,12 @@ impl<'a> Planner<'a, '_> {
         let text = present(self.request.input).filter(|input| input.get().starts_with('"'));
         let seal = self.options.seal.as_deref();
         let prompt = reply.compacts.map(|_| compaction::PROMPT);
-        let input = native::input(items, text, seal, prompt);
+        // what is held already is told once here, too
+        let earlier = self.context.earlier.len();
+        let mut repeated = self.repeated.iter().map(|n| n + earlier).peekable();
+        let new = items.iter().enumerate().filter(|(n, _)| repeated.next_if_eq(n).is_none());
+        let new: Vec<_> = new.map(|(_, item)| *item).collect();
+        let input = native::input(&new, text, seal, prompt);
         native::whole(self.draft.text, model, reply.stream, input.as_deref(), native)
     }
 }
