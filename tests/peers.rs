@@ -5,7 +5,10 @@
 #[path = "support/proxy.rs"]
 #[allow(dead_code)] // shared with tests/server.rs
 mod proxy;
+#[path = "support/skip.rs"]
+mod skip;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,9 +21,14 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A llama-server whose threads are all taken: of a chat request it reads the head alone, and the rest after `pause`.
+/// A llama-server whose threads are all taken: of a chat request it reads the head alone, and gives the rest to `chat`.
 /// Counts the chat requests.
-async fn busy(pause: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
+async fn heads<A>(
+    chat: impl Fn(String, TcpStream) -> A + Copy + Send + 'static,
+) -> (SocketAddr, Arc<AtomicUsize>)
+where
+    A: Future<Output = std::io::Result<()>> + Send,
+{
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (at, chats) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = chats.clone();
@@ -40,11 +48,7 @@ async fn busy(pause: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
                     "/v1/models" => whole("200 OK", "application/json", LISTED),
                     _ => {
                         count.fetch_add(1, Ordering::SeqCst);
-                        tokio::time::sleep(pause).await;
-                        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-                        let mut body = vec![0; length.unwrap().parse().unwrap()];
-                        stream.read_exact(&mut body).await?;
-                        [EVENTS, text("late").as_bytes(), STOP.as_bytes()].concat()
+                        return chat(head, stream).await;
                     }
                 };
                 stream.write_all(&answer).await
@@ -58,7 +62,13 @@ async fn busy(pause: Duration) -> (SocketAddr, Arc<AtomicUsize>) {
 /// shows that it is gone, and that nothing else counts.
 #[tokio::test]
 async fn a_request_may_wait_unread_in_a_busy_servers_socket() {
-    let (at, chats) = busy(Duration::from_secs(40)).await;
+    let (at, chats) = heads(|head, mut stream| async move {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        stream.read_exact(&mut vec![0; length.unwrap().parse().unwrap()]).await?;
+        stream.write_all(&[EVENTS, text("late").as_bytes(), STOP.as_bytes()].concat()).await
+    })
+    .await;
     let proxy = Proxy::start(at, &[], true).await;
     let request = json!({"model": "m", "input": "x".repeat(1 << 20), "stream": true}).to_string();
     let answer = proxy.post(request).send().await.unwrap().text().await.unwrap();
@@ -279,4 +289,85 @@ async fn an_http2_connection_without_streams_is_closed_in_time() {
     let begun = Instant::now();
     tokio::join!(idle, begun_alone);
     assert!(begun.elapsed() > Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
+/// Set for the test that runs once more, alone in a network of its own, where it may drop packets.
+const ALONE: &str = "TEST_ALONE";
+
+/// A server that vanishes does not even refuse: nothing comes back for what is sent to it. Its packets are dropped, once
+/// while a request waits in its closed window, once before a request on a kept connection.
+#[tokio::test]
+async fn a_server_that_vanished_is_noticed() {
+    if std::env::var_os(ALONE).is_some() {
+        tokio::join!(vanish(false), vanish(true));
+        return;
+    }
+    let alone = |script: &str| {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["-n", "sh", "-c", script]).arg(std::env::current_exe().unwrap()).env(ALONE, "1");
+        unshare.output()
+    };
+    if !alone("ip link set lo up && iptables -L").is_ok_and(|probe| probe.status.success()) {
+        return skip::skip("a server that vanishes needs root, unshare, ip and iptables");
+    }
+    let test = "ip link set lo up && exec \"$0\" --exact a_server_that_vanished_is_noticed --nocapture";
+    let ran = tokio::task::spawn_blocking(move || alone(test)).await.unwrap().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+async fn vanish(kept: bool) {
+    let (at, chats) = heads(move |_, mut stream| async move {
+        if kept {
+            let answer =
+                json!({"choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}]});
+            let answer = String::from_utf8(whole("200 OK", "application/json", &answer.to_string())).unwrap();
+            stream.write_all(answer.replace("Connection: close\r\n", "").as_bytes()).await?;
+        }
+        // what comes now stays unread
+        std::future::pending().await
+    })
+    .await;
+    let env = [("REJOINDER_UPSTREAM__READY_TIMEOUT", "1s"), ("REJOINDER_UPSTREAM__CONNECT_TIMEOUT", "1s")];
+    let proxy = Proxy::start(at, &env, true).await;
+    let vanishes = || {
+        let port = at.port().to_string();
+        let rule = ["-w", "-A", "INPUT", "-p", "tcp", "--dport", &port, "-j", "DROP"];
+        assert!(std::process::Command::new("iptables").args(rule).status().unwrap().success());
+        Instant::now()
+    };
+    let input = "x".repeat(if kept { 10 } else { 1 << 20 });
+    let request = json!({"model": "m", "input": input, "stream": false}).to_string();
+    let first = tokio::spawn(proxy.post(request.clone()).send());
+    until(async || chats.load(Ordering::SeqCst) == 1).await;
+    let (answer, gone) = match kept {
+        false => {
+            let gone = vanishes();
+            (first.await.unwrap().unwrap(), gone)
+        }
+        true => {
+            assert_eq!(first.await.unwrap().unwrap().status(), 200);
+            let gone = vanishes();
+            (proxy.post(request).send().await.unwrap(), gone)
+        }
+    };
+    assert!(answer.status().is_server_error(), "{}", answer.status());
+    let took = gone.elapsed();
+    assert!((Duration::from_secs(25)..Duration::from_secs(70)).contains(&took), "{took:?}");
+}
+
+/// A kept connection that the server closes just as a request arrives costs another connection, no error.
+#[tokio::test]
+async fn a_passed_through_request_survives_a_stale_connection() {
+    let at = upstream(|_, mut stream| async move {
+        let answer = String::from_utf8(whole("200 OK", "text/plain", "ok")).unwrap();
+        stream.write_all(answer.replace("Connection: close\r\n", "").as_bytes()).await.unwrap();
+        // the next request is read and not answered
+        let _ = stream.read(&mut [0; 1024]).await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    for _ in 0..10 {
+        let (answer, status, _) = passed(&proxy, "/v1/other").await;
+        assert_eq!((status, answer.unwrap()), (200, "ok".to_owned()));
+    }
 }

@@ -2,6 +2,7 @@
 //! buffers for every stream cost more than the translation (docs/performance.md). It must not know what is exchanged.
 
 mod chunked;
+mod gone;
 mod head;
 mod pool;
 
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::send::Body as RequestBody;
+use gone::{Gone, LOOK};
 use head::{Arriving, Framing, Head};
 
 pub use head::Told;
@@ -146,10 +148,22 @@ impl Exchange {
         let begun = Instant::now();
         let mut came = Arriving::default();
         let mut found = Ok(None);
+        let mut gone = Gone::default();
         let mut out = head.chain(body.as_deref().unwrap_or_default());
         // a server may refuse a request that it has not read to its end
-        let sent = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found)).await;
+        let sent = loop {
+            let send = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found));
+            match tokio::time::timeout(LOOK, send).await {
+                Ok(sent) => break sent,
+                Err(_) if gone.look(&self.stream).await => break Err(io::ErrorKind::TimedOut.into()),
+                Err(_) => {}
+            }
+        };
         let whole = !out.has_remaining();
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            *body = None;
+            return Err(Broken::cut(GONE));
+        }
         if !was_kept {
             *body = None;
         }
@@ -174,12 +188,16 @@ impl Exchange {
             }
             found = Ok(None);
             let read = poll_fn(|cx| self.poll_read(cx, |bytes| found = came.add(bytes)));
-            let read = match body {
-                None => read.await,
-                Some(_) => match tokio::time::timeout(STALE.saturating_sub(begun.elapsed()), read).await {
-                    Ok(read) => read,
-                    Err(_) => continue,
-                },
+            let patience = match body {
+                None => LOOK,
+                Some(_) => STALE.saturating_sub(begun.elapsed()),
+            };
+            let read = match tokio::time::timeout(patience, read).await {
+                Ok(read) => read,
+                Err(_) if body.is_none() && gone.look(&self.stream).await => {
+                    return Err(Broken::cut(GONE));
+                }
+                Err(_) => continue,
             };
             let broken = match read {
                 Ok(0) => sent.err().map_or_else(closed, |error| error.to_string()),
@@ -297,6 +315,9 @@ impl Body {
         }
     }
 }
+
+/// For the log.
+const GONE: &str = "the server has acknowledged nothing for 30 s";
 
 fn closed() -> String {
     "connection closed before the message was complete".to_owned()
