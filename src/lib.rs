@@ -21,6 +21,7 @@ pub mod error;
 mod heavy;
 pub mod ids;
 pub mod keyring;
+mod mapped;
 pub mod server;
 mod spare;
 pub mod sse;

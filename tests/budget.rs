@@ -51,6 +51,13 @@ async fn begun(proxy: &Proxy, head: &str, body: &[u8]) -> TcpStream {
     stream
 }
 
+fn memory(proxy: &Proxy) -> usize {
+    let file = format!("/proc/{}/smaps_rollup", proxy.child.id().unwrap());
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+}
+
 async fn first_line(stream: &mut TcpStream) -> String {
     let mut seen = Vec::new();
     let read = async {
@@ -157,4 +164,28 @@ async fn what_waits_for_the_upstream_is_counted_until_it_answers() {
     let (mut response, ()) = tokio::join!(answers, counted);
     while !String::from_utf8(response.chunk().await.unwrap().unwrap().to_vec()).unwrap().contains("delta") {}
     until(async || proxy.metric("rejoinder_buffered_bytes").await == 0).await;
+}
+
+#[tokio::test]
+async fn memory_goes_back_after_large_requests() {
+    let at = answers_at_once().await;
+    let proxy = Proxy::start(at, &[], true).await;
+    proxy.stream().await;
+    let before = memory(&proxy);
+    for round in 0..4 {
+        // with and without a length in advance
+        let send = async |n: usize| {
+            let body = request(12 * MB + n * MB);
+            let body = match round % 2 {
+                0 => reqwest::Body::from(body),
+                _ => reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>(body)])),
+            };
+            let response = proxy.post(body).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            response.text().await.unwrap();
+        };
+        tokio::join!(send(0), send(1), send(2), send(3));
+    }
+    let most = before + 24 * MB;
+    until(async || memory(&proxy) <= most).await;
 }

@@ -12,6 +12,7 @@ use super::messages::{self, ABORTED};
 use super::params::present;
 use super::plan::PlanOptions;
 use super::sealing::{Purpose, Seal};
+use crate::mapped;
 use crate::wire::json::{self, push_literal, push_string};
 use crate::wire::request::{InputItem, Item, fields};
 
@@ -92,7 +93,7 @@ pub const OURS: [&str; 6] =
 /// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
 /// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
 pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, native: &Native) -> Vec<u8> {
-    let mut out = Vec::with_capacity(request.len() + input.map_or(0, str::len) + 64);
+    let mut out = Vec::with_capacity(mapped::room(request.len() + input.map_or(0, str::len) + 64));
     out.extend_from_slice(b"{\"model\":");
     push_string(&mut out, model);
     let mut input = input;

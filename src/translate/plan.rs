@@ -29,6 +29,7 @@ use super::transcoder::ThinkTags;
 use super::{compaction, content, effort, extra, listing, messages};
 use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
+use crate::mapped;
 use crate::wire::json::{self, compact};
 use crate::wire::known;
 use crate::wire::request::{
@@ -347,9 +348,8 @@ impl<'a, 'o> Planner<'a, 'o> {
             return Ok(Plan { body, stream, chat_stream, model, reply, notes, repeated, droppable_turns });
         }
 
-        let mut body = Vec::with_capacity(
-            text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 512,
-        );
+        let length = text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 512;
+        let mut body = Vec::with_capacity(mapped::room(length));
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, self.options.upstream_model.unwrap_or(&model));
         body.extend_from_slice(b",\"messages\":");

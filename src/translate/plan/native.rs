@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 
 use super::{Planner, push_key};
 use crate::error::Error;
+use crate::mapped;
 use crate::translate::history::Entry;
 use crate::translate::native::{self, Native};
 use crate::translate::params::{boolean, present};
@@ -25,7 +26,7 @@ impl<'a> Planner<'a, '_> {
         (tools, choice): (&Tools<'a>, &Choice),
         reply: &ReplyPlan,
     ) -> Result<Vec<u8>, Error> {
-        let mut body = Vec::with_capacity(self.draft.text.len() + 1024);
+        let mut body = Vec::with_capacity(mapped::room(self.draft.text.len() + 1024));
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"input\":");
