@@ -35,8 +35,8 @@ test: programs
 	$(MAKE) --no-print-directory clients
 	@echo "make test: passed (cargo fmt, clippy, cargo test, documents, clients; skipped client tests, if any, are named above)"
 
-bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600)
-	$(if $(SOAK),,cargo bench --locked --bench core)
+bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600, HOSTILE=60)
+	$(if $(SOAK)$(HOSTILE),,cargo bench --locked --bench core)
 	REJOINDER_BIN='$(abspath $(BINARY))' cargo bench --locked --bench e2e
 
 demo: ## llama.cpp and a small model behind the proxy, until Ctrl-C

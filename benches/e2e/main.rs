@@ -4,7 +4,8 @@
 //!
 //! Variables: `ROUNDS` (5), `QUICK=1` (one short round), `ONLY=S1,S5`, `BASE=path` (another build of rejoinder, shown
 //! beside; with S4 also `BASE=bare`, a proxy that translates nothing, and `BASE=core`, that proxy with our core in it),
-//! `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios).
+//! `REJOINDER_BIN`, `SOAK=600` (1,000 streams for so many seconds, in place of the scenarios), `HOSTILE=60` (`STREAMS=5000`
+//! for so many seconds, without and with hostile requests beside them, likewise).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -19,7 +20,9 @@ mod bare;
 #[path = "../../tests/support/checker.rs"]
 mod checker;
 mod client;
+mod hostile;
 mod scenarios;
+mod siege;
 mod soak;
 mod table;
 mod targets;
@@ -67,6 +70,10 @@ async fn run() -> Result<(), String> {
     let bench = Bench::new(seen, quick);
     if let Some(seconds) = variable("SOAK").and_then(|n| n.parse().ok()) {
         return soak::run(&bench, &Target::rejoinder("rejoinder", &binary, address)?, seconds).await;
+    }
+    if let Some(seconds) = variable("HOSTILE").and_then(|n| n.parse().ok()) {
+        let streams = variable("STREAMS").and_then(|n| n.parse().ok()).unwrap_or(5000);
+        return siege::run(&Target::unpinned("rejoinder", &binary, address)?, streams, seconds).await;
     }
     println!("rejoinder: {}", binary.display());
     println!("load average at the start: {}", load());

@@ -76,12 +76,21 @@ impl Target {
 
     /// A rejoinder, with the log level that leaves out what nginx's `access_log off` leaves out.
     pub fn rejoinder(name: &str, binary: &Path, upstream: SocketAddr) -> Result<Target, String> {
-        let fail = |error: io::Error| format!("{}: {error}", binary.display());
+        Target::start(name, pinned(&binary.display().to_string()), upstream)
+    }
+
+    /// The same on all cores, as it runs in production.
+    pub fn unpinned(name: &str, binary: &Path, upstream: SocketAddr) -> Result<Target, String> {
+        Target::start(name, tasked(&["-c", "0-1023", &binary.display().to_string()]), upstream)
+    }
+
+    fn start(name: &str, mut command: Command, upstream: SocketAddr) -> Result<Target, String> {
+        let fail = |error: io::Error| format!("{name}: {error}");
         // held, or the second may be the same
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(fail)?;
         let (address, admin) = (first.local_addr().map_err(fail)?, free_port().map_err(fail)?);
         drop(first);
-        let child = pinned(&binary.display().to_string())
+        let child = command
             .args(["--listen", &address.to_string(), "--admin", &admin.to_string()])
             .args(["--upstream", &format!("http://{upstream}"), "--log-level", "warn"])
             .current_dir(std::env::temp_dir())
@@ -173,8 +182,13 @@ impl Drop for Target {
 }
 
 fn pinned(binary: &str) -> Command {
+    tasked(&["-c", CORES[0], binary])
+}
+
+/// `taskset` with these arguments.
+fn tasked(args: &[&str]) -> Command {
     let mut command = Command::new("taskset");
-    command.args(["-c", CORES[0], binary]).stdin(Stdio::null());
+    command.args(args).stdin(Stdio::null());
     // what is set for this bench is no configuration of theirs
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("REJOINDER_")) {
         command.env_remove(name);
