@@ -128,6 +128,8 @@ pub struct UpstreamConfig {
     /// Whether its text may begin with reasoning between tags (`<think>`), as that of a server without a reasoning
     /// parser does.
     pub think_tags: ThinkTags,
+    /// Whether its models take images, where it does not tell.
+    pub images: Switch,
     /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
     /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
     pub reasoning_budget_tokens: Option<String>,
@@ -362,6 +364,7 @@ impl Default for UpstreamConfig {
             forward_authorization: true,
             alternate_roles: Switch::Auto,
             think_tags: ThinkTags::Read,
+            images: Switch::Auto,
             reasoning_budget_tokens: None,
             reasoning_efforts: None,
             extra_body: None,

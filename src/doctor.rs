@@ -5,10 +5,12 @@ use std::fmt::Write;
 
 use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
-use crate::upstream::{Facts, Seen, Upstream};
+use crate::upstream::{Facts, Model, Seen, Traits, Upstream};
 
 /// Codex's first request alone takes this many tokens, as a round number.
 const FIRST_REQUEST: u64 = 8000;
+/// Most models that are told of one by one.
+const SHOWN: usize = 8;
 
 /// Looks at every server once, and says what it saw.
 ///
@@ -47,7 +49,7 @@ fn report(servers: &[Seen]) -> (String, bool) {
             let _ = writeln!(text, "  all is well");
         }
         for advice in advice {
-            let _ = writeln!(text, "  ! {advice}");
+            let _ = writeln!(text, "  ! {}", escaped(&advice));
         }
     }
     (text, well)
@@ -57,12 +59,13 @@ fn known(facts: &Facts, text: &mut String) {
     let version =
         facts.version.as_deref().map(|version| format!(" {}", escaped(version))).unwrap_or_default();
     let _ = writeln!(text, "  server: {}{version}", facts.dialect.name);
-    let names: Vec<&str> = facts.models.iter().map(|model| model.id.as_str()).take(8).collect();
+    let shown = facts.models.iter().take(SHOWN);
+    let names: Vec<String> = shown.map(|model| named(facts, model)).collect();
     let more = facts.models.len().saturating_sub(names.len());
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let names = if names.is_empty() { "none".into() } else { escaped(&names.join(", ")) };
     let _ = writeln!(text, "  models: {names}{more}");
-    if let Some(context) = facts.context {
+    if let Some(context) = facts.traits.context {
         let slots = facts.slots.map(|slots| format!(" for each of {slots} slots")).unwrap_or_default();
         let _ = writeln!(text, "  context: {context} tokens{slots}");
         let limit = context * 4 / 5;
@@ -71,12 +74,24 @@ fn known(facts: &Facts, text: &mut String) {
             "  for Codex: model_context_window = {context}, model_auto_compact_token_limit = {limit}"
         );
     }
-    let yes = |yes: bool| if yes { "yes" } else { "no" };
-    let tools = facts.tools.map_or("not told", yes);
-    let _ = writeln!(text, "  tools: {tools}, images: {}", yes(facts.sees));
+    let told = |told: Option<bool>| told.map_or("not told", |yes| if yes { "yes" } else { "no" });
+    if !facts.router {
+        let _ = writeln!(text, "  tools: {}, images: {}", told(facts.traits.tools), told(facts.traits.sees));
+    }
     if let Some(path) = facts.dialect.count_tokens.map(|(path, _)| path) {
         let _ = writeln!(text, "  counts tokens at: {path}");
     }
+}
+
+/// A model with what is told of it alone, where there are several.
+fn named(facts: &Facts, model: &Model) -> String {
+    if facts.models.len() == 1 && !facts.router {
+        return model.id.clone();
+    }
+    let context =
+        model.traits.context.map_or("context unknown".to_owned(), |context| format!("{context} tokens"));
+    let loaded = if model.loaded == Some(false) { ", not loaded" } else { "" };
+    format!("{} ({context}{loaded})", model.id)
 }
 
 fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
@@ -90,13 +105,35 @@ fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
     } else if facts.models.is_empty() {
         advice.push("it lists no model: load one".to_owned());
     }
-    if facts.tools == Some(false) {
-        advice.push("its chat template has no tools, agents cannot work: start it with --jinja and a template that has".to_owned());
-    }
-    if let Some(context) = facts.context.filter(|context| *context < 2 * FIRST_REQUEST) {
+    // of every model that is told of, or of the one that is not
+    let all: Vec<(&str, Traits)> = match facts.models.as_slice() {
+        [] | [_] if !facts.router => vec![("", facts.traits)],
+        models => models.iter().take(SHOWN).map(|model| (&*model.id, facts.traits_of(&model.id))).collect(),
+    };
+    let of = |name: &str| if name.is_empty() { String::new() } else { format!("{name}: ") };
+    for (name, _) in all.iter().filter(|(_, traits)| traits.tools == Some(false)) {
         advice.push(format!(
-            "{context} tokens of context are few, Codex's first request takes about {FIRST_REQUEST}: start it with more (llama-server: \
-             -c is shared among the -np slots; vLLM: --max-model-len)"
+            "{}its chat template has no tools, agents cannot work: start it with --jinja and a template that has",
+            of(name)
+        ));
+    }
+    let unknown: Vec<&str> =
+        all.iter().filter(|(_, traits)| traits.context.is_none()).map(|(name, _)| *name).collect();
+    if !unknown.is_empty() && !facts.locked && !facts.models.is_empty() {
+        let names = unknown.join(", ");
+        let of = if names.is_empty() { String::new() } else { format!(" of {names}") };
+        let load = if facts.router { ", or load it" } else { "" };
+        advice.push(format!(
+            "the context{of} is not known: Codex would take it for 272000 tokens; set model_context_window and \
+             model_auto_compact_token_limit there{load}"
+        ));
+    }
+    let small = all.iter().filter_map(|(name, traits)| Some((*name, traits.context?)));
+    for (name, context) in small.filter(|(_, context)| *context < 2 * FIRST_REQUEST) {
+        advice.push(format!(
+            "{}{context} tokens of context are few, Codex's first request takes about {FIRST_REQUEST}: start it with more (llama-server: \
+             -c is shared among the -np slots; vLLM: --max-model-len)",
+            of(name)
         ));
     }
     if facts.dialect.slot_key.is_some() && facts.slots == Some(1) {
@@ -106,7 +143,8 @@ fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let unlisted = |own: &String| !facts.models.is_empty() && !facts.lists(own) && !facts.dialect.any_model;
+    let any = facts.dialect.any_model && !facts.router;
+    let unlisted = |own: &String| !facts.models.is_empty() && !facts.lists(own) && !any;
     for (name, own) in server.models.iter().flatten().filter(|(_, own)| unlisted(own)) {
         advice.push(format!("upstream.models has {name:?}, but it does not list {own:?}"));
     }
@@ -140,7 +178,6 @@ mod tests {
 
     use super::*;
     use crate::dialect::{LLAMA_SERVER, VLLM};
-    use crate::upstream::Model;
 
     fn seen(facts: Facts) -> Seen {
         Seen {
@@ -153,16 +190,15 @@ mod tests {
     }
 
     fn model(id: &str) -> Vec<Model> {
-        vec![Model { id: id.into(), aliases: Vec::new(), context: None }]
+        vec![Model { id: id.into(), aliases: Vec::new(), traits: Traits::default(), loaded: None }]
     }
 
     #[test]
     fn a_good_server_needs_no_advice() {
         let facts = Facts {
             models: model("q"),
-            context: Some(32768),
+            traits: Traits { context: Some(32768), tools: Some(true), ..Traits::default() },
             slots: Some(2),
-            tools: Some(true),
             ..Facts::of(&LLAMA_SERVER)
         };
         let (text, well) = report(&[seen(facts)]);
@@ -175,6 +211,7 @@ mod tests {
         let facts = Facts {
             models: model("q\n  all is well\u{1b}[2J"),
             version: Some("1\r\n  tools: yes".into()),
+            traits: Traits { context: Some(32768), ..Traits::default() },
             ..Facts::of(&VLLM)
         };
         let mut gone = seen(Facts::default());
@@ -194,20 +231,32 @@ mod tests {
     fn each_fault_has_its_advice() {
         let small = Facts {
             models: model("q"),
-            context: Some(4096),
+            traits: Traits { context: Some(4096), tools: Some(false), ..Traits::default() },
             slots: Some(1),
-            tools: Some(false),
             ..Facts::of(&LLAMA_SERVER)
         };
         let locked = Facts { locked: true, ..Facts::of(&VLLM) };
         let mut wrong = seen(Facts { models: model("q"), ..Facts::of(&VLLM) });
         wrong.models = Some(vec![("a".into(), "b".into())]);
+        let router = |loaded| {
+            let mut models = model("q");
+            models[0].loaded = Some(loaded);
+            Facts { models, router: true, ..Facts::of(&LLAMA_SERVER) }
+        };
         let mut gone = seen(Facts::default());
         gone.ready = Err("http://gpu:8000: connection refused".into());
         for (server, words) in [
             (seen(small), &["4096 tokens", "-np 2", "--jinja"][..]),
             (seen(locked), &["api_key_file"]),
             (wrong, &["does not list \"b\""]),
+            (
+                seen(Facts { models: model("q"), ..Facts::of(&VLLM) }),
+                &["the context is not known", "images: not told"],
+            ),
+            (
+                seen(router(false)),
+                &["q (context unknown, not loaded)", "the context of q is not known", "or load it"],
+            ),
             (seen(Facts { models: model("q"), ..Facts::default() }), &["upstream.dialect"]),
             (gone, &["not ready", "start the server"]),
         ] {

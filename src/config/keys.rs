@@ -80,6 +80,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "upstream.forward_authorization", kind: Kind::Bool },
     Key { name: "upstream.alternate_roles", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "upstream.think_tags", kind: Kind::Choice(choice::<ThinkTags>) },
+    Key { name: "upstream.images", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "upstream.reasoning_budget_tokens", kind: Kind::Checked(budgets) },
     Key { name: "upstream.reasoning_efforts", kind: Kind::Checked(efforts) },
     Key { name: "upstream.extra_body", kind: Kind::Table },

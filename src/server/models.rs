@@ -5,6 +5,7 @@
 //! context window, without which it takes a local model for one of 272000 tokens. One entry that it cannot read makes
 //! it drop the whole list; `tests/clients/test_upstreams.py` shows this list to the real Codex.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -14,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::reply::{self, ResponseBody};
 use super::{App, passthrough};
 use crate::error::{Error, Kind};
-use crate::upstream::{ANY, Facts, Listing};
+use crate::upstream::{ANY, Listing, Traits};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.
 pub async fn answer(
@@ -47,39 +48,44 @@ struct Entry {
     id: String,
     /// As its server lists it.
     listed: Map<String, Value>,
-    facts: Arc<Facts>,
-    /// The server's own name.
-    own: String,
+    /// What is known of it.
+    traits: Traits,
+    /// Values of `reasoning.effort` that make a difference.
+    efforts: Arc<[String]>,
 }
 
 /// Every model once, in the order of the servers.
 async fn list(app: &App, client: &HeaderMap) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
-    for listing in app.upstream.listings(client).await {
-        for entry in listed(&listing) {
-            if !entries.iter().any(|there| there.id == entry.id) {
-                entries.push(entry);
-            }
-        }
-    }
-    entries
+    let mut names = HashSet::new();
+    let listings = app.upstream.listings(client).await;
+    let entries = listings.iter().flat_map(listed);
+    entries.filter(|entry| names.insert(entry.id.clone())).collect()
 }
 
 fn listed(listing: &Listing) -> Vec<Entry> {
-    let parsed: Value = serde_json::from_slice(&listing.body).unwrap_or_default();
-    let models: Vec<Map<String, Value>> = match parsed.get("data") {
-        Some(Value::Array(models)) => models.iter().filter_map(|model| model.as_object().cloned()).collect(),
-        _ => Vec::new(),
-    };
     let id = |model: &Map<String, Value>| model.get("id").and_then(Value::as_str).map(str::to_owned);
+    let short = listing.elements.iter().filter(|raw| raw.get().len() <= LONGEST_ENTRY);
+    let models: Vec<Map<String, Value>> =
+        short.filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect();
+    let budgets: Arc<[String]> = listing.efforts.as_slice().into();
+    let efforts: Arc<[String]> = EFFORTS.map(str::to_owned).into();
     let entry = |name: &str, own: &str, mut listed: Map<String, Value>| {
         listed.insert("id".to_owned(), name.into());
-        Entry { id: name.to_owned(), own: own.to_owned(), listed, facts: listing.facts.clone() }
+        let traits = Traits { sees: listing.images, ..Traits::default() }.or(listing.facts.traits_of(own));
+        let efforts = match (budgets.is_empty(), traits.efforts) {
+            (true, Some(true)) => efforts.clone(),
+            _ => budgets.clone(),
+        };
+        Entry { id: name.to_owned(), listed, traits, efforts }
     };
     match &listing.models {
         None => models.into_iter().filter_map(|model| id(&model).map(|id| entry(&id, &id, model))).collect(),
         Some(names) => {
-            let of = |own: &str| models.iter().find(|model| id(model).as_deref() == Some(own)).cloned();
+            let of = |own: &str| {
+                let named =
+                    |model: &&Map<String, Value>| model.get("id").and_then(Value::as_str) == Some(own);
+                models.iter().find(named).cloned()
+            };
             // a name that the server does not list is still one that it is configured to have
             let bare = || {
                 let members = json!({ "id": "", "object": "model", "created": 0, "owned_by": "upstream" });
@@ -102,15 +108,21 @@ impl Entry {
     /// Codex's `ModelInfo`. Every member that its parser demands is there; `base_instructions` is one of them, and
     /// takes the place of the 17 KB that Codex sends for models it does not know.
     fn codex(&self, priority: usize) -> Value {
-        let context = self.facts.context_of(&self.own);
+        let context = self.traits.context;
         // an output that fills the context leaves no room to act on it
         let output = context.map_or(LONGEST_OUTPUT, |context| (context / 8).clamp(1000, LONGEST_OUTPUT));
-        let modalities = if self.facts.sees { json!(["text", "image"]) } else { json!(["text"]) };
+        // left out, Codex would take it for one that sees
+        let modalities = match self.traits.sees {
+            Some(true) => json!(["text", "image"]),
+            _ => json!(["text"]),
+        };
+        let level = |effort: &String| json!({ "effort": effort, "description": format!("{effort} reasoning effort") });
+        let levels: Vec<Value> = self.efforts.iter().map(level).collect();
         let mut model = json!({
             "slug": self.id,
             "display_name": self.id,
             "description": null,
-            "supported_reasoning_levels": [],
+            "supported_reasoning_levels": levels,
             "shell_type": "unified_exec",
             "visibility": "list",
             "supported_in_api": true,
@@ -133,6 +145,10 @@ impl Entry {
     }
 }
 
+/// The longest element of a server's list that is shown as it is, in bytes; it is left out otherwise.
+const LONGEST_ENTRY: usize = 64 << 10;
+/// What a chat template that knows efforts is known to take.
+const EFFORTS: [&str; 3] = ["low", "medium", "high"];
 /// Most tokens of a tool's output that Codex shows the model, its own default.
 const LONGEST_OUTPUT: u64 = 10_000;
 
@@ -158,18 +174,27 @@ How to answer
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Model;
+    use crate::upstream::{Facts, Model};
+
+    fn listing(data: &[&str], models: Vec<Model>) -> Listing {
+        let elements = data.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        let facts = Arc::new(Facts { models, ..Facts::default() });
+        Listing { elements, facts, models: None, images: None, efforts: Vec::new() }
+    }
+
+    fn model(id: &str, traits: Traits) -> Model {
+        Model { id: id.into(), aliases: Vec::new(), traits, loaded: None }
+    }
+
+    fn ids(listing: &Listing) -> Vec<String> {
+        listed(listing).into_iter().map(|entry| entry.id).collect()
+    }
 
     #[test]
     fn names_of_the_configuration_stand_over_the_servers_own() {
-        let body =
-            r#"{"object":"list","data":[{"id":"qwen3","object":"model","meta":{"n":1}},{"id":"other"}]}"#;
-        let facts = Facts {
-            models: vec![Model { id: "qwen3".into(), aliases: Vec::new(), context: Some(4096) }],
-            ..Facts::default()
-        };
-        let mut listing = Listing { body: body.into(), facts: Arc::new(facts), models: None };
-        let ids = |listing: &Listing| listed(listing).into_iter().map(|entry| entry.id).collect::<Vec<_>>();
+        let traits = Traits { context: Some(4096), ..Traits::default() };
+        let data = [r#"{"id":"qwen3","object":"model","meta":{"n":1}}"#, r#"{"id":"other"}"#];
+        let mut listing = listing(&data, vec![model("qwen3", traits)]);
         assert_eq!(ids(&listing), ["qwen3", "other"]);
         listing.models = Some(vec![("gpt-5".into(), "qwen3".into()), ("new".into(), "new".into())]);
         let entries = listed(&listing);
@@ -187,5 +212,43 @@ mod tests {
         assert_eq!(ids(&listing), ["qwen3"], "a name that stands for all others is no model's");
         listing.models = any("*", "*");
         assert_eq!(ids(&listing), ["qwen3", "other"]);
+    }
+
+    #[test]
+    fn what_is_unknown_is_never_told_as_yes() {
+        let seen = |sees| model(&format!("{sees:?}"), Traits { sees, ..Traits::default() });
+        let models = vec![seen(None), seen(Some(true)), seen(Some(false))];
+        let data = [r#"{"id":"None"}"#, r#"{"id":"Some(true)"}"#, r#"{"id":"Some(false)"}"#];
+        let modalities: Vec<Value> = listed(&listing(&data, models))
+            .iter()
+            .map(|entry| entry.codex(0)["input_modalities"].clone())
+            .collect();
+        assert_eq!(modalities, [json!(["text"]), json!(["text", "image"]), json!(["text"])]);
+        let mut told = listing(&[r#"{"id":"None"}"#], Vec::new());
+        told.images = Some(true);
+        assert_eq!(listed(&told)[0].codex(0)["input_modalities"], json!(["text", "image"]));
+    }
+
+    #[test]
+    fn efforts_are_those_that_make_a_difference() {
+        let efforts = |efforts, budgets: &[&str]| {
+            let mut listing =
+                listing(&[r#"{"id":"m"}"#], vec![model("m", Traits { efforts, ..Traits::default() })]);
+            listing.efforts = budgets.iter().map(|budget| (*budget).to_owned()).collect();
+            let levels = listed(&listing)[0].codex(0)["supported_reasoning_levels"].clone();
+            let levels =
+                levels.as_array().unwrap().iter().map(|level| level["effort"].as_str().unwrap().to_owned());
+            levels.collect::<Vec<_>>()
+        };
+        assert_eq!(efforts(None, &[]), Vec::<String>::new());
+        assert_eq!(efforts(Some(false), &[]), Vec::<String>::new());
+        assert_eq!(efforts(Some(true), &[]), ["low", "medium", "high"]);
+        assert_eq!(efforts(None, &["minimal", "high"]), ["minimal", "high"]);
+    }
+
+    #[test]
+    fn an_element_that_is_too_long_is_left_out() {
+        let long = format!(r#"{{"id":"long","x":"{}"}}"#, "x".repeat(LONGEST_ENTRY));
+        assert_eq!(ids(&listing(&[&long, r#"{"id":"m"}"#, "7"], Vec::new())), ["m"]);
     }
 }

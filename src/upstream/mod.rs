@@ -34,7 +34,7 @@ use server::Server;
 
 pub use answer::{silent, too_late};
 pub use exchange::{Broken, Response};
-pub use facts::{Facts, Model};
+pub use facts::{Facts, Model, Traits};
 pub use http1::keepalive;
 pub use route::Route;
 pub use send::{Body, CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
@@ -284,9 +284,16 @@ impl Upstream {
             server.authorize(&mut headers, client.get(header::AUTHORIZATION));
             let request = server.client.general.get(address.url("/v1/models")).headers(headers);
             let response = request.timeout(LISTING).send().await.ok()?.error_for_status().ok()?;
-            let body = answer::collect(&mut response.into(), 16 << 20).await.ok()?;
+            let body = answer::collect(&mut response.into(), probe::ANSWER).await.ok()?;
             let facts = server.state().facts.unwrap_or_default();
-            Some(Listing { body, facts, models: server.named_models().map(<[_]>::to_vec) })
+            let models = server.named_models().map(<[_]>::to_vec);
+            Some(Listing {
+                elements: facts::elements(&body).unwrap_or_default(),
+                facts,
+                models,
+                images: server.images(),
+                efforts: server.named_efforts(),
+            })
         });
         futures::future::join_all(lists).await.into_iter().flatten().collect()
     }
@@ -318,8 +325,12 @@ const LISTING: Duration = Duration::from_secs(5);
 
 /// One server's `/v1/models`.
 pub struct Listing {
-    /// As the server sent it.
-    pub body: bytes::Bytes,
+    /// Its elements as the server sent them.
+    pub elements: Vec<Box<serde_json::value::RawValue>>,
+    /// Whether its models take images, where the configuration says so.
+    pub images: Option<bool>,
+    /// Values of `reasoning.effort` that the configuration has for it.
+    pub efforts: Vec<String>,
     /// What is known of it.
     pub facts: Arc<Facts>,
     /// Its names of the configuration: the client's, then its own.

@@ -7,17 +7,19 @@ use std::time::Duration;
 use http::StatusCode;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::address::Address;
 use super::exchange::{self, Broken, Why};
-use super::facts::{Facts, Listing, Props};
+use super::facts::{self, Facts, Listing, Props};
 use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, OPENAI, SGLANG, VLLM};
 
 /// Longest look at one path.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is read, in bytes.
-const ANSWER: usize = 4 << 20;
+pub const ANSWER: usize = 4 << 20;
+/// Most models that are loaded at a time and asked for what they can.
+const MOST_LOADED: usize = 16;
 
 /// What a look showed.
 #[derive(Debug)]
@@ -49,7 +51,8 @@ pub struct Look<'a> {
 
 impl Look<'_> {
     /// Asks for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
-    /// `/server_info` and `/get_server_info` (SGLang), and `/v1/models`, which every server has.
+    /// `/server_info` and `/get_server_info` (SGLang), and `/v1/models`, which every server has. A llama-server that
+    /// serves several models is asked for `/props` of each one that is loaded; none is loaded for that.
     pub async fn run(&self) -> Sight {
         self.try_run().await.unwrap_or_else(|sight| sight)
     }
@@ -81,12 +84,14 @@ impl Look<'_> {
                 .await;
         }
         if let Some(info) = self.server_info().await? {
-            let mut facts = Facts { version: info.version, ..Facts::of(&SGLANG) };
-            facts.context = info.context_length;
+            let mut facts =
+                Facts { version: info.version.as_deref().and_then(facts::version), ..Facts::of(&SGLANG) };
+            facts.traits.context = info.context_length;
             return self.with_models(facts, "/v1/models").await;
         }
         let studio = self.ask("/api/v0/models").await?;
-        if studio.status.is_success() && studio.json::<Listing>().is_some_and(|list| !list.data.is_empty()) {
+        if studio.status.is_success() && Listing::read(&studio.body).is_some_and(|list| !list.data.is_empty())
+        {
             return self.with_models(Facts::of(&LM_STUDIO), "/api/v0/models").await;
         }
         let mut sight = self.with_models(Facts::of(&GENERIC), "/v1/models").await?;
@@ -108,9 +113,8 @@ impl Look<'_> {
         if models.status == StatusCode::NOT_FOUND && self.address.is_usual() {
             // nobody need have said that its API is below a version
             let unversioned = self.ask("/models").await?;
-            if unversioned.status.is_success()
-                && unversioned.json::<Listing>().is_some_and(|l| !l.data.is_empty())
-            {
+            let listed = Listing::read(&unversioned.body).is_some_and(|list| !list.data.is_empty());
+            if unversioned.status.is_success() && listed {
                 facts.unversioned = true;
                 models = unversioned;
             }
@@ -119,21 +123,39 @@ impl Look<'_> {
             return Ok(Sight::Loading(format!("{path} answers {}", models.status.as_u16())));
         }
         facts.locked = matches!(models.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        facts.models = models.json::<Listing>().map(Listing::models).unwrap_or_default();
-        if let [only] = facts.models.as_slice() {
-            facts.context = facts.context.or(only.context);
+        facts.models = Listing::read(&models.body).map(Listing::models).unwrap_or_default();
+        if facts.router {
+            self.ask_loaded(&mut facts).await;
+        } else if let [only] = facts.models.as_mut_slice() {
+            facts.traits = facts.traits.or(only.traits);
+            only.traits = facts.traits;
         }
         Ok(Sight::Ready(Box::new(facts)))
+    }
+
+    /// Asks each loaded model for what it can.
+    async fn ask_loaded(&self, facts: &mut Facts) {
+        for model in facts.models.iter_mut().filter(|model| model.loaded == Some(true)).take(MOST_LOADED) {
+            let Ok(props) = self.ask(&props_of(&model.id)).await else { return };
+            if let Some(props) =
+                props.json::<Props>().filter(|said| props.status.is_success() && said.is_llama())
+            {
+                model.traits = props.traits().or(model.traits);
+            }
+        }
     }
 
     async fn version(&self, path: &str) -> Result<Option<String>, Sight> {
         #[derive(Deserialize)]
         struct Version {
             version: String,
+            /// llama-swap's, at the path that is Ollama's otherwise.
+            build_date: Option<IgnoredAny>,
         }
         let answer = self.ask(path).await?;
         let version = answer.json::<Version>().filter(|_| answer.status.is_success());
-        Ok(version.map(|version| version.version))
+        let version = version.filter(|version| version.build_date.is_none());
+        Ok(version.map(|version| facts::version(&version.version).unwrap_or_default()))
     }
 
     async fn server_info(&self) -> Result<Option<ServerInfo>, Sight> {
@@ -170,6 +192,13 @@ impl Look<'_> {
     }
 }
 
+/// Where a llama-server that serves several models tells of one, without loading it.
+fn props_of(model: &str) -> String {
+    let parameters = [("model", model), ("autoload", "false")];
+    let url = reqwest::Url::parse_with_params("http://server/props", parameters);
+    format!("/props?{}", url.as_ref().ok().and_then(|url| url.query()).unwrap_or_default())
+}
+
 /// Why there is no connection. Mostly nobody listens; a name that nobody knows or a certificate that nobody trusts is told
 /// in the words of what found it.
 fn unconnected(error: &reqwest::Error) -> String {
@@ -194,6 +223,7 @@ impl Answer {
 struct ServerInfo {
     model_path: Option<String>,
     version: Option<String>,
+    #[serde(default, deserialize_with = "facts::number")]
     context_length: Option<u64>,
 }
 

@@ -197,27 +197,44 @@ impl Server {
         };
         let own = own.filter(|own| *own != model);
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
+        let traits = facts.traits_of(own.unwrap_or(model));
         Some(Target {
             native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &address.root)),
             address,
             dialect,
             alternate_roles: match self.config.alternate_roles {
-                Switch::Auto => facts.alternates,
+                Switch::Auto => traits.alternates.unwrap_or(false),
                 Switch::On => true,
                 Switch::Off => false,
             },
-            sees: facts.sees,
+            // who does not say gets to see them, and says so itself
+            sees: self.images().or(traits.sees).unwrap_or(true),
             model: own.map(str::to_owned),
             extra_body: self.config.extra_body.clone(),
             // such a template raises an error for any level
             efforts: self
                 .efforts
                 .clone()
-                .or_else(|| (!facts.takes_efforts).then(|| ["none".to_owned()].into())),
+                .or_else(|| (traits.efforts == Some(false)).then(|| ["none".to_owned()].into())),
             budgets: self.budgets.clone(),
-            context: facts.context_of(own.unwrap_or(model)),
             think_tags: self.config.think_tags,
+            context: traits.context,
         })
+    }
+
+    /// Whether its models take images, where the configuration says so.
+    pub fn images(&self) -> Option<bool> {
+        match self.config.images {
+            Switch::Auto => None,
+            Switch::On => Some(true),
+            Switch::Off => Some(false),
+        }
+    }
+
+    /// Values of `reasoning.effort` that the configuration has for it: levels, or those with a thinking budget.
+    pub fn named_efforts(&self) -> Vec<String> {
+        let budgets = || self.budgets.iter().map(|(effort, _)| effort.clone()).collect();
+        self.efforts.as_ref().map_or_else(budgets, |efforts| efforts.to_vec())
     }
 
     /// The `Authorization` of a request to it: the configured key, or the client's own where that is allowed.
@@ -412,7 +429,7 @@ impl Server {
                 Ok(()) => {
                     let facts = next.facts.as_deref();
                     let dialect = facts.map_or("", |facts| facts.dialect.name);
-                    let context = facts.and_then(|facts| facts.context).unwrap_or_default();
+                    let context = facts.and_then(|facts| facts.traits.context).unwrap_or_default();
                     tracing::info!(upstream = %base, dialect, context, "upstream is ready");
                 }
                 Err(reason) if state.ready.is_ok() || !state.looked => {

@@ -19,7 +19,9 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use self::folder::Folder;
 use self::index::{Asked, Bounds, Index, Prompt, Snapshot, hash};
+use super::answer::collect;
 use super::exchange::causes;
+use super::probe::ANSWER;
 use crate::config::UpstreamConfig;
 
 /// Fewest tokens that are worth a file: fewer are read again in a moment.
@@ -343,11 +345,12 @@ impl Line {
         path: &str,
     ) -> Option<T> {
         let answer = async {
-            let response = request.headers(self.headers.clone()).timeout(LIMIT).send().await?;
-            response.error_for_status()?.bytes().await
+            let response =
+                request.headers(self.headers.clone()).timeout(LIMIT).send().await.map_err(causes)?;
+            let mut response = response.error_for_status().map_err(causes)?.into();
+            collect(&mut response, ANSWER).await.map_err(|error| error.to_string())
         };
-        let answer = answer.await.map_err(causes);
-        match answer.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string())) {
+        match answer.await.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string())) {
             Ok(answer) => Some(answer),
             Err(error) => {
                 tracing::debug!(path, error, "the server said nothing of its slots");

@@ -58,8 +58,7 @@ where
                 let Some((got, mut stream)) = read(stream).await else { return };
                 match got.line.as_str() {
                     "GET /props" => {
-                        let props =
-                            "{\"default_generation_settings\":{},\"chat_template\":\"\",\"total_slots\":2}";
+                        let props = "{\"default_generation_settings\":{\"n_ctx\":32768},\"chat_template\":\"\",\"total_slots\":2}";
                         let _ = stream.write_all(&whole("200 OK", "application/json", props)).await;
                     }
                     "GET /health" => {
