@@ -96,7 +96,11 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
 /// A part of another kind, or of a known one without what makes it one: its text, where it has no more than that, an
 /// image in the form of other APIs, and else the part itself.
 fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'a>> {
-    let members: serde_json::Map<String, Value> = serde_json::from_str(raw.get()).ok()?;
+    let Some(Value::Object(members)) = json::tree(raw.get()) else {
+        // too wide to be looked into
+        notes.add("written_part", kind);
+        return Some(Piece::owned(&json::compact(raw.get())));
+    };
     let text = |key: &str| members.get(key).and_then(Value::as_str);
     let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
     notes.add("written_part", kind);

@@ -6,7 +6,7 @@
 use serde_json::Value;
 
 use super::quirk::{Quirk, Repaired};
-use crate::wire::json;
+use crate::wire::json::{self, tree};
 
 /// Which repairs a patch gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,7 +187,7 @@ fn other_value(depth: u32, in_string: bool, escaped: bool, c: char) -> At {
 
 /// The text in arguments that have no string under `input`: that under another key, or all of it.
 fn fallback(arguments: &str) -> String {
-    let Ok(Value::Object(object)) = serde_json::from_str(arguments) else { return arguments.to_owned() };
+    let Some(Value::Object(object)) = tree(arguments) else { return arguments.to_owned() };
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

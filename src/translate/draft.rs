@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use serde_json::value::RawValue;
 
 use super::items::Input;
-use super::limits::{Limits, array_too_long, arrays_too_long, too_deep};
+use super::limits::{Limits, array_too_long, arrays_too_long, too_deep, too_wide};
 use super::params::{array, beginning, boolean, fields, integer, metadata, missing, object, present, string};
 use crate::error::{Error, Kind};
 use crate::wire::request::{
-    ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item,
+    ChatMessage, ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item,
 };
 use crate::wire::{json, known};
 
@@ -185,18 +185,26 @@ fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputIt
     if seen.depth > limits.depth.saturating_sub(3) {
         return Err(too_deep("input", limits.depth));
     }
-    // parts are among all that is nested there, and hardly ever is that so much
-    if seen.values > limits.parts {
-        parts(&items, limits)?;
+    // both are among all that is nested there, and hardly ever is that so much
+    if seen.values > limits.parts.min(limits.items - count) {
+        nested(&items, limits)?;
     }
     Ok(items)
 }
 
-/// Counts the parts of all items.
-fn parts(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
-    let mut parts = 0;
-    for (n, (_, item)) in items.iter().enumerate() {
+/// Counts the parts of all items, and the calls in messages of Chat Completions, each of which is an item here.
+fn nested(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
+    let (mut parts, mut count) = (0, items.len());
+    for (n, (raw, item)) in items.iter().enumerate() {
         let Some(item) = item else { continue };
+        if raw.get().contains("\"tool_calls\"") {
+            let message: ChatMessage<'_> = known::fields(raw.get()).unwrap_or_default();
+            let calls = message.tool_calls.and_then(|calls| known::first_elements(calls.get(), 0));
+            count += calls.map_or(0, |(_, calls)| calls);
+            if count > limits.items {
+                return Err(arrays_too_long(&format!("input[{n}].tool_calls"), "items", limits.items));
+            }
+        }
         for (name, list) in [("content", item.content), ("output", item.output), ("summary", item.summary)] {
             parts += list.and_then(|list| known::first_elements(list.get(), 0)).map_or(0, |(_, count)| count);
             if parts > limits.parts {
@@ -276,10 +284,13 @@ impl<'a> Conversing<'a> {
         });
         deep?;
         let body: ConversationBody<'a> = fields(body, "body")?;
-        Ok(Conversing {
-            metadata: metadata(body.metadata, limits.metadata)?.map(RawValue::get),
-            items: array(body.items, "items", MOST_CONVERSATION_ITEMS)?.unwrap_or_default(),
-        })
+        let items = array(body.items, "items", MOST_CONVERSATION_ITEMS)?.unwrap_or_default();
+        for (n, item) in items.iter().enumerate() {
+            if !json::is_tree(item.get()) {
+                return Err(too_wide(&format!("items[{n}]")));
+            }
+        }
+        Ok(Conversing { metadata: metadata(body.metadata, limits.metadata)?.map(RawValue::get), items })
     }
 }
 

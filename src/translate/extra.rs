@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::wire::json;
+use crate::wire::{json, known};
 
 /// Changes the members of an unfinished chat body from `settings` on, where each is written with a comma before it.
 /// What the request itself has stands over what was rendered, and that over `defaults`; two objects are joined.
@@ -21,44 +21,71 @@ pub fn merge<'a, 'b: 'a>(
     if own.peek().is_none() && defaults.is_none() {
         return;
     }
-    let mut members = rendered(body.get(settings..).unwrap_or_default());
+    let rendered = body.split_off(settings);
+    let rendered = String::from_utf8_lossy(&rendered);
+    let rendered = format!("{{{}}}", rendered.trim_start_matches(','));
+    // as text: a schema among them may be wide, and a tree of it takes many times its bytes
+    let mut members: Vec<(Cow<'_, str>, Cow<'_, str>)> = json::members(&rendered)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| (key, Cow::Borrowed(value.get())))
+        .collect();
     for (key, value) in own {
-        put(&mut members, key, parsed(value.get()), true);
+        put(&mut members, key, Cow::Borrowed(value.get()), true);
     }
     for (key, value) in defaults.into_iter().flatten() {
-        put(&mut members, key, value.clone(), false);
+        put(&mut members, key, Cow::Owned(value.to_string()), false);
     }
-    body.truncate(settings);
     for (key, value) in &members {
         body.push(b',');
         json::push_string(body, key);
         body.push(b':');
-        body.extend_from_slice(value.to_string().as_bytes());
+        body.extend_from_slice(value.as_bytes());
     }
 }
 
-fn rendered(settings: &[u8]) -> Map<String, Value> {
-    let members = String::from_utf8_lossy(settings);
-    serde_json::from_str(&format!("{{{}}}", members.trim_start_matches(','))).unwrap_or_default()
+fn put<'a>(members: &mut Vec<(Cow<'a, str>, Cow<'a, str>)>, key: &'a str, value: Cow<'a, str>, over: bool) {
+    let Some((_, there)) = members.iter_mut().find(|(name, _)| name == key) else {
+        members.push((Cow::Borrowed(key), value));
+        return;
+    };
+    if there.starts_with('{') && value.starts_with('{') {
+        *there = Cow::Owned(joined(there, &value, over));
+    } else if over {
+        *there = value;
+    }
 }
 
-fn parsed(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_default()
-}
-
-fn put(members: &mut Map<String, Value>, key: &str, value: Value, over: bool) {
-    match (members.get_mut(key), value) {
-        (None, value) => drop(members.insert(key.to_owned(), value)),
-        (Some(Value::Object(there)), Value::Object(more)) => {
-            for (key, value) in more {
-                if over || !there.contains_key(&key) {
-                    there.insert(key, value);
-                }
-            }
+/// The members of two objects; `over`: those of the second stand over those of the first. One of the two is ours, and
+/// short: its members are looked for in the other one by one.
+fn joined(first: &str, second: &str, over: bool) -> String {
+    let mut out = String::with_capacity(first.len() + second.len());
+    let mut push = |key: &RawValue, value: &RawValue| {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(key.get());
+        out.push(':');
+        out.push_str(value.get());
+    };
+    known::members(first, |key, value| {
+        push(key, Some(second).filter(|_| over).and_then(|second| member(second, key)).unwrap_or(value));
+    });
+    known::members(second, |key, value| {
+        if member(first, key).is_none() {
+            push(key, value);
         }
-        (Some(there), value) if over => *there = value,
-        _ => {}
-    }
+    });
+    out.push_str(if out.is_empty() { "{}" } else { "}" });
+    out
+}
+
+fn member<'a>(object: &'a str, wanted: &RawValue) -> Option<&'a RawValue> {
+    let (wanted, mut found) = (json::decode(wanted), None);
+    known::members(object, |key, value| {
+        if json::decode(key) == wanted {
+            found = Some(value);
+        }
+    });
+    found
 }
 
 #[cfg(test)]

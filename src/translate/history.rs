@@ -18,8 +18,8 @@ use super::sealing::{Purpose, Seal};
 use super::tools::search::Search;
 use super::tools::search::vector_line;
 use super::tools::table::{Kind, Table};
-use crate::wire::json;
-use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, InputItem, Item, elements, fields};
+use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, InputItem, Item, Tool, elements, fields};
+use crate::wire::{json, known};
 
 /// Who speaks, apart from the assistant and tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -561,9 +561,8 @@ fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
     let arguments = arguments_object(arguments);
     if let Some(caller) = table.through(&chat) {
         // as the model wrote it
-        let own: Value =
-            json::unescape(&arguments).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        let call = value!({ "name": chat, "arguments": own }).to_string();
+        let own = json::unescape(&arguments).unwrap_or_default();
+        let call = format!("{{\"name\":{},\"arguments\":{}}}", value!(chat), json::compact(&own));
         return Some(Step::Call { id, name: escaped(&caller.chat), arguments: escaped(&call) });
     }
     Some(Step::Call { id, name: escaped(&chat), arguments })
@@ -593,8 +592,13 @@ fn own_call<'a>(
     arguments: Option<&'a RawValue>,
 ) -> Option<Step<'a>> {
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
-    let mut arguments: Value = match present(arguments) {
-        Some(raw) => serde_json::from_str(raw.get()).ok()?,
+    let mut arguments: Value = match present(arguments).map(|raw| (raw, json::tree(raw.get()))) {
+        Some((_, Some(value))) => value,
+        // too wide to be looked into
+        Some((raw, None)) => {
+            let name = escaped(table.of_kind(kind).map_or(name, |route| &route.chat));
+            return Some(Step::Call { id, name, arguments: arguments_object(Some(raw)) });
+        }
         None => value!({}),
     };
     if kind == Kind::LocalShell {
@@ -617,10 +621,10 @@ fn own_call<'a>(
 /// What a `shell` call printed, command by command.
 fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
-    let results: Vec<Value> = present(item.output).and_then(|raw| serde_json::from_str(raw.get()).ok())?;
+    let results = present(item.output).and_then(|raw| json::tree(raw.get()))?;
     let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
     let mut shown = String::new();
-    for result in &results {
+    for result in results.as_array()? {
         shown.push_str(&text(result, "stdout"));
         let stderr = text(result, "stderr");
         if !stderr.is_empty() {
@@ -637,38 +641,53 @@ fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
 /// What a tool search found: names and descriptions, where the tools themselves are among the request's tools by now.
 fn found_tools<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
-    let tools: Vec<Value> = present(item.tools).and_then(|raw| serde_json::from_str(raw.get()).ok())?;
     let mut shown = String::new();
-    list(&tools, None, table, &mut shown);
+    let mut left = MOST_FOUND;
+    list(present(item.tools)?, None, table, &mut left, &mut shown)?;
     if shown.is_empty() {
         shown.push_str("No tools were found.");
     }
     Some(Step::Output { id, pieces: vec![Piece::Text(escaped(shown.trim_end()))] })
 }
 
-fn list(tools: &[Value], namespace: Option<&str>, table: &Table, into: &mut String) {
-    for tool in tools {
-        let text = |key: &str| tool.get(key).and_then(Value::as_str).unwrap_or("");
-        if let Some(nested) = tool.get("tools").and_then(Value::as_array) {
+/// Most tools of one output that are told of; a request may declare no more.
+const MOST_FOUND: usize = 2048;
+
+/// A line for each tool. `None` for what is no array.
+fn list(
+    tools: &RawValue,
+    namespace: Option<&str>,
+    table: &Table,
+    left: &mut usize,
+    into: &mut String,
+) -> Option<()> {
+    known::objects(tools.get(), &mut Vec::<()>::new(), |_, tool: Option<Tool<'_>>| {
+        let tool = tool?;
+        let text = |raw: Option<&RawValue>| raw.and_then(json::decode).unwrap_or_default().into_owned();
+        if let Some(nested) = tool.tools.filter(|nested| nested.get().starts_with('[')) {
             // a namespace within a namespace was left out of the tools
             if namespace.is_none() {
-                list(nested, Some(text("name")), table, into);
+                list(nested, Some(&text(tool.name)), table, left, into);
             }
-            continue;
+            return None;
         }
-        let chat = table.chat_name(namespace, text("name"));
+        *left = left.checked_sub(1)?;
+        let name = text(tool.name);
+        let chat = table.chat_name(namespace, &name);
         into.push_str(&chat);
         into.push_str(": ");
+        let description = text(tool.description);
         if table.through(&chat).is_some() {
             // this is all that the model will see of it
-            into.push_str(text("description"));
-            let parameters = tool.get("parameters").map(Value::to_string).unwrap_or_default();
-            into.push_str(&format!("\nIts parameters: {parameters}\n"));
-            continue;
+            let parameters = tool.parameters.map_or(Cow::Borrowed(""), |raw| json::compact(raw.get()));
+            into.push_str(&format!("{description}\nIts parameters: {parameters}\n"));
+        } else {
+            into.push_str(description.lines().next().unwrap_or(""));
+            into.push('\n');
         }
-        into.push_str(text("description").lines().next().unwrap_or(""));
-        into.push('\n');
-    }
+        None
+    })
+    .map(drop)
 }
 
 fn escaped<'a>(text: &str) -> Cow<'a, str> {

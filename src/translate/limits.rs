@@ -92,6 +92,12 @@ pub fn too_many_members(path: &str, most: usize, found: usize) -> Error {
     over(path, message, "object_above_max_properties")
 }
 
+/// An item with more members and elements than one may have.
+pub fn too_wide(path: &str) -> Error {
+    let message = format!("Invalid '{path}': too many properties and elements. Split it into several items.");
+    over(path, message, "array_above_max_length")
+}
+
 /// A value that is nested deeper than `most`.
 pub fn too_deep(path: &str, most: usize) -> Error {
     let message = format!(

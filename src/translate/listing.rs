@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
 use crate::ids::seed_of;
-use crate::wire::json;
+use crate::wire::json::{self, tree};
+use crate::wire::known;
 use crate::wire::request::{Item, fields};
 
 /// The id that an item brings along.
@@ -34,7 +35,11 @@ pub fn response_of(item_id: &str) -> Option<String> {
 /// An item as lists show it: with `id`, `type` and `status`, a message's text as parts. `images`: whether image URLs
 /// are shown (`include: ["message.input_image.image_url"]`).
 pub fn listed(item: &RawValue, id: &str, images: bool) -> Value {
-    let mut item: Value = serde_json::from_str(item.get()).unwrap_or_default();
+    let mut item: Value = match tree(item.get()) {
+        Some(item) => item,
+        // of what is too wide to be looked into, what else it says
+        None => members(item),
+    };
     let Some(object) = item.as_object_mut() else { return item };
     if object.get("type").is_none_or(Value::is_null) && object.contains_key("role") {
         object.shift_insert(0, "type".to_owned(), value!("message"));
@@ -61,6 +66,18 @@ pub fn listed(item: &RawValue, id: &str, images: bool) -> Value {
         object.insert("content".to_owned(), parts);
     }
     item
+}
+
+fn members(item: &RawValue) -> Value {
+    let (mut shown, mut left) = (serde_json::Map::new(), 64);
+    known::members(item.get(), |name, value| {
+        if left > 0 {
+            left -= 1;
+            let name = json::decode(name).unwrap_or_default().into_owned();
+            shown.insert(name, tree(value.get()).unwrap_or_default());
+        }
+    });
+    Value::Object(shown)
 }
 
 fn complete_part(part: &mut Value, images: bool) {

@@ -28,7 +28,11 @@ const BINARY: usize = 256;
 
 /// `[type name]`, and below it each member that says something; `None` where none does.
 pub fn of_item(item: &RawValue, kind: &str) -> Option<String> {
-    let Value::Object(members) = serde_json::from_str(item.get()).ok()? else { return None };
+    let Some(value) = json::tree(item.get()) else {
+        // too wide to be looked into
+        return Some(format!("[{kind}]\n{}", json::compact(item.get())));
+    };
+    let Value::Object(members) = value else { return None };
     let named = |key: &str| members.get(key).and_then(Value::as_str);
     let name: Vec<&str> = ["server_label", "name"].into_iter().filter_map(named).collect();
     let mut text = match name.is_empty() {
@@ -82,7 +86,7 @@ pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
     if raw.get().len() < BINARY {
         return json::compact(raw.get());
     }
-    let mut value: Value = serde_json::from_str(raw.get()).unwrap_or_default();
+    let mut value = json::tree(raw.get()).unwrap_or_default();
     if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::compact(raw.get()) }
 }
 

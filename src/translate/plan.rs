@@ -415,6 +415,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         items.extend(&self.draft.items);
         for (n, id) in &self.draft.references {
             let item = self.context.references.get(id.as_str()).ok_or_else(|| {
+                let id = beginning(id, 200);
                 let message = format!(
                     "Item with id '{id}' not found. Items are not persisted when `store` is set to false."
                 );

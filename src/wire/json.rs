@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::known;
@@ -234,6 +235,20 @@ pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
         }
     }
     known::fields::<All<'_>>(raw.trim_start()).map(|all| all.0)
+}
+
+/// Most members and elements of a value that is taken apart as a whole: each takes many times its bytes of memory.
+const MOST_VALUES: usize = 20_000;
+
+/// Whether a value may be taken apart as a whole.
+pub fn is_tree(text: &str) -> bool {
+    // one takes two bytes
+    text.len() / 2 <= MOST_VALUES || known::seen(text).values <= MOST_VALUES
+}
+
+/// A value taken apart as a whole; `None` for one that is too wide or too deep for that.
+pub fn tree(text: &str) -> Option<Value> {
+    is_tree(text).then(|| serde_json::from_str(text).ok())?
 }
 
 /// What a JSON value is called in an error message.

@@ -136,13 +136,25 @@ fn calls(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
         return;
     }
     let held: HashMap<_, usize> = (0..from).filter_map(|at| Some((call(at)?, at))).collect();
+    // behind the step that is next before each of those held, without such as do not count
+    let mut behind = vec![0; from + 1];
+    for at in 0..from {
+        let counts = !matches!(steps.get(at), Some(Step::Reasoning(_) | Step::Skipped));
+        let next = if counts { at + 1 } else { behind.get(at).copied().unwrap_or_default() };
+        if let Some(behind) = behind.get_mut(at + 1) {
+            *behind = next;
+        }
+    }
     for at in from..steps.len() {
         let Some(found) = call(at).and_then(|call| held.get(&call)) else { continue };
         set(again, at);
         let (mut own, mut before) = (at, *found);
-        while own > from && before > 0 && !is(again, own - 1) {
+        while own > from && !is(again, own - 1) {
+            before = behind.get(before).copied().unwrap_or_default();
+            if before == 0 {
+                break;
+            }
             match (steps.get(own - 1), steps.get(before - 1)) {
-                (_, Some(Step::Reasoning(_) | Step::Skipped)) => before -= 1,
                 (Some(Step::Reasoning(_) | Step::Skipped), _) => own -= 1,
                 (Some(Step::Prompt(..) | Step::Message(_)), _) if same_at(steps, before - 1, own - 1) => {
                     set(again, own - 1);
@@ -156,7 +168,10 @@ fn calls(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
 
 /// A client that reads arguments writes them in its own way.
 fn normal(arguments: &str) -> String {
-    let read = |text: &str| serde_json::from_str::<BTreeMap<String, Value>>(&json::unescape(text)?).ok();
+    let read = |text: &str| match json::tree(&json::unescape(text)?)? {
+        Value::Object(members) => Some(members.into_iter().collect::<BTreeMap<String, Value>>()),
+        _ => None,
+    };
     read(arguments)
         .and_then(|object| serde_json::to_string(&object).ok())
         .unwrap_or_else(|| arguments.to_owned())
@@ -205,7 +220,10 @@ fn same_at(steps: &[Step<'_>], a: usize, b: usize) -> bool {
 fn same(a: &Step<'_>, b: &Step<'_>) -> bool {
     match (a, b) {
         (Step::Prompt(a, one), Step::Prompt(b, two)) => a == b && same_pieces(one, two),
-        (Step::Message(one), Step::Message(two)) => one.concat() == two.concat(),
+        (Step::Message(one), Step::Message(two)) => {
+            let length = |texts: &[Cow<'_, str>]| texts.iter().map(|text| text.len()).sum::<usize>();
+            length(one) == length(two) && one.concat() == two.concat()
+        }
         (
             Step::Call { id: a, name: one, arguments: first },
             Step::Call { id: b, name: two, arguments: second },
@@ -234,6 +252,7 @@ pub(super) fn order(steps: &[Step<'_>], answers: &[Option<usize>]) -> Option<Vec
     let prompt = |at: usize| matches!(steps.get(at), Some(Step::Prompt(Role::User, _)));
     let mut before: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut moved: HashSet<usize> = HashSet::new();
+    let beginnings = beginnings(steps);
     // up to where an earlier call has them already
     let mut done = 0;
     for (call, output) in answers.iter().enumerate() {
@@ -241,7 +260,7 @@ pub(super) fn order(steps: &[Step<'_>], answers: &[Option<usize>]) -> Option<Vec
         let between: Vec<usize> = (done.max(call + 1)..*output).filter(|at| prompt(*at)).collect();
         if !between.is_empty() {
             moved.extend(&between);
-            before.entry(beginning(steps, call)).or_default().extend(between);
+            before.entry(beginnings.get(call).copied().unwrap_or(call)).or_default().extend(between);
         }
         done = done.max(*output);
     }
@@ -258,15 +277,20 @@ pub(super) fn order(steps: &[Step<'_>], answers: &[Option<usize>]) -> Option<Vec
     Some(order)
 }
 
-/// Where the model's turn begins in which it made that call.
-fn beginning(steps: &[Step<'_>], call: usize) -> usize {
-    let its = |at: &usize| {
-        matches!(
-            steps.get(*at),
-            Some(Step::Message(_) | Step::Reasoning(_) | Step::Call { .. } | Step::Skipped)
-        )
+/// For each step where the model's turn begins that it may be of.
+fn beginnings(steps: &[Step<'_>]) -> Vec<usize> {
+    let its = |step: &Step<'_>| {
+        matches!(step, Step::Message(_) | Step::Reasoning(_) | Step::Call { .. } | Step::Skipped)
     };
-    (0..call).rev().take_while(its).last().unwrap_or(call)
+    let mut from = 0;
+    let beginning = |(at, step)| {
+        let begins = from;
+        if !its(step) {
+            from = at + 1;
+        }
+        begins
+    };
+    steps.iter().enumerate().map(beginning).collect()
 }
 
 /// The ids that the items bring along, where any of the request's own has one.

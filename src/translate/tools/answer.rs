@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::search::{Search, ShellForm};
 use super::table::{Called, Kind, Route, Table};
+use crate::wire::json::tree;
 
 /// What a call becomes.
 #[derive(Debug, PartialEq)]
@@ -34,7 +35,7 @@ pub enum Item {
 /// The item for a call of `route` with these arguments (JSON text). Arguments that cannot be read leave a plain
 /// function call: its client tells the model what is wrong.
 pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
-    let parsed: Option<Value> = serde_json::from_str(arguments).ok();
+    let parsed = tree(arguments);
     let built = match route.kind {
         Kind::ToolSearch => Some(tool_search(parsed.as_ref(), arguments)),
         Kind::LocalShell => parsed.as_ref().and_then(local_shell),

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::wire::json::tree;
+
 /// Which of the functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Search {
@@ -201,7 +203,7 @@ impl ShellTool {
         ) {
             return None;
         }
-        let schema: Value = serde_json::from_str(parameters).ok()?;
+        let schema = tree(parameters)?;
         let properties = schema.get("properties")?.as_object()?;
         let key = ["cmd", "command"].into_iter().find(|key| properties.contains_key(*key))?;
         let form = match properties.get(key).and_then(|p| p.get("type")).and_then(Value::as_str) {

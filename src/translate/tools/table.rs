@@ -179,7 +179,10 @@ impl Table {
 
     /// The search call that a call of the client's shell tool was, for the history.
     pub fn search_in(&self, route_name: &str, arguments: &str) -> Option<(Search, Value)> {
-        let shell = self.shell.as_ref()?;
+        // a line of ours is not long
+        const LONGEST: usize = 64 << 10;
+        let wrapped = self.wrappers.web.is_some() || self.wrappers.file.is_some();
+        let shell = self.shell.as_ref().filter(|_| wrapped && arguments.len() <= LONGEST)?;
         if self.routes.get(shell.route)?.name != route_name {
             return None;
         }
