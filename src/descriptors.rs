@@ -53,7 +53,10 @@ pub fn within(descriptor: RawFd, wanted: Use) -> bool {
 
 /// Whether there is one to be had now.
 pub fn available(wanted: Use) -> bool {
-    File::open("/dev/null").is_ok_and(|file| within(file.as_raw_fd(), wanted))
+    match File::open("/dev/null") {
+        Ok(file) => within(file.as_raw_fd(), wanted),
+        Err(error) => !is_lack(&error),
+    }
 }
 
 /// Whether that error is the lack of one.

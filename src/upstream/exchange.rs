@@ -59,13 +59,14 @@ impl Client {
             true => reqwest::Client::builder(),
             false => reqwest::Client::builder().tls_certs_only([]),
         };
+        // its default is 30 s; see http1::keepalive
+        #[cfg(any(target_os = "android", target_os = "linux"))]
+        let builder = builder.tcp_user_timeout(None);
         let general = builder
             .connect_timeout(connect_timeout)
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(http1::MOST_KEPT)
             .tcp_nodelay(true)
-            // see http1::keepalive; the default is 30 s
-            .tcp_user_timeout(None)
             // an upstream is named on purpose; HTTP_PROXY is not about it
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
