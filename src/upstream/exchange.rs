@@ -6,7 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
@@ -163,11 +163,17 @@ impl From<reqwest::Error> for Broken {
     }
 }
 
-/// Sends a request, and once more where it may have met a kept connection that the server had closed.
+/// Sends a request, and once more where it may have met a kept connection that the server had closed. What that takes is
+/// let go when it would have shown by now: the server may think for long.
 pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
-    let (begun, again) = (Instant::now(), request.try_clone());
-    match (request.send().await, again) {
-        (Err(error), Some(again)) if is_cut(&error) && begun.elapsed() < http1::STALE => {
+    let again = request.try_clone();
+    let mut sent = Box::pin(request.send());
+    let Ok(early) = tokio::time::timeout(http1::STALE, &mut sent).await else {
+        drop(again);
+        return sent.await;
+    };
+    match (early, again) {
+        (Err(error), Some(again)) if is_cut(&error) => {
             tracing::debug!(cause = causes(error), "a kept connection may have been stale");
             again.send().await
         }
