@@ -77,8 +77,17 @@ def test_shown_and_sealed_it_comes_back_once(proxy, upstream):
         assert reasoning_of(go_on(proxy, upstream, input, kept), upstream) == THOUGHT
 
 
-def test_without_the_wish_nothing_is_sealed(proxy, upstream):
-    _, output = think(proxy, upstream, include=[], reasoning={"summary": "auto"})
+def test_what_is_stored_nowhere_is_sealed_without_the_wish_and_else_by_it(rejoinder, upstream):
+    """Some clients replay what they are given without asking for it: with `store` false it is their copy alone."""
+    proxy = rejoinder(upstream.url)
+    input, output = think(proxy, upstream, include=[], reasoning={"summary": "auto"}, store=False)
+    (item,) = [i for i in output if i["type"] == "reasoning"]
+    bare = [{**i, "summary": []} if i is item else i for i in output]
+    assert reasoning_of(go_on(proxy, upstream, input, bare), upstream) == THOUGHT
+    _, output = think(proxy, upstream, include=[], reasoning={"summary": "auto"}, store=True)
+    assert all("encrypted_content" not in item for item in output)
+    asked = rejoinder(upstream.url, seal_reasoning="asked")
+    _, output = think(asked, upstream, include=[], reasoning={"summary": "auto"}, store=False)
     assert all("encrypted_content" not in item for item in output)
 
 
