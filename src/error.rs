@@ -251,10 +251,29 @@ impl Error {
         }
     }
 
-    /// The table's own code or type, never the upstream's word: fit for a metric's label.
+    /// The table's own code or type, never the upstream's word: fit for a metric's label. Our own failures and the
+    /// upstream's are told apart.
     pub fn label(&self) -> &'static str {
         let row = self.kind.row();
-        row.code.unwrap_or(row.r#type)
+        match (row.code, row.origin, row.r#type) {
+            (Some(code), _, _) => code,
+            (None, Origin::Upstream, "server_error") => "upstream_error",
+            (None, _, r#type) => r#type,
+        }
+    }
+
+    /// The message as a stream's last events have it: where a new request may succeed, it says so, in the words that
+    /// clients look for.
+    pub fn last_words(&self) -> Cow<'_, str> {
+        if self.is_final() {
+            return Cow::Borrowed(&self.message);
+        }
+        let end = if self.message.ends_with(['.', '!', '?']) { "" } else { "." };
+        let code = match self.kind {
+            Kind::RateLimited => "rate_limit_exceeded",
+            _ => "server_error",
+        };
+        Cow::Owned(format!("{}{end} You can retry your request. ({code})", self.message))
     }
 
     /// `code` inside `response.failed`, where null is not allowed.
@@ -340,6 +359,21 @@ mod tests {
             text,
             r#"{"error":{"message":"a \"b\"\n","type":"invalid_request_error","param":null,"code":null}}"#
         );
+    }
+
+    #[test]
+    fn a_failure_that_may_be_tried_again_says_so() {
+        let words = |kind, message: &str| Error::new(kind, message).last_words().into_owned();
+        let retry = "You can retry your request. (server_error)";
+        assert_eq!(words(Kind::UpstreamFailed, "It broke."), format!("It broke. {retry}"));
+        assert_eq!(words(Kind::BadGateway, "It broke"), format!("It broke. {retry}"));
+        assert_eq!(words(Kind::ShuttingDown, "Bye!"), format!("Bye! {retry}"));
+        assert_eq!(
+            words(Kind::RateLimited, "Busy."),
+            "Busy. You can retry your request. (rate_limit_exceeded)"
+        );
+        assert_eq!(words(Kind::ContextLength, "Too long."), "Too long.");
+        assert_eq!(words(Kind::Rejected(StatusCode::BAD_REQUEST), "No."), "No.");
     }
 
     #[test]

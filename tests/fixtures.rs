@@ -245,7 +245,10 @@ fn has_finish(payload: &str) -> bool {
     if payload == "[DONE]" {
         return true;
     }
-    let chunk: Value = serde_json::from_str(payload).unwrap_or_default();
+    let mut chunk: Value = serde_json::from_str(payload).unwrap_or_default();
+    if let Some(first) = chunk.as_array_mut().and_then(|list| list.pop()) {
+        chunk = first;
+    }
     let native = ["completed", "incomplete"].iter().any(|status| {
         chunk["type"] == format!("response.{status}")
             || chunk["object"] == "response" && chunk["status"] == *status

@@ -66,7 +66,7 @@ pub async fn answer(
     });
     let body = counted(body, room);
     let asks = job.asks.clone();
-    let caller = job.caller.clone();
+    let (caller, codex) = (job.caller.clone(), job.codex);
     let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));
     let limit = app.upstream.response_timeout();
     let job = Arc::new(job);
@@ -92,7 +92,7 @@ pub async fn answer(
     let resumable = asks.store_named;
     let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
     let id = transcoder.id().to_owned();
-    let body = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep).await?;
+    let body = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep, codex).await?;
     if resumable {
         let window = app.config.store.resume_window;
         let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
@@ -131,13 +131,15 @@ async fn background(
     })
 }
 
-/// Waits `commit_after` for the upstream's status; then the stream begins without it.
+/// Waits `commit_after` for the upstream's status; then the stream begins without it. `codex`: the client knows an overflow
+/// from a failed response alone, and takes an HTTP error for another one.
 async fn streamed(
     app: Arc<App>,
     transcoder: Box<Transcoder>,
     (mut sent, ask_again): (Sent, Option<AskAgain>),
     begun: Instant,
     keep: Option<Keep>,
+    codex: bool,
 ) -> Result<EventBody, Error> {
     let waiting = Waiting { app: &app, begun, stream: "true", over: false };
     let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
@@ -145,9 +147,12 @@ async fn streamed(
     let seen = app.clone();
     let answer: Sent = match early {
         Ok(answer) => {
-            let answer = answer?;
+            let answer = match answer {
+                Err(error) if !(codex && error.kind == Kind::ContextLength) => return Err(error),
+                answer => answer,
+            };
             app.metrics.first_answer(begun.elapsed().as_secs_f64());
-            Box::pin(std::future::ready(Ok(answer)))
+            Box::pin(std::future::ready(answer))
         }
         Err(_) => Box::pin(async move {
             let answer = sent.await;

@@ -33,7 +33,7 @@ pub struct Job {
     body: Bytes,
     wishes: Wishes,
     /// Whether Codex asks.
-    codex: bool,
+    pub codex: bool,
     pub caller: Arc<Caller>,
     pub asks: Arc<Asks>,
     pub past: Past,
@@ -370,8 +370,9 @@ impl Wishes {
 
 /// Codex drops a message whole when one part of it is a refusal.
 fn is_codex(headers: &HeaderMap) -> bool {
-    let value = headers.get("originator").or(headers.get(header::USER_AGENT));
-    value.and_then(|value| value.to_str().ok()).is_some_and(|value| value.starts_with("codex"))
+    let begins =
+        |value: &HeaderValue| value.as_bytes().get(..5).is_some_and(|b| b.eq_ignore_ascii_case(b"codex"));
+    headers.get("originator").is_some_and(begins) || headers.get(header::USER_AGENT).is_some_and(begins)
 }
 
 pub fn count(app: &App, notes: &Notes) {

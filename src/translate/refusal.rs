@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
 use crate::wire::json;
+use crate::wire::known::elements;
 
 /// Longest part of an upstream's message that a client is shown, in bytes.
 const MESSAGE_LIMIT: usize = 4096;
@@ -30,9 +31,15 @@ struct Body<'a> {
     param: Option<&'a RawValue>,
 }
 
+/// OpenAI's words for an overflow: some clients know no others.
+const OVERFLOW: &str = "Your input exceeds the context window of this model";
+/// Some clients look for the code in the message alone.
+const OVERFLOW_CODE: &str = "(context_length_exceeded)";
+
 /// What an HTTP answer that is no success means. `body` may be anything.
 pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
-    match std::str::from_utf8(body).ok().and_then(|text| serde_json::from_str::<Body<'_>>(text).ok()) {
+    let text = std::str::from_utf8(body).ok();
+    match text.and_then(|text| serde_json::from_str::<Body<'_>>(unlisted(text)).ok()) {
         Some(body) => judge(Some(status), &body),
         None => {
             let kind = match status.as_u16() {
@@ -54,7 +61,32 @@ pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
 
 /// What an error object within a stream (`data: {"error": ...}`) means; `raw` is the whole payload.
 pub fn from_stream(raw: &str) -> Error {
-    judge(None, &serde_json::from_str::<Body<'_>>(raw).unwrap_or_default())
+    judge(None, &serde_json::from_str::<Body<'_>>(unlisted(raw)).unwrap_or_default())
+}
+
+/// The first of a list (Gemini), or what it is.
+fn unlisted(text: &str) -> &str {
+    elements(text).and_then(|list| list.first().map(|first| first.get())).unwrap_or(text)
+}
+
+/// An overflow, in OpenAI's words and in the server's.
+fn overflow(words: &str) -> String {
+    let words = match words.strip_suffix(OVERFLOW_CODE) {
+        Some(words) => words.trim_end(),
+        None => words,
+    };
+    match words.starts_with(OVERFLOW) {
+        true => format!("{words} {OVERFLOW_CODE}"),
+        false => format!("{OVERFLOW}. {words} {OVERFLOW_CODE}"),
+    }
+}
+
+/// Adds how many tokens the model has to the message of an overflow that does not say it.
+pub fn add_context(message: &mut String, context: u64) {
+    if !message.contains(&context.to_string()) {
+        let words = message.strip_suffix(OVERFLOW_CODE).unwrap_or(message).trim_end();
+        *message = overflow(&format!("{words} This model has {context} tokens of context."));
+    }
 }
 
 fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
@@ -69,7 +101,7 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
                 .map(|raw| json::decode(raw).map_or(raw.get().to_owned(), Cow::into_owned))
                 .filter(|m| !m.is_empty())
         })
-        .unwrap_or_else(|| "The upstream server reported an error without a message.".to_owned());
+        .unwrap_or_else(|| "it reported an error without a message".to_owned());
     let message = shorten(message);
     let kind = text(body.r#type).unwrap_or_default();
     let param = text(body.param);
@@ -80,12 +112,7 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
         .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 
     if is_overflow(&kind, code.as_deref(), &message) {
-        // some clients look for the code in the message alone
-        let message = match message.contains("context_length_exceeded") {
-            true => message,
-            false => format!("{message} (context_length_exceeded)"),
-        };
-        return Error::new(Kind::ContextLength, message).param("input");
+        return Error::new(Kind::ContextLength, overflow(&message)).param("input");
     }
     let row = match status.as_u16() {
         500 if code.is_some() => by_code(code.as_deref().unwrap_or_default(), &message),
@@ -98,6 +125,11 @@ fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
         _ if is_deterministic(&message) => Kind::Rejected(StatusCode::BAD_REQUEST),
         502 => Kind::BadGateway,
         _ => Kind::UpstreamFailed,
+    };
+    let message = match row {
+        // alone, its words would be taken for ours: "Internal Server Error"
+        Kind::UpstreamFailed => format!("The upstream server failed: {message}"),
+        _ => message,
     };
     let mut error = Error::new(row, message);
     error.param = param.map(|param| ours(&param));
@@ -263,6 +295,50 @@ mod tests {
             assert_eq!(error.code().as_deref(), code, "{body}");
             assert_eq!(error.retry_after().is_some(), matches!(want, 429 | 503), "{body}");
         }
+    }
+
+    #[test]
+    fn an_overflow_is_told_in_the_words_that_clients_know() {
+        for (words, want) in [
+            (
+                "request (20024 tokens) exceeds the available context size (8192 tokens)",
+                "Your input exceeds the context window of this model. request (20024 tokens) exceeds the available context size (8192 tokens) (context_length_exceeded)",
+            ),
+            (
+                "prompt is too long (context_length_exceeded)",
+                "Your input exceeds the context window of this model. prompt is too long (context_length_exceeded)",
+            ),
+            (
+                "Your input exceeds the context window of this model. Please adjust your input and try again.",
+                "Your input exceeds the context window of this model. Please adjust your input and try again. (context_length_exceeded)",
+            ),
+        ] {
+            let error = http(400, &format!(r#"{{"error":{{"message":"{words}"}}}}"#));
+            assert_eq!(error.message, want);
+        }
+        let mut error = http(400, r#"{"error":{"message":"Prompt is too long."}}"#);
+        add_context(&mut error.message, 8192);
+        let want = "Your input exceeds the context window of this model. Prompt is too long. This model has 8192 tokens of context. (context_length_exceeded)";
+        assert_eq!(error.message, want);
+        add_context(&mut error.message, 8192);
+        assert_eq!(error.message, want);
+    }
+
+    #[test]
+    fn an_error_in_a_list_is_that_error_and_a_failure_is_the_servers() {
+        let error =
+            http(400, r#"[{"error":{"code":400,"message":"schema too deep","status":"INVALID_ARGUMENT"}}]"#);
+        assert_eq!((error.status().as_u16(), error.message.as_str()), (400, "schema too deep"));
+        let error = from_stream(r#"[{"error":{"code":503,"message":"overloaded"}}]"#);
+        assert_eq!((error.status().as_u16(), error.message.as_str()), (503, "overloaded"));
+        let error = http(500, r#"{"error":{"code":500,"message":"Internal Server Error"}}"#);
+        assert_eq!(error.message, "The upstream server failed: Internal Server Error");
+        assert_eq!(error.label(), "upstream_error");
+        assert_eq!(http(500, "[]").label(), "upstream_error");
+    }
+
+    #[test]
+    fn fields_have_our_names() {
         let error = http(400, r#"{"error":{"message":"m","param":"max_tokens","code":400}}"#);
         assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
     }

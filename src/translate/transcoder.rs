@@ -42,6 +42,7 @@ use crate::error::{Error, Kind as ErrorKind};
 use crate::ids::Ids;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
+use crate::wire::known::elements;
 
 static NOTHING: Text = Text::new();
 
@@ -312,6 +313,15 @@ impl Transcoder {
         }
         if data == "[DONE]" {
             return self.done(now, out);
+        }
+        if data.starts_with('[')
+            && let Some(chunks) = elements(data)
+        {
+            // Gemini lists its errors
+            for chunk in chunks {
+                self.chunk(chunk.get(), now, out);
+            }
+            return;
         }
         // serde would read an array by position
         let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
@@ -598,6 +608,10 @@ impl Transcoder {
     fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
         if error.code().is_none() {
             error.code = Some(error.failed_code().to_owned());
+        }
+        if self.events.enabled {
+            // without a stream, its status says it
+            error.message = error.last_words().into_owned();
         }
         self.events.write(out, "error", |out| {
             out.extend_from_slice(b",\"code\":");

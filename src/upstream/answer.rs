@@ -48,10 +48,8 @@ pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
         _ => refusal::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
     };
     error.retry_after = retry_after;
-    if let (Kind::ContextLength, Some(context)) = (error.kind, context)
-        && !error.message.contains(&context.to_string())
-    {
-        error.message.push_str(&format!(" This model has {context} tokens of context."));
+    if let (Kind::ContextLength, Some(context)) = (error.kind, context) {
+        refusal::add_context(&mut error.message, context);
     }
     error
 }

@@ -114,6 +114,49 @@ def test_an_overflow(rejoinder, any_upstream):
         assert "context_length_exceeded" in error["message"] and "context" in error["message"]
 
 
+@pytest.mark.parametrize("headers", [
+    {"originator": "codex_exec"}, {"originator": "Codex Desktop"}, {"user-agent": "codex_cli_rs/0.171.0"},
+    {"originator": "other", "user-agent": "codex-tui/0.171.0"}])
+def test_an_overflow_for_codex(rejoinder, any_upstream, headers):
+    """Codex 0.163, which the Codex SDK pins, knows an overflow from `response.failed` alone."""
+    overflow = VLLM_OVERFLOW if any_upstream.flavour == "vllm" else LLAMA_OVERFLOW
+    any_upstream.script(repeat=refuse(400, overflow))
+    proxy = rejoinder(any_upstream.url)
+    message = assert_failed(raw_stream(proxy.base_url, HELLO, headers=headers), "context_length_exceeded")["message"]
+    assert message.startswith("Your input exceeds the context window of this model. "), message
+    assert overflow["error"]["message"].split("(")[0] in message and message.endswith(" (context_length_exceeded)"), message
+    assert "retry" not in message, message
+    # without a stream there is nothing but a status
+    assert_error(*post(proxy, HELLO, headers=headers), 400, code="context_length_exceeded")
+
+
+def test_another_refusal_for_codex_is_a_status(proxy, upstream):
+    upstream.script(repeat=refuse(400, {"error": {"code": 400, "message": "no", "type": "invalid_request_error"}}))
+    assert_error(*post(proxy, {**HELLO, "stream": True}, headers={"originator": "codex_exec"}), 400)
+
+
+def test_a_servers_own_failure_is_told_as_its(rejoinder, upstream):
+    """Neither its words nor our counters let it look like a defect of ours."""
+    body = {"error": {"code": 500, "message": "Internal Server Error", "type": "server_error"}}
+    upstream.script(repeat=refuse(500, body))
+    proxy = rejoinder(upstream.url)
+    for status, headers, text in both_ways(proxy):
+        error = assert_error(status, headers, text, 500)
+        assert error["message"] == "The upstream server failed: Internal Server Error"
+    _, _, metrics = request_json("GET", proxy.admin_url + "/metrics")
+    assert 'rejoinder_errors_total{kind="upstream_error"} 2' in metrics, metrics
+
+
+@pytest.mark.parametrize("body", [
+    [{"error": {"code": 400, "message": "schema too deep", "status": "INVALID_ARGUMENT"}}]])
+def test_an_error_in_a_list(proxy, upstream, body):
+    upstream.script(repeat=refuse(400, body))
+    for status, headers, text in both_ways(proxy):
+        assert assert_error(status, headers, text, 400)["message"] == "schema too deep"
+    upstream.script(text_then_write("Half", b"data: " + json.dumps(body).encode() + b"\n\n"))
+    assert assert_failed(raw_stream(proxy.base_url, HELLO))["message"] == "schema too deep"
+
+
 def test_too_many_output_tokens_are_no_overflow(rejoinder):
     message = ("max_tokens=5000 cannot be greater than max_model_len=4096. Please request fewer output tokens. "
                "(parameter=max_tokens, value=5000)")
@@ -195,7 +238,9 @@ BROKEN = {
     "cut after some text": text_then_cut("Half an ans"),
     "cut within a line": cut_in_a_line,
     "ended without a finish_reason": text_then("Half an ans", Reply.end),
-    "ended with [DONE] alone": text_then_write("Half an ans", b"data: [DONE]\n\n"),
+    "ended with [DONE] within a call": text_then_write(
+        "Half", b"data: " + json.dumps(chunk("vllm", {"tool_calls": [{"index": 0, "id": "a", "function": {
+            "name": "f", "arguments": "{\"a"}}]})).encode() + b"\n\ndata: [DONE]\n\n"),
     "garbage in a data line": text_then_write("Half an ans", b"data: {this is no json\n\n"),
     "invalid UTF-8": text_then_write("Half", b'data: {"choices":[{"index":0,"delta":{"content":"\xff\xfe"}}]}\n\n'),
     "unknown finish_reason": text_then_write(
@@ -207,7 +252,8 @@ BROKEN = {
 def test_a_broken_stream_fails_once(proxy, upstream, name):
     upstream.script(BROKEN[name])
     stream = raw_stream(proxy.base_url, HELLO)
-    assert_failed(stream, "server_error")
+    error = assert_failed(stream, "server_error")
+    assert error["message"].endswith("You can retry your request. (server_error)"), error
     assert "Half an ans".startswith(stream.output_text)
     assert_still_works(proxy, upstream)
 
