@@ -8,8 +8,9 @@ use std::thread::available_parallelism;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Semaphore;
 
-/// Bytes from which on work is done elsewhere: what is less takes a millisecond, and to hand it over is not free.
-pub const LARGE: usize = 512 << 10;
+/// Bytes from which on work is done elsewhere. What is less takes a few milliseconds, and to hand it over is not free: other
+/// threads have other memory, which has to be mapped first.
+pub const LARGE: usize = 2 << 20;
 
 /// Half of the cores: the others are the streams'.
 static TURNS: LazyLock<Semaphore> =

@@ -175,7 +175,7 @@ async fn memory_goes_back_after_large_requests() {
     for round in 0..4 {
         // with and without a length in advance
         let send = async |n: usize| {
-            let body = request(12 * MB + n * MB);
+            let body = request(17 * MB + n * MB);
             let body = match round % 2 {
                 0 => reqwest::Body::from(body),
                 _ => reqwest::Body::wrap_stream(futures::stream::iter([Ok::<_, std::io::Error>(body)])),

@@ -52,6 +52,9 @@ pub struct Seen {
     pub body_bytes: u64,
 }
 
+/// Most bytes of a body that are kept: the script is at its beginning.
+const BEGINNING: usize = 64 << 10;
+
 pub type Shared = Rc<RefCell<Seen>>;
 
 impl Script {
@@ -140,13 +143,12 @@ async fn serve(mut stream: TcpStream, seen: Shared) -> io::Result<()> {
     let rendered = Rendered::new();
     let mut buffer = Vec::with_capacity(16 << 10);
     loop {
-        let Some(body) = request(&mut stream, &mut buffer).await? else { return Ok(()) };
-        let (path, body) = body;
+        let Some((path, body, length)) = request(&mut stream, &mut buffer).await? else { return Ok(()) };
         if path != "/v1/chat/completions" {
             stream.write_all(&look(&path)).await?;
             continue;
         }
-        seen.borrow_mut().body_bytes += body.len() as u64;
+        seen.borrow_mut().body_bytes += length as u64;
         let script = Script::read(&body).ok_or(io::ErrorKind::InvalidData)?;
         drop(body);
         match script.kind {
@@ -162,8 +164,11 @@ async fn serve(mut stream: TcpStream, seen: Shared) -> io::Result<()> {
     }
 }
 
-/// Path and body of the next request; `None` at the end of the connection.
-async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<(String, Vec<u8>)>> {
+/// Path, beginning of the body and its length of the next request; `None` at the end of the connection.
+async fn request(
+    stream: &mut TcpStream,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Option<(String, Vec<u8>, usize)>> {
     buffer.clear();
     let head = loop {
         if let Some(end) = memchr::memmem::find(buffer, b"\r\n\r\n") {
@@ -181,13 +186,26 @@ async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Opt
     });
     let mut body = buffer.split_off(head);
     let length = length.unwrap_or(0);
-    body.reserve(length.saturating_sub(body.len()));
-    while body.len() < length {
-        if stream.read_buf(&mut body).await? == 0 {
-            return Ok(None);
+    let mut seen = body.len();
+    while seen < length {
+        if body.len() >= BEGINNING {
+            // in small pieces: streams are on this thread too
+            buffer.clear();
+            if seen % (1 << 20) < BEGINNING {
+                tokio::task::yield_now().await;
+            }
+            seen += match stream.take(BEGINNING.min(length - seen) as u64).read_buf(buffer).await? {
+                0 => return Ok(None),
+                read => read,
+            };
+            continue;
         }
+        seen += match stream.read_buf(&mut body).await? {
+            0 => return Ok(None),
+            read => read,
+        };
     }
-    Ok(Some((path, body)))
+    Ok(Some((path, body, length)))
 }
 
 /// Answers of the paths by which a proxy finds out who this is.
