@@ -295,6 +295,12 @@ impl Open {
         open
     }
 
+    /// Bytes of its texts.
+    pub fn held(&self) -> usize {
+        let closed = self.said.length() + self.content.json.length() + self.summary.json.length();
+        self.text.len() + self.arguments.length() + closed + self.annotations.len() + self.logprobs.len()
+    }
+
     /// Opens the next part of `family`, unless it is open.
     pub fn part(
         &mut self,

@@ -35,7 +35,8 @@ pub(super) struct Entry {
     index: Option<u64>,
     announced: bool,
     /// Events that came before their turn.
-    pub waiting: Vec<String>,
+    waiting: Vec<String>,
+    waiting_bytes: usize,
     /// Whether our item was opened, and under which number.
     pub opened: Option<u64>,
     /// Our id, of a type of its own.
@@ -72,6 +73,7 @@ impl Entry {
             index: None,
             announced: false,
             waiting: Vec::new(),
+            waiting_bytes: 0,
             opened: None,
             own_id: String::new(),
             slot: 0,
@@ -85,6 +87,23 @@ impl Entry {
             summaries: 0,
             fresh: false,
         }
+    }
+
+    /// Keeps an event for the item's turn.
+    pub fn wait(&mut self, data: &str) {
+        self.waiting_bytes += data.len() + size_of::<String>();
+        self.waiting.push(data.to_owned());
+    }
+
+    /// Whether events wait for the item's turn.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The events that waited.
+    pub fn take_waiting(&mut self) -> Vec<String> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
     }
 
     /// Whether enough is known to announce it.
@@ -315,6 +334,13 @@ impl Mend {
         let mut before = self.entries.iter().take(self.live);
         let twin = before.find(|entry| !call_id.is_empty() && entry.call_id == call_id)?;
         Some(twin.differs(&current.id, current.index))
+    }
+
+    /// Bytes that are held of all items.
+    pub fn held(&self) -> usize {
+        let held =
+            |entry: &Entry| entry.waiting_bytes + entry.heard.len() + entry.blank.len() + entry.item.len();
+        self.entries.iter().map(held).sum()
     }
 
     /// The entry whose turn it is.

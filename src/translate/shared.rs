@@ -33,6 +33,11 @@ impl Text {
         Text { own: Vec::new(), shared: vec![(0, Bytes::from(text.into_boxed_str().into_boxed_bytes()))] }
     }
 
+    /// Bytes of it, shared ones included.
+    pub fn length(&self) -> usize {
+        self.own.len() + self.shared.iter().map(|(_, part)| part.len()).sum::<usize>()
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.own.is_empty() && self.shared.is_empty()

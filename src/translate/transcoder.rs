@@ -8,6 +8,7 @@
 mod again;
 mod annotations;
 mod arguments;
+mod bounds;
 mod calls;
 mod finish;
 mod format;
@@ -64,6 +65,10 @@ pub enum End {
 pub struct Transcoder {
     again: Again,
     terminal: Option<Terminal>,
+    /// Bytes that have arrived.
+    fed: usize,
+    /// Most bytes that are held of the answer.
+    most_held: usize,
     events: Events,
     /// Which channel the open message's part belongs to.
     last: Channel,
@@ -84,6 +89,7 @@ pub struct Transcoder {
     annotations: Vec<String>,
     /// Text that arrived while a call was open whose arguments were not whole.
     late: Vec<(Channel, String, String)>,
+    late_bytes: usize,
     /// Raw text of the open reasoning item, escaped, where it is to be sealed.
     raw_reasoning: String,
     ids: Ids,
@@ -142,6 +148,9 @@ impl Transcoder {
             last: Channel::Text,
             calls: Vec::new(),
             late: Vec::new(),
+            late_bytes: 0,
+            fed: 0,
+            most_held: bounds::HELD,
             reasoning: Flow::default(),
             text: Flow::default(),
             refusal: Flow::default(),
@@ -298,7 +307,7 @@ impl Transcoder {
 
     /// Takes the payload of one upstream event, or a whole completion; `now`: Unix time in seconds.
     pub fn chunk(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
-        if self.ended() {
+        if self.ended() || !self.fits(data, out) {
             return;
         }
         let data = data.trim_ascii();

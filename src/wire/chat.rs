@@ -114,6 +114,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
 
 struct ReadCalls;
 
+/// Most pieces of calls in one chunk.
+const MOST_PIECES: usize = 1024;
+
 impl<'de> Visitor<'de> for ReadCalls {
     type Value = Calls<'de>;
 
@@ -141,6 +144,9 @@ impl<'de> Visitor<'de> for ReadCalls {
                 Some(call) => calls.list.push(call),
                 None => calls.odd = true,
             }
+            if calls.list.len() > MOST_PIECES {
+                return Err(serde::de::Error::custom("too many calls"));
+            }
         }
         Ok(calls)
     }
@@ -156,6 +162,9 @@ impl<'de> Visitor<'de> for ReadCalls {
                 "name" => one.name = Some(value),
                 "arguments" => one.arguments = Some(value),
                 "function" => one.function = known::fields(value.get()),
+                _ if calls.list.len() > MOST_PIECES => {
+                    return Err(serde::de::Error::custom("too many calls"));
+                }
                 _ => calls.list.extend(known::fields::<ToolCall<'de>>(value.get()).filter(ToolCall::is_some)),
             }
         }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use super::Transcoder;
 use super::arguments::{Form, may_begin_again};
+use super::bounds::MOST_ITEMS;
 use super::text::is_blank;
 use crate::translate::custom::{CustomInput, Repairs};
 use crate::translate::item::{Call, Kind, Open};
@@ -102,6 +103,7 @@ impl Transcoder {
         self.hold_no_longer(out);
         let at = match self.slot_of(piece) {
             Some(at) => at,
+            None if self.calls.len() >= MOST_ITEMS => return self.too_many("calls", out),
             None if self.plan.one_call && !self.calls.is_empty() => {
                 self.dropped += 1;
                 return;

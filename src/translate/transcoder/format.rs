@@ -31,6 +31,11 @@ enum State {
 }
 
 impl HeldText {
+    /// Bytes of it.
+    pub fn length(&self) -> usize {
+        self.text.len() + self.logprobs.len()
+    }
+
     pub(super) fn boxed(format: Arc<Format>) -> Box<HeldText> {
         let (text, logprobs) = (String::new(), String::new());
         Box::new(HeldText { format, text, logprobs, state: State::Holding })

@@ -7,6 +7,7 @@
 use serde_json::value::RawValue;
 
 use super::Transcoder;
+use super::bounds::MOST_ITEMS;
 use super::finish::Finish;
 use super::settle::extra;
 use crate::error::{Error, Kind as ErrorKind};
@@ -75,16 +76,19 @@ impl Transcoder {
     /// Takes an event that is about an item: at once when it is the item's turn, else later.
     fn about_item(&mut self, kind: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
         let Some(at) = self.mend.of(kind, event) else { return };
+        if self.mend.entries.len() > MOST_ITEMS {
+            return self.too_many("items", out);
+        }
         if at < self.mend.live {
             self.dropped += u64::from(event.delta.is_some());
             return;
         }
         let live = self.mend.live;
         let Some(entry) = self.mend.entries.get_mut(at) else { return };
-        if at == live && entry.waiting.is_empty() && entry.ready() {
+        if at == live && !entry.waits() && entry.ready() {
             self.apply(kind, event, data, out);
         } else {
-            entry.waiting.push(data.to_owned());
+            entry.wait(data);
         }
         self.move_on(out);
     }
@@ -93,7 +97,7 @@ impl Transcoder {
     fn move_on(&mut self, out: &mut Vec<u8>) {
         while let Some(entry) = self.mend.current() {
             if entry.ready() {
-                for data in std::mem::take(&mut entry.waiting) {
+                for data in entry.take_waiting() {
                     let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
                     let kind = event.r#type.and_then(json::decode).unwrap_or_default();
                     self.apply(&kind, &event, &data, out);
@@ -260,6 +264,9 @@ impl Transcoder {
             _ => Finish::Stop,
         };
         self.settle_output(response.output, out);
+        if self.ended() {
+            return;
+        }
         let cut = matches!(finish, Finish::Cut(_));
         self.finish = Some(finish);
         self.settle_all(cut, out);
@@ -269,6 +276,9 @@ impl Transcoder {
     fn settle_output(&mut self, output: Option<&RawValue>, out: &mut Vec<u8>) {
         let items: Vec<&RawValue> =
             output.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        if items.len() > MOST_ITEMS {
+            return self.too_many("items", out);
+        }
         let mut matched = Vec::new();
         for raw in items {
             let Some(item) = fields::<Item<'_>>(raw) else { continue };
@@ -301,7 +311,7 @@ impl Transcoder {
             if let Some(entry) = self.mend.current()
                 && entry.ready()
             {
-                for data in std::mem::take(&mut entry.waiting) {
+                for data in entry.take_waiting() {
                     let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
                     let kind = event.r#type.and_then(json::decode).unwrap_or_default();
                     self.apply(&kind, &event, &data, out);

@@ -76,6 +76,7 @@ impl Transcoder {
         }
         if self.call_in_the_way() {
             let logprobs = std::mem::take(&mut self.logprobs);
+            self.late_bytes += piece.len() + logprobs.len() + size_of::<(Channel, String, String)>();
             self.late.push((channel, piece.to_owned(), logprobs));
             return;
         }
@@ -138,6 +139,7 @@ impl Transcoder {
     }
 
     pub(super) fn put_late(&mut self, out: &mut Vec<u8>) {
+        self.late_bytes = 0;
         for (channel, piece, logprobs) in std::mem::take(&mut self.late) {
             let current = std::mem::replace(&mut self.logprobs, logprobs);
             self.put(channel, &piece, out);
