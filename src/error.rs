@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::wire::json;
 
@@ -104,8 +104,10 @@ pub struct Error {
     pub code: Option<String>,
     /// Seconds for `Retry-After`; 429 and 503 always carry one.
     pub retry_after: Option<Duration>,
+    /// What the upstream tells of its limits: headers for the client.
+    pub limits: Option<Box<HeaderMap>>,
     /// For the log only.
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
 }
 
 /// `type` and `code` of OpenAI's envelope, and the code that a `response.failed` carries.
@@ -186,7 +188,15 @@ impl Kind {
 impl Error {
     /// An error of `kind` with the text that the client reads.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Error { kind, message: message.into(), param: None, code: None, retry_after: None, detail: None }
+        Error {
+            kind,
+            message: message.into(),
+            param: None,
+            code: None,
+            retry_after: None,
+            limits: None,
+            detail: None,
+        }
     }
 
     /// A lack of file descriptors of our own.
@@ -224,7 +234,7 @@ impl Error {
 
     /// Adds text for the log alone.
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
-        self.detail = Some(detail.to_string());
+        self.detail = Some(detail.to_string().into());
         self
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
+use http::HeaderMap;
 
 use super::{AskAgain, unix_now};
 use crate::error::{Error, Kind};
@@ -26,6 +27,8 @@ pub struct Answer {
     think_tags: ThinkTags,
     compaction: Option<String>,
     form: Form,
+    /// Headers that tell what may still be asked of the server.
+    limits: HeaderMap,
 }
 
 /// In which form it comes.
@@ -40,14 +43,19 @@ impl Answer {
     /// Takes a success. `compaction`: the blob into which the conversation was summarised before.
     ///
     /// # Errors
-    /// When its content type is neither events nor JSON, or a JSON body does not come.
+    /// When a JSON body does not come.
     pub async fn of(mut sent: Sent, compaction: Option<String>, limit: Duration) -> Result<Answer, Error> {
-        let (native, think_tags) = (sent.native, sent.think_tags);
-        let form = match sent.is_event_stream()? {
-            true => Form::Events(Box::new(Events::of(sent))),
-            false => Form::Whole(sent.whole(limit).await?),
+        let (native, think_tags, limits) = (sent.native, sent.think_tags, sent.take_limits());
+        let form = match sent.form() {
+            upstream::Form::Events => Form::Events(Box::new(Events::of(sent))),
+            upstream::Form::Whole => Form::Whole(sent.whole(limit).await?),
         };
-        Ok(Answer { native, think_tags, compaction, form })
+        Ok(Answer { native, think_tags, compaction, form, limits })
+    }
+
+    /// Headers that tell a client what may still be asked of the server.
+    pub fn take_limits(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.limits)
     }
 
     /// Tells the transcoder what it has to know before the first chunk, and a whole completion to its end; the events, where

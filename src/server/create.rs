@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures::TryFutureExt;
 use http::header::HeaderValue;
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
@@ -92,13 +92,14 @@ pub async fn answer(
     let resumable = asks.store_named;
     let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
     let id = transcoder.id().to_owned();
-    let body = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep, codex).await?;
+    let (body, limits) = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep, codex).await?;
     if resumable {
         let window = app.config.store.resume_window;
         let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
-        return Ok(reply::events(run.read(0, app.config.heartbeat)));
+        return Ok(reply::limited(reply::events(run.read(0, app.config.heartbeat)), limits));
     }
-    Ok(reply::event_stream(body.in_pieces().map_err(|never| match never {}).boxed_unsync()))
+    let body = body.in_pieces().map_err(|never| match never {}).boxed_unsync();
+    Ok(reply::limited(reply::event_stream(body), limits))
 }
 
 /// Begins a background response and returns at once: with what it is now, or with its events.
@@ -131,8 +132,8 @@ async fn background(
     })
 }
 
-/// Waits `commit_after` for the upstream's status; then the stream begins without it. `codex`: the client knows an overflow
-/// from a failed response alone, and takes an HTTP error for another one.
+/// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
+/// limits. `codex`: the client knows an overflow from a failed response alone, and takes an HTTP error for another one.
 async fn streamed(
     app: Arc<App>,
     transcoder: Box<Transcoder>,
@@ -140,16 +141,21 @@ async fn streamed(
     begun: Instant,
     keep: Option<Keep>,
     codex: bool,
-) -> Result<EventBody, Error> {
+) -> Result<(EventBody, HeaderMap), Error> {
     let waiting = Waiting { app: &app, begun, stream: "true", over: false };
     let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
     waiting.over();
     let seen = app.clone();
+    let mut limits = HeaderMap::new();
     let answer: Sent = match early {
         Ok(answer) => {
             let answer = match answer {
+                Ok(mut answer) => {
+                    limits = answer.take_limits();
+                    Ok(answer)
+                }
                 Err(error) if !(codex && error.kind == Kind::ContextLength) => return Err(error),
-                answer => answer,
+                Err(error) => Err(error),
             };
             app.metrics.first_answer(begun.elapsed().as_secs_f64());
             Box::pin(std::future::ready(answer))
@@ -160,7 +166,7 @@ async fn streamed(
             answer
         }),
     };
-    Ok(open(app, transcoder, (answer, ask_again), begun, keep))
+    Ok((open(app, transcoder, (answer, ask_again), begun, keep), limits))
 }
 
 /// The body of a stream that begins now.
@@ -204,12 +210,15 @@ async fn whole(
     let waiting = Waiting { app, begun, stream: "false", over: false };
     let idle_timeout = app.upstream.idle_timeout();
     let read = async {
-        let read = sent.await?.read(&mut transcoder, idle_timeout, ask_again);
-        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))?
+        let mut answer = sent.await?;
+        let limits = answer.take_limits();
+        let read = answer.read(&mut transcoder, idle_timeout, ask_again);
+        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))??;
+        Ok::<_, Error>(limits)
     }
     .await;
     waiting.over();
-    read?;
+    let limits = read?;
     ended(app, &transcoder, false, "false", begun.elapsed());
     if let Some(error) = transcoder.failure() {
         return Err(error.clone());
@@ -217,7 +226,7 @@ async fn whole(
     if let Some(keep) = keep {
         keep.keep(&mut transcoder).await;
     }
-    Ok(reply::json(StatusCode::OK, transcoder.into_body()))
+    Ok(reply::limited(reply::json(StatusCode::OK, transcoder.into_body()), limits))
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -50,6 +50,12 @@ pub fn event_stream(body: ResponseBody) -> Response<ResponseBody> {
     response
 }
 
+/// The same, with what the upstream tells of its limits.
+pub fn limited(mut response: Response<ResponseBody>, limits: HeaderMap) -> Response<ResponseBody> {
+    response.headers_mut().extend(limits);
+    response
+}
+
 /// An error in its envelope, with the headers that clients act on; it is logged here, once.
 pub fn error(error: &Error) -> Response<ResponseBody> {
     let status = error.status();
@@ -67,6 +73,9 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     tracing::debug!(error = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
     let mut response = json(status, error.envelope());
     let headers = response.headers_mut();
+    if let Some(limits) = &error.limits {
+        headers.extend((**limits).clone());
+    }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

@@ -14,19 +14,44 @@ use crate::wire::known::elements;
 /// Longest part of an upstream's message that a client is shown, in bytes.
 const MESSAGE_LIMIT: usize = 4096;
 
+/// Longest `code` and `param` of an upstream that a client is shown, in bytes.
+const WORD_LIMIT: usize = 128;
+/// How deep an error may lie within others.
+const DEPTH: u32 = 8;
+/// Elements of a list of errors that are looked at.
+const LISTED: usize = 16;
+
 #[derive(Debug, Default, Deserialize)]
 struct Body<'a> {
     #[serde(borrow, default)]
     error: Option<&'a RawValue>,
     #[serde(borrow, default)]
+    errors: Option<&'a RawValue>,
+    #[serde(borrow, default)]
     message: Option<&'a RawValue>,
-    /// FastAPI's own
+    /// FastAPI's own, and problem+json's.
     #[serde(borrow, default)]
     detail: Option<&'a RawValue>,
+    /// An element of FastAPI's list.
+    #[serde(borrow, default)]
+    msg: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    loc: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    error_message: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    title: Option<&'a RawValue>,
+    /// OpenRouter: what the provider behind it said, in `raw`.
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    raw: Option<&'a RawValue>,
     #[serde(borrow, default)]
     r#type: Option<&'a RawValue>,
     #[serde(borrow, default)]
     code: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    status: Option<&'a RawValue>,
     #[serde(borrow, default)]
     param: Option<&'a RawValue>,
 }
@@ -36,11 +61,35 @@ const OVERFLOW: &str = "Your input exceeds the context window of this model";
 /// Some clients look for the code in the message alone.
 const OVERFLOW_CODE: &str = "(context_length_exceeded)";
 
+/// What an error says, wherever in its body it says it.
+#[derive(Debug, Default)]
+struct Said {
+    message: Option<String>,
+    kind: Option<String>,
+    code: Option<String>,
+    param: Option<String>,
+    /// A status that stands in the body.
+    status: Option<StatusCode>,
+}
+
+impl Said {
+    /// The same, with what is missing taken from around it.
+    fn or(self, outer: Said) -> Said {
+        Said {
+            message: self.message.or(outer.message),
+            kind: self.kind.or(outer.kind),
+            code: self.code.or(outer.code),
+            param: self.param.or(outer.param),
+            status: self.status.or(outer.status),
+        }
+    }
+}
+
 /// What an HTTP answer that is no success means. `body` may be anything.
 pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
-    let text = std::str::from_utf8(body).ok();
-    match text.and_then(|text| serde_json::from_str::<Body<'_>>(unlisted(text)).ok()) {
-        Some(body) => judge(Some(status), &body),
+    let text = std::str::from_utf8(body).ok().map(str::trim);
+    match text.and_then(|text| read(text, DEPTH).or_else(|| events(text)).or_else(|| plain(text))) {
+        Some(said) => judge(Some(status), said),
         None => {
             let kind = match status.as_u16() {
                 429 => Kind::RateLimited,
@@ -50,23 +99,99 @@ pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
                 _ => Kind::BadGateway,
             };
             let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
-            Error::new(
-                kind,
-                format!("The upstream server answered with status {} and no JSON.", status.as_u16()),
-            )
-            .detail(shown)
+            let message =
+                format!("The upstream server answered with status {} and no message.", status.as_u16());
+            Error::new(kind, message).detail(shown)
         }
     }
 }
 
 /// What an error object within a stream (`data: {"error": ...}`) means; `raw` is the whole payload.
 pub fn from_stream(raw: &str) -> Error {
-    judge(None, &serde_json::from_str::<Body<'_>>(unlisted(raw)).unwrap_or_default())
+    judge(None, read(raw, DEPTH).unwrap_or_default())
 }
 
-/// The first of a list (Gemini), or what it is.
-fn unlisted(text: &str) -> &str {
-    elements(text).and_then(|list| list.first().map(|first| first.get())).unwrap_or(text)
+/// An error in JSON: an object, a list of them, or a text.
+fn read(text: &str, depth: u32) -> Option<Said> {
+    let depth = depth.checked_sub(1)?;
+    match text.as_bytes().first()? {
+        b'{' => serde_json::from_str::<Body<'_>>(text).ok().map(|body| object(&body, depth)),
+        b'[' => {
+            let list: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            let mut said = list.into_iter().take(LISTED).filter_map(|raw| read(raw.get(), depth));
+            said.find(|said| said.message.is_some())
+        }
+        b'"' => {
+            let raw: &RawValue = serde_json::from_str(text).ok()?;
+            let text = json::decode(raw)?;
+            // a JSON text within a JSON text
+            let inner = text.trim().starts_with(['{', '[']).then(|| read(text.trim(), depth)).flatten();
+            inner.filter(|said| said.message.is_some()).or_else(|| plain(&text))
+        }
+        _ => None,
+    }
+}
+
+fn object(body: &Body<'_>, depth: u32) -> Said {
+    let word = |raw: Option<&RawValue>| {
+        let word = raw.and_then(json::decode).filter(|word| !word.is_empty() && word.len() <= WORD_LIMIT);
+        word.filter(|word| !word.contains(char::is_control)).map(Cow::into_owned)
+    };
+    let number = |raw: Option<&RawValue>| {
+        let number = raw.and_then(|raw| raw.get().trim_matches('"').parse::<u16>().ok());
+        number.and_then(|number| StatusCode::from_u16(number).ok()).filter(|status| status.as_u16() >= 400)
+    };
+    let found = |raw: Option<&RawValue>| raw.and_then(|raw| read(raw.get(), depth));
+    let message = |raw: Option<&RawValue>| found(raw).and_then(|said| said.message);
+    let mut said = Said {
+        message: [body.message, body.msg, body.error_message].into_iter().find_map(message),
+        kind: word(body.r#type),
+        code: word(body.code).filter(|code| code.parse::<u16>().is_err()),
+        param: word(body.param).or_else(|| place(body.loc?)),
+        status: number(body.code).or(number(body.status)),
+    };
+    // what the provider behind a router said stands beside the router's own words
+    if let Some(behind) = found(body.metadata).or_else(|| found(body.raw)) {
+        let both = match (said.message.take(), &behind.message) {
+            (Some(own), Some(inner)) if !own.contains(&**inner) => Some(format!("{own}: {inner}")),
+            (own, inner) => own.or_else(|| inner.clone()),
+        };
+        said =
+            Said { message: both, kind: behind.kind.or(said.kind), code: behind.code.or(said.code), ..said };
+    }
+    for inner in [body.error, body.errors, body.detail] {
+        if let Some(inner) = found(inner) {
+            said = inner.or(said);
+        }
+    }
+    said.or(Said { message: message(body.title), ..Said::default() })
+}
+
+/// Where in the request FastAPI found something: `["body","messages",0]`.
+fn place(loc: &RawValue) -> Option<String> {
+    let parts: Vec<&RawValue> = serde_json::from_str(loc.get()).ok()?;
+    let parts: Vec<&str> = parts.iter().map(|part| part.get().trim_matches('"')).collect();
+    let path = parts.strip_prefix(&["body"]).unwrap_or(&parts).join(".");
+    (!path.is_empty() && path.len() <= WORD_LIMIT).then_some(path)
+}
+
+/// An error that comes as events, although none were asked for or none can come.
+fn events(text: &str) -> Option<Said> {
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.take(LISTED).find_map(|data| read(data.trim(), DEPTH).filter(|said| said.message.is_some()))
+}
+
+/// A message in plain text; markup is for browsers, and says less than the status.
+fn plain(text: &str) -> Option<Said> {
+    let text = text.trim();
+    let markup = text.starts_with('<') || text.to_ascii_lowercase().contains("<html");
+    let unreadable = text.starts_with(['{', '[']) || text.contains('\0');
+    if text.is_empty() || markup || unreadable {
+        return None;
+    }
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let words: String = text.chars().take(MESSAGE_LIMIT).map(clean).collect();
+    Some(Said { message: Some(words), ..Said::default() })
 }
 
 /// An overflow, in OpenAI's words and in the server's.
@@ -89,27 +214,12 @@ pub fn add_context(message: &mut String, context: u64) {
     }
 }
 
-fn judge(status: Option<StatusCode>, body: &Body<'_>) -> Error {
-    let inner = body.error.and_then(|raw| serde_json::from_str::<Body<'_>>(raw.get()).ok());
-    let body = inner.as_ref().unwrap_or(body);
-    let text = |raw: Option<&RawValue>| raw.and_then(json::decode).map(Cow::into_owned);
-    let message = text(body.message)
-        .filter(|message| !message.is_empty())
-        .or_else(|| body.error.and_then(json::decode).map(Cow::into_owned).filter(|m| !m.is_empty()))
-        .or_else(|| {
-            body.detail
-                .map(|raw| json::decode(raw).map_or(raw.get().to_owned(), Cow::into_owned))
-                .filter(|m| !m.is_empty())
-        })
-        .unwrap_or_else(|| "it reported an error without a message".to_owned());
+fn judge(status: Option<StatusCode>, said: Said) -> Error {
+    let message =
+        said.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
     let message = shorten(message);
-    let kind = text(body.r#type).unwrap_or_default();
-    let param = text(body.param);
-    let code = text(body.code).filter(|code| !code.is_empty() && code.parse::<u16>().is_err());
-    let number = body.code.and_then(|raw| raw.get().trim_matches('"').parse::<u16>().ok());
-    let status = status
-        .or_else(|| number.and_then(|n| StatusCode::from_u16(n).ok()).filter(|status| status.as_u16() >= 400))
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let (kind, param, code) = (said.kind.unwrap_or_default(), said.param, said.code);
+    let status = status.or(said.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
 
     if is_overflow(&kind, code.as_deref(), &message) {
         return Error::new(Kind::ContextLength, overflow(&message)).param("input");
@@ -284,6 +394,9 @@ mod tests {
             ),
             (502, "<html>bad</html>", 502, None),
             (500, "<html>bad</html>", 502, None),
+            (500, "<!DOCTYPE html>\n<title>x</title>", 502, None),
+            (502, "", 502, None),
+            (400, "prompt is too long: 9 tokens", 400, Some("context_length_exceeded")),
             (413, "<html>too large</html>", 413, None),
             (500, r#"{"error":{"code":500,"message":"unexpected end of worker pipe"}}"#, 500, None),
             (500, r#"{"error":{"code":500,"message":"CUDA error: invalid argument"}}"#, 500, None),
@@ -341,5 +454,47 @@ mod tests {
     fn fields_have_our_names() {
         let error = http(400, r#"{"error":{"message":"m","param":"max_tokens","code":400}}"#);
         assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
+    }
+    #[test]
+    fn a_message_is_found_wherever_it_stands() {
+        for body in [
+            r#"[{"error":{"code":400,"message":"the message","status":"INVALID_ARGUMENT"}}]"#,
+            r#"{"detail":"the message"}"#,
+            r#"{"message":"the message"}"#,
+            "the message",
+            r#"{"error":"the message"}"#,
+            r#"{"error":{"message":"","metadata":{"raw":"{\"error\":{\"message\":\"the message\"}}"}}}"#,
+            // of the same kinds, in other forms
+            r#"[[{"message":"the message"}]]"#,
+            r#"{"detail":[{"type":"missing","loc":["body","messages"],"msg":"the message"}]}"#,
+            r#"{"detail":{"error":{"message":"the message"}}}"#,
+            r#"{"type":"about:blank","title":"Bad Request","detail":"the message","status":400}"#,
+            r#"{"title":"the message"}"#,
+            r#"{"errors":[{"message":"the message"}]}"#,
+            r#"{"error":{"error":{"message":"the message"}}}"#,
+            r#"{"error":"{\"message\":\"the message\"}"}"#,
+            r#"{"error_message":"the message"}"#,
+            r#"{"error":{"message":{"detail":"the message"}}}"#,
+            r#""the message""#,
+            "event: error\ndata: {\"error\":{\"message\":\"the message\"}}\n\n",
+            "  the\tmessage\r\n",
+        ] {
+            assert_eq!(http(400, body).message, "the message", "{body}");
+        }
+        let both = r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"it is too warm","provider_name":"P"}}}"#;
+        assert_eq!(http(400, both).message, "Provider returned error: it is too warm");
+        let behind = r#"{"error":{"message":"Provider returned error","metadata":{"raw":"{\"error\":{\"message\":\"no\",\"code\":\"context_length_exceeded\"}}"}}}"#;
+        assert_eq!(http(400, behind).code().as_deref(), Some("context_length_exceeded"));
+        let field = http(422, r#"{"detail":[{"loc":["body","temperature"],"msg":"too warm"}]}"#);
+        assert_eq!(field.param.as_deref(), Some("temperature"));
+        for body in
+            ["<html><body>the message</body></html>", "<?xml version='1.0'?><Error/>", "\0\u{1}", "{}x"]
+        {
+            assert!(http(400, body).message.contains("status 400 and no message"), "{body}");
+        }
+        let deep = format!("{}\"x\"{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert!(http(400, &deep).message.contains("no message"));
+        let long = format!(r#"{{"error":{{"message":"m","code":"{0}","param":"{0}"}}}}"#, "c".repeat(1000));
+        assert_eq!((http(400, &long).code, http(400, &long).param), (None, None));
     }
 }

@@ -2,7 +2,7 @@
 //! generated yet. It must not send or decide anything.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -48,24 +48,32 @@ pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
         _ => refusal::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
     };
     error.retry_after = retry_after;
+    let limits = std::mem::take(&mut response.told.limits);
+    error.limits = (!limits.is_empty()).then(|| Box::new(limits));
     if let (Kind::ContextLength, Some(context)) = (error.kind, context) {
         refusal::add_context(&mut error.message, context);
     }
     error
 }
 
-/// `Retry-After` in seconds; a date is read as our own default.
+/// `Retry-After`, in seconds or as a date; what is further away than a day is nobody's to wait for.
 fn retry_after(value: &str) -> Option<Duration> {
-    let seconds = value.trim().parse::<f64>().ok().filter(|s| (0.0..86_400.0).contains(s));
-    seconds.map(|s| Duration::from_secs_f64(s.ceil()))
+    let seconds = match value.trim().parse::<f64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let date = httpdate::parse_http_date(value.trim()).ok()?;
+            date.duration_since(SystemTime::now()).unwrap_or_default().as_secs_f64()
+        }
+    };
+    (0.0..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds.ceil()))
 }
 
-/// The whole body of a success.
+/// The whole body of a success, of which `start` was read before.
 ///
 /// # Errors
 /// When it is cut, too long, or not there within `limit`.
-pub async fn whole(response: &mut Response, limit: Duration) -> Result<Bytes, Error> {
-    match tokio::time::timeout(limit, collect(response, WHOLE_BODY)).await {
+pub async fn whole(start: Vec<u8>, response: &mut Response, limit: Duration) -> Result<Bytes, Error> {
+    match tokio::time::timeout(limit, collect_on(start, response, WHOLE_BODY)).await {
         Ok(body) => body,
         Err(_) => Err(too_late(limit)),
     }
@@ -84,7 +92,10 @@ pub fn too_late(limit: Duration) -> Error {
 
 /// The body, if it has at most `cap` bytes.
 pub async fn collect(response: &mut Response, cap: usize) -> Result<Bytes, Error> {
-    let mut body: Vec<u8> = Vec::new();
+    collect_on(Vec::new(), response, cap).await
+}
+
+async fn collect_on(mut body: Vec<u8>, response: &mut Response, cap: usize) -> Result<Bytes, Error> {
     while let Some(more) = response.more(&mut body).await {
         if let Err(broken) = more {
             let message = "The upstream server closed the connection before its answer was complete.";
@@ -98,18 +109,50 @@ pub async fn collect(response: &mut Response, cap: usize) -> Result<Bytes, Error
     Ok(Bytes::from(body))
 }
 
-/// Whether a success's body is a stream of events (true) or a JSON object.
-///
-/// # Errors
-/// When it is something that is no chat answer at all.
-pub fn is_event_stream(response: &Response) -> Result<bool, Error> {
-    match response.told.content_type.split(';').next().unwrap_or("").trim() {
-        "text/event-stream" | "" => Ok(true),
-        kind if kind == "application/json" || kind.ends_with("+json") => Ok(false),
-        other => {
-            let message = format!("The upstream server answered with {other} in place of a chat completion.");
-            Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
+/// In which form a success comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A stream of events.
+    Events,
+    /// One JSON text.
+    Whole,
+}
+
+impl Form {
+    /// By the first bytes of a body; its content type counts where they do not tell. `None`: more of them are needed.
+    ///
+    /// # Errors
+    /// When it is something that is no chat answer at all.
+    fn of(start: &[u8], content_type: &str) -> Result<Option<Form>, Error> {
+        // what the lines of an event stream begin with
+        const FIELDS: [&[u8]; 4] = [b"data", b"event", b"id", b"retry"];
+        match start.first() {
+            None => return Ok(None),
+            Some(b'{' | b'[') => return Ok(Some(Form::Whole)),
+            Some(b':') => return Ok(Some(Form::Events)),
+            Some(_) if FIELDS.iter().any(|field| start.starts_with(field)) => return Ok(Some(Form::Events)),
+            Some(_) if FIELDS.iter().any(|field| field.starts_with(start)) => return Ok(None),
+            Some(_) => {}
         }
+        Form::labelled(content_type).map(Some)
+    }
+
+    /// By the content type alone.
+    fn labelled(content_type: &str) -> Result<Form, Error> {
+        match content_type.split(';').next().unwrap_or("").trim() {
+            "text/event-stream" | "" => Ok(Form::Events),
+            kind if kind == "application/json" || kind.ends_with("+json") => Ok(Form::Whole),
+            other => {
+                let message =
+                    format!("The upstream server answered with {other} in place of a chat completion.");
+                Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
+            }
+        }
+    }
+
+    /// Whether an answer is labelled as events: then it has begun with its head.
+    pub fn is_labelled_events(content_type: &str) -> bool {
+        content_type.starts_with("text/event-stream")
     }
 }
 
@@ -124,6 +167,25 @@ pub struct Beginning {
 }
 
 impl Beginning {
+    /// In which form the answer comes, once that is known; `ended`: there is no more of it.
+    ///
+    /// # Errors
+    /// When it is something that is no chat answer at all.
+    pub fn form(&mut self, content_type: &str, ended: bool) -> Result<Option<Form>, Error> {
+        const BOM: &[u8] = b"\xef\xbb\xbf";
+        let text = self.bytes.strip_prefix(BOM).unwrap_or(&self.bytes).trim_ascii_start();
+        // white space may come for as long as it likes, and a mark may still be cut
+        let blank = self.bytes.len() - text.len();
+        self.bytes.drain(..blank);
+        if ended {
+            return Form::labelled(content_type).map(Some);
+        }
+        match self.bytes.as_slice() {
+            start if BOM.starts_with(start) => Ok(None),
+            start => Form::of(start, content_type),
+        }
+    }
+
     /// Whether anything was generated by what has arrived. Half a line is waited for.
     pub fn begun(&mut self) -> bool {
         let mut line = 0;
@@ -226,6 +288,70 @@ mod tests {
                     "{shown} by {size}"
                 );
             }
+        }
+    }
+
+    /// The form of a body in pieces of that size, of this content type.
+    fn form(body: &[u8], size: usize, content_type: &str) -> Result<Option<Form>, Error> {
+        let mut beginning = Beginning::default();
+        for piece in body.chunks(size) {
+            beginning.bytes.extend_from_slice(piece);
+            if let Some(form) = beginning.form(content_type, false)? {
+                return Ok(Some(form));
+            }
+            assert!(beginning.bytes.len() <= 8 + size);
+        }
+        beginning.form(content_type, true)
+    }
+
+    #[test]
+    fn an_answer_is_what_its_bytes_are() {
+        let blank = " \r\n".repeat(10_000);
+        for label in
+            ["text/event-stream", "application/json", "text/plain", "application/x-ndjson", "", "text/html"]
+        {
+            for (body, want) in [
+                ("data: {\"choices\":[]}\n\n", Form::Events),
+                (": ping\n\ndata: {}\n\n", Form::Events),
+                ("event: message\ndata: {}\n\n", Form::Events),
+                ("id: 1\ndata: {}\n\n", Form::Events),
+                ("retry: 10\n\n", Form::Events),
+                ("\u{feff}data: {}\n\n", Form::Events),
+                ("\r\n\r\ndata: {}\n\n", Form::Events),
+                ("{\"choices\":[]}", Form::Whole),
+                ("\u{feff}\n {\"choices\":[]}", Form::Whole),
+                (&format!("{blank}{{}}"), Form::Whole),
+            ] {
+                for size in [1, 2, 3, 7, 100_000] {
+                    assert_eq!(
+                        form(body.as_bytes(), size, label).unwrap(),
+                        Some(want),
+                        "{label}: {body:?} by {size}"
+                    );
+                }
+            }
+        }
+        assert!(form(b"<html>", 1, "text/html").is_err() && form(b"hello", 9, "text/plain").is_err());
+        assert_eq!(form(b"", 1, "application/json").unwrap(), Some(Form::Whole));
+        assert_eq!(form(b"dat", 1, "text/event-stream").unwrap(), Some(Form::Events));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let seconds = |value: &str| retry_after(value).map(|after| after.as_secs());
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(90));
+        assert!((85..=91).contains(&seconds(&soon).unwrap()));
+        for (value, want) in [
+            ("7", Some(7)),
+            ("0.2", Some(1)),
+            ("86400", Some(86_400)),
+            ("99999999999", None),
+            ("-1", None),
+            ("NaN", None),
+            ("Wed, 21 Oct 2015 07:28:00 GMT", Some(0)),
+            ("soon", None),
+        ] {
+            assert_eq!(seconds(value), want, "{value}");
         }
     }
 

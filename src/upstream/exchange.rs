@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use http_body::Body as _;
 
+use super::encoded::{self, Arriving, Decoded, Encoding};
 use super::http1::{self, Pool, Told};
 use super::send::Body as RequestBody;
 use crate::descriptors;
@@ -41,11 +42,15 @@ pub struct Response {
     /// What its head says of it.
     pub told: Told,
     body: Body,
+    /// Whether its first bytes were looked at, which tell whether it is encoded.
+    looked: bool,
 }
 
 enum Body {
     Plain(http1::Body),
     General(reqwest::Body),
+    Decoded(Decoded),
+    Gone,
 }
 
 impl Client {
@@ -89,7 +94,7 @@ impl Client {
     ) -> Result<Response, Broken> {
         if let Some(pool) = self.plain(base) {
             let http1::Response { told, body } = http1::post(&pool, path, headers, body).await?;
-            return Ok(Response { told, body: Body::Plain(body) });
+            return Ok(Response { told, body: Body::Plain(body), looked: false });
         }
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
@@ -110,15 +115,50 @@ impl Client {
 }
 
 impl Response {
-    /// Appends what is there of the body to `out`: how many bytes, `None` at the end.
+    /// Appends what is there of the body to `out`: how many bytes, `None` at the end. An encoding is undone.
     pub fn poll_more(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut Vec<u8>,
     ) -> Poll<Option<Result<usize, Broken>>> {
-        let body = match &mut self.body {
+        let before = out.len();
+        let read = self.body.poll_more(cx, out);
+        if !self.looked
+            && let Poll::Ready(Some(Ok(_))) = read
+        {
+            self.looked = true;
+            let start = out.get(before..).unwrap_or_default();
+            if let Some(encoding) = Encoding::of(&self.told.encoding, start) {
+                let mut body = std::mem::replace(&mut self.body, Body::Gone);
+                let more = move |cx: &mut Context<'_>, out: &mut Vec<u8>| {
+                    body.poll_more(cx, out).map(|read| read.unwrap_or(Ok(0)).map_err(io::Error::other))
+                };
+                self.body = Body::Decoded(encoding.decode(Arriving::new(out.split_off(before), more)));
+                return self.body.poll_more(cx, out);
+            }
+        }
+        read
+    }
+
+    /// The same, waited for.
+    pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, Broken>> {
+        poll_fn(|cx| self.poll_more(cx, out)).await
+    }
+}
+
+impl Body {
+    fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Option<Result<usize, Broken>>> {
+        let body = match self {
             Body::Plain(body) => return body.poll_more(cx, out),
+            Body::Decoded(body) => {
+                return encoded::poll_more(body, cx, out).map(|read| match read {
+                    Ok(0) => None,
+                    Ok(read) => Some(Ok(read)),
+                    Err(error) => Some(Err(Broken { why: Why::Cut, cause: error.to_string() })),
+                });
+            }
             Body::General(body) => body,
+            Body::Gone => return Poll::Ready(None),
         };
         loop {
             match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
@@ -134,19 +174,13 @@ impl Response {
             }
         }
     }
-
-    /// The same, waited for.
-    pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, Broken>> {
-        poll_fn(|cx| self.poll_more(cx, out)).await
-    }
 }
 
 impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
-        let header = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let told = Told::new(parts.status, header(header::CONTENT_TYPE), header(header::RETRY_AFTER));
-        Response { told, body: Body::General(body) }
+        let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        Response { told: Told::new(parts.status, headers), body: Body::General(body), looked: false }
     }
 }
 

@@ -4,6 +4,7 @@
 mod address;
 mod affinity;
 mod answer;
+mod encoded;
 mod exchange;
 mod facts;
 mod health;
@@ -32,7 +33,7 @@ use address::Address;
 use affinity::Affinity;
 use server::Server;
 
-pub use answer::{silent, too_late};
+pub use answer::{Form, silent, too_late};
 pub use exchange::{Broken, Response};
 pub use facts::{Facts, Model, Traits};
 pub use http1::keepalive;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::answer::Form;
 use super::exchange::{Response, Why};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
@@ -111,6 +112,7 @@ pub fn copied(value: &HeaderValue) -> Option<HeaderValue> {
 pub struct Sent {
     response: Response,
     first: Vec<u8>,
+    form: Form,
     /// How the server speaks that answered.
     pub native: Option<&'static Native>,
     /// Whether its text may begin with reasoning.
@@ -173,9 +175,9 @@ impl<'a> Trip<'a> {
                 (Err(error), None) => return Err(error),
             };
             let failure = match self.attempt(&lease, &target).await {
-                Ok((response, first)) => {
-                    let mut sent =
-                        Sent { response, first, native: target.native, think_tags: target.think_tags, lease };
+                Ok((response, first, form)) => {
+                    let (native, think_tags) = (target.native, target.think_tags);
+                    let mut sent = Sent { response, first, form, native, think_tags, lease };
                     sent.lease.succeeded();
                     return Ok(sent);
                 }
@@ -258,7 +260,7 @@ impl<'a> Trip<'a> {
     }
 
     /// One request to one server, until its answer begins.
-    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(Response, Vec<u8>), Failure> {
+    async fn attempt(&self, lease: &Lease, target: &Target) -> Result<(Response, Vec<u8>, Form), Failure> {
         let mut body = match (self.request.body)(target) {
             Rendered::Now(body) => body,
             Rendered::Later(body) => Body::Own(body.await.map_err(Failure::Final)?),
@@ -314,29 +316,38 @@ impl<'a> Trip<'a> {
                 _ => Failure::Final(error),
             });
         }
-        if !(self.request.stream && answer::is_event_stream(&response).map_err(Failure::Final)?) {
-            return Ok((response, Vec::new()));
+        if !answers {
+            return Ok((response, Vec::new(), Form::Whole));
         }
-        watch.answered = true;
+        watch.answered = Form::is_labelled_events(&response.told.content_type);
         self.beginning(response, watch).await
     }
 
-    /// Reads on until something was generated.
+    /// Reads on until it is known in which form the answer comes, and of events, until something was generated.
     async fn beginning(
         &self,
         mut response: Response,
         mut watch: Watch<'_, '_>,
-    ) -> Result<(Response, Vec<u8>), Failure> {
+    ) -> Result<(Response, Vec<u8>, Form), Failure> {
         let mut first = answer::Beginning::default();
+        let mut form = None;
         loop {
             watch.quiet = Instant::now();
-            match watch.over(pin!(response.more(&mut first.bytes))).await? {
-                Some(Ok(_)) => {}
+            let more = match watch.over(pin!(response.more(&mut first.bytes))).await? {
+                Some(Ok(_)) => true,
+                None if form.is_none() => false,
                 None => return Err(Failure::Broke(ended())),
                 Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
+            };
+            if form.is_none() {
+                form = first.form(&response.told.content_type, !more).map_err(Failure::Final)?;
+                watch.answered |= form == Some(Form::Events);
             }
-            if first.begun() {
-                return Ok((response, first.bytes));
+            match form {
+                Some(Form::Whole) => return Ok((response, first.bytes, Form::Whole)),
+                Some(Form::Events) if !more => return Err(Failure::Broke(ended())),
+                Some(Form::Events) if first.begun() => return Ok((response, first.bytes, Form::Events)),
+                _ => {}
             }
         }
     }
@@ -406,12 +417,14 @@ fn ended() -> Error {
 }
 
 impl Sent {
-    /// Whether the body is a stream of events (true) or a JSON object.
-    ///
-    /// # Errors
-    /// When it is something that is no chat answer at all.
-    pub fn is_event_stream(&self) -> Result<bool, Error> {
-        answer::is_event_stream(&self.response)
+    /// In which form the body comes.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// What the server says of how much may still be asked of it.
+    pub fn take_limits(&mut self) -> HeaderMap {
+        std::mem::take(&mut self.response.told.limits)
     }
 
     /// The whole body.
@@ -419,7 +432,8 @@ impl Sent {
     /// # Errors
     /// When it is cut, too long, or not there within `limit`.
     pub async fn whole(&mut self, limit: Duration) -> Result<Bytes, Error> {
-        let body = answer::whole(&mut self.response, limit).await;
+        let start = std::mem::take(&mut self.first);
+        let body = answer::whole(start, &mut self.response, limit).await;
         if body.is_err() {
             self.lease.failed();
         }

@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use httparse::Header;
 
 use super::chunked::Chunked;
@@ -19,8 +19,12 @@ pub struct Told {
     pub status: StatusCode,
     /// Its `Content-Type` in lower case, empty without one.
     pub content_type: String,
-    /// Its `Retry-After`.
+    /// Its `Retry-After`, or `retry-after-ms` in seconds.
     pub retry_after: Option<String>,
+    /// Its `Content-Encoding` in lower case, empty without one.
+    pub encoding: String,
+    /// Its `x-ratelimit-*`.
+    pub limits: HeaderMap,
 }
 
 /// What is told of a response before its body.
@@ -42,6 +46,12 @@ pub struct Arriving {
     passed: usize,
 }
 
+/// What the names of headers begin with that tell a client what it may still ask for.
+const RATE_LIMIT: &str = "x-ratelimit-";
+/// Most of them that are passed on, and the longest, in bytes.
+const MOST_LIMITS: usize = 16;
+const LONGEST_LIMIT: usize = 256;
+
 /// How a body's end is told.
 #[derive(Debug)]
 pub enum Framing {
@@ -53,11 +63,43 @@ pub enum Framing {
 }
 
 impl Told {
-    pub fn new(status: StatusCode, content_type: Option<&str>, retry_after: Option<&str>) -> Told {
-        Told {
+    /// Of a status and all headers, each as name and value.
+    pub fn new<'h>(status: StatusCode, headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Told {
+        let mut told = Told {
             status,
-            content_type: content_type.unwrap_or_default().to_ascii_lowercase(),
-            retry_after: retry_after.map(str::to_owned),
+            content_type: String::new(),
+            retry_after: None,
+            encoding: String::new(),
+            limits: HeaderMap::new(),
+        };
+        for (name, value) in headers {
+            let text = std::str::from_utf8(value).unwrap_or("?").trim();
+            if name.eq_ignore_ascii_case("content-type") && told.content_type.is_empty() {
+                told.content_type = text.to_ascii_lowercase();
+            } else if name.eq_ignore_ascii_case("content-encoding") && told.encoding.is_empty() {
+                told.encoding = text.to_ascii_lowercase();
+            } else if name.eq_ignore_ascii_case("retry-after") {
+                told.retry_after.get_or_insert_with(|| text.to_owned());
+            } else if name.eq_ignore_ascii_case("retry-after-ms") {
+                // the finer of the two
+                let seconds = text.parse::<f64>().ok().map(|ms| (ms / 1000.0).to_string());
+                told.retry_after = seconds.or(told.retry_after);
+            } else {
+                told.limit(name, value);
+            }
+        }
+        told
+    }
+
+    fn limit(&mut self, name: &str, value: &[u8]) {
+        let named = name.get(..RATE_LIMIT.len()).is_some_and(|start| start.eq_ignore_ascii_case(RATE_LIMIT));
+        if !named || self.limits.len() >= MOST_LIMITS || name.len() + value.len() > LONGEST_LIMIT {
+            return;
+        }
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        {
+            self.limits.insert(name, value);
         }
     }
 }
@@ -200,8 +242,7 @@ fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
         let http_1_1 = parsed.version == Some(1);
         let framing = framing(status, parsed.headers, http_1_1)?;
         let keeps = keeps(parsed.headers, http_1_1) && !matches!(framing, Framing::Close);
-        let first = |name| values(parsed.headers, name).next();
-        let told = Told::new(status, first("content-type"), first("retry-after"));
+        let told = Told::new(status, parsed.headers.iter().map(|header| (header.name, header.value)));
         return Ok((Some(Head { told, framing, keeps }), passed));
     }
 }
@@ -332,6 +373,22 @@ mod tests {
         let (head, length) = read(text).unwrap().unwrap();
         assert_eq!((head.told.status.as_u16(), &text[length..]), (429, "rest"));
         assert_eq!(head.told.retry_after.as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn what_a_head_tells_of_limits_is_bounded() {
+        let many: String = (0..60).map(|n| format!("X-RateLimit-Limit-{n}: {n}\r\n")).collect();
+        let long = "y".repeat(LONGEST_LIMIT);
+        let text = format!(
+            "HTTP/1.1 429 No\r\nretry-after: 9\r\nretry-after-ms: 1500\r\nx-ratelimit-long: {long}\r\ncontent-encoding: GZIP\r\n{many}\r\n"
+        );
+        let told = read(&text).unwrap().unwrap().0.told;
+        assert_eq!((told.retry_after.as_deref(), &*told.encoding), (Some("1.5"), "gzip"));
+        assert_eq!(
+            (told.limits.len(), told.limits["x-ratelimit-limit-7"].as_bytes()),
+            (MOST_LIMITS, &b"7"[..])
+        );
+        assert!(told.limits.get("x-ratelimit-long").is_none());
     }
 
     #[test]
