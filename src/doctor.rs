@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
-use crate::upstream::{Facts, Model, Seen, Traits, Upstream};
+use crate::upstream::{Facts, Model, Saves, Seen, Traits, Upstream};
 
 /// Codex's first request alone takes this many tokens, as a round number.
 const FIRST_REQUEST: u64 = 8000;
@@ -22,7 +22,10 @@ pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let upstream = Upstream::new(resolved, &Metrics::new().routing)?;
-    runtime.block_on(upstream.look());
+    runtime.block_on(async {
+        upstream.look().await;
+        upstream.look_at_saves().await;
+    });
     Ok(report(&upstream.seen()))
 }
 
@@ -148,6 +151,16 @@ fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
     for (name, own) in server.models.iter().flatten().filter(|(_, own)| unlisted(own)) {
         advice.push(format!("upstream.models has {name:?}, but it does not list {own:?}"));
     }
+    if server.saves == Saves::Useless {
+        advice.push(
+            "saved slots are of no use to its model, which reads a restored prompt anew (hybrid, recurrent and \
+             sliding-window models do): set upstream.slot_save = false"
+                .to_owned(),
+        );
+    }
+    if server.saves != Saves::Off && facts.router {
+        advice.push("it serves several models: upstream.slot_save has no effect there".to_owned());
+    }
     if facts.dialect.name == "generic" {
         advice.push(
             "it is none of the servers that are known: if it is one of them, name it with upstream.dialect"
@@ -186,6 +199,7 @@ mod tests {
             facts: Some(Arc::new(facts)),
             in_flight: 0,
             models: None,
+            saves: Saves::Off,
         }
     }
 

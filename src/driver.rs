@@ -266,7 +266,7 @@ impl EventBody {
         if let Source::Events(events) = std::mem::replace(&mut self.source, Source::Over)
             && self.transcoder.failure().is_none()
         {
-            events.let_end();
+            events.let_end(self.transcoder.usage());
         }
     }
 

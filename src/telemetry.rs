@@ -79,6 +79,7 @@ pub struct Routing {
     pub waiting: Gauge,
     affinity: Family<Kind, Counter>,
     failovers: Family<Kind, Counter>,
+    slot_restores: Family<Kind, Counter>,
 }
 
 impl Routing {
@@ -93,12 +94,19 @@ impl Routing {
         self.failovers.get_or_create(&Kind { kind: code.to_owned() }).inc();
     }
 
+    /// Counts a restored slot, by whether the next answer had any use of it: `used` or `unused`.
+    pub fn slot_restored(&self, kind: &str) {
+        self.slot_restores.get_or_create(&Kind { kind: kind.to_owned() }).inc();
+    }
+
     fn register(&self, registry: &mut Registry) {
         registry.register("upstream_up", "1 while that server is ready", self.up.clone());
         registry.register("upstream_in_flight", "Requests that a server has", self.in_flight.clone());
         registry.register("waiting", "Requests that wait for a server", self.waiting.clone());
         registry.register("affinity", "Requests of conversations, by where they went", self.affinity.clone());
         registry.register("failovers", "Requests taken elsewhere before an answer", self.failovers.clone());
+        let help = "Restored slots, by whether the next answer had any use of them";
+        registry.register("slot_restores", help, self.slot_restores.clone());
     }
 }
 

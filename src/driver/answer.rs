@@ -13,6 +13,7 @@ use http::HeaderMap;
 use super::{AskAgain, unix_now};
 use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
+use crate::translate::Usage;
 use crate::translate::native::Native;
 use crate::translate::transcoder::{End, ThinkTags, Transcoder};
 use crate::upstream::{self, Broken, Lease, Response, Sent};
@@ -118,7 +119,7 @@ impl Answer {
             transcoder.end(end, unix_now(), &mut unused);
         }
         if transcoder.failure().is_none() {
-            events.let_end();
+            events.let_end(transcoder.usage());
         }
     }
 }
@@ -161,8 +162,12 @@ impl Events {
 
     /// Lets an upstream that has only `[DONE]` left say so: its connection can then serve the next request. Its place on
     /// the server is free at once: a client's next request may be here before that.
-    pub fn let_end(self) {
-        let Events { mut reader, lease } = self;
+    /// `usage`: what the answer says of it.
+    pub fn let_end(self, usage: Option<Usage>) {
+        let Events { mut reader, mut lease } = self;
+        if let Some(usage) = usage {
+            lease.found_cached(usage.cached.into());
+        }
         drop(lease);
         let mut rest = Box::pin(async move { while let Some(Ok(_)) = reader.next().await {} });
         // mostly it came with the last event

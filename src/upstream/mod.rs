@@ -120,6 +120,19 @@ pub struct Seen {
     pub in_flight: usize,
     /// Its names of the configuration: the client's, then its own.
     pub models: Option<Vec<(String, String)>>,
+    /// Whether its slots are saved.
+    pub saves: Saves,
+}
+
+/// Whether the slots of a server are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saves {
+    /// Not asked for.
+    Off,
+    /// As the configuration wants it.
+    On,
+    /// No longer: what is restored is of no use to its model.
+    Useless,
 }
 
 /// The servers behind. Cheap to clone.
@@ -159,7 +172,7 @@ impl Upstream {
     /// When the TLS set-up of the machine cannot be read.
     pub fn new(resolved: &Resolved, metrics: &Routing) -> Result<Upstream, String> {
         let changes = Changes(Arc::new(watch::Sender::new(0)));
-        let server = |config| Server::new(config, changes.clone()).map(Arc::new);
+        let server = |config| Server::new(config, changes.clone(), metrics).map(Arc::new);
         let servers: Vec<_> = resolved.servers.iter().map(server).collect::<Result<_, _>>()?;
         let shared = Shared {
             servers: RwLock::new(servers.into()),
@@ -186,6 +199,12 @@ impl Upstream {
         futures::future::join_all(servers.iter().map(|server| server.look_once(0))).await;
     }
 
+    /// Looks up what is known of the servers' saved slots, and changes nothing.
+    pub async fn look_at_saves(&self) {
+        let servers = self.shared.servers();
+        futures::future::join_all(servers.iter().map(|server| server.look_at_saves())).await;
+    }
+
     /// Takes over a new list of servers: those that it leaves out get no new requests and finish what they have,
     /// those that it has unchanged stay as they are.
     ///
@@ -200,7 +219,7 @@ impl Upstream {
                 servers.push(same.clone());
                 continue;
             }
-            let server = Arc::new(Server::new(config, self.shared.changes.clone())?);
+            let server = Arc::new(Server::new(config, self.shared.changes.clone(), &self.shared.metrics)?);
             if let Some(like) = old.iter().find(|server| server.config.url == config.config.url) {
                 server.inherit(like);
             }
@@ -239,6 +258,7 @@ impl Upstream {
                 facts: state.facts,
                 in_flight: server.in_flight(),
                 models: server.named_models().map(<[_]>::to_vec),
+                saves: server.saves(),
             }
         };
         self.shared.servers().iter().map(seen).collect()

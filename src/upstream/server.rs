@@ -18,8 +18,9 @@ use super::health::Health;
 use super::probe::{self, Look, Sight};
 use super::slots::Slots;
 use super::warm::{Line, Warm};
-use super::{Changes, Target};
+use super::{Changes, Saves, Target};
 use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts, redact_url};
+use crate::telemetry::Routing;
 use crate::translate::native::Native;
 
 /// Where servers usually listen, looked at in this order when none is named.
@@ -78,7 +79,7 @@ impl Server {
     ///
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.
-    pub fn new(configured: &ServerConfig, changes: Changes) -> Result<Server, String> {
+    pub fn new(configured: &ServerConfig, changes: Changes, metrics: &Routing) -> Result<Server, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let config = configured.config.clone();
         // the search looks at plain servers alone
@@ -108,7 +109,7 @@ impl Server {
                 .and_then(|text| read_budgets(text).ok())
                 .unwrap_or_default()
                 .into(),
-            warm: config.slot_save.then(|| Arc::new(Warm::new(&config))),
+            warm: config.slot_save.then(|| Arc::new(Warm::new(&config, metrics))),
             config,
             key: configured.key.clone(),
             bearer: configured.key.as_ref().and_then(bearer),
@@ -271,6 +272,22 @@ impl Server {
         Line { client: self.client.general.clone(), base: root, headers }
     }
 
+    /// Looks up what is known of its saved slots, and changes nothing.
+    pub async fn look_at_saves(&self) {
+        if let (Some(warm), Some(address)) = (&self.warm, self.address()) {
+            warm.look(&self.line(address.root, None)).await;
+        }
+    }
+
+    /// Whether its slots are saved.
+    pub fn saves(&self) -> Saves {
+        match &self.warm {
+            None => Saves::Off,
+            Some(warm) if warm.is_useless() => Saves::Useless,
+            Some(_) => Saves::On,
+        }
+    }
+
     // what runs on it
 
     /// Requests that it has now.
@@ -300,13 +317,13 @@ impl Server {
         load.health.begin();
         let slot = slots.and_then(|count| load.slots.take(count, owner, side));
         drop(load);
-        Some(Lease { server: self.clone(), slot, turn: OnceLock::new(), told: false })
+        Some(Lease { server: self.clone(), slot, turn: OnceLock::new(), cached: None, told: false })
     }
 
     /// Counts in a request whose place nobody chose: one that is passed through.
     pub fn lease_any(self: &Arc<Server>) -> Lease {
         self.load().in_flight += 1;
-        Lease { server: self.clone(), slot: None, turn: OnceLock::new(), told: false }
+        Lease { server: self.clone(), slot: None, turn: OnceLock::new(), cached: None, told: false }
     }
 
     /// How many slots there are to choose from, where the choice is ours.
@@ -482,6 +499,8 @@ pub struct Lease {
     pub(super) slot: Option<u32>,
     /// Which request to that slot it is, where the slot's state is kept.
     pub(super) turn: OnceLock<u64>,
+    /// Tokens of its prompt that were in the server's cache, once that is told.
+    cached: Option<u64>,
     told: bool,
 }
 
@@ -490,6 +509,11 @@ impl Lease {
     pub fn succeeded(&mut self) {
         self.told = true;
         self.server.load().health.succeeded();
+    }
+
+    /// The answer is over, and says how many tokens of its prompt were in the server's cache.
+    pub fn found_cached(&mut self, tokens: u64) {
+        self.cached = Some(tokens);
     }
 
     /// The server failed, by no fault of the request.
@@ -514,8 +538,8 @@ impl Drop for Lease {
         if let (Some(warm), Some(slot), Some(turn)) = (&self.server.warm, self.slot, self.turn.get())
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (warm, turn) = (warm.clone(), *turn);
-            runtime.spawn(async move { warm.after(slot, turn).await });
+            let (warm, turn, cached) = (warm.clone(), *turn, self.cached);
+            runtime.spawn(async move { warm.after(slot, turn, cached).await });
         }
     }
 }

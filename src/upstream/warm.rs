@@ -10,6 +10,7 @@ mod index;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
@@ -23,9 +24,12 @@ use super::answer::collect;
 use super::exchange::causes;
 use super::probe::ANSWER;
 use crate::config::UpstreamConfig;
+use crate::telemetry::Routing;
 
 /// Fewest tokens that are worth a file: fewer are read again in a moment.
 const FEWEST: u64 = 256;
+/// A restore has gained something where the next answer had at least this part of it in its cache: one in so many.
+const GAIN: u64 = 8;
 /// Longest wait for the server to save or load.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,6 +52,9 @@ pub struct Warm {
     /// How long a conversation rests until it is saved.
     rest: Duration,
     bounds: Bounds,
+    /// Whether the server's model reads a restored prompt anew: nothing of it is saved then.
+    useless: AtomicBool,
+    metrics: Routing,
     /// Held while the server saves or loads, so that no slot changes hands meanwhile.
     inner: Mutex<Inner>,
 }
@@ -71,6 +78,8 @@ struct Held {
     tokens: Option<u64>,
     /// Whether there is no snapshot of it as it is now.
     unsaved: bool,
+    /// Tokens that were restored for the request, where its answer will show whether that was of use.
+    restored: Option<u64>,
     line: Line,
 }
 
@@ -111,7 +120,7 @@ struct Generation {
 
 impl Warm {
     /// Nothing is read or sent yet.
-    pub fn new(config: &UpstreamConfig) -> Warm {
+    pub fn new(config: &UpstreamConfig, metrics: &Routing) -> Warm {
         let names = index::names(config.url.as_deref().unwrap_or_default());
         let folder = |path| Folder { path, names: names.clone() };
         Warm {
@@ -119,7 +128,23 @@ impl Warm {
             names,
             rest: config.slot_save_after,
             bounds: Bounds { files: config.slot_save_max_files, bytes: config.slot_save_max_bytes as u64 },
+            useless: AtomicBool::new(false),
+            metrics: metrics.clone(),
             inner: Mutex::default(),
+        }
+    }
+
+    /// Whether it is known that saving gains nothing with the server's model.
+    pub fn is_useless(&self) -> bool {
+        self.useless.load(Ordering::Relaxed)
+    }
+
+    /// Looks up what is known of that, and changes nothing.
+    pub async fn look(&self, line: &Line) {
+        if let Some(folder) = &self.folder
+            && let Some(server) = line.identity().await
+        {
+            self.useless.store(folder.read().await.is_useless(&server), Ordering::Relaxed);
         }
     }
 
@@ -141,8 +166,9 @@ impl Warm {
         }
         let conversation = conversation?;
         let asked = Asked::read(body)?;
+        let mut restored = None;
         if inner.index().knows(conversation) {
-            self.load(&mut inner, line, slot, conversation, &asked, holds).await;
+            restored = self.load(&mut inner, line, slot, conversation, &asked, holds).await;
         }
         inner.turns += 1;
         let turn = inner.turns;
@@ -152,23 +178,59 @@ impl Warm {
             turn,
             tokens: None,
             unsaved: true,
+            restored: restored.filter(|_| asked.wants_cache()),
             line: line.clone(),
         };
         inner.held.insert(slot, held);
         Some(turn)
     }
 
-    /// The request of that turn is over. Its conversation is saved once it has rested.
-    pub async fn after(&self, slot: u32, turn: u64) {
+    /// The request of that turn is over, `cached` tokens of its prompt were there. Its conversation is saved once it has
+    /// rested.
+    pub async fn after(&self, slot: u32, turn: u64, cached: Option<u64>) {
         let same = |held: &&mut Held| held.turn == turn;
-        if let Some(held) = self.inner().await.held.get_mut(&slot).filter(same) {
+        let mut inner = self.inner().await;
+        if let Some(held) = inner.held.get_mut(&slot).filter(same) {
             held.tokens = held.line.tokens(slot).await;
+            let (restored, line) = (held.restored.take(), held.line.clone());
+            if let (Some(restored), Some(cached)) = (restored, cached) {
+                self.judge(&mut inner, &line, restored, cached).await;
+            }
         }
+        drop(inner);
         tokio::time::sleep(self.rest).await;
         let mut inner = self.inner().await;
         if inner.held.get(&slot).is_some_and(|held| held.turn == turn) {
             self.save(&mut inner, slot).await;
         }
+    }
+
+    /// The server restores states of hybrid, recurrent and sliding-window models, and then reads the prompt anew: the
+    /// answer alone shows it.
+    async fn judge(&self, inner: &mut Inner, line: &Line, restored: u64, cached: u64) {
+        if cached.saturating_mul(GAIN) >= restored {
+            return self.metrics.slot_restored("used");
+        }
+        self.metrics.slot_restored("unused");
+        tracing::warn!(
+            restored,
+            cached,
+            "a restored slot was of no use, the server read its prompt anew; slots of this model are no longer saved \
+             (upstream.slot_save)"
+        );
+        let Some(server) = line.identity().await else { return };
+        self.useless.store(true, Ordering::Relaxed);
+        for file in inner.index().give_up(&server) {
+            self.drop_file(inner, &file).await;
+        }
+        self.write(inner).await;
+    }
+
+    /// Whether that server's slots are not to be saved.
+    fn given_up(&self, inner: &mut Inner, server: &str) -> bool {
+        let useless = inner.index().is_useless(server);
+        self.useless.store(useless, Ordering::Relaxed);
+        useless
     }
 
     /// Forgets which slot holds what: a request has gone to whichever the server chose.
@@ -208,6 +270,9 @@ impl Warm {
             (held.line.clone(), held.prompt.clone(), held.conversation.clone());
         let begun = Instant::now();
         let Some(server) = line.identity().await else { return };
+        if self.given_up(inner, &server) {
+            return;
+        }
         let tokens = line.tokens(slot).await;
         // after a restart the slot is empty, and an old snapshot better than a new one
         if tokens.is_none_or(|tokens| tokens < FEWEST) || before.is_some() && before != tokens {
@@ -245,7 +310,8 @@ impl Warm {
         tracing::info!(slot, file, tokens, bytes, ms, "slot saved");
     }
 
-    /// Loads the conversation's snapshot into the slot, where the slot has lost it and everything fits.
+    /// Loads the conversation's snapshot into the slot, where the slot has lost it and everything fits; how
+    /// many tokens that were.
     async fn load(
         &self,
         inner: &mut Inner,
@@ -254,16 +320,16 @@ impl Warm {
         conversation: &str,
         asked: &Asked<'_>,
         holds: bool,
-    ) {
+    ) -> Option<u64> {
         let begun = Instant::now();
-        let Some(server) = line.identity().await else { return };
+        let server = line.identity().await?;
         let Some(snapshot) = inner.index().find(conversation, &server, asked).cloned() else {
             tracing::debug!(slot, "its snapshot is of another prompt or server");
-            return;
+            return None;
         };
         // a slot of a server that was started anew holds nothing; we would not have heard of that otherwise
         if holds && line.tokens(slot).await.is_none_or(|tokens| tokens >= snapshot.tokens) {
-            return;
+            return None;
         }
         let file = snapshot.file.clone();
         if let Some(folder) = &self.folder
@@ -271,23 +337,27 @@ impl Warm {
         {
             tracing::warn!(slot, file, "slot file is not the one that was saved; removed");
             self.drop_file(inner, &file).await;
-            return self.write(inner).await;
+            self.write(inner).await;
+            return None;
         }
         let Some(moved) = line.act(slot, "restore", &file).await else {
             tracing::warn!(slot, file, "slot file was refused by the server; removed");
             self.drop_file(inner, &file).await;
-            return self.write(inner).await;
+            self.write(inner).await;
+            return None;
         };
         if (moved.n_restored, moved.n_read) != (snapshot.tokens, snapshot.bytes) {
             // without the folder this is the first look at it
             tracing::warn!(slot, file, "slot file is not the one that was saved; erased from the slot");
             let _ = line.act(slot, "erase", &file).await;
             self.drop_file(inner, &file).await;
-            return self.write(inner).await;
+            self.write(inner).await;
+            return None;
         }
         self.write(inner).await;
         let (tokens, ms) = (moved.n_restored, begun.elapsed().as_millis() as u64);
         tracing::info!(slot, file, tokens, ms, "slot restored");
+        Some(tokens)
     }
 
     async fn drop_file(&self, inner: &mut Inner, file: &str) {

@@ -35,6 +35,13 @@ impl Folder {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
+    /// Reads the index alone.
+    pub async fn read(&self) -> Index {
+        let index = self.index();
+        let read = move || Index::read(&std::fs::read_to_string(index).unwrap_or_default());
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
     /// Writes the index: whole, or not at all.
     pub async fn write(&self, json: String) {
         let index = self.index();

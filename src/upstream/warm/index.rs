@@ -43,6 +43,8 @@ pub struct Asked<'a> {
     head: String,
     /// The array's text without its last bracket: what a longer history begins with.
     messages: &'a str,
+    /// Whether the server may look into its cache for it.
+    cached: bool,
 }
 
 impl<'a> Asked<'a> {
@@ -50,10 +52,11 @@ impl<'a> Asked<'a> {
     pub fn read(body: &'a [u8]) -> Option<Asked<'a>> {
         let members = json::members(std::str::from_utf8(body).ok()?)?;
         let mut head = Vec::new();
-        let mut messages = None;
+        let (mut messages, mut cached) = (None, true);
         for (key, value) in &members {
             match &**key {
                 "messages" | "input" => messages = value.get().strip_suffix(']'),
+                "cache_prompt" => cached = value.get() != "false",
                 "model" | "tools" | "chat_template_kwargs" | "reasoning_effort" => {
                     head.extend_from_slice(key.as_bytes());
                     head.extend_from_slice(value.get().as_bytes());
@@ -61,7 +64,12 @@ impl<'a> Asked<'a> {
                 _ => {}
             }
         }
-        Some(Asked { head: hash(&head), messages: messages?.trim_end() })
+        Some(Asked { head: hash(&head), messages: messages?.trim_end(), cached })
+    }
+
+    /// Whether the server may look into its cache for it.
+    pub fn wants_cache(&self) -> bool {
+        self.cached
     }
 
     /// What a snapshot that is taken behind this request is good for.
@@ -88,6 +96,9 @@ impl<'a> Asked<'a> {
 pub struct Index {
     snapshots: Vec<Snapshot>,
     clock: u64,
+    /// Servers, hashed, that read a restored prompt anew.
+    #[serde(default)]
+    useless: Vec<String>,
 }
 
 /// How many files there may be, and how long all of them together.
@@ -151,6 +162,22 @@ impl Index {
         gone
     }
 
+    /// Nothing of that server is worth to be saved; the files that have to go.
+    pub fn give_up(&mut self, server: &str) -> Vec<String> {
+        self.useless.retain(|known| known != server);
+        self.useless.push(server.to_owned());
+        if self.useless.len() > MOST_USELESS {
+            self.useless.remove(0);
+        }
+        let files = self.snapshots.iter().filter(|snapshot| snapshot.server == server);
+        files.map(|snapshot| snapshot.file.clone()).collect()
+    }
+
+    /// Whether that was found of a server.
+    pub fn is_useless(&self, server: &str) -> bool {
+        self.useless.iter().any(|known| known == server)
+    }
+
     /// Forgets a file.
     pub fn forget(&mut self, file: &str) {
         self.snapshots.retain(|snapshot| snapshot.file != file);
@@ -194,6 +221,8 @@ pub fn hash(bytes: &[u8]) -> String {
 }
 
 const SUFFIX: &str = ".slot";
+/// Most servers that are remembered to gain nothing.
+const MOST_USELESS: usize = 64;
 
 #[cfg(test)]
 mod tests {
