@@ -9,7 +9,6 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
 use crate::wire::json;
-use crate::wire::known::elements;
 
 /// Longest part of an upstream's message that a client is shown, in bytes.
 const MESSAGE_LIMIT: usize = 4096;
@@ -215,8 +214,7 @@ pub fn add_context(message: &mut String, context: u64) {
 }
 
 fn judge(status: Option<StatusCode>, said: Said) -> Error {
-    let message =
-        said.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
+    let message = said.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
     let message = shorten(message);
     let (kind, param, code) = (said.kind.unwrap_or_default(), said.param, said.code);
     let status = status.or(said.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
