@@ -143,17 +143,43 @@ def test_reasoning_is_printed_and_given_back(codex, rejoinder, any_upstream):
     assert len(assistant["tool_calls"]) == 1 and tool["role"] == "tool"
 
 
-def test_output_schema(codex, proxy, upstream, tmp_path):
+PARIS = {"city": "Paris", "population": 2100000}
+
+
+def test_an_answer_that_fits_the_output_schema(codex, proxy, upstream, tmp_path):
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps(SCHEMA))
-    upstream.script(answer('{"city":"Paris","population":2100000}'))
+    upstream.script(answer(json.dumps(PARIS)))
     finished = codex(proxy, "a city", "--output-schema", str(schema))
     assert_turn(finished)
-    assert json.loads(messages_printed(finished)[-1]) == {"city": "Paris", "population": 2100000}
-    response_format = upstream.chats[0].json["response_format"]
+    assert json.loads(messages_printed(finished)[-1]) == PARIS
+    (request,) = upstream.chats
+    assert "response_format" not in request.json and request.json["tools"], "the model could call nothing"
+
+
+def test_a_command_and_then_an_answer_by_the_output_schema(codex, rejoinder, any_upstream, tmp_path):
+    """The format binds the final text alone: the model calls, and what it then says is asked for in that format."""
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps(SCHEMA))
+    any_upstream.script(
+        answer("I will look.", calls=[exec_command("echo forty-$((40+2))", "id1")]),
+        answer("It is Paris, with 2.1 million people."),
+        answer(json.dumps(PARIS)),
+    )
+    finished = codex(rejoinder(any_upstream.url), "a city", "--output-schema", str(schema))
+    assert_turn(finished)
+    (command,) = items(finished, "command_execution")
+    assert command["exit_code"] == 0 and "forty-42" in command["aggregated_output"], str(finished)
+    assert [json.loads(text) for text in messages_printed(finished)] == [PARIS], str(finished)
+
+    first, second, third = any_upstream.chats
+    assert "response_format" not in first.json and "response_format" not in second.json
+    response_format = third.json["response_format"]
     assert response_format["type"] == "json_schema"
     assert response_format["json_schema"]["schema"] == SCHEMA
     assert response_format["json_schema"]["name"] == "codex_output_schema"
+    assert third.json["tools"] == second.json["tools"] and third.json["tool_choice"] == "none"
+    assert third.messages[: len(second.messages)] == second.messages
 
 
 def test_an_overflow_is_reported_as_such(codex, rejoinder, any_upstream):
@@ -286,12 +312,14 @@ def test_a_long_thread_is_compacted(codex, proxy, upstream):
 
 
 @pytest.mark.timeout(330)
-def test_codex_on_llama_cpp(codex, llama_proxy, llama, tmp_path):
-    """A whole turn with the full Codex prompt and tools; the schema makes a model that never ends come to an end."""
+def test_codex_on_llama_cpp(codex, rejoinder, llama, tmp_path):
+    """A whole turn with the full Codex prompt and tools. The stop string ends a model that never ends by itself, and
+    stands in no JSON; the schema is kept by the server's grammar, once the first answer does not fit it."""
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({
         "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}))
-    finished = codex(llama_proxy, "Say hi.", "--output-schema", str(schema), model=llama.model, timeout=300,
+    proxy = rejoinder(llama.url, upstream__extra_body='{"stop":[".",",","!","?","("," the"," to"," is"]}')
+    finished = codex(proxy, "Say hi.", "--output-schema", str(schema), model=llama.model, timeout=300,
                      config=["model_context_window=16000", 'web_search="disabled"'])
     usage = assert_turn(finished)["usage"]
     assert usage["input_tokens"] > 1000 and usage["output_tokens"] > 0, usage

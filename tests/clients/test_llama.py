@@ -103,6 +103,37 @@ def test_json_schema_is_enforced(llama_proxy, llama):
     assert stream.terminal["text"]["format"]["schema"] == SCHEMA
 
 
+def test_a_format_beside_tools_lets_the_model_call_and_binds_its_text(llama_proxy, llama):
+    text_format = {"type": "json_schema", "name": "weather", "strict": True, "schema": {
+        "type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}, "rain": {"type": "boolean"}},
+        "required": ["city", "rain"], "additionalProperties": False}}
+    body = {"model": llama.model, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 60,
+            "text": {"format": text_format}}
+    history = solved_calls()
+    first = raw_stream(llama_proxy.base_url, {**body, "input": history}, timeout=120)
+    calls = [c for c in first.items("function_call") if c["status"] == "completed"]
+    assert calls and json.loads(calls[0]["arguments"]) == {"city": "Paris"}, str(first)
+    assert not first.items("message"), str(first)
+
+    # one call and its output, as the solved ones: now the model says a sentence, and is asked for it in the format
+    history += [{k: v for k, v in calls[0].items() if k != "id"},
+                {"type": "function_call_output", "call_id": calls[0]["call_id"], "output": "rain"}]
+    for stream in (True, False):
+        if stream:
+            response = raw_stream(llama_proxy.base_url, {**body, "input": history}, timeout=120).terminal
+        else:
+            status, _, text = request_json("POST", llama_proxy.base_url + "/responses", {**body, "input": history}, timeout=120)
+            assert status == 200, text
+            response = json.loads(text)
+        assert response["status"] == "completed", response
+        (message,) = [item for item in response["output"] if item["type"] == "message"]
+        weather = json.loads(message["content"][0]["text"])
+        assert weather["city"] in ("Paris", "Rome") and isinstance(weather["rain"], bool) and len(weather) == 2
+        usage = response["usage"]
+        # the second request began as the first one and its answer: hardly anything was read anew
+        assert usage["input_tokens"] - usage["input_tokens_details"]["cached_tokens"] < 120, usage
+
+
 def test_an_overflow(llama_proxy, llama):
     body = {"model": llama.model, "input": "word " * 17000}
     status, headers, text = request_json("POST", llama_proxy.base_url + "/responses", body)
