@@ -270,12 +270,13 @@ def test_what_failed_cannot_be_continued_and_what_was_cut_off_can(ask, refused, 
 
 
 def test_settings_are_not_inherited(ask, client, upstream):
-    upstream.script(answer("One."), answer("Two."), answer("Three."))
+    one = '{"n": 1}'
+    upstream.script(answer(one), answer("Two."), answer("Three."))
     first = ask("Begin.", instructions="Be brief.", tools=[TOOL], tool_choice="required", temperature=0.1, max_output_tokens=99,
                 metadata={"a": "b"}, text={"format": {"type": "json_object"}})
     second = ask("On.", previous_response_id=first.id)
     third = ask("On.", previous_response_id=second.id, instructions="Be long.")
-    assert said(upstream.chats[1]) == [("user", "Begin."), ("assistant", "One."), ("user", "On.")]
+    assert said(upstream.chats[1]) == [("user", "Begin."), ("assistant", one), ("user", "On.")]
     assert not {"tools", "tool_choice", "temperature", "max_tokens", "response_format"} & set(upstream.chats[1].json)
     assert (second.instructions, second.tools, second.metadata, second.temperature) == (None, [], {}, 1.0)
     assert upstream.chats[2].messages[0] == {"role": "system", "content": "Be long."}

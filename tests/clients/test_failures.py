@@ -258,6 +258,14 @@ def test_a_broken_stream_fails_once(proxy, upstream, name):
     assert_still_works(proxy, upstream)
 
 
+def test_done_is_an_end_without_a_finish_reason(proxy, upstream):
+    """So vllm-mlx and NIM end their answers; nothing tells what they cost."""
+    upstream.script(text_then_write("A whole answer.", b"data: [DONE]\n\n"))
+    stream = raw_stream(proxy.base_url, HELLO, usage=False)
+    assert stream.types[-1] == "response.completed" and stream.output_text == "A whole answer.", str(stream)
+    assert stream.terminal["usage"] is None
+
+
 def test_a_stream_that_is_cut_before_any_chunk_is_asked_for_once_more(proxy, upstream):
     """Nothing was generated; but a request that breaks the server twice is not given to it again."""
     cut = cut_at_once

@@ -44,6 +44,8 @@ def test_every_declared_tool_can_be_called(path, rejoinder, any_upstream):
     if not isinstance(body, dict) or "input" not in body:
         pytest.skip(f"{path.name} is no request for a response")
     body = {**body, "model": MODEL}
+    # a text in no format would be asked for once more
+    body.pop("text", None)
     proxy = rejoinder(any_upstream.url)
     any_upstream.script(answer("Converted."))
     stream = raw_stream(proxy.base_url, body)
