@@ -8,6 +8,7 @@ FROM ${RUST_IMAGE} AS builder
 WORKDIR /build
 # The dependencies are a layer of their own: it is built again only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
+COPY heap ./heap
 # The manifest names benches, which have to exist for it to be read.
 RUN mkdir -p src benches/e2e \
     && echo 'fn main() {}' | tee src/main.rs benches/core.rs > benches/e2e/main.rs \

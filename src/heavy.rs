@@ -4,9 +4,10 @@
 
 use std::sync::LazyLock;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// Bytes from which on work is done elsewhere. What is less takes a few milliseconds, and to hand it over is not free: other
 /// threads have other memory, which has to be mapped first.
@@ -16,10 +17,27 @@ pub const LARGE: usize = 2 << 20;
 static TURNS: LazyLock<Semaphore> =
     LazyLock::new(|| Semaphore::new(available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))));
 
+/// Told of work that is over.
+static OVER: Notify = Notify::const_new();
+/// Bytes from which on what was done is worth a look at the memory that it took.
+const NOTABLE: usize = 256 << 10;
+/// Time without such work after which the memory that it took is given back.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Gives memory back to the system once work has been over for a while, for ever. The C library keeps what many small
+/// pieces took: a body of two million numbers would cost its memory until the next start.
+pub async fn give_memory_back() {
+    loop {
+        OVER.notified().await;
+        while tokio::time::timeout(QUIET, OVER.notified()).await.is_ok() {}
+        let _ = tokio::task::spawn_blocking(heap::trim).await;
+    }
+}
+
 /// Does what is about so many bytes, in its turn if they are many.
 pub async fn run<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes < LARGE {
-        return work();
+        return aside(bytes, work);
     }
     let _turn = TURNS.acquire().await;
     aside(bytes, work)
@@ -29,10 +47,14 @@ pub async fn run<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
 pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     // a runtime of one thread, as tests have it, has nobody to hand over to
     let many = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
-    match bytes >= LARGE && Handle::try_current().is_ok_and(many) {
+    let done = match bytes >= LARGE && Handle::try_current().is_ok_and(many) {
         true => tokio::task::block_in_place(work),
         false => work(),
+    };
+    if bytes >= NOTABLE {
+        OVER.notify_one();
     }
+    done
 }
 
 /// Frees what holds so many bytes: to unmap them takes long as well.
@@ -40,6 +62,9 @@ pub fn let_go<T: Send + 'static>(bytes: usize, what: T) {
     if bytes >= LARGE
         && let Ok(runtime) = Handle::try_current()
     {
-        runtime.spawn_blocking(move || drop(what));
+        runtime.spawn_blocking(move || {
+            drop(what);
+            OVER.notify_one();
+        });
     }
 }

@@ -160,6 +160,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     });
 
     tokio::spawn(sweep(app.clone()));
+    tokio::spawn(crate::heavy::give_memory_back());
     // the admin port answers until the very end: a probe must see the drain
     tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
         admin::answer(&app, &request)
