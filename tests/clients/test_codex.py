@@ -313,12 +313,12 @@ def test_a_long_thread_is_compacted(codex, proxy, upstream):
 
 @pytest.mark.timeout(330)
 def test_codex_on_llama_cpp(codex, rejoinder, llama, tmp_path):
-    """A whole turn with the full Codex prompt and tools. The stop string ends a model that never ends by itself, and
-    stands in no JSON; the schema is kept by the server's grammar, once the first answer does not fit it."""
+    """A whole turn with the full Codex prompt and tools. A model that never ends by itself is made to end at once;
+    its grammar then lets it end behind the JSON of the schema alone, once its first answer does not fit that."""
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({
         "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}))
-    proxy = rejoinder(llama.url, upstream__extra_body='{"stop":[".",",","!","?","("," the"," to"," is"]}')
+    proxy = rejoinder(llama.url, upstream__extra_body='{"logit_bias":[[1,100]]}')
     finished = codex(proxy, "Say hi.", "--output-schema", str(schema), model=llama.model, timeout=300,
                      config=["model_context_window=16000", 'web_search="disabled"'])
     usage = assert_turn(finished)["usage"]
