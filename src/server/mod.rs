@@ -107,6 +107,7 @@ fn seed_in(group: Option<Group>) -> String {
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
+    heap::share_among_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
