@@ -21,8 +21,8 @@ static TURNS: LazyLock<Semaphore> =
 static OVER: Notify = Notify::const_new();
 /// Bytes from which on what was done is worth a look at the memory that it took.
 const NOTABLE: usize = 256 << 10;
-/// Time without such work after which the memory that it took is given back.
-const QUIET: Duration = Duration::from_secs(1);
+/// Time without such work after which the memory that it took is given back: whoever comes soon would have to map it anew.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// Gives memory back to the system once work has been over for a while, for ever. The C library keeps what many small
 /// pieces took: a body of two million numbers would cost its memory until the next start.
