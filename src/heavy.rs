@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Notify, Semaphore};
 
-/// Bytes from which on work is done elsewhere. What is less takes a few milliseconds, and to hand it over is not free: other
-/// threads have other memory, which has to be mapped first.
-pub const LARGE: usize = 2 << 20;
+/// Bytes from which on work is done elsewhere. What is less takes some ten milliseconds at most, and to hand it over costs a
+/// fifth more CPU: other threads have other caches, and what they free is mapped anew.
+pub const LARGE: usize = 10 << 20;
 
 /// Half of the cores: the others are the streams'.
 static TURNS: LazyLock<Semaphore> =
