@@ -50,7 +50,7 @@ impl Transcoder {
                 return;
             }
             Channel::Reasoning if self.hides_reasoning() && !self.plan.seals_reasoning => return,
-            Channel::Text if self.holds_text() => return self.hold_text(piece),
+            Channel::Text if self.held.is_some() && self.holds_text() => return self.hold_text(piece),
             Channel::Refusal if self.plan.refusal_as_text => Channel::Text,
             other => other,
         };
