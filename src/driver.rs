@@ -177,8 +177,10 @@ impl EventBody {
     fn feed(&mut self, now: Instant) -> bool {
         let unix = self.unix(now);
         while !self.transcoder.ended() && self.out.len() < FRAME {
-            if let Some(unfit) = self.transcoder.take_unfit() {
+            if self.transcoder.is_unfit() {
+                // before its usage is taken, which tells what of the prompt was cached
                 self.let_go();
+                let unfit = self.transcoder.take_unfit().unwrap_or_default();
                 match self.ask_again.take() {
                     Some(ask_again) => self.source = Source::Waiting(ask_again(unfit)),
                     None => self.finish(End::Failed(answer::unfit())),

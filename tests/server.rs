@@ -71,6 +71,27 @@ async fn an_event_arrives_while_the_upstream_is_still_writing() {
     assert!(seen.ends_with("data: [DONE]\n\n"));
 }
 
+/// Where no `usage` comes, llama-server's `timings` on every chunk tell it: the last ones count.
+#[tokio::test]
+async fn the_last_timings_count() {
+    let at = upstream(|_, mut stream| async move {
+        stream.write_all(EVENTS).await.unwrap();
+        for n in 1..=3 {
+            let chunk = json!({
+                "choices": [{"index": 0, "delta": {"content": "a"}}], "timings": {"prompt_n": 7, "predicted_n": n},
+            });
+            stream.write_all(format!("data: {chunk}\n\n").as_bytes()).await.unwrap();
+        }
+        let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+        stream.write_all(format!("data: {end}\n\ndata: [DONE]\n\n").as_bytes()).await.unwrap();
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let sse = proxy.stream().await;
+    let usage = &last_response(&sse)["usage"];
+    assert_eq!((&usage["input_tokens"], &usage["output_tokens"]), (&json!(7), &json!(3)));
+}
+
 #[tokio::test]
 async fn silence_is_bridged_and_the_stream_begins_without_the_upstream() {
     let at = upstream(|_, mut stream| async move {

@@ -55,13 +55,8 @@ impl Transcoder {
     /// alone ([`PlanOptions::unfit`](crate::translate::plan::PlanOptions::unfit)), and what comes back is fed to this
     /// transcoder as if the first answer went on.
     pub fn take_unfit(&mut self) -> Option<String> {
-        let usage = self.usage.take().or(self.timings.take());
-        let held = self.held.as_deref_mut().filter(|held| matches!(held.state, State::Unfit));
-        let Some(held) = held else {
-            self.usage = usage;
-            return None;
-        };
-        held.state = State::Asked(usage);
+        let held = self.held.as_deref_mut().filter(|held| matches!(held.state, State::Unfit))?;
+        held.state = State::Asked(self.usage.take().or(self.timings.take()));
         let text = std::mem::take(&mut held.text);
         (self.finish, self.whole) = (None, false);
         self.again = Default::default();
