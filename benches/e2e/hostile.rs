@@ -143,7 +143,11 @@ fn head(length: usize) -> String {
     )
 }
 
-/// Requests that once ended the process, filled its memory, or held up its threads, with their names.
+/// How many times as long reading a body takes in this build as in a release.
+pub const SLOWER: usize = if cfg!(debug_assertions) { 5 } else { 1 };
+
+/// Requests that once ended the process, filled its memory, or held up its threads, with their names. The longest of
+/// them take about as long in each build.
 pub fn attacks() -> Vec<(&'static str, Vec<u8>)> {
     // a server that answers at once
     let model =
@@ -156,8 +160,9 @@ pub fn attacks() -> Vec<(&'static str, Vec<u8>)> {
     };
     let numbers = format!("\"input\":[{}1]", "1,".repeat(1_999_999));
     let call = r#"{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},"#;
-    let calls = format!("\"input\":[{}{{\"role\":\"user\",\"content\":\"x\"}}]", call.repeat(16_000));
-    let allowed = r#"{"type":"function","name":"f"},"#.repeat(30_000);
+    let calls =
+        format!("\"input\":[{}{{\"role\":\"user\",\"content\":\"x\"}}]", call.repeat(16_000 / SLOWER));
+    let allowed = r#"{"type":"function","name":"f"},"#.repeat(30_000 / SLOWER);
     let allowed = format!(
         "\"input\":\"x\",\"tools\":[{{\"type\":\"function\",\"name\":\"f\",\"parameters\":{{}}}}],\"tool_choice\":{{\"type\":\"allowed_tools\",\"mode\":\"auto\",\"tools\":[{}]}}",
         allowed.trim_end_matches(',')
