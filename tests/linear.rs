@@ -14,7 +14,7 @@ use rejoinder::translate::draft::{Context, Draft};
 use rejoinder::translate::limits::Limits;
 use rejoinder::translate::plan::{FoundTools, PlanOptions, plan};
 use rejoinder::translate::transcoder::{End, Transcoder};
-use rejoinder::wire::request::item;
+use rejoinder::wire::request::{item, push_items};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -69,7 +69,7 @@ fn instructions(bytes: usize) -> Option<f64> {
 type Body = fn(usize) -> String;
 
 /// The lists of a request whose elements are looked up among others, by name: what `n` of them look like.
-const LISTS: [(&str, Body); 11] = [
+const LISTS: [(&str, Body); 12] = [
     ("calls of one id", |n| items(n, |_| r#"{"type":"function_call","call_id":"c","name":"f"}"#.to_owned())),
     ("calls whose ids end alike", |n| {
         items(n, |at| {
@@ -114,7 +114,22 @@ const LISTS: [(&str, Body); 11] = [
         let parts = list(n, |_| r#"{"type":"input_text","text":"x"}"#.to_owned());
         format!(r#"{{"model":"m","input":[{{"role":"user","content":{parts}}}]}}"#)
     }),
+    (TOLD_AGAIN, |n| {
+        let arguments = format!(r#"{{\"a\":[{}0]}}"#, "10,".repeat(n));
+        items(1, |_| {
+            format!(r#"{{"type":"function_call","call_id":"c","name":"f","arguments":"{arguments}"}}"#)
+        })
+    }),
 ];
+
+/// A call as long as what is held has calls of its id.
+const TOLD_AGAIN: &str = "a long call and held ones of its id";
+
+fn held_calls(n: usize) -> String {
+    list(n, |at| {
+        format!(r#"{{"type":"function_call","call_id":"c","name":"f","arguments":"{{\"a\":{at}}}"}}"#)
+    })
+}
 
 fn list(n: usize, element: impl Fn(usize) -> String) -> String {
     format!("[{}]", (0..n).map(element).collect::<Vec<_>>().join(","))
@@ -131,7 +146,7 @@ fn functions(n: usize) -> String {
 /// A request with `n` elements of that list, read and planned.
 fn planned(named: &str, n: usize) {
     let (_, body) = LISTS.iter().find(|(name, _)| *name == named).unwrap();
-    let body = body(n);
+    let (body, held) = (body(n), if named == TOLD_AGAIN { held_calls(n) } else { "[]".to_owned() });
     let draft = Draft::read(&body, &Limits::DEFAULT).unwrap();
     let asks = draft.asks().unwrap();
     let stored: Vec<String> = asks
@@ -141,7 +156,8 @@ fn planned(named: &str, n: usize) {
         .collect();
     let stored: Vec<&RawValue> = stored.iter().map(|json| serde_json::from_str(json).unwrap()).collect();
     let references = asks.references.iter().zip(&stored).map(|((_, id), raw)| (id.as_str(), item(raw)));
-    let context = Context { references: references.collect(), ..Context::default() };
+    let mut context = Context { references: references.collect(), ..Context::default() };
+    push_items(&mut context.earlier, &held);
     let options = PlanOptions { found_tools: FoundTools::Described, ..PlanOptions::new(&GENERIC) };
     let plan = draft.plan(&options, &context);
     assert!(plan.is_ok(), "{named}: {plan:?}");

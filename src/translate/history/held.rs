@@ -29,11 +29,12 @@ pub(super) fn skip_repeats(
     let ids: Vec<Option<&str>> =
         places.iter().map(|place| ids.get(*place).and_then(Option::as_deref)).collect();
     let mut again = vec![false; steps.len()];
-    for at in from..from + overlap(steps, from) {
+    let compared = Compared::of(steps, from);
+    for at in from..from + compared.overlap(from) {
         set(&mut again, at);
     }
-    same_ids(steps, from, &ids, &mut again);
-    calls(steps, from, &mut again);
+    compared.same_ids(from, &ids, &mut again);
+    compared.calls(from, &mut again);
     outputs(steps, from, &mut again);
     // a call told again had its reasoning told again, too
     for at in (from..steps.len()).rev() {
@@ -77,90 +78,132 @@ fn clash(from: usize, ids: &[Option<&str>], places: &[usize], again: &[bool]) ->
     new.find(|(id, place)| *taken.entry(id).or_insert(*place) != *place).map(|(id, _)| id.to_owned())
 }
 
-/// How many of the own steps, at their beginning, are the end of what is held: a part of the conversation in which the
-/// model spoke. The longest beginning that is an end is found as Knuth, Morris and Pratt do, at one look at each step.
-fn overlap(steps: &[Step<'_>], from: usize) -> usize {
-    let telling = |at: &usize| !matches!(steps.get(*at), Some(Step::Reasoning(_) | Step::Skipped) | None);
-    let own: Vec<usize> = (from..steps.len()).filter(telling).collect();
-    let spoke = |at: &usize| matches!(steps.get(*at), Some(Step::Message(_) | Step::Call { .. }));
-    if !own.iter().any(spoke) {
-        return 0;
-    }
-    // of each beginning of `own`: how long the longest shorter one is that it ends with
-    let mut borders: Vec<usize> = Vec::with_capacity(own.len());
-    let longer = |borders: &[usize], mut long: usize, next: usize| loop {
-        match own.get(long) {
-            Some(at) if same_at(steps, *at, next) => return long + 1,
-            _ if long == 0 => return 0,
-            _ => long = borders.get(long - 1).copied().unwrap_or_default(),
-        }
-    };
-    let mut long = 0;
-    for (n, at) in own.iter().enumerate() {
-        long = if n == 0 { 0 } else { longer(&borders, long, *at) };
-        borders.push(long);
-    }
-    long = 0;
-    for at in (0..from).filter(telling) {
-        long = longer(&borders, long, at);
-    }
-    match own.get(..long) {
-        Some(told) if told.iter().any(spoke) => told.last().map_or(0, |last| last + 1 - from),
-        _ => 0,
-    }
+/// Steps with what is compared of each first, so that a comparison takes no longer than the shorter of its two texts, however
+/// often it is made.
+struct Compared<'s, 'a> {
+    steps: &'s [Step<'a>],
+    /// Of a message its length; of a call the number of its arguments, which others that say the same have as well.
+    keys: Vec<usize>,
 }
 
-/// Items that come under the id of one that is held, and say the same. Reasoning never says more than it did.
-fn same_ids(steps: &[Step<'_>], from: usize, ids: &[Option<&str>], again: &mut [bool]) {
-    let id = |at: usize| ids.get(at).copied().flatten().filter(|id| !id.is_empty());
-    if (from..steps.len()).all(|at| id(at).is_none()) {
-        return;
-    }
-    let held: HashMap<&str, usize> = (0..from).filter_map(|at| Some((id(at)?, at))).collect();
-    for at in from..steps.len() {
-        let Some(before) = id(at).and_then(|id| held.get(id)) else { continue };
-        let reasoning = |at| matches!(steps.get(at), Some(Step::Reasoning(_)));
-        if same_at(steps, *before, at) || (reasoning(*before) && reasoning(at)) {
-            set(again, at);
-        }
-    }
-}
-
-/// Calls that are held, with the messages before them, as far as these are what is held before the call, too.
-fn calls(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
-    let call = |at: usize| match steps.get(at) {
-        Some(Step::Call { id, name, arguments }) => Some((&**id, &**name, normal(arguments))),
-        _ => None,
-    };
-    if (from..steps.len()).all(|at| call(at).is_none()) {
-        return;
-    }
-    let held: HashMap<_, usize> = (0..from).filter_map(|at| Some((call(at)?, at))).collect();
-    // behind the step that is next before each of those held, without such as do not count
-    let mut behind = vec![0; from + 1];
-    for at in 0..from {
-        let counts = !matches!(steps.get(at), Some(Step::Reasoning(_) | Step::Skipped));
-        let next = if counts { at + 1 } else { behind.get(at).copied().unwrap_or_default() };
-        if let Some(behind) = behind.get_mut(at + 1) {
-            *behind = next;
-        }
-    }
-    for at in from..steps.len() {
-        let Some(found) = call(at).and_then(|call| held.get(&call)) else { continue };
-        set(again, at);
-        let (mut own, mut before) = (at, *found);
-        while own > from && !is(again, own - 1) {
-            before = behind.get(before).copied().unwrap_or_default();
-            if before == 0 {
-                break;
+impl<'s, 'a> Compared<'s, 'a> {
+    /// `from`: where the request's own begin.
+    fn of(steps: &'s [Step<'a>], from: usize) -> Compared<'s, 'a> {
+        let called = |step: &'s Step<'a>| match step {
+            Step::Call { id, .. } => Some(&**id),
+            _ => None,
+        };
+        let own: HashSet<&str> = steps.iter().skip(from).filter_map(called).collect();
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let key = |step: &Step<'_>| match step {
+            Step::Message(texts) => texts.iter().map(|text| text.len()).sum(),
+            // a held one that the request does not name is compared with none
+            Step::Call { id, arguments, .. } if own.contains(&**id) => {
+                let next = numbers.len();
+                *numbers.entry(normal(arguments)).or_insert(next)
             }
-            match (steps.get(own - 1), steps.get(before - 1)) {
-                (Some(Step::Reasoning(_) | Step::Skipped), _) => own -= 1,
-                (Some(Step::Prompt(..) | Step::Message(_)), _) if same_at(steps, before - 1, own - 1) => {
-                    set(again, own - 1);
-                    (own, before) = (own - 1, before - 1);
+            _ => 0,
+        };
+        Compared { steps, keys: steps.iter().map(key).collect() }
+    }
+
+    fn key(&self, at: usize) -> usize {
+        self.keys.get(at).copied().unwrap_or_default()
+    }
+
+    fn same(&self, a: usize, b: usize) -> bool {
+        let pair = self.steps.get(a).zip(self.steps.get(b));
+        self.key(a) == self.key(b) && pair.is_some_and(|(a, b)| same(a, b))
+    }
+
+    /// How many of the own steps, at their beginning, are the end of what is held: a part of the conversation in which
+    /// the model spoke. The longest beginning that is an end is found as Knuth, Morris and Pratt do, at one look at each
+    /// step.
+    fn overlap(&self, from: usize) -> usize {
+        let steps = self.steps;
+        let telling = |at: &usize| !matches!(steps.get(*at), Some(Step::Reasoning(_) | Step::Skipped) | None);
+        let own: Vec<usize> = (from..steps.len()).filter(telling).collect();
+        let spoke = |at: &usize| matches!(steps.get(*at), Some(Step::Message(_) | Step::Call { .. }));
+        if !own.iter().any(spoke) {
+            return 0;
+        }
+        // of each beginning of `own`: how long the longest shorter one is that it ends with
+        let mut borders: Vec<usize> = Vec::with_capacity(own.len());
+        let longer = |borders: &[usize], mut long: usize, next: usize| loop {
+            match own.get(long) {
+                Some(at) if self.same(*at, next) => return long + 1,
+                _ if long == 0 => return 0,
+                _ => long = borders.get(long - 1).copied().unwrap_or_default(),
+            }
+        };
+        let mut long = 0;
+        for (n, at) in own.iter().enumerate() {
+            long = if n == 0 { 0 } else { longer(&borders, long, *at) };
+            borders.push(long);
+        }
+        long = 0;
+        for at in (0..from).filter(telling) {
+            long = longer(&borders, long, at);
+        }
+        match own.get(..long) {
+            Some(told) if told.iter().any(spoke) => told.last().map_or(0, |last| last + 1 - from),
+            _ => 0,
+        }
+    }
+
+    /// Items that come under the id of one that is held, and say the same. Reasoning never says more than it did.
+    fn same_ids(&self, from: usize, ids: &[Option<&str>], again: &mut [bool]) {
+        let id = |at: usize| ids.get(at).copied().flatten().filter(|id| !id.is_empty());
+        if (from..self.steps.len()).all(|at| id(at).is_none()) {
+            return;
+        }
+        let held: HashMap<&str, usize> = (0..from).filter_map(|at| Some((id(at)?, at))).collect();
+        for at in from..self.steps.len() {
+            let Some(before) = id(at).and_then(|id| held.get(id)) else { continue };
+            let reasoning = |at| matches!(self.steps.get(at), Some(Step::Reasoning(_)));
+            if self.same(*before, at) || (reasoning(*before) && reasoning(at)) {
+                set(again, at);
+            }
+        }
+    }
+
+    /// Calls that are held, with the messages before them, as far as these are what is held before the call, too.
+    fn calls(&self, from: usize, again: &mut [bool]) {
+        let steps = self.steps;
+        let call = |at: usize| match steps.get(at) {
+            Some(Step::Call { id, name, .. }) => Some((&**id, &**name, self.key(at))),
+            _ => None,
+        };
+        if (from..steps.len()).all(|at| call(at).is_none()) {
+            return;
+        }
+        let held: HashMap<_, usize> = (0..from).filter_map(|at| Some((call(at)?, at))).collect();
+        // behind the step that is next before each of those held, without such as do not count
+        let mut behind = vec![0; from + 1];
+        for at in 0..from {
+            let counts = !matches!(steps.get(at), Some(Step::Reasoning(_) | Step::Skipped));
+            let next = if counts { at + 1 } else { behind.get(at).copied().unwrap_or_default() };
+            if let Some(behind) = behind.get_mut(at + 1) {
+                *behind = next;
+            }
+        }
+        for at in from..steps.len() {
+            let Some(found) = call(at).and_then(|call| held.get(&call)) else { continue };
+            set(again, at);
+            let (mut own, mut before) = (at, *found);
+            while own > from && !is(again, own - 1) {
+                before = behind.get(before).copied().unwrap_or_default();
+                if before == 0 {
+                    break;
                 }
-                _ => break,
+                match (steps.get(own - 1), steps.get(before - 1)) {
+                    (Some(Step::Reasoning(_) | Step::Skipped), _) => own -= 1,
+                    (Some(Step::Prompt(..) | Step::Message(_)), _) if self.same(before - 1, own - 1) => {
+                        set(again, own - 1);
+                        (own, before) = (own - 1, before - 1);
+                    }
+                    _ => break,
+                }
             }
         }
     }
@@ -210,24 +253,12 @@ fn is(again: &[bool], at: usize) -> bool {
     again.get(at).copied().unwrap_or(false)
 }
 
-fn same_at(steps: &[Step<'_>], a: usize, b: usize) -> bool {
-    match (steps.get(a), steps.get(b)) {
-        (Some(a), Some(b)) => same(a, b),
-        _ => false,
-    }
-}
-
+/// Whether two steps of one key say the same.
 fn same(a: &Step<'_>, b: &Step<'_>) -> bool {
     match (a, b) {
         (Step::Prompt(a, one), Step::Prompt(b, two)) => a == b && same_pieces(one, two),
-        (Step::Message(one), Step::Message(two)) => {
-            let length = |texts: &[Cow<'_, str>]| texts.iter().map(|text| text.len()).sum::<usize>();
-            length(one) == length(two) && one.concat() == two.concat()
-        }
-        (
-            Step::Call { id: a, name: one, arguments: first },
-            Step::Call { id: b, name: two, arguments: second },
-        ) => a == b && one == two && normal(first) == normal(second),
+        (Step::Message(one), Step::Message(two)) => one.concat() == two.concat(),
+        (Step::Call { id: a, name: one, .. }, Step::Call { id: b, name: two, .. }) => a == b && one == two,
         (Step::Output { id: a, pieces: one }, Step::Output { id: b, pieces: two }) => {
             a == b && same_pieces(one, two)
         }
