@@ -8,16 +8,18 @@ FROM ${RUST_IMAGE} AS builder
 WORKDIR /build
 # The dependencies are a layer of their own: it is built again only when a manifest changes.
 COPY Cargo.toml Cargo.lock ./
+COPY core/Cargo.toml ./core/
 COPY heap ./heap
 # The manifest names benches, which have to exist for it to be read.
-RUN mkdir -p src benches/e2e \
+RUN mkdir -p src core/src benches/e2e \
     && echo 'fn main() {}' | tee src/main.rs benches/core.rs > benches/e2e/main.rs \
-    && touch src/lib.rs \
+    && touch src/lib.rs core/src/lib.rs \
     && cargo build --locked --release \
-    && rm -r src
+    && rm -r src core
+COPY core ./core
 COPY src ./src
 # cargo goes by time stamps, and the copied files may be older than the stand-ins
-RUN touch src/main.rs src/lib.rs \
+RUN touch src/main.rs src/lib.rs core/src/lib.rs \
     && cargo build --locked --release \
     && cp target/release/rejoinder rejoinder
 

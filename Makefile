@@ -15,10 +15,10 @@ build: ## the proxy itself: target/release/rejoinder
 
 lint:
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 unit:
-	cargo test --locked --quiet
+	cargo test --locked --quiet --workspace
 
 documents: ## what README, ARCHITECTURE and the Dockerfile say is so
 	scripts/check-docs

@@ -5,10 +5,10 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use rejoinder::dialect::LLAMA_SERVER;
-use rejoinder::ids::Ids;
-use rejoinder::translate::plan::{PlanOptions, plan};
-use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder_core::dialect::LLAMA_SERVER;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use serde_json::json;
 
 /// A transcript of about a megabyte: 400 items, tool rounds with long outputs.

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
+use rejoinder_core::error::{Error, Kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::error::{Error, Kind};
 use crate::heavy;
 
 /// Up to so many bytes a request is small.

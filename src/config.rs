@@ -16,9 +16,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::translate::limits::Limits;
-pub use crate::translate::plan::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
-pub use crate::translate::transcoder::ThinkTags;
+pub use rejoinder_core::limits::Limits;
+pub use rejoinder_core::request::plan::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
+pub use rejoinder_core::response::transcoder::ThinkTags;
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -217,7 +217,7 @@ pub struct ToolsConfig {
     /// Command that serves file searches in the same way, for example `rg`; header
     /// `X-Rejoinder-File-Search-Wrapper`.
     pub file_search_wrapper: Option<String>,
-    /// Repairs of the model's calls that are switched off, by the names of [`Quirk`](crate::translate::quirk::Quirk),
+    /// Repairs of the model's calls that are switched off, by the names of [`Quirk`](rejoinder_core::quirk::Quirk),
     /// separated by commas.
     pub disabled_quirks: Option<String>,
     /// What becomes of tools that a tool search finds.

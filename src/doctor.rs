@@ -190,7 +190,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::dialect::{LLAMA_SERVER, VLLM};
+    use rejoinder_core::dialect::{LLAMA_SERVER, VLLM};
 
     fn seen(facts: Facts) -> Seen {
         Seen {

@@ -14,16 +14,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body::{Body, Frame};
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::response::shared::pieces;
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
 use crate::bell::Bell;
-use crate::error::{Error, Kind};
 use crate::spare;
-use crate::translate::shared::pieces;
-use crate::translate::transcoder::{End, Transcoder};
 use crate::upstream;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.

@@ -14,9 +14,9 @@ use aws_lc_rs::{digest, hmac};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderMap;
+use rejoinder_core::sealing::{Purpose, Seal};
 
 use crate::store::Scope;
-use crate::translate::sealing::{Purpose, Seal};
 
 const VERSION: u8 = 1;
 const ID: usize = 4;

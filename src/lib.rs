@@ -1,7 +1,7 @@
 //! Rejoinder gives a Chat Completions server the OpenAI Responses API.
 //!
 //! # Invariants
-//! - No IO and no clock below [`driver`]: [`translate`], [`wire`] and [`dialect`] are functions of their arguments.
+//! - No IO and no clock in [`rejoinder_core`], which translates: its functions depend on their arguments alone.
 //! - Every started stream ends with exactly one terminal event.
 //! - Nothing that the network sends can panic us.
 //! - The terminal snapshot is the fold of the events sent.
@@ -14,19 +14,13 @@ mod budget;
 pub mod cli;
 pub mod config;
 mod descriptors;
-pub mod dialect;
 mod doctor;
 pub mod driver;
-pub mod error;
 mod heavy;
-pub mod ids;
 pub mod keyring;
-mod mapped;
 pub mod server;
 mod spare;
 pub mod sse;
 pub mod store;
 pub mod telemetry;
-pub mod translate;
 pub mod upstream;
-pub mod wire;

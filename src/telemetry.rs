@@ -230,7 +230,7 @@ impl Metrics {
     }
 
     /// Counts tokens.
-    pub fn usage(&self, usage: crate::translate::Usage) {
+    pub fn usage(&self, usage: rejoinder_core::Usage) {
         let counts = [usage.input, usage.cached, usage.output, usage.reasoning];
         for (counter, count) in self.tokens.iter().zip(counts) {
             counter.inc_by(count.into());

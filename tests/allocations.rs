@@ -4,10 +4,10 @@
 
 use std::alloc::System;
 
-use rejoinder::dialect::LLAMA_SERVER;
-use rejoinder::ids::Ids;
-use rejoinder::translate::plan::{PlanOptions, plan};
-use rejoinder::translate::transcoder::Transcoder;
+use rejoinder_core::dialect::LLAMA_SERVER;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::response::transcoder::Transcoder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]

@@ -13,15 +13,15 @@
 use std::hint::black_box;
 
 use peak_alloc::PeakAlloc;
-use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
-use rejoinder::error::Error;
-use rejoinder::translate::draft::{Context, Conversing, Draft, text};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::listing::{input_id, listed};
-use rejoinder::translate::native::{self, Native};
-use rejoinder::translate::plan::{DeveloperMessages, FoundTools, PlanOptions};
-use rejoinder::translate::tools::search::Wrappers;
-use rejoinder::wire::request::elements;
+use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
+use rejoinder_core::error::Error;
+use rejoinder_core::item_views::{input_id, listed};
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Conversing, Draft, text};
+use rejoinder_core::request::plan::{DeveloperMessages, FoundTools, PlanOptions};
+use rejoinder_core::request::responses_body::{self, Native};
+use rejoinder_core::tools::search::Wrappers;
+use rejoinder_core::wire::request::elements;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -318,8 +318,8 @@ fn options(wrappers: &Wrappers) -> Vec<PlanOptions<'_>> {
             developer_messages: DeveloperMessages::Keep,
             ..PlanOptions::new(&VLLM)
         },
-        native(&native::VLLM),
-        native(&native::WHOLE),
+        native(&responses_body::VLLM),
+        native(&responses_body::WHOLE),
     ]
 }
 

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use rejoinder::dialect::GENERIC;
-use rejoinder::ids::Ids;
-use rejoinder::translate::draft::{Context, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{Compact, Plan, PlanOptions, plan};
-use rejoinder::translate::sealing::{Purpose, Seal};
-use rejoinder::translate::transcoder::{End, Transcoder};
-use rejoinder::wire::request;
+use rejoinder_core::dialect::GENERIC;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::plan::{Compact, Plan, PlanOptions, plan};
+use rejoinder_core::response::transcoder::{End, Transcoder};
+use rejoinder_core::sealing::{Purpose, Seal};
+use rejoinder_core::wire::request;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use checker::{check, judge_async_openai};
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use rejoinder::translate::native::{self, Native};
-use rejoinder::translate::plan::ReasoningDisplay;
-use rejoinder::translate::reply::ReplyPlan;
-use rejoinder::translate::transcoder::ThinkTags;
+use rejoinder_core::request::plan::ReasoningDisplay;
+use rejoinder_core::request::responses_body::{self, Native};
+use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::response::transcoder::ThinkTags;
 use replay::{Payloads, Told, events, read, reply, told, transcode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -73,8 +73,8 @@ struct Expect {
 
 fn kind(name: &str) -> &'static Native {
     match name {
-        "codex" => &native::CODEX_BACKEND,
-        "whole" => &native::WHOLE,
+        "codex" => &responses_body::CODEX_BACKEND,
+        "whole" => &responses_body::WHOLE,
         dialect => Native::of(dialect, ""),
     }
 }

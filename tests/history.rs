@@ -8,12 +8,12 @@
     reason = "a test fails by panicking"
 )]
 
-use rejoinder::dialect::VLLM;
-use rejoinder::error::Error;
-use rejoinder::translate::draft::{Context, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{Plan, PlanOptions};
-use rejoinder::wire::request::push_items;
+use rejoinder_core::dialect::VLLM;
+use rejoinder_core::error::Error;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::plan::{Plan, PlanOptions};
+use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 
 /// The plan for a request with this input, behind these items of a chain.

@@ -21,11 +21,11 @@ use std::process::Command;
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use rejoinder::dialect::LLAMA_SERVER;
-use rejoinder::ids::Ids;
 use rejoinder::sse;
-use rejoinder::translate::plan::{PlanOptions, plan};
-use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder_core::dialect::LLAMA_SERVER;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use serde_json::json;
 use valgrind::skip;
 

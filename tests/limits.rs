@@ -7,11 +7,11 @@
     reason = "a test fails by panicking"
 )]
 
-use rejoinder::dialect::GENERIC;
-use rejoinder::translate::draft::{Context, Conversing, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{Plan, PlanOptions};
-use rejoinder::wire::request::push_items;
+use rejoinder_core::dialect::GENERIC;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Conversing, Draft};
+use rejoinder_core::request::plan::{Plan, PlanOptions};
+use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 
 const LIMITS: Limits = Limits {
@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits {
 };
 
 fn planned(request: &str, limits: &Limits) -> Result<Plan, Value> {
-    let envelope = |error: rejoinder::error::Error| -> Value {
+    let envelope = |error: rejoinder_core::error::Error| -> Value {
         assert_eq!(error.status(), 400);
         serde_json::from_slice::<Value>(&error.envelope()).unwrap()["error"].take()
     };

@@ -8,13 +8,13 @@
     reason = "a test fails by panicking, and shows what it counted"
 )]
 
-use rejoinder::dialect::GENERIC;
-use rejoinder::ids::Ids;
-use rejoinder::translate::draft::{Context, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{FoundTools, PlanOptions, plan};
-use rejoinder::translate::transcoder::{End, Transcoder};
-use rejoinder::wire::request::{item, push_items};
+use rejoinder_core::dialect::GENERIC;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::plan::{FoundTools, PlanOptions, plan};
+use rejoinder_core::response::transcoder::{End, Transcoder};
+use rejoinder_core::wire::request::{item, push_items};
 use serde_json::json;
 use serde_json::value::RawValue;
 

@@ -8,11 +8,11 @@
     reason = "a test fails by panicking, and shows what it counted"
 )]
 
-use rejoinder::dialect::GENERIC;
-use rejoinder::ids::Ids;
-use rejoinder::translate::native::Native;
-use rejoinder::translate::plan::{PlanOptions, plan};
-use rejoinder::translate::transcoder::{End, ThinkTags, Transcoder};
+use rejoinder_core::dialect::GENERIC;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::response::transcoder::{End, ThinkTags, Transcoder};
 use serde_json::json;
 
 #[path = "support/valgrind.rs"]

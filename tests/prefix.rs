@@ -2,8 +2,8 @@
 //! conversation are rendered, and each must begin as the one before it ended, byte by byte.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)] // tests may panic
 
-use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, OLLAMA, VLLM};
-use rejoinder::translate::plan::{FoundTools, PlanOptions, plan};
+use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, OLLAMA, VLLM};
+use rejoinder_core::request::plan::{FoundTools, PlanOptions, plan};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

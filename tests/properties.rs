@@ -12,8 +12,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
-use rejoinder::translate::plan::{ReasoningDisplay, plan};
-use rejoinder::translate::reply::ReplyPlan;
+use rejoinder_core::request::plan::{ReasoningDisplay, plan};
+use rejoinder_core::response::object::ReplyPlan;
 use replay::{Told, options, reply, told, transcode};
 use serde_json::{Value, json};
 

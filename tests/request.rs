@@ -7,9 +7,9 @@
     reason = "a test fails by panicking"
 )]
 
-use rejoinder::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
-use rejoinder::error::Error;
-use rejoinder::translate::plan::{DeveloperMessages, Plan, PlanOptions, SealReasoning, plan};
+use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
+use rejoinder_core::error::Error;
+use rejoinder_core::request::plan::{DeveloperMessages, Plan, PlanOptions, SealReasoning, plan};
 use serde_json::{Value, json};
 
 fn options(dialect: &'static Dialect) -> PlanOptions<'static> {

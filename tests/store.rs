@@ -24,7 +24,7 @@ use rejoinder::keyring::Keyring;
 use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::redis::{RedisStore, Room};
 use rejoinder::store::{Chain, Scope, Store, Turn, TurnState};
-use rejoinder::translate::{Input, Output};
+use rejoinder_core::{Input, Output};
 use support::{ALICE, BOB, completed, config, conversation, ids, in_state, item, turn};
 
 const TTL: Duration = Duration::from_secs(24 * 60 * 60);

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rejoinder::store::Store;
 use rejoinder::store::memory::{Bounds, MemoryStore};
-use rejoinder::translate::{Input, Output};
+use rejoinder_core::{Input, Output};
 use support::{ALICE, turn};
 
 const TURNS: usize = 200;

@@ -22,7 +22,7 @@ use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::redis::{RedisStore, Room};
 use rejoinder::store::{Batch, Chain, SharedRuns, Store, StoreError, TurnState};
-use rejoinder::translate::{Input, Output};
+use rejoinder_core::{Input, Output};
 use support::{
     ALICE, BOB, PATIENCE, completed, config, conversation, ids, in_state, item, keyring, turn, until, up,
 };

@@ -11,16 +11,16 @@
 mod checker;
 
 use proptest::prelude::*;
-use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
-use rejoinder::ids::Ids;
-use rejoinder::translate::draft::{Context, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{FoundTools, Plan, PlanOptions, plan};
-use rejoinder::translate::reply::ReplyPlan;
-use rejoinder::translate::tools::search::Wrappers;
-use rejoinder::translate::tools::table::{Called, Kind, Table};
-use rejoinder::translate::transcoder::{End, Transcoder};
-use rejoinder::wire::request::push_items;
+use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
+use rejoinder_core::ids::Ids;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::plan::{FoundTools, Plan, PlanOptions, plan};
+use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::response::transcoder::{End, Transcoder};
+use rejoinder_core::tools::search::Wrappers;
+use rejoinder_core::tools::table::{Called, Kind, Table};
+use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 
 fn wrappers() -> Wrappers {

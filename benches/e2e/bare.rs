@@ -17,15 +17,15 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use memchr::memmem;
-use rejoinder::dialect::LLAMA_SERVER;
-use rejoinder::ids::Ids;
 use rejoinder::store::memory::{Bounds, MemoryStore};
 use rejoinder::store::{Echoes, Followed, Scope, Store, Turn, TurnState, Used};
-use rejoinder::translate::Output;
-use rejoinder::translate::draft::{self, Context, Draft};
-use rejoinder::translate::limits::Limits;
-use rejoinder::translate::plan::{Plan, PlanOptions};
-use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder_core::Output;
+use rejoinder_core::dialect::LLAMA_SERVER;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::limits::Limits;
+use rejoinder_core::request::parse::{self, Context, Draft};
+use rejoinder_core::request::plan::{Plan, PlanOptions};
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -135,7 +135,7 @@ impl Core {
     /// The response to a request, which is kept.
     async fn answer(&self, body: &[u8], proxy: &Proxy) -> Option<Vec<u8>> {
         let (chat, reply, input) = {
-            let text = draft::text(body).ok()?;
+            let text = parse::text(body).ok()?;
             let (draft, context) = (Draft::read(&text, &Limits::DEFAULT).ok()?, Context::default());
             draft.asks().ok()?;
             let Plan { body, reply, .. } = draft.plan(&PlanOptions::new(&LLAMA_SERVER), &context).ok()?;

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use rejoinder::dialect::LLAMA_SERVER;
-use rejoinder::translate::plan::{PlanOptions, plan};
+use rejoinder_core::dialect::LLAMA_SERVER;
+use rejoinder_core::request::plan::{PlanOptions, plan};
 use serde_json::{Value, json};
 
 use crate::checker;

@@ -9,9 +9,9 @@ mod replay;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use rejoinder::translate::plan::ReasoningDisplay;
-use rejoinder::translate::reply::ReplyPlan;
 use serde_json::json;
+use rejoinder_core::request::plan::ReasoningDisplay;
+use rejoinder_core::response::object::ReplyPlan;
 
 static PLANS: LazyLock<Vec<ReplyPlan>> = LazyLock::new(|| {
     vec![

@@ -9,10 +9,10 @@ mod replay;
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
-use rejoinder::dialect::{GENERIC, LLAMA_SERVER, VLLM};
-use rejoinder::translate::plan::{DeveloperMessages, PlanOptions, plan};
-use rejoinder::translate::tools::search::Wrappers;
 use serde_json::Value;
+use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
+use rejoinder_core::request::plan::{DeveloperMessages, PlanOptions, plan};
+use rejoinder_core::tools::search::Wrappers;
 
 fuzz_target!(|input: &[u8]| {
     // JSON begins with a brace or white space, so the last byte has to choose

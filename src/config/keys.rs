@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use figment::value::Value;
 use humantime_serde::re::humantime;
+use rejoinder_core::quirk::Quirk;
+use rejoinder_core::tools::search::is_wrapper;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;
@@ -16,8 +18,6 @@ use super::{
     Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, ReasoningDisplay, SealReasoning, Switch,
     ThinkTags, read_budgets, read_efforts, url,
 };
-use crate::translate::quirk::Quirk;
-use crate::translate::tools::search::is_wrapper;
 
 /// One key of the configuration.
 pub(super) struct Key {

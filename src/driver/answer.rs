@@ -9,15 +9,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
 use http::HeaderMap;
+use rejoinder_core::Usage;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::response::transcoder::{End, ThinkTags, Transcoder};
+use rejoinder_core::wire::json;
 
 use super::{AskAgain, unix_now};
-use crate::error::{Error, Kind};
 use crate::sse::{self, SseError, SseReader};
-use crate::translate::Usage;
-use crate::translate::native::Native;
-use crate::translate::transcoder::{End, ThinkTags, Transcoder};
 use crate::upstream::{self, Broken, Lease, Response, Sent};
-use crate::wire::json;
 
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
 const REST: Duration = Duration::from_secs(1);

@@ -12,12 +12,13 @@ use futures::FutureExt;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::mapped;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::App;
 use crate::budget::{Budget, Held, SMALL};
-use crate::error::{Error, Kind};
-use crate::{heavy, mapped};
+use crate::heavy;
 
 /// Most that is set aside for a body before it comes, in bytes.
 const EXPECTED: usize = 16 << 20;

@@ -1,5 +1,5 @@
 //! Owns summaries that are made for their own sake: `POST /v1/responses/compact`, and the one that goes before an answer
-//! when `context_management` says so. It must not word them; the prompt is `translate::compaction`'s.
+//! when `context_management` says so. It must not word them; the prompt is `rejoinder_core::compaction`'s.
 
 use std::sync::Arc;
 
@@ -7,6 +7,13 @@ use futures::future::BoxFuture;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rejoinder_core::Input;
+use rejoinder_core::error::Error;
+use rejoinder_core::ids::Ids;
+use rejoinder_core::item_views::{input_id, is_from_user, listed};
+use rejoinder_core::request::plan::{Compact, Plan, PlanOptions};
+use rejoinder_core::response::transcoder::Transcoder;
+use rejoinder_core::wire::request::{elements, push_items};
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
@@ -14,15 +21,8 @@ use super::job::Job;
 use super::reply::{self, ResponseBody};
 use super::{App, seed};
 use crate::driver::{Answer, unix_now};
-use crate::error::Error;
 use crate::heavy;
-use crate::ids::Ids;
-use crate::translate::Input;
-use crate::translate::listing::{input_id, is_from_user, listed};
-use crate::translate::plan::{Compact, Plan, PlanOptions};
-use crate::translate::transcoder::Transcoder;
 use crate::upstream::{Target, too_late};
-use crate::wire::request::{elements, push_items};
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
 ///

@@ -3,6 +3,9 @@
 use std::collections::HashSet;
 
 use http::{Method, Response, StatusCode};
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::item_views::{id_of, input_id, listed};
+use rejoinder_core::request::parse;
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
@@ -10,11 +13,8 @@ use super::query::{Page, Query, decoded};
 use super::reply::{self, ResponseBody};
 use super::{App, seed, state};
 use crate::driver::unix_now;
-use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::store::{Conversation, Scope, StoredItem};
-use crate::translate::draft;
-use crate::translate::listing::{id_of, input_id, listed};
 
 /// Answers a request below `/v1/conversations`; `path`: what follows, without slashes at its ends.
 pub async fn answer(
@@ -57,9 +57,9 @@ fn head(conversation: &Conversation) -> Value {
 }
 
 async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
-    let text = heavy::run(body.len(), || draft::text(body)).await?;
+    let text = heavy::run(body.len(), || parse::text(body)).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let asked = heavy::run(body.len(), || draft::Conversing::read(text, &app.config.limits)).await?;
+    let asked = heavy::run(body.len(), || parse::Conversing::read(text, &app.config.limits)).await?;
     let id = format!("conv_{}", seed());
     let conversation = Conversation {
         id: id.as_str().into(),
@@ -75,8 +75,8 @@ async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
 }
 
 async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
-    let text = draft::text(body)?;
-    let asked = draft::Conversing::read(&text, &app.config.limits)?;
+    let text = parse::text(body)?;
+    let asked = parse::Conversing::read(&text, &app.config.limits)?;
     let mut conversation = state::conversation(app, scope, id).await?;
     if let Some(metadata) = asked.metadata {
         conversation.metadata = metadata.into();
@@ -95,8 +95,8 @@ async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
 }
 
 async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
-    let text = heavy::run(body.len(), || draft::text(body)).await?;
-    let asked = heavy::run(body.len(), || draft::Conversing::read(&text, &app.config.limits)).await?;
+    let text = heavy::run(body.len(), || parse::text(body)).await?;
+    let asked = heavy::run(body.len(), || parse::Conversing::read(&text, &app.config.limits)).await?;
     if asked.items.is_empty() {
         return Err(Error::new(Kind::MissingParameter, "Missing required parameter: 'items'.").param("items"));
     }

@@ -10,20 +10,20 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::parse::{self, Asks, Draft};
+use rejoinder_core::request::plan::Plan;
+use rejoinder_core::response::transcoder::Transcoder;
 
 use super::job::{Job, count, counted, send, send_again};
 use super::reply::{self, ResponseBody};
 use super::state::Keep;
 use super::{App, body, seed_in, stored};
 use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as Sent, unix_now};
-use crate::error::{Error, Kind};
 use crate::heavy;
-use crate::ids::Ids;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
-use crate::translate::draft::{self, Asks, Draft};
-use crate::translate::plan::Plan;
-use crate::translate::transcoder::Transcoder;
 use crate::upstream::too_late;
 
 pub async fn answer(
@@ -35,7 +35,7 @@ pub async fn answer(
     let (Parts { headers, .. }, incoming) = request.into_parts();
     let body = body::read(&app, &headers, incoming).await?;
     let (job, target, plan, input, mut room) = {
-        let text = heavy::run(body.len(), || draft::text(&body)).await?;
+        let text = heavy::run(body.len(), || parse::text(&body)).await?;
         let (draft, asks) = heavy::run(body.len(), || {
             let draft = Draft::read(&text, &app.config.limits)?;
             let asks = draft.asks()?;

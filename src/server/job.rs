@@ -10,6 +10,12 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
+use rejoinder_core::Input;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::request::parse::{self, Asks, Context, Draft};
+use rejoinder_core::request::plan::{Notes, Plan, PlanOptions};
+use rejoinder_core::tools::search::{Wrappers, is_wrapper};
+use rejoinder_core::wire::request;
 
 use super::compact::Made;
 use super::state::Past;
@@ -17,15 +23,9 @@ use super::{App, body, compact, conversation, tokens};
 use crate::budget::{Counted, Held, SMALL};
 use crate::config::{Config, read_budgets};
 use crate::driver::Answer;
-use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::keyring::Caller;
-use crate::translate::Input;
-use crate::translate::draft::{self, Asks, Context, Draft};
-use crate::translate::plan::{Notes, Plan, PlanOptions};
-use crate::translate::tools::search::{Wrappers, is_wrapper};
 use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Sent, Target};
-use crate::wire::request;
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
@@ -87,7 +87,7 @@ impl Job {
         let (Parts { headers, .. }, incoming) = request.into_parts();
         let body = body::read(app, &headers, incoming).await?;
         let asks =
-            heavy::run(body.len(), || Draft::read(&draft::text(&body)?, &app.config.limits)?.asks()).await?;
+            heavy::run(body.len(), || Draft::read(&parse::text(&body)?, &app.config.limits)?.asks()).await?;
         let job = Job::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;
         Ok((job, target))
@@ -98,7 +98,7 @@ impl Job {
     /// # Errors
     /// As [`Draft::read`].
     pub fn own_input(&self, app: &App) -> Result<Input, Error> {
-        let text = draft::text(&self.body)?;
+        let text = parse::text(&self.body)?;
         Ok(Draft::read(&text, &app.config.limits)?.stored_input(&Context::default(), &[]))
     }
 
@@ -191,7 +191,7 @@ impl Job {
     ) -> Result<(Plan, Counted), Error> {
         let room = self.room(app, 0).await?;
         let plan = || {
-            let text = draft::text(&self.body)?;
+            let text = parse::text(&self.body)?;
             let draft = Draft::read(&text, &app.config.limits)?;
             let mut options = self.options(app, target);
             change(&mut options);

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rejoinder_core::error::{Error, Kind};
 use serde_json::{Map, Value, json};
 
 use super::reply::{self, ResponseBody};
 use super::{App, passthrough};
-use crate::error::{Error, Kind};
 use crate::upstream::{ANY, Listing, Traits};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.

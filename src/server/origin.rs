@@ -17,8 +17,8 @@ use http_body::Body;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use wildmatch::WildMatch;
 
-use crate::error::{Error, Kind};
 use host::Host;
+use rejoinder_core::error::{Error, Kind};
 
 /// Apps on the desktop whose pages no website can pass itself off as.
 const DESKTOP: [&str; 5] = ["app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*"];

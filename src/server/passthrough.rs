@@ -9,10 +9,10 @@ use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as _, Incoming};
+use rejoinder_core::error::Error;
 
 use super::App;
 use super::reply::ResponseBody;
-use crate::error::Error;
 
 pub use paths::{Paths, plain};
 

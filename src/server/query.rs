@@ -4,9 +4,8 @@ use std::borrow::Cow;
 
 use http::Uri;
 use percent_encoding::percent_decode_str;
+use rejoinder_core::error::{Error, Kind};
 use serde_json::{Value, json as value};
-
-use crate::error::{Error, Kind};
 
 /// One segment of a path, as it was before it was encoded for an address.
 pub fn decoded(segment: &str) -> Cow<'_, str> {

@@ -7,8 +7,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-
-use crate::error::{Error, Kind, Origin};
+use rejoinder_core::error::{Error, Kind, Origin};
 
 /// The body of every answer; its error ends the connection, which is how a cut passed-through body is told.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;

@@ -8,13 +8,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rejoinder_core::error::{Error, Kind};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
 
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
 use super::{App, body, compact, conversations, create, models, origin, passthrough, seed, stored, tokens};
-use crate::error::{Error, Kind};
 use crate::telemetry::Answered;
 use crate::upstream::{REQUEST_ID, copied};
 

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, Stream};
 use http_body::Body;
 use moka::sync::Cache;
+use rejoinder_core::error::{Error, Kind};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,6 @@ use self::log::Log;
 use super::{App, state, stored};
 use crate::config::StoreConfig;
 use crate::driver::EventBody;
-use crate::error::{Error, Kind};
 use crate::store::{Batch, Scope, SharedRuns, Turn};
 
 /// Between two looks at a run of another replica's.

@@ -6,23 +6,23 @@ use std::fmt::Display;
 use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::item_views::{id_of, input_id, listed, response_of};
+use rejoinder_core::request::parse::{Asks, Context};
+use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::response::object::{Snapshot, Status};
+use rejoinder_core::response::transcoder::Transcoder;
+use rejoinder_core::wire::json;
+use rejoinder_core::wire::request::{InputItem, elements, item, push_items};
+use rejoinder_core::{Input, Output};
 
 use super::App;
 use crate::budget::Held;
-use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::keyring::Caller;
 use crate::store::{
     Chain, Conversation, Followed, Group, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used,
 };
-use crate::translate::draft::{Asks, Context};
-use crate::translate::listing::{id_of, input_id, listed, response_of};
-use crate::translate::native::Native;
-use crate::translate::reply::{Snapshot, Status};
-use crate::translate::transcoder::Transcoder;
-use crate::translate::{Input, Output};
-use crate::wire::json;
-use crate::wire::request::{InputItem, elements, item, push_items};
 
 /// The most turns of a group.
 const GROUP_TURNS: usize = 32;

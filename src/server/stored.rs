@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::item_views::{id_of, input_id, listed};
+use rejoinder_core::response::object::{Snapshot, Status};
+use rejoinder_core::response::shared::Text;
+use rejoinder_core::wire::json;
+use rejoinder_core::wire::request::elements;
 use serde_json::{Map, Value, json as value};
 
 use super::query::{Page, Query};
 use super::reply::{self, ResponseBody};
 use super::{App, runs};
-use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::store::{Chain, Scope, Turn, TurnState};
-use crate::translate::listing::{id_of, input_id, listed};
-use crate::translate::reply::{Snapshot, Status};
-use crate::translate::shared::Text;
-use crate::wire::json;
-use crate::wire::request::elements;
 
 /// How long a cancel waits for the run to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(5);

@@ -6,16 +6,16 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::wire::json;
 use serde_json::{Value, json as value};
 
 use super::App;
 use super::job::{Job, counted};
 use super::reply::{self, ResponseBody};
 use crate::budget::Counted;
-use crate::error::{Error, Kind};
 use crate::heavy;
 use crate::upstream::{Body, CHAT, ChatRequest, Rendered, Route, Target};
-use crate::wire::json;
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
 ///

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use foldhash::fast::RandomState;
+use rejoinder_core::{Input, Output, Usage};
 use serde::{Deserialize, Serialize};
 
 use super::Id;
-use crate::translate::{Input, Output, Usage};
 
 /// One response with the input that led to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

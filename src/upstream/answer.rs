@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::response::upstream_error;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::exchange::{Broken, Response, Why};
-use crate::error::{Error, Kind};
-use crate::translate::refusal;
 
 /// Longest upstream body that is held as a whole, in bytes.
 const WHOLE_BODY: usize = 256 << 20;
@@ -45,13 +45,13 @@ pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
                 status.as_u16()
             ),
         ),
-        _ => refusal::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
+        _ => upstream_error::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
     };
     error.retry_after = retry_after;
     let limits = std::mem::take(&mut response.told.limits);
     error.limits = (!limits.is_empty()).then(|| Box::new(limits));
     if let (Kind::ContextLength, Some(context)) = (error.kind, context) {
-        refusal::add_context(&mut error.message, context);
+        upstream_error::add_context(&mut error.message, context);
     }
     error
 }

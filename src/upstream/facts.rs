@@ -6,11 +6,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use rejoinder_core::dialect::{Dialect, GENERIC};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-
-use crate::dialect::{Dialect, GENERIC};
 
 /// Most models of one server, and other names of one model.
 const MOST_MODELS: usize = 10_000;
@@ -420,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_router_says_nothing_of_its_models() {
-        let mut facts = Facts::of(&crate::dialect::LLAMA_SERVER);
+        let mut facts = Facts::of(&rejoinder_core::dialect::LLAMA_SERVER);
         let props = r#"{"role":"router","model_path":"none","default_generation_settings":{"n_ctx":0},"modalities":{"vision":true},"build_info":"b11549","total_slots":4}"#;
         serde_json::from_str::<Props>(props).unwrap().teach(&mut facts);
         facts.models = listing(

@@ -24,13 +24,13 @@ use http::{HeaderMap, header};
 use tokio::sync::watch;
 
 use crate::config::{Resolved, ServerConfig};
-use crate::dialect::{Dialect, GENERIC};
-use crate::error::Error;
 use crate::telemetry::Routing;
-use crate::translate::native::Native;
-use crate::translate::transcoder::ThinkTags;
 use address::Address;
 use affinity::Affinity;
+use rejoinder_core::dialect::{Dialect, GENERIC};
+use rejoinder_core::error::Error;
+use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::response::transcoder::ThinkTags;
 use server::Server;
 
 pub use answer::{Form, silent, too_late};

@@ -11,12 +11,12 @@ use bytes::Bytes;
 use futures::stream;
 use futures::{Stream, StreamExt};
 use http::{HeaderMap, Method, header};
+use rejoinder_core::error::{Error, Kind};
 
 use super::exchange::{self, Broken, Why};
 use super::server::Lease;
 use super::{Route, Upstream, answer};
 use crate::descriptors::{self, Use};
-use crate::error::{Error, Kind};
 
 /// An answer to a request that was passed through, whatever its status. As long as it lives, the request counts as
 /// running on its server.

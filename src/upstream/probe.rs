@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use http::StatusCode;
+use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, OPENAI, SGLANG, VLLM};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -12,7 +13,6 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::address::Address;
 use super::exchange::{self, Broken, Why};
 use super::facts::{self, Facts, Listing, Props};
-use crate::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, OPENAI, SGLANG, VLLM};
 
 /// Longest look at one path.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rejoinder_core::error::{Error, Kind};
 use smallvec::SmallVec;
 
 use super::server::{Lease, Named, RETRY, Server};
 use super::{Shared, Target};
-use crate::error::{Error, Kind};
 
 /// What decides where a request goes.
 #[derive(Debug, Clone, Default)]

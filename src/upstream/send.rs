@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::response::transcoder::ThinkTags;
 
 use super::answer::Form;
 use super::exchange::{Response, Why};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
-use crate::error::{Error, Kind};
-use crate::translate::native::Native;
-use crate::translate::transcoder::ThinkTags;
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";

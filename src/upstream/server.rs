@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
+use rejoinder_core::request::responses_body::Native;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,6 @@ use super::warm::{Line, Warm};
 use super::{Changes, Saves, Target};
 use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts, redact_url};
 use crate::telemetry::Routing;
-use crate::translate::native::Native;
 
 /// Where servers usually listen, looked at in this order when none is named.
 const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];

@@ -9,13 +9,13 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures::Stream;
-use rejoinder::dialect::GENERIC;
-use rejoinder::error::{Error, Kind};
-use rejoinder::ids::Ids;
 use rejoinder::sse::{self, SseError};
-use rejoinder::translate::plan::{PlanOptions, ReasoningDisplay, plan};
-use rejoinder::translate::reply::ReplyPlan;
-use rejoinder::translate::transcoder::{End, Transcoder};
+use rejoinder_core::dialect::GENERIC;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::ids::Ids;
+use rejoinder_core::request::plan::{PlanOptions, ReasoningDisplay, plan};
+use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use serde_json::Value;
 
 /// When the response was created, and when it ends one second later.

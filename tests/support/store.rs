@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::{Chain, Conversation, Followed, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
-use rejoinder::translate::{Input, Output, Usage};
+use rejoinder_core::{Input, Output, Usage};
 
 pub const ALICE: Scope = Scope([1; 16]);
 pub const BOB: Scope = Scope([2; 16]);

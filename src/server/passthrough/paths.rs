@@ -2,10 +2,9 @@
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use rejoinder_core::error::{Error, Kind};
 use reqwest::Url;
 use wildmatch::WildMatch;
-
-use crate::error::{Error, Kind};
 
 /// Which paths are passed on.
 #[derive(Debug, Clone)]

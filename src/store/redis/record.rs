@@ -6,10 +6,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rejoinder_core::{Input, Output};
 
 use crate::keyring::Keyring;
 use crate::store::{Conversation, Followed, Id, Scope, StoredItem, Turn, Used};
-use crate::translate::{Input, Output};
 
 /// The kinds of records, by the letter in their names.
 #[derive(Debug, Clone, Copy)]

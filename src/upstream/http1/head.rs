@@ -203,7 +203,7 @@ pub fn request(
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"content-length: ");
-    crate::wire::json::push_number(&mut out, length as u64);
+    rejoinder_core::wire::json::push_number(&mut out, length as u64);
     out.extend_from_slice(b"\r\n\r\n");
     out
 }

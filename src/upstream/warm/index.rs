@@ -2,9 +2,8 @@
 //! alone: it must not touch a file or a server.
 
 use aws_lc_rs::digest::{SHA256, digest};
+use rejoinder_core::wire::json;
 use serde::{Deserialize, Serialize};
-
-use crate::wire::json;
 
 /// One slot's state in a file, and all that has to fit before it is loaded again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

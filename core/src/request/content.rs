@@ -1,0 +1,245 @@
+//! Owns the parts of a message: what `input_text`, `input_image`, `input_file` and their kin become in a chat
+//! message. It must not know about roles or order.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::fields::present;
+use crate::request::plain_text;
+use crate::request::plan::Notes;
+use crate::wire::request::Part;
+use crate::wire::{json, trusted_json};
+
+/// One part of a chat message. Texts are escaped JSON.
+#[derive(Debug, Clone)]
+pub enum Piece<'a> {
+    /// Text of any origin.
+    Text(Cow<'a, str>),
+    /// An image by URL or data URL, with `detail` where the client gave one.
+    Image {
+        /// Escaped URL.
+        url: Cow<'a, str>,
+        /// `low`, `high` or `auto`.
+        detail: Option<&'static str>,
+    },
+    /// An `input_audio` object, passed on as it came.
+    Audio(&'a RawValue),
+}
+
+impl<'a> Piece<'a> {
+    /// Of text that is not escaped yet.
+    pub fn owned(text: &str) -> Piece<'a> {
+        Piece::Text(Cow::Owned(json::escape(text).into_owned()))
+    }
+
+    /// Its text, or a note where there is room for nothing else.
+    pub fn into_text(self) -> Cow<'a, str> {
+        match self {
+            Piece::Text(text) => text,
+            Piece::Image { .. } => Cow::Borrowed("[image: it cannot be shown here]"),
+            Piece::Audio(_) => Cow::Borrowed("[audio: it cannot be played here]"),
+        }
+    }
+
+    /// The text, if it is one.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Piece::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// The parts of `content` (a string, or an array of parts); `None` when it is neither. Parts of no known kind are written
+/// out, and noted: replayed history never gets an error, and no text is lost for the form it comes in.
+pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<'a>>> {
+    if let Some(text) = json::text(content) {
+        return Some(vec![Piece::Text(text)]);
+    }
+    // mostly there is one
+    let mut pieces = Vec::with_capacity(1);
+    trusted_json::objects(content.get(), &mut pieces, |raw, part| piece(raw, part, notes))?;
+    Some(pieces)
+}
+
+/// The same of any value: an object that stands alone is one part, and what is no part at all is its own text.
+pub fn pieces_of_any<'a>(content: &'a RawValue, notes: &mut Notes) -> Vec<Piece<'a>> {
+    pieces(content, notes)
+        .unwrap_or_else(|| piece(content, trusted_json::fields(content.get()), notes).into_iter().collect())
+}
+
+fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Option<Piece<'a>> {
+    let Some(part) = part else {
+        return match json::text(raw) {
+            Some(text) => Some(Piece::Text(text)),
+            None if raw.get() == "null" => None,
+            None => Some(Piece::owned(&plain_text::of_value(raw))),
+        };
+    };
+    let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
+    let read = match &*kind {
+        "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => {
+            part.text.and_then(json::text).map(Piece::Text)
+        }
+        "refusal" => part.refusal.and_then(json::text).map(Piece::Text),
+        "input_image" | "image_url" | "computer_screenshot" => image(&part),
+        "input_file" | "file" => Some(file(&part)),
+        "input_audio" => present(part.input_audio).map(Piece::Audio),
+        _ => None,
+    };
+    read.or_else(|| other(raw, &kind, notes))
+}
+
+/// A part of another kind, or of a known one without what makes it one: its text, where it has no more than that, an
+/// image in the form of other APIs, and else the part itself.
+fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'a>> {
+    let Some(Value::Object(members)) = json::tree(raw.get()) else {
+        // too wide to be looked into
+        notes.add("written_part", kind);
+        return Some(Piece::owned(&json::compact(raw.get())));
+    };
+    let text = |key: &str| members.get(key).and_then(Value::as_str);
+    let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
+    notes.add("written_part", kind);
+    if let Some(sealed) = text("encrypted_content") {
+        // Codex puts what its sub-agents tell each other here, in plain text where no one encrypts it
+        return Some(Piece::owned(if plain_text::is_ciphertext(sealed) {
+            plain_text::UNREADABLE
+        } else {
+            sealed
+        }));
+    }
+    if kind == "image"
+        && let Some(data) = text("data").or_else(|| at(["source", "data"]))
+    {
+        let media = text("mimeType").or_else(|| at(["source", "media_type"])).unwrap_or("image/png");
+        let url = Cow::Owned(format!("data:{media};base64,{data}"));
+        return Some(Piece::Image { url, detail: None });
+    }
+    if let Some(name) = kind.strip_suffix("_url") {
+        let url = text(kind).or_else(|| at([kind, "url"])).filter(|url| url.starts_with("http"));
+        return Some(Piece::owned(&format!("[{name}: {}]", url.unwrap_or("not available to this server"))));
+    }
+    let bare = |key: &String| matches!(key.as_str(), "type" | "text" | "id" | "annotations" | "logprobs");
+    match text("text") {
+        Some(text) if members.keys().all(bare) => Some(Piece::owned(text)),
+        None if !kind.is_empty() && members.len() == 1 => {
+            Some(Piece::owned(&format!("[{kind}: not available to this server]")))
+        }
+        _ => Some(Piece::owned(&plain_text::of_value(raw))),
+    }
+}
+
+/// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.
+fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
+    let given = present(part.detail);
+    let Some(url) = present(part.image_url) else {
+        let id = present(part.file_id).and_then(json::decode)?;
+        return Some(Piece::owned(&format!("[image {id}: not available to this server]")));
+    };
+    if let Some(url) = json::text(url) {
+        return Some(Piece::Image { url, detail: given.and_then(detail) });
+    }
+    #[derive(serde::Deserialize)]
+    struct ChatImage<'a> {
+        #[serde(borrow)]
+        url: &'a RawValue,
+        #[serde(borrow, default)]
+        detail: Option<&'a RawValue>,
+    }
+    let chat: ChatImage<'a> = serde_json::from_str(url.get()).ok()?;
+    Some(Piece::Image { url: json::text(chat.url)?, detail: given.or(chat.detail).and_then(detail) })
+}
+
+/// Chat Completions has three degrees of detail, and servers refuse any other (Ark, StepFun, GLM, older vLLM: Codex's
+/// `original`), in every later turn, too.
+fn detail(raw: &RawValue) -> Option<&'static str> {
+    match json::decode(raw).as_deref() {
+        Some("low") => Some("low"),
+        Some("high" | "original") => Some("high"),
+        Some("auto") => Some("auto"),
+        _ => None,
+    }
+}
+
+/// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.
+fn file<'a>(part: &Part<'a>) -> Piece<'a> {
+    let name = [part.filename, part.file_id, part.file_url]
+        .into_iter()
+        .find_map(|raw| present(raw).and_then(json::decode));
+    let name = name.unwrap_or(Cow::Borrowed("unnamed"));
+    let text = present(part.file_data).and_then(json::decode).and_then(|data| text_of(&data));
+    match text {
+        Some(text) => {
+            let name = name.replace('"', "'");
+            Piece::owned(&format!("<file name=\"{name}\">\n{text}\n</file>"))
+        }
+        None => Piece::owned(&format!("[file {name}: its content is not text and was left out]")),
+    }
+}
+
+/// The text in `file_data`: a data URL, or bare base64. Binary content has no text.
+fn text_of(data: &str) -> Option<String> {
+    let encoded = match data.strip_prefix("data:") {
+        Some(url) => {
+            let (header, body) = url.split_once(',')?;
+            if !header.ends_with(";base64") {
+                return Some(body.to_owned());
+            }
+            body
+        }
+        None => data,
+    };
+    let engine = base64::engine::GeneralPurpose::new(
+        &base64::alphabet::STANDARD,
+        base64::engine::GeneralPurposeConfig::new()
+            .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+    );
+    let text = String::from_utf8(engine.decode(encoded.trim()).ok()?).ok()?;
+    (!text.contains('\0')).then_some(text)
+}
+
+/// Appends `content`: one string when all is text, the array form otherwise.
+pub fn write(out: &mut Vec<u8>, pieces: &[Piece<'_>], separator: &str) {
+    if pieces.iter().all(|piece| piece.as_text().is_some()) {
+        out.push(b'"');
+        for (n, text) in pieces.iter().filter_map(Piece::as_text).enumerate() {
+            if n > 0 {
+                out.extend_from_slice(separator.as_bytes());
+            }
+            out.extend_from_slice(text.as_bytes());
+        }
+        out.push(b'"');
+        return;
+    }
+    out.push(b'[');
+    for (n, piece) in pieces.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        match piece {
+            Piece::Text(text) => {
+                out.extend_from_slice(b"{\"type\":\"text\",\"text\":");
+                json::push_literal(out, text);
+            }
+            Piece::Image { url, detail } => {
+                out.extend_from_slice(b"{\"type\":\"image_url\",\"image_url\":{\"url\":");
+                json::push_literal(out, url);
+                if let Some(detail) = detail {
+                    out.extend_from_slice(b",\"detail\":");
+                    json::push_literal(out, detail);
+                }
+                out.push(b'}');
+            }
+            Piece::Audio(audio) => {
+                out.extend_from_slice(b"{\"type\":\"input_audio\",\"input_audio\":");
+                out.extend_from_slice(audio.get().as_bytes());
+            }
+        }
+        out.push(b'}');
+    }
+    out.push(b']');
+}

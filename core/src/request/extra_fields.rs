@@ -1,0 +1,127 @@
+//! Owns the members of a chat body that no Responses document names: the request's own, where the dialect knows them,
+//! and those that the configuration adds. It must not know any of them.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::wire::{json, trusted_json};
+
+/// Changes the members of an unfinished chat body from `settings` on, where each is written with a comma before it.
+/// What the request itself has stands over what was rendered, and that over `defaults`; two objects are joined.
+pub fn merge<'a, 'b: 'a>(
+    body: &mut Vec<u8>,
+    settings: usize,
+    own: impl Iterator<Item = &'a (Cow<'b, str>, &'b RawValue)>,
+    defaults: Option<&Map<String, Value>>,
+) {
+    let mut own = own.filter(|(_, value)| value.get() != "null").peekable();
+    let defaults = defaults.filter(|defaults| !defaults.is_empty());
+    if own.peek().is_none() && defaults.is_none() {
+        return;
+    }
+    let rendered = body.split_off(settings);
+    let rendered = String::from_utf8_lossy(&rendered);
+    let rendered = format!("{{{}}}", rendered.trim_start_matches(','));
+    // as text: a schema among them may be wide, and a tree of it takes many times its bytes
+    let mut members: Vec<(Cow<'_, str>, Cow<'_, str>)> = json::members(&rendered)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| (key, Cow::Borrowed(value.get())))
+        .collect();
+    for (key, value) in own {
+        put(&mut members, key, Cow::Borrowed(value.get()), true);
+    }
+    for (key, value) in defaults.into_iter().flatten() {
+        put(&mut members, key, Cow::Owned(value.to_string()), false);
+    }
+    for (key, value) in &members {
+        body.push(b',');
+        json::push_string(body, key);
+        body.push(b':');
+        body.extend_from_slice(value.as_bytes());
+    }
+}
+
+fn put<'a>(members: &mut Vec<(Cow<'a, str>, Cow<'a, str>)>, key: &'a str, value: Cow<'a, str>, over: bool) {
+    let Some((_, there)) = members.iter_mut().find(|(name, _)| name == key) else {
+        members.push((Cow::Borrowed(key), value));
+        return;
+    };
+    if there.starts_with('{') && value.starts_with('{') {
+        *there = Cow::Owned(joined(there, &value, over));
+    } else if over {
+        *there = value;
+    }
+}
+
+/// The members of two objects; `over`: those of the second stand over those of the first. One of the two is ours, and
+/// short: its members are looked for in the other one by one.
+fn joined(first: &str, second: &str, over: bool) -> String {
+    let mut out = String::with_capacity(first.len() + second.len());
+    let mut push = |key: &RawValue, value: &RawValue| {
+        out.push(if out.is_empty() { '{' } else { ',' });
+        out.push_str(key.get());
+        out.push(':');
+        out.push_str(value.get());
+    };
+    trusted_json::members(first, |key, value| {
+        push(key, Some(second).filter(|_| over).and_then(|second| member(second, key)).unwrap_or(value));
+    });
+    trusted_json::members(second, |key, value| {
+        if member(first, key).is_none() {
+            push(key, value);
+        }
+    });
+    out.push_str(if out.is_empty() { "{}" } else { "}" });
+    out
+}
+
+fn member<'a>(object: &'a str, wanted: &RawValue) -> Option<&'a RawValue> {
+    let (wanted, mut found) = (json::decode(wanted), None);
+    trusted_json::members(object, |key, value| {
+        if json::decode(key) == wanted {
+            found = Some(value);
+        }
+    });
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn merged(settings: &str, own: &str, defaults: &str) -> String {
+        let mut body = b"{\"model\":\"m\"".to_vec();
+        let at = body.len();
+        body.extend_from_slice(settings.as_bytes());
+        let own: Vec<(String, Box<RawValue>)> = serde_json::from_str::<Map<String, Value>>(own)
+            .unwrap()
+            .into_iter()
+            .map(|(key, value)| (key, serde_json::value::to_raw_value(&value).unwrap()))
+            .collect();
+        let own: Vec<(Cow<'_, str>, &RawValue)> =
+            own.iter().map(|(key, value)| (Cow::Borrowed(key.as_str()), &**value)).collect();
+        merge(&mut body, at, own.iter(), Some(&serde_json::from_str(defaults).unwrap()));
+        String::from_utf8(body).unwrap()
+    }
+
+    #[test]
+    fn the_request_goes_before_the_configuration() {
+        for (settings, own, defaults, want) in [
+            ("", "{}", "{}", ""),
+            (",\"top_p\":0.9", "{}", "{}", ",\"top_p\":0.9"),
+            (",\"top_p\":0.9", "{}", r#"{"top_p":1,"top_k":40}"#, r#","top_p":0.9,"top_k":40"#),
+            ("", r#"{"top_k":5,"seed":null}"#, r#"{"top_k":40}"#, r#","top_k":5"#),
+            (
+                r#","kwargs":{"a":1}"#,
+                r#"{"kwargs":{"a":2,"b":2}}"#,
+                r#"{"kwargs":{"b":3,"c":3}}"#,
+                r#","kwargs":{"a":2,"b":2,"c":3}"#,
+            ),
+        ] {
+            assert_eq!(merged(settings, own, defaults), format!("{{\"model\":\"m\"{want}"));
+        }
+    }
+}

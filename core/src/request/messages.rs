@@ -1,0 +1,225 @@
+//! Owns the order and the roles of chat messages: where `instructions` and developer messages go, how a call's
+//! outputs follow it, what a template that demands alternation gets. It must not read input items.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::request::content::{self, Piece};
+use crate::request::history::{Assistant, Entry, Role};
+use crate::request::plan::{DeveloperMessages, PlanOptions};
+use crate::wire::json;
+
+/// What an interrupted call is answered with.
+pub(crate) const ABORTED: &str = "aborted";
+
+/// Appends the `messages` array. `instructions` is a JSON string literal.
+pub fn write(
+    out: &mut Vec<u8>,
+    instructions: Option<&RawValue>,
+    entries: Vec<Entry<'_>>,
+    options: &PlanOptions<'_>,
+) {
+    let entries = arrange(instructions, entries, options);
+    out.push(b'[');
+    let start = out.len();
+    for entry in &entries {
+        match entry {
+            Entry::Prompt(role, pieces) => prompt(out, start, *role, pieces),
+            Entry::Assistant(assistant) => turn(out, start, assistant, options.dialect.reasoning_key),
+        }
+    }
+    out.push(b']');
+}
+
+/// The messages as the server is to read them: what comes first, who speaks, what it can take in.
+pub(crate) fn arrange<'a>(
+    instructions: Option<&'a RawValue>,
+    entries: Vec<Entry<'a>>,
+    options: &PlanOptions<'_>,
+) -> Vec<Entry<'a>> {
+    let mut entries = place(instructions, entries, options.developer_messages);
+    if !options.sees {
+        blind(&mut entries);
+    }
+    let mut entries = if options.alternate_roles { alternate(entries) } else { entries };
+    // such a server takes an assistant message at the end for the beginning of its own answer
+    let unanswered = matches!(entries.last(), Some(Entry::Assistant(last)) if last.calls.is_empty());
+    if unanswered && options.dialect.continues_assistant {
+        entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Borrowed(""))]));
+    }
+    entries
+}
+
+/// A short text in place of what the model cannot take in: never base64 in a prompt.
+fn blind(entries: &mut [Entry<'_>]) {
+    let cover = |pieces: &mut Vec<Piece<'_>>| {
+        for piece in pieces.iter_mut().filter(|piece| matches!(piece, Piece::Image { .. })) {
+            *piece = Piece::Text(Cow::Borrowed("[image: this model cannot see images]"));
+        }
+    };
+    for entry in entries {
+        match entry {
+            Entry::Prompt(_, pieces) => cover(pieces),
+            Entry::Assistant(assistant) => {
+                assistant.calls.iter_mut().filter_map(|call| call.output.as_mut()).for_each(cover);
+            }
+        }
+    }
+}
+
+/// Puts system and developer text where the mode wants it. In every mode the first message depends on the beginning
+/// of the history alone (in `all`, on all its developer messages), and nothing else moves.
+fn place<'a>(
+    instructions: Option<&'a RawValue>,
+    entries: Vec<Entry<'a>>,
+    mode: DeveloperMessages,
+) -> Vec<Entry<'a>> {
+    let moves = |entry: &Entry<'_>| matches!(entry, Entry::Prompt(Role::System | Role::Developer, _));
+    if instructions.is_none() && !entries.iter().any(moves) {
+        return entries;
+    }
+    let mut first: Vec<Piece<'a>> = Vec::new();
+    first.extend(instructions.and_then(json::text).filter(|text| !text.is_empty()).map(Piece::Text));
+    let mut rest: Vec<Entry<'a>> = Vec::with_capacity(entries.len() + 1);
+    for entry in entries {
+        match entry {
+            Entry::Prompt(Role::System | Role::Developer, pieces)
+                if mode == DeveloperMessages::All
+                    || (mode == DeveloperMessages::Leading && rest.is_empty()) =>
+            {
+                first.push(text_of(&pieces));
+            }
+            Entry::Prompt(_, pieces) if mode == DeveloperMessages::Leading => {
+                rest.push(Entry::Prompt(Role::User, pieces));
+            }
+            other => rest.push(other),
+        }
+    }
+    if !first.is_empty() {
+        let joined = join(&first, "\\n\\n");
+        rest.insert(0, Entry::Prompt(Role::System, vec![joined]));
+    }
+    rest
+}
+
+/// The text of a system message: templates have no place for images there.
+fn text_of<'a>(pieces: &[Piece<'a>]) -> Piece<'a> {
+    join(pieces, "\\n")
+}
+
+fn join<'a>(pieces: &[Piece<'a>], separator: &str) -> Piece<'a> {
+    let mut texts = pieces.iter().map(|piece| piece.clone().into_text());
+    let mut joined = texts.next().unwrap_or_default();
+    for text in texts {
+        let whole = joined.to_mut();
+        whole.push_str(separator);
+        whole.push_str(&text);
+    }
+    Piece::Text(joined)
+}
+
+/// Joins neighbours of one role. Tool messages stand between, so two assistant entries are neighbours only when the
+/// first made no call.
+fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+    let mut joined: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
+    for entry in entries {
+        match (joined.last_mut(), entry) {
+            (Some(Entry::Prompt(last, into)), Entry::Prompt(role, pieces)) if *last == role => {
+                into.push(Piece::Text(Cow::Borrowed("")));
+                into.extend(pieces);
+            }
+            (Some(Entry::Assistant(last)), Entry::Assistant(next)) if last.calls.is_empty() => {
+                last.text.extend(next.text);
+                last.reasoning.extend(next.reasoning);
+                last.calls.extend(next.calls);
+            }
+            (_, entry) => joined.push(entry),
+        }
+    }
+    joined
+}
+
+fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
+    begin(out, start, role.name());
+    out.extend_from_slice(b",\"content\":");
+    content::write(out, pieces, "\\n");
+    out.push(b'}');
+}
+
+/// One assistant message, then the outputs of its calls in the order of the calls, then the images in them.
+fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_key: &str) {
+    begin(out, start, "assistant");
+    out.extend_from_slice(b",\"content\":");
+    if assistant.text.iter().all(|text| text.is_empty()) {
+        out.extend_from_slice(b"null");
+    } else {
+        texts(out, &assistant.text);
+    }
+    if !assistant.reasoning.is_empty() {
+        out.push(b',');
+        json::push_string(out, reasoning_key);
+        out.push(b':');
+        texts(out, &assistant.reasoning);
+    }
+    for (n, call) in assistant.calls.iter().enumerate() {
+        out.extend_from_slice(if n == 0 { b",\"tool_calls\":[" } else { b"," });
+        out.extend_from_slice(b"{\"id\":");
+        json::push_literal(out, &call.id);
+        out.extend_from_slice(b",\"type\":\"function\",\"function\":{\"name\":");
+        json::push_literal(out, &call.name);
+        out.extend_from_slice(b",\"arguments\":");
+        json::push_literal(out, &call.arguments);
+        out.extend_from_slice(b"}}");
+    }
+    if !assistant.calls.is_empty() {
+        out.push(b']');
+    }
+    out.push(b'}');
+
+    let mut seen: Vec<Piece<'_>> = Vec::new();
+    for call in &assistant.calls {
+        begin(out, start, "tool");
+        out.extend_from_slice(b",\"tool_call_id\":");
+        json::push_literal(out, &call.id);
+        out.extend_from_slice(b",\"content\":");
+        match &call.output {
+            None => json::push_string(out, ABORTED),
+            Some(pieces) => write_output(out, pieces, &call.id, &mut seen),
+        }
+        out.push(b'}');
+    }
+    if !seen.is_empty() {
+        prompt(out, start, Role::User, &seen);
+    }
+}
+
+/// Appends what a call printed, as one string. Images, which have no place in it, are added to `seen`.
+pub(crate) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str, seen: &mut Vec<Piece<'a>>) {
+    let mut shown: Vec<Piece<'a>> = pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
+    if shown.len() < pieces.len() {
+        shown.push(Piece::Text(Cow::Borrowed("[see the next user message for the image]")));
+        seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
+        seen.extend(pieces.iter().filter(|p| p.as_text().is_none()).cloned());
+    }
+    content::write(out, &shown, "\\n");
+}
+
+fn texts(out: &mut Vec<u8>, texts: &[Cow<'_, str>]) {
+    out.push(b'"');
+    for (n, text) in texts.iter().filter(|text| !text.is_empty()).enumerate() {
+        if n > 0 {
+            out.extend_from_slice(b"\\n\\n");
+        }
+        out.extend_from_slice(text.as_bytes());
+    }
+    out.push(b'"');
+}
+
+fn begin(out: &mut Vec<u8>, start: usize, role: &str) {
+    if out.len() > start {
+        out.push(b',');
+    }
+    out.extend_from_slice(b"{\"role\":");
+    json::push_string(out, role);
+}

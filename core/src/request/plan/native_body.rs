@@ -1,0 +1,84 @@
+//! Owns the bodies for servers that speak Responses themselves, out of a request that is understood. It must not refuse
+//! anything that a chat server would be sent.
+
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+use crate::fields::{boolean, present};
+use crate::request::extra_fields;
+use crate::request::history::Entry;
+use crate::request::plan::{Planner, push_key};
+use crate::request::responses_body::{self, Native};
+use crate::response::object::ReplyPlan;
+use crate::tools::{Choice, Tools};
+use crate::wire::json;
+use crate::wire::request::InputItem;
+use crate::{compaction, mapped};
+
+impl<'a> Planner<'a, '_> {
+    /// The body for a server that speaks Responses, and knows functions and plain items alone.
+    pub(super) fn functions(
+        &mut self,
+        native: &Native,
+        model: &str,
+        instructions: Option<&'a RawValue>,
+        entries: Vec<Entry<'a>>,
+        (tools, choice): (&Tools<'a>, &Choice),
+        reply: &ReplyPlan,
+    ) -> Result<Vec<u8>, Error> {
+        let mut body = Vec::with_capacity(mapped::room(self.draft.text.len() + 1024));
+        body.extend_from_slice(b"{\"model\":");
+        json::push_string(&mut body, model);
+        body.extend_from_slice(b",\"input\":");
+        responses_body::write_plain(&mut body, instructions, entries, self.options);
+        tools.write(&mut body, choice, self.options.dialect, true);
+        let settings = body.len();
+        let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
+        if let Some(parallel) = parallel.filter(|_| tools.visible()) {
+            push_key(&mut body, "parallel_tool_calls", if parallel { "true" } else { "false" });
+        }
+        self.sampling(&mut body, reply)?;
+        if native.chat_fields {
+            self.reasoning_effort(&mut body)?;
+            if reply.compacts.is_none() {
+                self.text_format()?.write(&mut body);
+            }
+        } else {
+            for (key, value) in [
+                ("reasoning", self.request.reasoning),
+                ("text", self.request.text),
+                ("include", self.request.include),
+                ("top_logprobs", self.request.top_logprobs),
+            ] {
+                if let Some(value) = present(value) {
+                    push_key(&mut body, key, value.get());
+                }
+            }
+        }
+        let dialect = self.options.dialect;
+        let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
+        extra_fields::merge(&mut body, settings, own, self.options.extra_body);
+        responses_body::end(&mut body, reply.stream, native);
+        Ok(body)
+    }
+
+    /// The body for a server that speaks Responses well.
+    pub(super) fn whole(
+        &self,
+        native: &Native,
+        model: &str,
+        items: &[&InputItem<'a>],
+        reply: &ReplyPlan,
+    ) -> Vec<u8> {
+        let text = present(self.request.input).filter(|input| input.get().starts_with('"'));
+        let seal = self.options.seal.as_deref();
+        let prompt = reply.compacts.map(|_| compaction::PROMPT);
+        // what is held already is told once here, too
+        let earlier = self.context.earlier.len();
+        let mut repeated = self.repeated.iter().map(|n| n + earlier).peekable();
+        let new = items.iter().enumerate().filter(|(n, _)| repeated.next_if_eq(n).is_none());
+        let new: Vec<_> = new.map(|(_, item)| *item).collect();
+        let input = responses_body::input(&new, text, seal, prompt);
+        responses_body::whole(self.draft.text, model, reply.stream, input.as_deref(), native)
+    }
+}

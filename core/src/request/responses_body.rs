@@ -1,0 +1,329 @@
+//! Owns the request to a server that speaks Responses itself: the client's own body, less what such a server rejects,
+//! or, for one that knows functions alone, the same history and tools in its words. It must not send anything.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
+use crate::fields::present;
+use crate::mapped;
+use crate::request::content::Piece;
+use crate::request::history::{Assistant, Entry, Role};
+use crate::request::messages::{self, ABORTED};
+use crate::request::plan::PlanOptions;
+use crate::sealing::{Purpose, Seal};
+use crate::wire::json::{self, push_literal, push_string};
+use crate::wire::request::{InputItem, Item, fields};
+
+/// How a kind of server takes Responses requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Native {
+    /// Path of its endpoint, behind the base URL.
+    pub path: &'static str,
+    /// Where it counts the tokens of a request.
+    pub count_path: &'static str,
+    /// Whether it knows function tools and plain items alone: tools are flattened to functions, and calls of them
+    /// mapped back, as for a chat server.
+    pub functions: bool,
+    /// Whether it takes some fields under their Chat Completions names alone.
+    pub chat_fields: bool,
+    /// Whether it refuses a request without `stream: true`.
+    pub streams_only: bool,
+    /// Fields that it rejects, besides those that are never sent ([`OURS`]).
+    pub rejects: &'static [&'static str],
+}
+
+/// llama-server b11434 and xllamacpp 2026.10: answers 400 for items that are no message, call, output or reasoning,
+/// drops tools that are no functions, ignores `text.format` and reads `response_format`.
+pub const LLAMA_SERVER: Native = Native { chat_fields: true, ..VLLM };
+
+/// vLLM 0.32 and 0.33.
+pub const VLLM: Native = Native { functions: true, ..WHOLE };
+
+/// A server that speaks Responses as OpenAI documents it.
+pub const WHOLE: Native = Native {
+    path: "/v1/responses",
+    count_path: "/v1/responses/input_tokens",
+    functions: false,
+    chat_fields: false,
+    streams_only: false,
+    rejects: &[],
+};
+
+/// The backend of Codex with a ChatGPT login, which answers 400 "Unsupported parameter" to whatever Codex itself does
+/// not send (pydantic-ai#6433, sub2api#589, ChatMock#103), and serves streams alone.
+pub const CODEX_BACKEND: Native = Native {
+    path: "/responses",
+    count_path: "/responses/input_tokens",
+    streams_only: true,
+    rejects: &[
+        "frequency_penalty",
+        "max_output_tokens",
+        "max_tool_calls",
+        "metadata",
+        "presence_penalty",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "temperature",
+        "top_logprobs",
+        "top_p",
+        "truncation",
+        "user",
+    ],
+    ..WHOLE
+};
+
+impl Native {
+    /// The kind of the server at `base`, whose dialect has that name.
+    pub fn of(dialect: &str, base: &str) -> &'static Native {
+        match dialect {
+            _ if base.ends_with("/backend-api/codex") => &CODEX_BACKEND,
+            "llama_server" => &LLAMA_SERVER,
+            "vllm" => &VLLM,
+            _ => &WHOLE,
+        }
+    }
+}
+
+/// Fields that are never sent: the state is ours, and what they name is in `input` by then.
+pub const OURS: [&str; 6] =
+    ["background", "client_metadata", "conversation", "previous_response_id", "store", "stream_options"];
+
+/// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
+/// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
+pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, native: &Native) -> Vec<u8> {
+    let mut out = Vec::with_capacity(mapped::room(request.len() + input.map_or(0, str::len) + 64));
+    out.extend_from_slice(b"{\"model\":");
+    push_string(&mut out, model);
+    let mut input = input;
+    for (key, value) in json::members(request).unwrap_or_default() {
+        match &*key {
+            "model" | "stream" => {}
+            key if OURS.contains(&key) || native.rejects.contains(&key) => {}
+            key => {
+                push_key(&mut out, key);
+                // where the client had it
+                let own = if key == "input" { input.take() } else { None };
+                out.extend_from_slice(own.unwrap_or(value.get()).as_bytes());
+            }
+        }
+    }
+    if let Some(input) = input {
+        push_key(&mut out, "input");
+        out.extend_from_slice(input.as_bytes());
+    }
+    end(&mut out, stream, native);
+    out
+}
+
+/// The `input` array of all these items: those of earlier turns, the request's own, with references resolved, and the
+/// `text` of a request whose input is a string, as its literal. What we sealed is opened, since nobody else can. `prompt`
+/// is put behind. `None`: the request's own input says the same.
+pub fn input(
+    items: &[&InputItem<'_>],
+    text: Option<&RawValue>,
+    seal: Option<&dyn Seal>,
+    prompt: Option<&str>,
+) -> Option<String> {
+    if items.is_empty() && prompt.is_none() {
+        return None;
+    }
+    let mut all: Vec<Cow<'_, str>> = Vec::with_capacity(items.len() + 2);
+    for (item, _) in items {
+        match seal.and_then(|seal| unsealed(item, seal)) {
+            Some(Unsealed { item, replaces }) => {
+                if replaces {
+                    all.clear();
+                }
+                all.push(Cow::Owned(item));
+            }
+            None => all.push(Cow::Borrowed(item.get())),
+        }
+    }
+    let said = |literal: &str| format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{literal}}}");
+    all.extend(text.map(|text| Cow::Owned(said(text.get()))));
+    all.extend(prompt.map(|prompt| Cow::Owned(said(&literal(prompt)))));
+    Some(format!("[{}]", all.join(",")))
+}
+
+/// What stands for an item that we sealed.
+struct Unsealed {
+    item: String,
+    /// Whether it stands for everything before it.
+    replaces: bool,
+}
+
+fn unsealed(item: &RawValue, seal: &dyn Seal) -> Option<Unsealed> {
+    // cheap look first: nearly no item is one
+    if !item.get().contains("\"encrypted_content\"") {
+        return None;
+    }
+    let read: Item<'_> = fields(item)?;
+    let blob = present(read.encrypted_content).and_then(json::decode)?;
+    match &*present(read.r#type).and_then(json::decode)? {
+        "reasoning" => {
+            seal.open(Purpose::Reasoning, &blob)?;
+            // its text is in it as well, or was not to be seen
+            let mut out = b"{\"type\":\"reasoning\"".to_vec();
+            for (key, value) in json::members(item.get()).unwrap_or_default() {
+                if !matches!(&*key, "type" | "id" | "encrypted_content") {
+                    push_key(&mut out, &key);
+                    out.extend_from_slice(value.get().as_bytes());
+                }
+            }
+            out.push(b'}');
+            Some(Unsealed { item: String::from_utf8(out).ok()?, replaces: false })
+        }
+        _ => {
+            let summary = Summary::read(&seal.open(Purpose::Compaction, &blob)?)?;
+            let text = literal(&format!("{SUMMARY_INTRODUCTION}{}", summary.text));
+            let item = format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{text}}}");
+            Some(Unsealed { item, replaces: summary.replaces })
+        }
+    }
+}
+
+fn literal(text: &str) -> String {
+    format!("\"{}\"", json::escape(text))
+}
+
+/// `store` is always false: what is kept is kept by us, and the Codex backend takes nothing else.
+pub(crate) fn end(out: &mut Vec<u8>, stream: bool, native: &Native) {
+    out.extend_from_slice(b",\"store\":false,\"stream\":");
+    out.extend_from_slice(if stream || native.streams_only { b"true}" } else { b"false}" });
+}
+
+/// Appends the `input` array for a server that knows plain items alone: the same messages, in the same order and with
+/// the same words, as a chat server would get.
+pub(crate) fn write_plain(
+    out: &mut Vec<u8>,
+    instructions: Option<&RawValue>,
+    entries: Vec<Entry<'_>>,
+    options: &PlanOptions<'_>,
+) {
+    let entries = messages::arrange(instructions, entries, options);
+    let mut items = Items { out, count: 0 };
+    items.out.push(b'[');
+    for entry in &entries {
+        match entry {
+            Entry::Prompt(role, pieces) => items.prompt(*role, pieces),
+            Entry::Assistant(assistant) => items.turn(assistant),
+        }
+    }
+    items.out.push(b']');
+}
+
+/// Writes items, numbered, since vLLM wants ids of messages and reasoning.
+struct Items<'o> {
+    out: &'o mut Vec<u8>,
+    count: usize,
+}
+
+impl Items<'_> {
+    fn begin(&mut self, kind: &str) {
+        if self.count > 0 {
+            self.out.push(b',');
+        }
+        self.count += 1;
+        self.out.extend_from_slice(b"{\"type\":");
+        push_string(self.out, kind);
+    }
+
+    fn id(&mut self, prefix: &str) {
+        push_key(self.out, "id");
+        push_string(self.out, &format!("{prefix}{}", self.count));
+    }
+
+    fn prompt(&mut self, role: Role, pieces: &[Piece<'_>]) {
+        self.begin("message");
+        push_key(self.out, "role");
+        push_string(self.out, role.name());
+        push_key(self.out, "content");
+        self.out.push(b'[');
+        for (n, piece) in pieces.iter().enumerate() {
+            if n > 0 {
+                self.out.push(b',');
+            }
+            self.piece(piece);
+        }
+        self.out.extend_from_slice(b"]}");
+    }
+
+    fn piece(&mut self, piece: &Piece<'_>) {
+        let out = &mut *self.out;
+        match piece {
+            Piece::Text(text) => {
+                out.extend_from_slice(b"{\"type\":\"input_text\",\"text\":");
+                push_literal(out, text);
+            }
+            Piece::Image { url, detail } => {
+                out.extend_from_slice(b"{\"type\":\"input_image\",\"image_url\":");
+                push_literal(out, url);
+                out.extend_from_slice(b",\"detail\":");
+                push_literal(out, detail.unwrap_or("auto"));
+            }
+            Piece::Audio(audio) => {
+                out.extend_from_slice(b"{\"type\":\"input_audio\",\"input_audio\":");
+                out.extend_from_slice(audio.get().as_bytes());
+            }
+        }
+        out.push(b'}');
+    }
+
+    /// Reasoning, message, calls, then the outputs of the calls and the images in them.
+    fn turn(&mut self, assistant: &Assistant<'_>) {
+        let joined = |texts: &[Cow<'_, str>]| {
+            let texts: Vec<&str> = texts.iter().map(|text| &**text).filter(|text| !text.is_empty()).collect();
+            texts.join("\\n\\n")
+        };
+        let reasoning = joined(&assistant.reasoning);
+        if !reasoning.is_empty() {
+            self.begin("reasoning");
+            self.id("rs_");
+            self.out
+                .extend_from_slice(b",\"summary\":[],\"content\":[{\"type\":\"reasoning_text\",\"text\":");
+            push_literal(self.out, &reasoning);
+            self.out.extend_from_slice(b"}]}");
+        }
+        let text = joined(&assistant.text);
+        if !text.is_empty() {
+            self.begin("message");
+            self.id("msg_");
+            self.out.extend_from_slice(b",\"role\":\"assistant\",\"status\":\"completed\",\"content\":");
+            self.out.extend_from_slice(b"[{\"type\":\"output_text\",\"annotations\":[],\"text\":");
+            push_literal(self.out, &text);
+            self.out.extend_from_slice(b"}]}");
+        }
+        for call in &assistant.calls {
+            self.begin("function_call");
+            for (key, value) in [("call_id", &call.id), ("name", &call.name), ("arguments", &call.arguments)]
+            {
+                push_key(self.out, key);
+                push_literal(self.out, value);
+            }
+            self.out.push(b'}');
+        }
+        let mut seen: Vec<Piece<'_>> = Vec::new();
+        for call in &assistant.calls {
+            self.begin("function_call_output");
+            push_key(self.out, "call_id");
+            push_literal(self.out, &call.id);
+            push_key(self.out, "output");
+            match &call.output {
+                None => push_string(self.out, ABORTED),
+                Some(pieces) => messages::write_output(self.out, pieces, &call.id, &mut seen),
+            }
+            self.out.push(b'}');
+        }
+        if !seen.is_empty() {
+            self.prompt(Role::User, &seen);
+        }
+    }
+}
+
+fn push_key(out: &mut Vec<u8>, key: &str) {
+    out.push(b',');
+    push_string(out, key);
+    out.push(b':');
+}

@@ -1,0 +1,11 @@
+//! The way of an answer: chat chunks, or the events of a server that speaks Responses itself, become Responses events and
+//! the Response object.
+
+mod argument_scan;
+mod native_items;
+pub mod object;
+mod open_item;
+pub mod shared;
+pub mod transcoder;
+pub mod upstream_error;
+pub mod usage;

@@ -1,0 +1,170 @@
+//! Owns the Response object: its echo of the request, rendered once, and its snapshots. It must not know how the
+//! output came about.
+
+use std::sync::Arc;
+
+use crate::json_schema::Format;
+use crate::request::plan::{Compact, ReasoningDisplay};
+use crate::request::responses_body::Native;
+use crate::response::shared::{Shared, Text};
+use crate::response::transcoder::ThinkTags;
+use crate::response::usage::Usage;
+use crate::sealing::Seal;
+use crate::tools::table::Table;
+use crate::wire::json::{self, push_number};
+
+/// What a plan says about the answer.
+#[derive(Debug, Clone)]
+pub struct ReplyPlan {
+    /// The fields of the Response object that repeat the request, as JSON members without braces.
+    pub echo: Vec<u8>,
+    /// Whether events are wanted, or the last snapshot alone.
+    pub stream: bool,
+    /// How reasoning is shown.
+    pub reasoning: ReasoningDisplay,
+    /// Seals what the client is to carry.
+    pub seal: Option<Arc<dyn Seal>>,
+    /// Whether reasoning items carry their raw text sealed.
+    pub seals_reasoning: bool,
+    /// Whether the client does not wait for the answer: its stream begins as `queued`.
+    pub background: bool,
+    /// Whether the answer is a summary, to be sealed into a `compaction` item.
+    pub compacts: Option<Compact>,
+    /// The response that this one continues.
+    pub previous_response_id: Option<String>,
+    /// Whether the text may begin with reasoning.
+    pub think_tags: ThinkTags,
+    /// Whether a refusal is sent as `output_text`.
+    pub refusal_as_text: bool,
+    /// `parallel_tool_calls: false`: only the first call is passed on.
+    pub one_call: bool,
+    /// Whether log probabilities were asked for.
+    pub logprobs: bool,
+    /// How many alternatives a token.
+    pub top_logprobs: u64,
+    /// Which chat function stands for which declared tool.
+    pub tools: Table,
+    /// The token limit, if there is one.
+    pub max_output_tokens: Option<u64>,
+    /// The upstream speaks Responses itself.
+    pub native: Option<&'static Native>,
+    /// What the answer's text has to fit, where the upstream was not told: beside tools that may be called it would take
+    /// the format for all that it writes, and call nothing.
+    pub format: Option<Arc<Format>>,
+}
+
+/// How a response stands.
+#[derive(Debug, Clone, Copy)]
+pub enum Status<'a> {
+    /// Not begun.
+    Queued,
+    /// Not ended.
+    InProgress,
+    /// Ended well, at this Unix time in seconds.
+    Completed(u64),
+    /// Cut off: `max_output_tokens`, `content_filter`, or `cancelled` where only a stream's last event says so.
+    Incomplete(&'a str),
+    /// Ended badly.
+    Failed {
+        /// `error.code`
+        code: &'a str,
+        /// `error.message`
+        message: &'a str,
+    },
+    /// Ended by its client.
+    Cancelled,
+}
+
+impl Status<'_> {
+    /// Whether the response may still change.
+    pub fn runs(&self) -> bool {
+        matches!(self, Status::Queued | Status::InProgress)
+    }
+}
+
+/// The part of a snapshot that changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Snapshot<'a> {
+    /// `resp_...`
+    pub id: &'a str,
+    /// Unix time in seconds.
+    pub created_at: u64,
+    /// How it stands.
+    pub status: Status<'a>,
+    /// The finished items, joined with commas.
+    pub output: &'a Text,
+    /// All `output_text` of them, escaped.
+    pub output_text: &'a Text,
+    /// The response that it continues.
+    pub previous_response_id: Option<&'a str>,
+    /// Null until the end, and for ever if the upstream never reported it.
+    pub usage: Option<Usage>,
+}
+
+impl Snapshot<'_> {
+    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`]; `shared` gets what is not copied, where it is wanted so.
+    pub fn write(&self, out: &mut Vec<u8>, echo: &[u8], mut shared: Option<&mut Shared>) {
+        let mut text = |out: &mut Vec<u8>, text: &Text| match &mut shared {
+            Some(shared) => text.write(out, shared),
+            None => text.write_whole(out),
+        };
+        let snapshot = self;
+        out.extend_from_slice(b"{\"id\":");
+        json::push_string(out, snapshot.id);
+        out.extend_from_slice(b",\"object\":\"response\",\"created_at\":");
+        push_number(out, snapshot.created_at);
+        out.extend_from_slice(b",\"status\":\"");
+        out.extend_from_slice(match snapshot.status {
+            Status::Queued => b"queued".as_slice(),
+            Status::InProgress => b"in_progress",
+            Status::Completed(_) => b"completed",
+            Status::Incomplete(_) => b"incomplete",
+            Status::Failed { .. } => b"failed",
+            Status::Cancelled => b"cancelled",
+        });
+        out.extend_from_slice(b"\",\"completed_at\":");
+        match snapshot.status {
+            // a clock that was set back must not make an answer end before it began
+            Status::Completed(at) => push_number(out, at.max(snapshot.created_at)),
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"error\":");
+        match snapshot.status {
+            Status::Failed { code, message } => {
+                out.extend_from_slice(b"{\"code\":");
+                json::push_string(out, code);
+                out.extend_from_slice(b",\"message\":");
+                json::push_string(out, message);
+                out.push(b'}');
+            }
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"incomplete_details\":");
+        match snapshot.status {
+            Status::Incomplete(reason) => {
+                out.extend_from_slice(b"{\"reason\":");
+                json::push_string(out, reason);
+                out.push(b'}');
+            }
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"output\":[");
+        text(out, snapshot.output);
+        out.extend_from_slice(b"],");
+        if !snapshot.status.runs() {
+            out.extend_from_slice(b"\"output_text\":\"");
+            text(out, snapshot.output_text);
+            out.extend_from_slice(b"\",");
+        }
+        out.extend_from_slice(b"\"usage\":");
+        match snapshot.usage {
+            Some(usage) => usage.write(out),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"previous_response_id\":");
+        json::push_option(out, snapshot.previous_response_id);
+        out.push(b',');
+        out.extend_from_slice(echo);
+        out.push(b'}');
+    }
+}

@@ -1,0 +1,605 @@
+//! Owns one output item while it is open: its events from `output_item.added` to `output_item.done`, and its final
+//! JSON. It must not decide when an item opens or closes.
+//!
+//! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
+//! far is kept in the form in which `done` and the terminal snapshot need it.
+
+use crate::response::shared::{LONG, Shared, Text};
+use crate::wire::json::{push_literal, push_number, push_string};
+
+/// Adds log probabilities to others, joined with commas.
+pub(crate) fn append_logprobs(all: &mut String, new: &str) {
+    if !all.is_empty() && !new.is_empty() {
+        all.push(',');
+    }
+    all.push_str(new);
+}
+
+/// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    next: u64,
+    /// False for an answer without a stream: nothing is written.
+    pub enabled: bool,
+    /// Long texts that belong into what was written, where its reader takes them so.
+    pub shared: Option<Box<Shared>>,
+}
+
+impl Events {
+    pub fn new(enabled: bool) -> Self {
+        Events { next: 0, enabled, shared: None }
+    }
+
+    /// As [`Events::write`], for members that may be long.
+    pub fn write_sharing(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: &str,
+        members: impl FnOnce(&mut Vec<u8>, &mut Shared),
+    ) {
+        let mut shared = self.shared.take();
+        // where nobody takes shared texts none is made
+        let mut none = Vec::new();
+        self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
+        self.shared = shared;
+    }
+
+    /// Whether a text of so many bytes is shared.
+    fn shares(&self, length: usize) -> bool {
+        length >= LONG && self.shared.is_some()
+    }
+
+    fn text(&self, text: String) -> Text {
+        match self.shares(text.len()) {
+            true => Text::shared(text),
+            false => text.into(),
+        }
+    }
+
+    /// Writes one event; `members` appends `,"key":value` pairs.
+    pub fn write(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Vec<u8>)) {
+        if !self.enabled {
+            return;
+        }
+        head(out, kind);
+        out.extend_from_slice(b"\"sequence_number\":");
+        self.number(out);
+        members(out);
+        out.extend_from_slice(b"}\n\n");
+    }
+
+    fn number(&mut self, out: &mut Vec<u8>) {
+        push_number(out, self.next);
+        self.next += 1;
+    }
+}
+
+/// `event: T\ndata: {"type":T,`
+fn head(out: &mut Vec<u8>, kind: &str) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\ndata: {\"type\":");
+    push_literal(out, kind);
+    out.push(b',');
+}
+
+/// `,"name":"escaped"`
+fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, escaped: &Text) {
+    out.push(b',');
+    push_literal(out, name);
+    out.extend_from_slice(b":\"");
+    escaped.write(out, shared);
+    out.push(b'"');
+}
+
+/// What kinds of text stream in parts, and how their events are called (WIRE.md 5).
+#[derive(Debug)]
+pub(crate) struct Family {
+    /// Its part's events: `added` and `done`.
+    part: [&'static str; 2],
+    /// Its text's events: `delta` and `done`.
+    text: [&'static str; 2],
+    index: &'static str,
+    kind: &'static str,
+    field: &'static str,
+    /// Whether its parts stand in the item's `summary`, not in its `content`.
+    summary: bool,
+}
+
+/// They are told apart by their kinds, at every token.
+impl PartialEq for Family {
+    fn eq(&self, other: &Family) -> bool {
+        self.kind == other.kind
+    }
+}
+
+/// A message's text.
+pub(crate) const OUTPUT_TEXT: Family = Family {
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.output_text.delta", "response.output_text.done"],
+    index: "content_index",
+    kind: "output_text",
+    field: "text",
+    summary: false,
+};
+/// A message's refusal.
+pub(crate) const REFUSAL: Family = Family {
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.refusal.delta", "response.refusal.done"],
+    index: "content_index",
+    kind: "refusal",
+    field: "refusal",
+    summary: false,
+};
+/// Reasoning shown as its summary.
+pub(crate) const SUMMARY: Family = Family {
+    part: ["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"],
+    text: ["response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"],
+    index: "summary_index",
+    kind: "summary_text",
+    field: "text",
+    summary: true,
+};
+/// Reasoning shown as itself.
+pub(crate) const REASONING_TEXT: Family = Family {
+    part: ["response.content_part.added", "response.content_part.done"],
+    text: ["response.reasoning_text.delta", "response.reasoning_text.done"],
+    index: "content_index",
+    kind: "reasoning_text",
+    field: "text",
+    summary: false,
+};
+
+/// What an open item is.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// `message`
+    Message,
+    /// `reasoning`
+    Reasoning,
+    /// `function_call` or `custom_tool_call`.
+    Call(Call),
+    /// A call whose item is known only when its arguments are whole: nothing is sent before.
+    Held {
+        /// Index into the transcoder's calls.
+        slot: usize,
+    },
+    /// A summary that only we can read.
+    Compaction {
+        /// `encrypted_content`
+        blob: String,
+    },
+    /// An item of another type, complete as it is.
+    Whole {
+        /// `tool_search_call`, ...
+        kind: &'static str,
+        /// Escaped id.
+        call_id: String,
+        /// Members beside `id`, `type`, `status` and `call_id`, each with a leading comma.
+        members: String,
+    },
+}
+
+/// A call whose arguments or input are streamed. All texts are escaped.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Index into the transcoder's calls.
+    pub slot: usize,
+    /// Whether it is a `custom_tool_call`.
+    pub custom: bool,
+    pub name: String,
+    pub namespace: Option<String>,
+    pub call_id: String,
+    /// Whether its client has to be told that no argument is encrypted.
+    pub encrypts: bool,
+}
+
+impl Call {
+    /// Its events: `delta` and `done`.
+    fn events(&self) -> [&'static str; 2] {
+        match self.custom {
+            true => ["response.custom_tool_call_input.delta", "response.custom_tool_call_input.done"],
+            false => ["response.function_call_arguments.delta", "response.function_call_arguments.done"],
+        }
+    }
+
+    /// The member that holds what is streamed.
+    fn field(&self) -> &'static str {
+        if self.custom { "input" } else { "arguments" }
+    }
+}
+
+/// Closed parts, joined with commas, and how many there are.
+#[derive(Debug, Default)]
+struct Parts {
+    json: Text,
+    count: u64,
+}
+
+/// One open item. What every piece of text touches comes first, see `Transcoder`.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Open {
+    /// The open part's family; calls have none.
+    family: Option<&'static Family>,
+    /// The delta event up to its sequence number; empty for an answer without a stream.
+    prefix: Vec<u8>,
+    /// Text of the open part, or the arguments.
+    pub text: String,
+    /// Events carry log probabilities only where they were asked for.
+    with_logprobs: bool,
+    pub kind: Kind,
+    /// Of characters that need no escape.
+    id: String,
+    index: u64,
+    /// Text of closed parts, where it counts for the response's `output_text`.
+    said: Text,
+    /// All of a call's arguments, once they are there.
+    arguments: Text,
+    content: Parts,
+    summary: Parts,
+    /// Annotations of the open part, joined with commas, and how many there are.
+    annotations: String,
+    annotated: u64,
+    /// Members of the item that only its upstream knows, each with a leading comma.
+    pub extra: String,
+    /// Log probabilities of the open part.
+    logprobs: String,
+    /// `encrypted_content` of finished reasoning.
+    pub sealed: Option<String>,
+}
+
+impl Open {
+    /// Announces an item that has no text yet. `id`: of characters that need no escape.
+    pub fn begin(
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        kind: Kind,
+        id: String,
+        index: u64,
+        extra: String,
+    ) -> Open {
+        let open = Open {
+            kind,
+            id,
+            index,
+            prefix: Vec::new(),
+            family: None,
+            text: String::new(),
+            said: Text::new(),
+            arguments: Text::new(),
+            content: Parts::default(),
+            summary: Parts::default(),
+            annotations: String::new(),
+            annotated: 0,
+            extra,
+            logprobs: String::new(),
+            with_logprobs: false,
+            sealed: None,
+        };
+        let mut open = open;
+        if matches!(open.kind, Kind::Held { .. }) {
+            return open;
+        }
+        events.write(out, "response.output_item.added", |out| {
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, open.index);
+            out.extend_from_slice(b",\"item\":");
+            // nothing in it is long yet
+            open.item_json(out, &mut Vec::new(), "in_progress");
+        });
+        if let Kind::Call(call) = &open.kind {
+            let [delta, _] = call.events();
+            open.set_prefix(events, delta, None);
+        }
+        open
+    }
+
+    /// Bytes of its texts.
+    pub fn held(&self) -> usize {
+        let closed = self.said.length() + self.content.json.length() + self.summary.json.length();
+        self.text.len() + self.arguments.length() + closed + self.annotations.len() + self.logprobs.len()
+    }
+
+    /// Opens the next part of `family`, unless it is open.
+    pub fn part(
+        &mut self,
+        events: &mut Events,
+        out: &mut Vec<u8>,
+        family: &'static Family,
+        with_logprobs: bool,
+    ) {
+        if self.family == Some(family) {
+            return;
+        }
+        self.end_part(events, out);
+        self.family = Some(family);
+        self.with_logprobs = with_logprobs && *family == OUTPUT_TEXT;
+        let ([added, _], [delta, _]) = (family.part, family.text);
+        events.write(out, added, |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"part\":");
+            self.part_json(out, &mut Vec::new(), family, &Text::new(), "");
+        });
+        self.set_prefix(events, delta, Some(family));
+    }
+
+    /// Adds text to the open part, or to the arguments. `logprobs`: those of its tokens, joined with commas.
+    pub fn delta(&mut self, events: &mut Events, out: &mut Vec<u8>, text: &str, logprobs: Option<&str>) {
+        if text.is_empty() {
+            return;
+        }
+        self.text.push_str(text);
+        if matches!(self.kind, Kind::Held { .. }) {
+            return;
+        }
+        if events.enabled {
+            out.extend_from_slice(&self.prefix);
+            events.number(out);
+            out.extend_from_slice(b",\"delta\":");
+            push_literal(out, text);
+        }
+        if let Some(new) = logprobs.filter(|_| self.with_logprobs) {
+            if events.enabled {
+                out.extend_from_slice(b",\"logprobs\":[");
+                out.extend_from_slice(new.as_bytes());
+                out.push(b']');
+            }
+            append_logprobs(&mut self.logprobs, new);
+        } else if self.with_logprobs && events.enabled {
+            out.extend_from_slice(b",\"logprobs\":[]");
+        }
+        if events.enabled {
+            out.extend_from_slice(b"}\n\n");
+        }
+    }
+
+    /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
+    /// `output_text`. A call that was cut off gets no `arguments.done` (WIRE.md 10).
+    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (Text, Text) {
+        let text = if events.shares(self.text.len()) { 0 } else { self.text.len() };
+        let length = text + self.content.json.copied() + self.summary.json.copied() + 256;
+        // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
+        if events.enabled {
+            out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
+        }
+        self.end_part(events, out);
+        self.arguments = events.text(std::mem::take(&mut self.text));
+        if !cut && let Kind::Call(call) = &self.kind {
+            let [_, done] = call.events();
+            events.write_sharing(out, done, |out, shared| {
+                self.position(out, None);
+                if !call.custom {
+                    out.extend_from_slice(b",\"name\":");
+                    push_literal(out, &call.name);
+                }
+                push_text(out, shared, call.field(), &self.arguments);
+            });
+        }
+        let status = if cut { "incomplete" } else { "completed" };
+        let mut written = None;
+        events.write_sharing(out, "response.output_item.done", |out, shared| {
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, self.index);
+            out.extend_from_slice(b",\"item\":");
+            let (from, before) = (out.len(), shared.len());
+            self.item_json(out, shared, status);
+            written = Some(from..out.len()).filter(|_| shared.len() == before);
+        });
+        let said = std::mem::take(&mut self.said);
+        let json = match written.and_then(|range| out.get(range)) {
+            Some(json) => {
+                // what it was made of goes before the copy comes: a long text is in memory often enough
+                drop(self);
+                json.to_vec().into()
+            }
+            None => {
+                let mut json = Text::from(Vec::with_capacity(length));
+                let (own, shared) = json.parts();
+                self.item_json(own, shared, status);
+                json
+            }
+        };
+        (json, said)
+    }
+
+    /// Whether a part is open, and text can go somewhere.
+    pub fn has_part(&self) -> bool {
+        self.family.is_some()
+    }
+
+    /// Adds an annotation, given as JSON without line breaks, to the open part.
+    pub fn annotate(&mut self, events: &mut Events, out: &mut Vec<u8>, annotation: &str) {
+        let Some(family) = self.family else { return };
+        events.write(out, "response.output_text.annotation.added", |out| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"annotation_index\":");
+            push_number(out, self.annotated);
+            out.extend_from_slice(b",\"annotation\":");
+            out.extend_from_slice(annotation.as_bytes());
+        });
+        if self.annotated > 0 {
+            self.annotations.push(',');
+        }
+        self.annotations.push_str(annotation);
+        self.annotated += 1;
+    }
+
+    /// Whether the open part is one that has annotations.
+    pub fn takes_annotations(&self) -> bool {
+        self.family == Some(&OUTPUT_TEXT)
+    }
+
+    /// Whether the open part has this annotation.
+    pub fn is_annotated(&self, annotation: &str) -> bool {
+        self.annotations.contains(annotation)
+    }
+
+    /// How many annotations the open part has.
+    pub fn annotated(&self) -> u64 {
+        self.annotated
+    }
+
+    /// Closes the open part, if one is.
+    pub fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
+        let Some(family) = self.family.take() else { return };
+        let ([_, part_done], [_, text_done]) = (family.part, family.text);
+        let text = events.text(std::mem::take(&mut self.text));
+        events.write_sharing(out, text_done, |out, shared| {
+            self.position(out, Some(family));
+            if *family == OUTPUT_TEXT {
+                out.extend_from_slice(b",\"logprobs\":[");
+                out.extend_from_slice(self.logprobs.as_bytes());
+                out.push(b']');
+            }
+            push_text(out, shared, family.field, &text);
+        });
+        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        let mut json = std::mem::take(&mut parts.json);
+        if parts.count > 0 {
+            json.push(b",");
+        }
+        let begin = json.end();
+        let (own, shared) = json.parts();
+        own.reserve(text.copied() + 80);
+        self.part_json(own, shared, family, &text, &self.logprobs);
+        events.write_sharing(out, part_done, |out, shared| {
+            self.position(out, Some(family));
+            out.extend_from_slice(b",\"part\":");
+            match self.logprobs.is_empty() {
+                true => json.write_from(begin, out, shared),
+                // OpenAI's has none here; `output_text.done` had them
+                false => self.part_json(out, shared, family, &text, ""),
+            }
+        });
+        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        parts.json = json;
+        parts.count += 1;
+        if *family == OUTPUT_TEXT {
+            self.said.append(text);
+        }
+        self.logprobs = String::new();
+        self.annotations.clear();
+        self.annotated = 0;
+    }
+
+    /// `,"item_id":..,"output_index":..` and the part's index.
+    fn position(&self, out: &mut Vec<u8>, family: Option<&Family>) {
+        out.extend_from_slice(b",\"item_id\":");
+        push_literal(out, &self.id);
+        out.extend_from_slice(b",\"output_index\":");
+        push_number(out, self.index);
+        if let Some(family) = family {
+            out.push(b',');
+            push_literal(out, family.index);
+            out.push(b':');
+            push_number(out, if family.summary { self.summary.count } else { self.content.count });
+        }
+    }
+
+    fn set_prefix(&mut self, events: &Events, kind: &str, family: Option<&Family>) {
+        if !events.enabled {
+            return;
+        }
+        let mut prefix = Vec::with_capacity(256);
+        head(&mut prefix, kind);
+        // the position brings a comma of its own
+        prefix.pop();
+        self.position(&mut prefix, family);
+        if family == Some(&OUTPUT_TEXT) && !self.with_logprobs {
+            prefix.extend_from_slice(b",\"logprobs\":[]");
+        }
+        prefix.extend_from_slice(b",\"sequence_number\":");
+        self.prefix = prefix;
+    }
+
+    fn part_json(
+        &self,
+        out: &mut Vec<u8>,
+        shared: &mut Shared,
+        family: &Family,
+        text: &Text,
+        logprobs: &str,
+    ) {
+        out.extend_from_slice(b"{\"type\":");
+        push_literal(out, family.kind);
+        push_text(out, shared, family.field, text);
+        if *family == OUTPUT_TEXT {
+            out.extend_from_slice(b",\"annotations\":[");
+            out.extend_from_slice(self.annotations.as_bytes());
+            out.extend_from_slice(b"],\"logprobs\":[");
+            out.extend_from_slice(logprobs.as_bytes());
+            out.push(b']');
+        }
+        out.push(b'}');
+    }
+
+    fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
+        out.extend_from_slice(b"{\"id\":");
+        push_literal(out, &self.id);
+        out.extend_from_slice(b",\"type\":");
+        push_literal(
+            out,
+            match &self.kind {
+                Kind::Message => "message",
+                Kind::Reasoning => "reasoning",
+                Kind::Call(call) if call.custom => "custom_tool_call",
+                Kind::Call(_) | Kind::Held { .. } => "function_call",
+                Kind::Compaction { .. } => "compaction",
+                Kind::Whole { kind, .. } => kind,
+            },
+        );
+        if let Kind::Compaction { blob } = &self.kind {
+            out.extend_from_slice(b",\"encrypted_content\":");
+            push_string(out, blob);
+            out.push(b'}');
+            return;
+        }
+        out.extend_from_slice(b",\"status\":");
+        push_literal(out, status);
+        match &self.kind {
+            Kind::Message => {
+                out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
+                self.content.json.write(out, shared);
+                out.push(b']');
+            }
+            Kind::Reasoning => {
+                out.extend_from_slice(b",\"summary\":[");
+                self.summary.json.write(out, shared);
+                out.push(b']');
+                // summary is always there; content only where the text itself is shown
+                if self.content.count > 0 {
+                    out.extend_from_slice(b",\"content\":[");
+                    self.content.json.write(out, shared);
+                    out.push(b']');
+                }
+            }
+            Kind::Call(call) => {
+                push_text(out, shared, call.field(), &self.arguments);
+                out.extend_from_slice(b",\"call_id\":");
+                push_literal(out, &call.call_id);
+                out.extend_from_slice(b",\"name\":");
+                push_literal(out, &call.name);
+                if let Some(namespace) = &call.namespace {
+                    out.extend_from_slice(b",\"namespace\":");
+                    push_literal(out, namespace);
+                }
+                if call.encrypts {
+                    out.extend_from_slice(b",\"encrypted_function_args\":[]");
+                }
+            }
+            Kind::Held { .. } | Kind::Compaction { .. } => {}
+            Kind::Whole { call_id, members, .. } => {
+                out.extend_from_slice(b",\"call_id\":");
+                push_literal(out, call_id);
+                out.extend_from_slice(members.as_bytes());
+            }
+        }
+        out.extend_from_slice(self.extra.as_bytes());
+        if let Some(sealed) = &self.sealed {
+            out.extend_from_slice(b",\"encrypted_content\":");
+            push_string(out, sealed);
+        }
+        out.push(b'}');
+    }
+}

@@ -1,0 +1,153 @@
+//! Owns how much of one answer is held: its texts in bytes, its calls and items in number. Beyond that the response fails,
+//! whatever its upstream still sends. It must not shorten anything.
+
+use crate::error::{Error, Kind};
+use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::text_format::HeldText;
+
+/// Most bytes of one answer that are held, all copies of its texts together.
+pub(super) const HELD: usize = 256 << 20;
+/// Most calls of one answer, and most items of one that is in the form of Responses: each piece looks for its own among
+/// them.
+pub(super) const MOST_ITEMS: usize = 1024;
+
+impl Transcoder {
+    /// Counts what arrives; whether it may still be taken. What is held is looked at only when so much has arrived.
+    pub(super) fn fits(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
+        self.fed += data.len();
+        if self.fed <= self.most_held || self.bytes_held() <= self.most_held {
+            return true;
+        }
+        let message = format!("The upstream server's answer is longer than {} bytes.", self.most_held);
+        self.fail(Error::new(Kind::BadGateway, message), out);
+        false
+    }
+
+    /// There is one call or item more than may be.
+    pub(super) fn too_many(&mut self, what: &str, out: &mut Vec<u8>) {
+        if !self.ended() {
+            let message = format!("The upstream server's answer has more than {MOST_ITEMS} {what}.");
+            self.fail(Error::new(Kind::BadGateway, message), out);
+        }
+    }
+
+    fn bytes_held(&self) -> usize {
+        let finished =
+            self.items.length() + self.output_text.length() + self.summary.len() + self.raw_reasoning.len();
+        let calls: usize =
+            self.calls.iter().map(|slot| slot.waiting.len() + slot.name.len() + slot.id.len()).sum();
+        let open = self.open.as_ref().map_or(0, crate::response::transcoder::Open::held);
+        let held = self.held.as_deref().map_or(0, HeldText::length);
+        finished + calls + open + held + self.late_bytes + self.mend.held()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::dialect::GENERIC;
+    use crate::ids::Ids;
+    use crate::request::plan::{PlanOptions, plan};
+    use crate::request::responses_body::Native;
+    use crate::response::transcoder::{End, ThinkTags};
+
+    const LIMIT: usize = 1 << 20;
+
+    /// Chunks by their number.
+    type Chunks<'a> = Box<dyn Fn(usize) -> Value + 'a>;
+
+    fn transcoder(native: bool) -> Transcoder {
+        let request = br#"{"model":"m","input":"x","stream":true,"top_logprobs":1,
+            "include":["message.output_text.logprobs"],"tools":[{"type":"function","name":"f"}]}"#;
+        let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
+        let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
+        transcoder.most_held = LIMIT;
+        transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off);
+        transcoder
+    }
+
+    /// Feeds the same chunk until the response ends: how many bytes that took, and why it ended.
+    fn endless(
+        mut transcoder: Transcoder,
+        first: &[Value],
+        chunk: impl Fn(usize) -> Value,
+    ) -> (usize, String) {
+        let mut out = Vec::new();
+        for value in first {
+            transcoder.chunk(&value.to_string(), 1, &mut out);
+        }
+        let (mut fed, mut n) = (0, 0);
+        while !transcoder.ended() {
+            let data = chunk(n).to_string();
+            fed += data.len();
+            n += 1;
+            assert!(fed < 64 * LIMIT, "it never ends");
+            out.clear();
+            transcoder.chunk(&data, 1, &mut out);
+        }
+        let failed = transcoder.failure().unwrap().message.clone();
+        transcoder.end(End::Eof, 1, &mut out);
+        (fed, failed)
+    }
+
+    #[test]
+    fn no_answer_is_held_without_an_end() {
+        let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
+        let call = |index: usize, arguments: &str| {
+            let function = json!({"name": "f", "arguments": arguments});
+            delta(json!({"tool_calls": [{"index": index, "id": format!("c{index}"), "function": function}]}))
+        };
+        let text = "x".repeat(1000);
+        let open = [call(0, "{\"a\":\"")];
+        let logprobs =
+            json!({"content": [{"token": text, "logprob": -1.0, "bytes": [120], "top_logprobs": []}]});
+        let chunks: [(&[Value], Chunks<'_>); 6] = [
+            (&[], Box::new(|_| delta(json!({"content": text})))),
+            (&[], Box::new(|_| delta(json!({"reasoning_content": text})))),
+            (&[], Box::new(|n| delta(json!({["reasoning", "content"][n % 2]: text})))),
+            (&open, Box::new(|_| delta(json!({"content": text})))),
+            (&open, Box::new(|n| call(n % 2, &text))),
+            (
+                &open,
+                Box::new(
+                    |_| json!({"choices": [{"index": 0, "delta": {"content": "x"}, "logprobs": logprobs}]}),
+                ),
+            ),
+        ];
+        for (n, (first, chunk)) in chunks.into_iter().enumerate() {
+            let (fed, failed) = endless(transcoder(false), first, chunk);
+            assert!(failed.contains("longer than 1048576 bytes"), "{n}: {failed}");
+            assert!(fed <= 3 * LIMIT, "{n}: {fed} bytes");
+        }
+        let waiting = |n: usize| {
+            json!({"type": "response.output_text.delta", "item_id": format!("msg_{}", n % 2), "output_index": n % 2,
+                "content_index": 0, "delta": text})
+        };
+        let (fed, failed) = endless(transcoder(true), &[], waiting);
+        assert!(failed.contains("longer than 1048576 bytes") && fed <= 3 * LIMIT, "{failed} {fed}");
+    }
+
+    #[test]
+    fn calls_and_items_are_bounded_in_number() {
+        let function = json!({"name": "f", "arguments": "{}"});
+        let calls = |n: usize| {
+            let index = 4_000_000_000_u64 + n as u64;
+            json!({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": index, "function": function}]}}]})
+        };
+        assert!(endless(transcoder(false), &[], calls).1.contains("more than 1024 calls"));
+        let crowd = vec![json!({}); 100_000];
+        let whole = |_| json!({"choices": [{"index": 0, "delta": {"tool_calls": crowd}}]});
+        assert!(endless(transcoder(false), &[], whole).1.contains("no chat completion chunk"));
+        let items = |n: usize| {
+            let item = json!({"type": "message", "id": format!("msg_{n:020}"), "content": []});
+            json!({"type": "response.output_item.added", "output_index": n, "item": item})
+        };
+        assert!(endless(transcoder(true), &[], items).1.contains("more than 1024 items"));
+        let output = vec![json!({"type": "web_search_call", "status": "completed"}); 2000];
+        let whole =
+            |_| json!({"type": "response.completed", "response": {"status": "completed", "output": output}});
+        assert!(endless(transcoder(true), &[], whole).1.contains("more than 1024 items"));
+    }
+}

@@ -1,0 +1,288 @@
+//! Owns the calls of an answer: which chunk's piece belongs to which, when one opens and closes, what each becomes. It
+//! must not end the response.
+
+use std::borrow::Cow;
+
+use crate::quirk::Quirk;
+use crate::response::argument_scan::Scan;
+use crate::response::open_item::{Call, Kind, Open};
+use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::arguments::{Form, may_begin_again};
+use crate::response::transcoder::bounds::MOST_ITEMS;
+use crate::response::transcoder::text::is_blank;
+use crate::tools::call_items;
+use crate::tools::custom_input::{CustomInput, Repairs};
+use crate::tools::table::Kind as ToolKind;
+use crate::tools::table::{Called, Route};
+use crate::wire::chat::{Function, ToolCall};
+use crate::wire::json::{self, Seam, compact};
+
+/// One call of the answer.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) index: u64,
+    /// Escaped; empty until the upstream names one.
+    pub(super) id: String,
+    /// Escaped; empty until the upstream says.
+    pub(super) name: String,
+    /// Escaped arguments that have not been sent.
+    pub(super) waiting: String,
+    pub(super) seam: Seam,
+    pub(super) scan: Scan,
+    pub(super) form: Form,
+    /// What came behind whole arguments, escaped.
+    pub(super) second: String,
+    /// Decodes the arguments of a freeform tool.
+    pub(super) custom: Option<CustomInput>,
+    pub(super) begun: bool,
+    pub(super) closed: bool,
+}
+
+/// A piece of a call, its values still escaped.
+pub(super) struct Piece<'a> {
+    pub(super) index: Option<u64>,
+    pub(super) id: &'a str,
+    pub(super) name: Cow<'a, str>,
+    pub(super) arguments: Cow<'a, str>,
+}
+
+impl<'a> Piece<'a> {
+    pub(super) fn of(call: &ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
+        let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
+        let id = call.id.and_then(json::literal).unwrap_or("");
+        match &call.function {
+            Some(function) => Piece { id, ..Piece::of_function(index, function) },
+            // some have no function around them
+            None => {
+                let function = Function { name: call.name, arguments: call.arguments };
+                Piece { id, ..Piece::of_function(index, &function) }
+            }
+        }
+    }
+
+    pub(super) fn of_function(index: Option<u64>, function: &Function<'a>) -> Piece<'a> {
+        let arguments = match function.arguments {
+            None => Cow::Borrowed(""),
+            Some(raw) => match json::literal(raw) {
+                Some(text) => Cow::Borrowed(text),
+                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
+            },
+        };
+        Piece { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }
+    }
+}
+
+impl Transcoder {
+    /// The call that is open, if one is.
+    pub(super) fn open_slot(&self) -> Option<usize> {
+        match &self.open.as_ref()?.kind {
+            Kind::Call(call) => Some(call.slot),
+            Kind::Held { slot } => Some(*slot),
+            _ => None,
+        }
+    }
+
+    /// Whether a call is open that cannot be closed yet.
+    pub(super) fn call_in_the_way(&mut self) -> bool {
+        let slot = self.open_slot().and_then(|at| self.calls.get_mut(at));
+        match (slot, &self.open) {
+            (Some(slot), Some(open)) => !slot.complete(&open.text),
+            _ => false,
+        }
+    }
+
+    /// Takes a piece of a call.
+    pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        if self.think.reads() {
+            self.end_think(out);
+        }
+        if self.plan.compacts.is_some() {
+            // it was asked for a summary and told to call nothing
+            self.dropped += 1;
+            return;
+        }
+        self.hold_no_longer(out);
+        let at = match self.slot_of(piece) {
+            Some(at) => at,
+            None if self.calls.len() >= MOST_ITEMS => return self.too_many("calls", out),
+            None if self.plan.one_call && !self.calls.is_empty() => {
+                self.dropped += 1;
+                return;
+            }
+            None => {
+                let index = piece.index.unwrap_or(self.calls.len() as u64);
+                self.calls.push(Slot { index, ..Slot::default() });
+                self.calls.len() - 1
+            }
+        };
+        let taken = !piece.id.is_empty()
+            && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if slot.id.is_empty() && !piece.id.is_empty() && !slot.begun {
+            // two calls of one id would be executed twice under it
+            slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
+        }
+        if slot.name.is_empty() && !is_blank(&piece.name) {
+            slot.name = piece.name.clone().into_owned();
+        }
+        if slot.closed {
+            self.dropped += u64::from(!is_blank(&piece.arguments));
+            return;
+        }
+        let arguments = slot.seam.join(&piece.arguments);
+        slot.waiting.push_str(&arguments);
+        self.advance(out);
+    }
+
+    /// The call that a piece belongs to: by index; a new id together with a name on an index that is taken begins
+    /// another call (servers that number every call 0); without an index, by id, or the last one.
+    fn slot_of(&self, piece: &Piece<'_>) -> Option<usize> {
+        let fresh = |slot: &Slot| !piece.id.is_empty() && !slot.id.is_empty() && slot.id != piece.id;
+        let at = match piece.index {
+            Some(index) => self.calls.iter().rposition(|slot| slot.index == index)?,
+            None if piece.id.is_empty() => self.calls.len().checked_sub(1)?,
+            None => self.calls.iter().rposition(|slot| slot.id == piece.id)?,
+        };
+        let slot = self.calls.get(at)?;
+        let another =
+            fresh(slot) && !piece.name.is_empty() && !slot.id.starts_with(&format!("{}_", piece.id));
+        (!another).then_some(at)
+    }
+
+    /// Sends what can be sent: the open call's arguments, then, once they are whole, what waited behind it.
+    pub(super) fn advance(&mut self, out: &mut Vec<u8>) {
+        loop {
+            if self.open_slot().is_some() {
+                self.drain_open_call(out);
+                let more = !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun);
+                if !more || self.call_in_the_way() {
+                    return;
+                }
+                self.close(false, out);
+                self.put_late(out);
+                continue;
+            }
+            let Some(next) = self.calls.iter().position(|slot| !slot.begun) else { return };
+            if self.calls.get(next).is_none_or(|slot| slot.name.is_empty()) {
+                return;
+            }
+            self.begin_call(next, out);
+        }
+    }
+
+    /// Opens the item of a call. What the model calls outside `tool_choice` is left out: a call that its client never
+    /// allowed must not reach it. A name that nobody declared is passed on as the model wrote it: the client's own
+    /// words ("unsupported call") put the model right, and the conversation goes on.
+    pub(super) fn begin_call(&mut self, at: usize, out: &mut Vec<u8>) {
+        self.close(false, out);
+        let generated =
+            self.calls.get(at).is_some_and(|slot| slot.id.is_empty()).then(|| self.ids.item("call_"));
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if let Some(id) = generated {
+            slot.id = id;
+        }
+        slot.begun = true;
+        let mut called = json::unescape(&slot.name).unwrap_or_default();
+        if let Some(bare) = self.plan.tools.bare(&called) {
+            slot.name = json::escape(&bare).into_owned();
+            called = bare;
+            self.repaired.count(Quirk::CallNames);
+        }
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let mut call = Call {
+            slot: at,
+            custom: false,
+            name: slot.name.clone(),
+            namespace: None,
+            call_id: slot.id.clone(),
+            encrypts: false,
+        };
+        let table = &self.plan.tools;
+        let route: Option<&Route> = match table.called(&called) {
+            Called::Tool(route) => Some(route),
+            Called::Unknown => None,
+            Called::Forbidden => {
+                slot.closed = true;
+                slot.waiting.clear();
+                self.dropped += 1;
+                return;
+            }
+        };
+        let prefix = match route {
+            Some(route) if matches!(route.kind, ToolKind::Function | ToolKind::Custom(_)) => {
+                call.name = escaped(&route.name);
+                call.namespace = route.namespace.as_deref().map(escaped);
+                call.encrypts = route.encrypts;
+                if let ToolKind::Custom(patch) = route.kind {
+                    let repairs = Repairs {
+                        fences: table.quirk(Quirk::PatchFences),
+                        headers: table.quirk(Quirk::PatchHunkHeaders),
+                    };
+                    slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
+                    call.custom = true;
+                    "ctc_"
+                } else {
+                    "fc_"
+                }
+            }
+            Some(_) => {
+                let (id, index) = (String::new(), self.count);
+                let held = Kind::Held { slot: at };
+                self.open = Some(Open::begin(&mut self.events, out, held, id, index, String::new()));
+                return;
+            }
+            None => "fc_",
+        };
+        self.begin(Kind::Call(call), prefix, out);
+    }
+
+    /// Sends a call that was held until its arguments were whole, as the item that it stands for.
+    pub(super) fn end_held(&mut self, at: usize, arguments: &str, cut: bool, out: &mut Vec<u8>) {
+        let Some(slot) = self.calls.get(at) else { return };
+        let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
+        let escaped = |text: &str| json::escape(text).into_owned();
+        let text = json::unescape(arguments).unwrap_or_default();
+        let item = match self.plan.tools.called(&name) {
+            Called::Tool(route) if !cut => call_items::item(&self.plan.tools, route, &text),
+            _ => call_items::Item::Function { custom: false, name, namespace: None, arguments: text },
+        };
+        match item {
+            call_items::Item::Function { custom, name, namespace, arguments } => {
+                let same = |route: &Route| route.name == name && route.namespace == namespace;
+                let encrypts = self.plan.tools.routes.iter().any(|route| route.encrypts && same(route));
+                let namespace = namespace.as_deref().map(escaped);
+                let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id, encrypts };
+                self.begin(Kind::Call(call), if custom { "ctc_" } else { "fc_" }, out);
+                let empty = arguments.trim().is_empty() && !cut && !custom;
+                let arguments = if empty { "{}" } else { &arguments };
+                if let Some(open) = &mut self.open {
+                    open.delta(&mut self.events, out, &escaped(arguments), None);
+                }
+            }
+            call_items::Item::Own { kind, prefix, members } => {
+                let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
+                self.begin(Kind::Whole { kind, call_id, members }, prefix, out);
+            }
+        }
+    }
+
+    pub(super) fn waiting(&self) -> bool {
+        !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun)
+    }
+
+    pub(super) fn drain_open_call(&mut self, out: &mut Vec<u8>) {
+        if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
+            && let Some(open) = &mut self.open
+        {
+            let plain = matches!(slot.form, Form::Plain) && slot.custom.is_none();
+            if !plain || may_begin_again(&slot.waiting) {
+                let text = slot.release(&open.text, &self.plan.tools, false, &mut self.repaired);
+                open.delta(&mut self.events, out, &text, None);
+            } else {
+                // its memory serves the next piece
+                open.delta(&mut self.events, out, &slot.waiting, None);
+                slot.waiting.clear();
+            }
+        }
+    }
+}

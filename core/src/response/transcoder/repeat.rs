@@ -1,0 +1,160 @@
+//! Owns the short way of a chunk that does what the one before it did, with another text: nearly every chunk of a
+//! stream. It must not do anything that the long way would not.
+
+use std::borrow::Cow;
+
+use crate::fields::present;
+use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::calls::Piece;
+use crate::response::transcoder::text::Channel;
+use crate::wire::chat::{Chunk, Delta, ToolCall};
+use crate::wire::chunk_template::Mould;
+use crate::wire::json;
+
+/// What the last chunk did, and what it looked like around its text.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    mould: Mould,
+    adds: Option<Adds>,
+}
+
+/// What a chunk with a mould does with its text, which is all that it does.
+#[derive(Debug, Clone, Copy)]
+enum Adds {
+    Text(Channel),
+    /// To the arguments of the call with this index.
+    Arguments(Option<u64>),
+}
+
+impl Again {
+    /// The next chunk has to be parsed.
+    pub fn forget(&mut self) {
+        self.adds = None;
+    }
+
+    /// Takes the mould of a chunk that adds one text and does nothing else.
+    pub fn learn(&mut self, data: &str, chunk: &Chunk<'_>, logprobs: bool) {
+        self.adds = None;
+        if let Some((adds, text)) = only_text(chunk, logprobs) {
+            self.mould.take(data, text);
+            self.adds = Some(adds);
+        }
+    }
+}
+
+impl Transcoder {
+    /// Takes a chunk that differs from the one before it in its text alone; false: it has to be parsed.
+    pub(super) fn once_more(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
+        let Some(adds) = self.again.adds else { return false };
+        let Some(text) = self.again.mould.text(data) else { return false };
+        match adds {
+            Adds::Text(channel) => self.say(channel, text, out),
+            Adds::Arguments(index) => {
+                let (name, arguments) = (Cow::Borrowed(""), Cow::Borrowed(text));
+                self.call(&Piece { index, id: "", name, arguments }, out);
+            }
+        }
+        true
+    }
+}
+
+/// The one text of a chunk, if all else in it is absent or null.
+fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
+    let choice = chunk.choices.as_ref()?;
+    if present(chunk.usage).or(present(chunk.timings)).or(present(choice.finish_reason)).is_some()
+        || choice.message.is_some()
+        || logprobs && present(choice.logprobs).is_some()
+    {
+        return None;
+    }
+    let delta = choice.delta.as_ref().filter(|delta| delta.function_call.is_none())?;
+    let Delta { content, reasoning_content, reasoning, refusal, .. } = delta;
+    if delta.tool_calls.odd || delta.has_rare() {
+        return None;
+    }
+    let mut texts = [
+        (Channel::Reasoning, reasoning_content),
+        (Channel::Reasoning, reasoning),
+        (Channel::Text, content),
+        (Channel::Refusal, refusal),
+    ]
+    .into_iter()
+    .filter_map(|(channel, raw)| Some((channel, present(*raw)?)));
+    let (text, more) = (texts.next(), texts.next().is_some());
+    match (text, delta.tool_calls.list.as_slice()) {
+        (Some((channel, raw)), []) if !more => Some((Adds::Text(channel), json::literal(raw)?)),
+        (None, [call]) => only_arguments(call),
+        _ => None,
+    }
+}
+
+fn only_arguments<'a>(call: &ToolCall<'a>) -> Option<(Adds, &'a str)> {
+    let function = call.function.as_ref()?;
+    if present(call.id).or(present(function.name)).or(call.name).or(call.arguments).is_some() {
+        return None;
+    }
+    let index = call.index.and_then(|raw| raw.get().parse().ok());
+    Some((Adds::Arguments(index), json::literal(function.arguments?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::dialect::GENERIC;
+    use crate::ids::Ids;
+    use crate::request::plan::{PlanOptions, plan};
+    use crate::response::transcoder::End;
+
+    /// Inside a choice, with `@` where a text stands.
+    const SHAPES: [&str; 12] = [
+        r#""delta":{"content":"@"}"#,
+        r#""delta":{"content":"@"}"#,
+        r#""delta":{"content":"@"},"logprobs":null"#,
+        r#""delta":{"content":"@"},"logprobs":{"content":[{"token":"a","logprob":-1}]}"#,
+        r#""delta":{"reasoning_content":"@"}"#,
+        r#""delta":{"reasoning":"@","content":null}"#,
+        r#""delta":{"refusal":"@"}"#,
+        r#""delta":{"content":"@","reasoning":"why"}"#,
+        r#""delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":"{\"a\":"}}]}"#,
+        r#""delta":{"tool_calls":[{"index":0,"function":{"arguments":"@"}}]}"#,
+        r#""delta":{"tool_calls":[{"index":0,"function":{"name":"@","arguments":"x"}}]}"#,
+        r#""delta":{"content":"@"},"finish_reason":"stop""#,
+    ];
+    const TEXTS: [&str; 9] = ["a", "", " ", "\\n", "1}", "\\\"", "\\u00e9", "\\ud83d", "\\ude00 é"];
+
+    fn events(chunks: &[(usize, usize)], logprobs: bool, distinct: bool) -> String {
+        let request = format!(
+            r#"{{"model":"m","input":"x","stream":true,"top_logprobs":{},"tools":[{{"type":"function","name":"f"}}]}}"#,
+            u8::from(logprobs)
+        );
+        let plan = plan(request.as_bytes(), &PlanOptions::new(&GENERIC)).unwrap();
+        let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
+        let mut out = Vec::new();
+        for (n, (shape, text)) in chunks.iter().enumerate() {
+            // no two chunks alike around their texts: none can take the short way
+            let name = if distinct { n } else { 0 };
+            let choice = SHAPES[*shape].replace('@', TEXTS[*text]);
+            transcoder.chunk(&format!(r#"{{"choices":[{{{choice}}}],"nonce":{name}}}"#), 1, &mut out);
+        }
+        transcoder.end(End::Eof, 1, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_leads_where_the_long_one_does(
+            chunks in prop::collection::vec((0..SHAPES.len(), 0..TEXTS.len()), 1..40),
+            again in 0..4_usize,
+            logprobs: bool,
+        ) {
+            // runs of one shape, as streams have them
+            let chunks: Vec<_> = chunks
+                .into_iter()
+                .flat_map(|(shape, text)| (0..=again).map(move |n| (shape, (text + n) % TEXTS.len())))
+                .collect();
+            prop_assert_eq!(events(&chunks, logprobs, false), events(&chunks, logprobs, true));
+        }
+    }
+}

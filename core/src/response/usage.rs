@@ -1,0 +1,204 @@
+//! Owns token counts: what a chat server reports, and `usage` as Responses has it. It must not invent a count:
+//! what was never reported stays null, since Codex takes zeros for an empty context and then never compacts.
+//!
+//! Every server has its own names for the same counts, and its own idea of what is part of what.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::wire::json::push_number;
+use crate::wire::{chat, native_event, trusted_json};
+
+/// Token counts of one response; all of them together fit in 32 bits, or they were no counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// The whole prompt, cached part included.
+    pub input: u32,
+    /// Part of `input` that the upstream's prefix cache held.
+    pub cached: u32,
+    /// Tokens newly written to that cache, where the upstream says so.
+    pub written: u32,
+    /// All that was generated.
+    pub output: u32,
+    /// Part of `output` that was reasoning.
+    pub reasoning: u32,
+}
+
+impl Usage {
+    /// Reads `usage`; `None` when it holds no counts. No prompt is of no tokens: who says so did not count.
+    pub fn from_chat(raw: &RawValue) -> Option<Usage> {
+        let usage: chat::Usage<'_> = trusted_json::fields(raw.get())?;
+        let prompt = details(usage.prompt_tokens_details.or(usage.input_tokens_details));
+        let completion = details(usage.completion_tokens_details.or(usage.output_tokens_details));
+        let mut input = first([usage.prompt_tokens, usage.input_tokens])?;
+        let mut output = first([usage.completion_tokens, usage.output_tokens]).unwrap_or(0);
+        let cached = first([
+            prompt.cached_tokens,
+            usage.cached_tokens,
+            usage.prompt_cache_hit_tokens,
+            usage.cache_read_input_tokens,
+        ]);
+        let reasoning = first([completion.reasoning_tokens, usage.reasoning_tokens]);
+        let told = input.saturating_add(output);
+        // more than both: what is not among them lies on top
+        match usage.total_tokens.and_then(count).and_then(|total| total.checked_sub(told)) {
+            None | Some(0) => {}
+            // Anthropic's input is without what the cache held
+            more if more == cached && reasoning.is_none() => {
+                input = input.saturating_add(cached.unwrap_or(0))
+            }
+            // xAI tells the reasoning, Gemini the total alone
+            Some(more) if reasoning.is_none_or(|reasoning| reasoning == more) => {
+                output = output.saturating_add(more);
+            }
+            Some(_) => {}
+        }
+        Usage::within(input, cached, first([prompt.created_cache_tokens]), output, reasoning)
+    }
+
+    /// Reads llama-server's `timings`, for streams on which `usage` never comes.
+    pub fn from_timings(raw: &RawValue) -> Option<Usage> {
+        let timings: chat::Timings = trusted_json::fields(raw.get())?;
+        let cached = timings.cache_n.unwrap_or(0);
+        let input = cached.checked_add(timings.prompt_n?)?;
+        Usage::within(input, Some(cached), None, timings.predicted_n?, None)
+    }
+
+    /// Reads `usage` of a Response object; `None` when it holds no counts.
+    pub fn from_native(raw: &RawValue) -> Option<Usage> {
+        let usage: native_event::Usage = trusted_json::fields(raw.get())?;
+        let details = usage.input_tokens_details.unwrap_or_default();
+        let input = usage.input_tokens?;
+        let output = usage.output_tokens.unwrap_or(0);
+        let reasoning = usage.output_tokens_details.and_then(|d| d.reasoning_tokens);
+        Usage::within(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
+    }
+
+    /// The counts of a response that was generated in two goes: the prompt of the second, and all that both wrote.
+    pub fn after(self, first: Usage) -> Usage {
+        Usage {
+            output: self.output.saturating_add(first.output),
+            reasoning: self.reasoning.saturating_add(first.reasoning),
+            ..self
+        }
+    }
+
+    /// Counts whose parts are no larger than their whole; a part that was not told is 0.
+    fn within(
+        input: u64,
+        cached: Option<u64>,
+        written: Option<u64>,
+        output: u64,
+        reasoning: Option<u64>,
+    ) -> Option<Usage> {
+        let (input, output) = (u32::try_from(input).ok()?, u32::try_from(output).ok()?);
+        input.checked_add(output)?;
+        let part =
+            |count: Option<u64>, whole| count.map_or(0, |n| u32::try_from(n).unwrap_or(whole).min(whole));
+        let (cached, written) = (part(cached, input), part(written, input));
+        Some(Usage { input, cached, written, output, reasoning: part(reasoning, output) })
+    }
+
+    /// Appends the `usage` object; total = input + output.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        for (key, value) in [
+            (&b"{\"input_tokens\":"[..], self.input),
+            (b",\"input_tokens_details\":{\"cached_tokens\":", self.cached),
+            (b",\"cache_write_tokens\":", self.written),
+            (b"},\"output_tokens\":", self.output),
+            (b",\"output_tokens_details\":{\"reasoning_tokens\":", self.reasoning),
+            (b"},\"total_tokens\":", self.input.saturating_add(self.output)),
+        ] {
+            out.extend_from_slice(key);
+            push_number(out, value.into());
+        }
+        out.push(b'}');
+    }
+}
+
+fn details(raw: Option<&RawValue>) -> chat::Details<'_> {
+    raw.and_then(|raw| trusted_json::fields(raw.get())).unwrap_or_default()
+}
+
+/// The first of several names for one count that says more than nothing.
+fn first<const N: usize>(names: [Option<&RawValue>; N]) -> Option<u64> {
+    names.into_iter().flatten().filter_map(count).find(|count| *count > 0)
+}
+
+/// A count: an integer, the same as a float or in quotes.
+fn count(raw: &RawValue) -> Option<u64> {
+    let text = raw.get().trim_matches('"');
+    let float = || text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0 && *n < 1e15);
+    text.parse().ok().or_else(|| float().map(|n| n as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(usage: &str) -> Option<[u32; 4]> {
+        let raw: &RawValue = serde_json::from_str(usage).unwrap();
+        Usage::from_chat(raw).map(|usage| [usage.input, usage.cached, usage.output, usage.reasoning])
+    }
+
+    /// Input, cached, output, reasoning.
+    #[test]
+    fn the_words_of_real_servers() {
+        for (usage, want) in [
+            (r#"{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14}"#, Some([9, 0, 5, 0])),
+            (r#"{"prompt_tokens":9.0,"completion_tokens":5.0}"#, Some([9, 0, 5, 0])),
+            (r#"{"prompt_tokens":"9","completion_tokens":"5"}"#, Some([9, 0, 5, 0])),
+            (r#"{"input_tokens":9,"output_tokens":5}"#, Some([9, 0, 5, 0])),
+            (r#"{"prompt_tokens":0,"input_tokens":9,"completion_tokens":5}"#, Some([9, 0, 5, 0])),
+            (r#"{"prompt_tokens":9,"completion_tokens":null}"#, Some([9, 0, 0, 0])),
+            // not reported
+            (r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#, None),
+            (r#"{"prompt_tokens":0.0,"completion_tokens":7}"#, None),
+            (r#"{"prompt_tokens":-1,"completion_tokens":7}"#, None),
+            (r#"{"prompt_tokens":[],"completion_tokens":7}"#, None),
+            ("{}", None),
+            ("[]", None),
+            // OpenAI, DeepSeek, Moonshot, Anthropic kin, Responses kin
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}"#,
+                Some([9, 4, 5, 3]),
+            ),
+            (r#"{"prompt_tokens":9,"completion_tokens":5,"prompt_cache_hit_tokens":4}"#, Some([9, 4, 5, 0])),
+            (r#"{"prompt_tokens":9,"completion_tokens":5,"cached_tokens":4}"#, Some([9, 4, 5, 0])),
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":5,"prompt_tokens_details":null,"cached_tokens":4}"#,
+                Some([9, 4, 5, 0]),
+            ),
+            (
+                r#"{"input_tokens":9,"output_tokens":5,"cache_read_input_tokens":400,"total_tokens":414}"#,
+                Some([409, 400, 5, 0]),
+            ),
+            (
+                r#"{"input_tokens":9,"output_tokens":5,"input_tokens_details":{"cached_tokens":4},"output_tokens_details":{"reasoning_tokens":3}}"#,
+                Some([9, 4, 5, 3]),
+            ),
+            // on top: xAI, Gemini
+            (
+                r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820,"completion_tokens_details":{"reasoning_tokens":300}}"#,
+                Some([500, 0, 320, 300]),
+            ),
+            (r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820}"#, Some([500, 0, 320, 0])),
+            (
+                r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820,"reasoning_tokens":300}"#,
+                Some([500, 0, 320, 300]),
+            ),
+            // within: OpenAI; a total that nothing explains
+            (
+                r#"{"prompt_tokens":500,"completion_tokens":320,"total_tokens":820,"completion_tokens_details":{"reasoning_tokens":300}}"#,
+                Some([500, 0, 320, 300]),
+            ),
+            (
+                r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":900,"completion_tokens_details":{"reasoning_tokens":15}}"#,
+                Some([500, 0, 20, 15]),
+            ),
+            (r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":100}"#, Some([500, 0, 20, 0])),
+        ] {
+            assert_eq!(read(usage), want, "{usage}");
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Owns the form in which a turn's items are kept: a JSON array, or of a single plain message its text alone, as a
+//! string literal. Most turns have one of each kind, and so neither its JSON takes memory nor is it read again at every
+//! turn to come. It must not know where they are kept.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use serde_json::value::RawValue;
+
+use crate::ids::seed_of;
+use crate::wire::request::{InputItem, Item, push_items};
+use crate::wire::trusted_json::{is_string, raw_value};
+
+/// What came in with a turn. Shared with the request while that runs: it is the longest text of a turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Input(Arc<str>);
+
+/// What came out of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output(Box<str>);
+
+/// Around the text of a user's message.
+const USER: [&str; 2] =
+    [r#"[{"type":"message","role":"user","content":[{"type":"input_text","text":"#, "}]}]"];
+
+/// Around the text of a completed message of the model's: before its response's seed, behind it, behind the text.
+const ASSISTANT: [&str; 3] = [
+    r#"[{"id":"msg_"#,
+    r#"0000","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"#,
+    r#","annotations":[],"logprobs":[]}]}]"#,
+];
+
+impl Input {
+    /// `json`: a request's `input`, or an array of items, parsed before. A string is one message of the user's.
+    pub fn new(json: &str) -> Input {
+        let [before, behind] = USER;
+        let text = json.strip_prefix(before).and_then(|json| json.strip_suffix(behind));
+        Input(text.filter(|text| is_string(text)).unwrap_or(json).into())
+    }
+
+    /// As a JSON array, as the client sent it.
+    pub fn array(&self) -> Cow<'_, str> {
+        match text(&self.0) {
+            Some(text) => Cow::Owned([USER[0], text.get(), USER[1]].concat()),
+            None => Cow::Borrowed(&self.0),
+        }
+    }
+
+    /// Appends them as they are to be read for a plan. That of a text has the text where others have their JSON.
+    pub fn push<'a>(&'a self, out: &mut Vec<InputItem<'a>>) {
+        static ROLE: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("user"));
+        push(&self.0, &ROLE, out);
+    }
+
+    /// Bytes of memory that they take.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Output {
+    /// `json`: an array of items. `response`: the id of theirs.
+    pub fn new(json: String, response: &str) -> Output {
+        let [before, between, behind] = ASSISTANT;
+        let text = || {
+            let json = json.strip_prefix(before)?.strip_prefix(seed_of(response))?;
+            json.strip_prefix(between)?.strip_suffix(behind)
+        };
+        match text().filter(|text| is_string(text)) {
+            Some(text) => Output(text.into()),
+            None => Output(json.into()),
+        }
+    }
+
+    /// As a JSON array. `response`: as in [`Output::new`].
+    pub fn array(&self, response: &str) -> Cow<'_, str> {
+        let [before, between, behind] = ASSISTANT;
+        match text(&self.0) {
+            Some(text) => Cow::Owned([before, seed_of(response), between, text.get(), behind].concat()),
+            None => Cow::Borrowed(&self.0),
+        }
+    }
+
+    /// As [`Input::push`].
+    pub fn push<'a>(&'a self, out: &mut Vec<InputItem<'a>>) {
+        static ROLE: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("assistant"));
+        push(&self.0, &ROLE, out);
+    }
+
+    /// Bytes of memory that they take.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn push<'a>(kept: &'a str, role: &'a RawValue, out: &mut Vec<InputItem<'a>>) {
+    match text(kept) {
+        Some(text) => {
+            out.push((text, Some(Item { role: Some(role), content: Some(text), ..Item::default() })));
+        }
+        None => push_items(out, kept),
+    }
+}
+
+/// The text, where that is all that was kept.
+fn text(kept: &str) -> Option<&RawValue> {
+    kept.starts_with('"').then(|| raw_value(kept))?
+}
+
+fn literal(text: &str) -> Box<RawValue> {
+    RawValue::from_string(format!("\"{text}\"")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::GENERIC;
+    use crate::ids::Ids;
+    use crate::request::plan::{PlanOptions, plan};
+    use crate::response::transcoder::{End, Transcoder};
+
+    const ID: &str = "resp_0192";
+
+    fn read(input: &Input, output: &Output) -> Vec<(String, Option<String>)> {
+        let mut items = Vec::new();
+        input.push(&mut items);
+        output.push(&mut items);
+        let text = |raw: Option<&RawValue>| raw.map(|raw| raw.get().to_owned());
+        items
+            .into_iter()
+            .map(|(raw, item)| (raw.get().to_owned(), item.and_then(|item| text(item.role))))
+            .collect()
+    }
+
+    #[test]
+    fn a_plain_message_is_kept_as_its_text_and_comes_back_whole() {
+        for text in [r#""""#, r#""a \"quoted\" word\\""#, r#""é \ud83d\ude00""#] {
+            let user = [USER[0], text, USER[1]].concat();
+            for input in [Input::new(text), Input::new(&user)] {
+                assert_eq!((input.bytes(), &*input.array()), (text.len(), &*user));
+            }
+            let said = [ASSISTANT[0], "0192", ASSISTANT[1], text, ASSISTANT[2]].concat();
+            let output = Output::new(said.clone(), ID);
+            assert_eq!((output.bytes(), &*output.array(ID)), (text.len(), &*said));
+            let of = |role: &str| (text.to_owned(), Some(role.to_owned()));
+            assert_eq!(read(&Input::new(text), &output), [of("\"user\""), of("\"assistant\"")]);
+        }
+    }
+
+    /// The transcoder writes it in this form, or nothing would be saved.
+    #[test]
+    fn a_plain_answer_is_such_a_message() {
+        let plan = plan(br#"{"model":"m","input":"Hi"}"#, &PlanOptions::new(&GENERIC)).unwrap();
+        let mut transcoder = Transcoder::new(plan.reply, Ids::new("0192"), 1);
+        let mut out = Vec::new();
+        for delta in ["Good ", "day\\n"] {
+            let chunk = format!(r#"{{"choices":[{{"index":0,"delta":{{"content":"{delta}"}}}}]}}"#);
+            transcoder.chunk(&chunk, 1, &mut out);
+        }
+        transcoder.chunk(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#, 1, &mut out);
+        transcoder.end(End::Eof, 1, &mut out);
+        assert_eq!(Output::new(transcoder.take_output(), ID), Output(r#""Good day\n""#.into()));
+    }
+
+    #[test]
+    fn anything_else_is_kept_as_it_is() {
+        let user = |text: &str| [USER[0], text, USER[1]].concat();
+        let said = |seed: &str, text: &str| [ASSISTANT[0], seed, ASSISTANT[1], text, ASSISTANT[2]].concat();
+        for json in [
+            "[]".to_owned(),
+            // two parts, two items, a member more, another order
+            user(r#""a"},{"type":"input_text","text":"b""#),
+            user(r#""a"}]},{"type":"message","role":"user","content":[{"type":"input_text","text":"b""#),
+            user(r#""a","detail":"b""#),
+            user("null"),
+            r#"[{"role":"user","content":"a"}]"#.to_owned(),
+            r#"[{"type":"message","role":"user","content":[{"text":"a","type":"input_text"}]}]"#.to_owned(),
+            r#" [{"type":"message","role":"user","content":[{"type":"input_text","text":"a"}]}]"#.to_owned(),
+        ] {
+            let input = Input::new(&json);
+            assert_eq!((input.bytes(), &*input.array()), (json.len(), &*json));
+        }
+        for json in [
+            "[]".to_owned(),
+            said("0192", r#""a"},{"type":"output_text","text":"b""#),
+            said("0192", r#""a","annotations":[{}]"#),
+            said("0193", r#""a""#),
+            said("0192", r#""a""#).replace("0000", "0001"),
+            said("0192", r#""a""#).replace("completed", "incomplete"),
+        ] {
+            let output = Output::new(json.clone(), ID);
+            assert_eq!((output.bytes(), &*output.array(ID)), (json.len(), &*json));
+        }
+    }
+}

@@ -1,0 +1,598 @@
+//! Owns tools and `tool_choice`: what the model is shown of what the client declared, wherever it declared it, and
+//! what the client hears back of its own list. It must not look at messages.
+
+pub mod call_items;
+pub mod custom_input;
+pub mod names;
+mod parameters;
+pub mod search;
+pub mod table;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde_json::value::RawValue;
+
+use crate::dialect::Dialect;
+use crate::error::Error;
+use crate::error::Kind as ErrorKind;
+use crate::fields::{
+    array, beginning, fields, literal, missing, not_one_of, object, present, string, wrong_type,
+};
+use crate::limits::{Limits, arrays_too_long, string_too_long};
+use crate::request::plan::{FoundTools, Notes};
+use crate::tools::search::{Search, ShellForm, ShellTool, Wrappers};
+use crate::tools::table::{Kind, Table};
+use crate::wire::json::{self, compact};
+use crate::wire::request::{self, CustomFormat, InputItem, Item, Tool, ToolChoice};
+use crate::wire::trusted_json;
+
+/// The tools that a chat model is shown, and what else was declared.
+#[derive(Debug, Default)]
+pub struct Tools<'a> {
+    shown: Vec<Shown<'a>>,
+    /// Both directions of every name.
+    pub table: Table,
+    /// The `tools` array as the response shows it.
+    pub echo: Vec<u8>,
+    limits: Limits,
+}
+
+/// A chat function's definition; the name is the table's.
+#[derive(Debug)]
+struct Shown<'a> {
+    /// Escaped.
+    description: Option<Cow<'a, str>>,
+    /// JSON text.
+    parameters: Option<Cow<'a, str>>,
+    strict: Option<&'a str>,
+    /// Known, and not shown among the tools.
+    behind: bool,
+}
+
+/// `tool_choice`, read; names are chat names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Absent, or `auto`.
+    Auto,
+    /// The model may not call.
+    None,
+    /// The model must call.
+    Required,
+    /// It must call this function.
+    Function(String),
+    /// It may (or, if true, must) call an allowed one; the table says which are.
+    Allowed(bool),
+}
+
+const CUSTOM_PARAMETERS: &str =
+    r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"]}"#;
+const LOCAL_SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"command":{"type":"array","items":{"type":"string"},"description":"The command and its arguments."},"working_directory":{"type":"string"},"timeout_ms":{"type":"integer"}},"required":["command"]}"#;
+const SHELL_PARAMETERS: &str = r#"{"type":"object","properties":{"commands":{"type":"array","items":{"type":"string"},"description":"Shell commands, run one after the other."},"timeout_ms":{"type":"integer"},"max_output_length":{"type":"integer"}},"required":["commands"]}"#;
+const APPLY_PATCH_PARAMETERS: &str = r#"{"type":"object","properties":{"type":{"type":"string","enum":["create_file","update_file","delete_file"]},"path":{"type":"string"},"diff":{"type":"string","description":"Lines with a leading +, - or space; hunks begin with @@. Empty for delete_file."}},"required":["type","path"]}"#;
+const CALL_FOUND: &str = "call_found_tool";
+const CALL_FOUND_DESCRIPTION: &str = "Calls a tool that tool_search has found: its `name` as it was shown there, and the `arguments` object that its parameters describe.";
+const CALL_FOUND_PARAMETERS: &str = r#"{"type":"object","properties":{"name":{"type":"string"},"arguments":{"type":"object"}},"required":["name","arguments"]}"#;
+const TOOL_SEARCH_PARAMETERS: &str = r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
+
+impl<'a> Tools<'a> {
+    /// Reads `tools`, then the tools that input items bring (`additional_tools`, `tool_search_output`), in the order
+    /// of the history: what a longer history adds comes last, and the prompt's beginning stays the same.
+    pub fn read(
+        raw: Option<&'a RawValue>,
+        items: &[&InputItem<'a>],
+        wrappers: &Wrappers,
+        found: FoundTools,
+        limits: &Limits,
+        notes: &mut Notes,
+    ) -> Result<Tools<'a>, Error> {
+        let echo = Vec::with_capacity(raw.map_or(2, |raw| raw.get().len() + 256));
+        let mut tools = Tools { echo, limits: *limits, ..Tools::default() };
+        tools.echo.push(b'[');
+        tools.table.wrappers = wrappers.clone();
+        let declared = array(raw, "tools", limits.tools)?.unwrap_or_default();
+        let mut left = limits.tools - declared.len();
+        let searches = declared.iter().any(|raw| raw.get().contains("\"tool_search\""));
+        for (n, raw) in declared.into_iter().enumerate() {
+            let path = format!("tools[{n}]");
+            let (kind, tool) = tools.check(raw, &path)?;
+            if n > 0 {
+                tools.echo.push(b',');
+            }
+            if kind == "function" {
+                tools.echo_function(&tool);
+            } else {
+                let text = compact(raw.get());
+                tools.echo.extend_from_slice(text.as_bytes());
+                if kind == "custom" && tool.format.is_none() {
+                    // the default, which strict parsers of the echo want spelled out
+                    tools.echo.pop();
+                    tools.echo.extend_from_slice(b",\"format\":{\"type\":\"text\"}}");
+                }
+            }
+            // found through tool_search later, it comes back in that item
+            let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
+            match &*kind {
+                _ if deferred => {}
+                "namespace" => tools.namespace(&tool, Some((&path, &mut left)), notes)?,
+                _ => tools.declare(None, &kind, &tool, notes),
+            }
+        }
+        tools.echo.push(b']');
+        tools.add_searches();
+        if found == FoundTools::Described && tools.table.of_kind(Kind::ToolSearch).is_some() {
+            tools.add_caller();
+        }
+        for (_, item) in items {
+            if let Some(item) = item {
+                tools.found(item, notes);
+            }
+        }
+        // where the shell itself came with an item
+        tools.add_searches();
+        Ok(tools)
+    }
+
+    /// The type and the fields of a declared tool, checked.
+    fn check(&self, raw: &'a RawValue, path: &str) -> Result<(Cow<'a, str>, Tool<'a>), Error> {
+        if object(Some(raw), path)?.is_none() {
+            return Err(wrong_type(raw, path, "an object"));
+        }
+        let tool: Tool<'a> = fields(Some(raw), path)?;
+        let kind_path = format!("{path}.type");
+        let kind = string(tool.r#type, &kind_path)?.ok_or_else(|| missing(&kind_path))?;
+        if matches!(&*kind, "function" | "custom" | "namespace") {
+            let name_path = format!("{path}.name");
+            let name = string(tool.name, &name_path)?
+                .filter(|name| !name.is_empty())
+                .ok_or_else(|| missing(&name_path))?;
+            if name.len() > self.limits.name_bytes {
+                return Err(string_too_long(&name_path, self.limits.name_bytes, name.len()));
+            }
+        }
+        if kind == "function" {
+            literal(tool.description, &format!("{path}.description"))?;
+            object(tool.parameters, &format!("{path}.parameters"))?;
+        }
+        Ok((kind, tool))
+    }
+
+    /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
+    fn found(&mut self, item: &Item<'a>, notes: &mut Notes) {
+        let searched = match item.r#type.map(RawValue::get) {
+            Some("\"additional_tools\"") => false,
+            Some("\"tool_search_output\"") => true,
+            _ => return,
+        };
+        let before = self.table.routes.len();
+        for raw in self.of_history(item.tools, notes) {
+            match self.check(raw, "") {
+                // without a path nothing is refused
+                Ok((kind, tool)) if kind == "namespace" => drop(self.namespace(&tool, None, notes)),
+                Ok((kind, tool)) => self.declare(None, &kind, &tool, notes),
+                Err(error) => notes.add("skipped_tool", &error.message),
+            }
+        }
+        if searched && self.table.of_kind(Kind::Found).is_some() {
+            for route in self.table.routes.iter_mut().skip(before) {
+                route.behind = true;
+            }
+            for shown in self.shown.iter_mut().skip(before) {
+                shown.behind = true;
+            }
+        }
+    }
+
+    /// The function that calls what is found later. It stands there from the first turn on: what the model is shown of
+    /// tools comes before the messages, and whatever changes there costs the server's whole cache of the conversation.
+    fn add_caller(&mut self) {
+        if self.table.add(None, CALL_FOUND, Kind::Found).is_some() {
+            self.shown.push(Shown {
+                description: Some(Cow::Borrowed(CALL_FOUND_DESCRIPTION)),
+                parameters: Some(Cow::Borrowed(CALL_FOUND_PARAMETERS)),
+                strict: None,
+                behind: false,
+            });
+        }
+    }
+
+    /// The tools of a list in the history, and no more than a request may have.
+    fn of_history(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
+        let most = self.limits.tools;
+        let list = present(list).and_then(|list| trusted_json::first_elements(list.get(), most));
+        let (tools, count) = list.unwrap_or_default();
+        if count > most {
+            notes.add("skipped_tool", "over limits.tools");
+        }
+        tools
+    }
+
+    /// Adds the tools of a namespace. A namespace in it is no tool: it is refused by its place, where it has one in the
+    /// request, and left out of history; to follow it would let a request choose how deep the stack grows.
+    /// `place`: its path, and how many tools there may be still.
+    fn namespace(
+        &mut self,
+        namespace: &Tool<'a>,
+        place: Option<(&str, &mut usize)>,
+        notes: &mut Notes,
+    ) -> Result<(), Error> {
+        let name = present(namespace.name).and_then(json::decode).unwrap_or_default();
+        let (tools, path) = match place {
+            None => (self.of_history(namespace.tools, notes), None),
+            Some((path, left)) => {
+                let list =
+                    present(namespace.tools).and_then(|list| trusted_json::first_elements(list.get(), *left));
+                let (tools, count) = list.unwrap_or_default();
+                *left = left
+                    .checked_sub(count)
+                    .ok_or_else(|| arrays_too_long(&format!("{path}.tools"), "tools", self.limits.tools))?;
+                (tools, Some(path))
+            }
+        };
+        for (n, raw) in tools.into_iter().enumerate() {
+            let path = path.map(|path| format!("{path}.tools[{n}]"));
+            match (self.check(raw, path.as_deref().unwrap_or_default()), path) {
+                (Ok((kind, _)), Some(path)) if kind == "namespace" => {
+                    return Err(not_one_of(&format!("{path}.type"), &kind, &["function", "custom"]));
+                }
+                (Ok((kind, _)), None) if kind == "namespace" => {
+                    notes.add("skipped_tool", "a namespace within a namespace");
+                }
+                (Ok((kind, tool)), _) => self.declare(Some(&name), &kind, &tool, notes),
+                // too long a name
+                (Err(error), Some(_)) if error.code.is_some() => return Err(error),
+                (Err(error), _) => notes.add("skipped_tool", &error.message),
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one tool to what the model is shown. Hosted tools, which run nowhere here, are hidden.
+    fn declare(&mut self, namespace: Option<&str>, kind: &str, tool: &Tool<'a>, notes: &mut Notes) {
+        if self.table.routes.len() >= self.limits.tools {
+            // a request that brings more was refused: these are of its history
+            notes.add("skipped_tool", "over limits.tools");
+            return;
+        }
+        let name = present(tool.name).and_then(json::decode).unwrap_or_default();
+        let client = present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
+        let route = match kind {
+            "function" => self.table.add(namespace, &name, Kind::Function),
+            "custom" => {
+                // Codex's name for it, and Droid's
+                let patch = matches!(&*name, "apply_patch" | "ApplyPatch");
+                self.table.add(namespace, &name, Kind::Custom(patch))
+            }
+            "tool_search" if client => self.table.add(None, "tool_search", Kind::ToolSearch),
+            "local_shell" => self.table.add(None, "local_shell", Kind::LocalShell),
+            "shell" => self.table.add(None, "shell", Kind::Shell),
+            "apply_patch" => self.table.add(None, "apply_patch", Kind::ApplyPatch),
+            other => {
+                notes.add("hidden_tool", other);
+                return;
+            }
+        };
+        let Some(route) = route else {
+            notes.add("repeated_tool", &name);
+            return;
+        };
+        let own = present(tool.parameters).map(RawValue::get);
+        let given = present(tool.description).and_then(json::text);
+        let default = |text: &'static str| given.clone().or(Some(Cow::Borrowed(text)));
+        let (description, parameters) = match kind {
+            "function" => (given, own),
+            "custom" => (Some(custom_description(given, tool)), Some(CUSTOM_PARAMETERS)),
+            "tool_search" => {
+                (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
+            }
+            "local_shell" => (default("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
+            "shell" => (default("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
+            _ => (default("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
+        };
+        if own.is_some_and(parameters::encrypts)
+            && let Some(route) = self.table.routes.get_mut(route)
+        {
+            route.encrypts = true;
+        }
+        let strict = present(tool.strict).map(RawValue::get);
+        let strict = strict.filter(|strict| kind == "function" && matches!(*strict, "true" | "false"));
+        if self.table.shell.is_none() {
+            self.table.shell = match kind {
+                "local_shell" => Some(ShellTool {
+                    route,
+                    form: ShellForm::Vector("command".to_owned()),
+                    others: Vec::new(),
+                }),
+                "function" => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
+                _ => None,
+            };
+        }
+        let parameters = parameters.map(parameters::object_rooted);
+        self.shown.push(Shown { description, parameters, strict, behind: false });
+    }
+
+    /// The search functions, where a wrapper was named and the client has a shell to run it.
+    fn add_searches(&mut self) {
+        if self.table.shell.is_none() {
+            return;
+        }
+        let web = self.table.wrappers.web.is_some();
+        let file = self.table.wrappers.file.is_some();
+        for (search, wanted) in [(Search::Web, web), (Search::Page, web), (Search::File, file)] {
+            let (name, description, parameters) = search.function();
+            // a function of the client's own with that name is what the client wants called
+            let taken = self.table.shows(name);
+            if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
+                self.shown.push(Shown {
+                    description: Some(Cow::Borrowed(description)),
+                    parameters: Some(Cow::Borrowed(parameters)),
+                    strict: None,
+                    behind: false,
+                });
+            }
+        }
+    }
+
+    /// A function tool with all the keys that both published schemas require (WIRE.md 0, `tools[]` echo).
+    fn echo_function(&mut self, tool: &Tool<'_>) {
+        let out = &mut self.echo;
+        out.extend_from_slice(b"{\"type\":\"function\"");
+        for (key, value, absent) in [
+            (&b",\"name\":"[..], tool.name, "null"),
+            (b",\"description\":", tool.description, "null"),
+            (b",\"parameters\":", tool.parameters, "null"),
+            (b",\"strict\":", tool.strict, "true"),
+        ] {
+            out.extend_from_slice(key);
+            match value {
+                Some(value) => out.extend_from_slice(compact(value.get()).as_bytes()),
+                None => out.extend_from_slice(absent.as_bytes()),
+            }
+        }
+        // these only where they were given
+        for (key, value) in [
+            (&b",\"defer_loading\":"[..], tool.defer_loading),
+            (b",\"output_schema\":", tool.output_schema),
+            (b",\"allowed_callers\":", tool.allowed_callers),
+            (b",\"async\":", tool.r#async),
+        ] {
+            if let Some(value) = present(value) {
+                out.extend_from_slice(key);
+                out.extend_from_slice(compact(value.get()).as_bytes());
+            }
+        }
+        out.push(b'}');
+    }
+
+    /// Whether the model is shown any tool.
+    pub fn visible(&self) -> bool {
+        !self.shown.is_empty()
+    }
+
+    /// Appends `,"tools":[...],"tool_choice":...` as this server can take them; nothing without visible tools, since
+    /// vLLM refuses an empty array. Forced and allowed choices narrow the list where the server knows no such choice.
+    /// `flat`: a function's fields stand in the tool itself, as in Responses.
+    pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect, flat: bool) {
+        let mut any = false;
+        for (route, shown) in self.table.routes.iter().zip(&self.shown) {
+            let wanted = match choice {
+                Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
+                _ => route.allowed,
+            };
+            // one that the choice names has to be there
+            let named = matches!(choice, Choice::Function(_) | Choice::Allowed(_));
+            if !wanted || (shown.behind && !named) {
+                continue;
+            }
+            out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
+            any = true;
+            shown.write(out, &route.chat, flat);
+        }
+        if !any {
+            return;
+        }
+        out.extend_from_slice(b"],\"tool_choice\":");
+        match choice {
+            Choice::Function(name) if dialect.named_tool_choice => {
+                out.extend_from_slice(head(flat));
+                json::push_string(out, name);
+                out.extend_from_slice(if flat { b"}" } else { b"}}" });
+            }
+            Choice::Required | Choice::Function(_) | Choice::Allowed(true) => {
+                out.extend_from_slice(b"\"required\"");
+            }
+            Choice::Auto | Choice::Allowed(false) => out.extend_from_slice(b"\"auto\""),
+            Choice::None => out.extend_from_slice(b"\"none\""),
+        }
+    }
+}
+
+/// What a freeform tool's description needs besides, for a model that only knows JSON arguments.
+fn custom_description<'a>(given: Option<Cow<'a, str>>, tool: &Tool<'a>) -> Cow<'a, str> {
+    let mut text = given.unwrap_or_default().into_owned();
+    if !text.is_empty() {
+        text.push_str("\\n\\n");
+    }
+    text.push_str("Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.");
+    let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
+    if let Some(definition) = present(format.definition).and_then(json::text) {
+        let syntax = present(format.syntax).and_then(json::text).unwrap_or_default();
+        text.push_str("\\n\\nThe text must match this ");
+        text.push_str(&syntax);
+        text.push_str(" grammar:\\n");
+        text.push_str(&definition);
+    }
+    Cow::Owned(text)
+}
+
+impl Shown<'_> {
+    /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
+    fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
+        out.extend_from_slice(head(flat));
+        json::push_string(out, name);
+        if let Some(description) = &self.description {
+            out.extend_from_slice(b",\"description\":");
+            json::push_literal(out, description);
+        }
+        out.extend_from_slice(b",\"parameters\":");
+        out.extend_from_slice(
+            self.parameters.as_deref().unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
+        );
+        if let Some(strict) = self.strict {
+            out.extend_from_slice(b",\"strict\":");
+            out.extend_from_slice(strict.as_bytes());
+        }
+        out.extend_from_slice(if flat { b"}" } else { b"}}" });
+    }
+}
+
+/// A function up to its name.
+fn head(flat: bool) -> &'static [u8] {
+    match flat {
+        true => b"{\"type\":\"function\",\"name\":",
+        false => b"{\"type\":\"function\",\"function\":{\"name\":",
+    }
+}
+
+impl Choice {
+    /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
+    pub fn read(
+        raw: Option<&RawValue>,
+        table: &mut Table,
+        limits: &Limits,
+        notes: &mut Notes,
+    ) -> Result<Choice, Error> {
+        const PATH: &str = "tool_choice";
+        let Some(raw) = present(raw) else { return Ok(Choice::Auto) };
+        if let Some(word) = json::decode(raw) {
+            return match &*word {
+                "auto" => Ok(Choice::Auto),
+                "none" => {
+                    table.closed = true;
+                    Ok(Choice::None)
+                }
+                "required" => Ok(Choice::Required),
+                other => Err(not_one_of(PATH, other, &["none", "auto", "required"])),
+            };
+        }
+        if !raw.get().starts_with('{') {
+            return Err(wrong_type(raw, PATH, "a string or an object"));
+        }
+        let choice: ToolChoice<'_> = fields(Some(raw), PATH)?;
+        let kind = string(choice.r#type, "tool_choice.type")?.ok_or_else(|| missing("tool_choice.type"))?;
+        match &*kind {
+            "function" | "custom" => {
+                // the chat form nests the name; SDK users mix the two up
+                let name = match string(choice.name, "tool_choice.name")? {
+                    Some(name) => name,
+                    None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
+                };
+                let namespace = string(choice.namespace, "tool_choice.namespace")?;
+                match Named::of(&table.routes).find(&kind, namespace.as_deref(), &name) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
+                    None => {
+                        let name = beginning(&name, 200);
+                        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
+                        Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
+                    }
+                }
+            }
+            "allowed_tools" => {
+                let mode = string(choice.mode, "tool_choice.mode")?;
+                let required = match mode.as_deref() {
+                    None | Some("auto") => false,
+                    Some("required") => true,
+                    Some(other) => {
+                        return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
+                    }
+                };
+                let mut allowed = vec![false; table.routes.len()];
+                let named = Named::of(&table.routes);
+                let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
+                for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
+                    let path = format!("tool_choice.tools[{n}]");
+                    let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
+                    let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
+                    let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
+                    let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
+                    let at = named.find(&kind, namespace.as_deref(), &name);
+                    if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
+                        *allowed = true;
+                    }
+                }
+                for (route, allowed) in table.routes.iter_mut().zip(allowed) {
+                    route.allowed = allowed;
+                }
+                Ok(Choice::Allowed(required))
+            }
+            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search") => {
+                match Named::of(&table.routes).find(builtin, None, builtin) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
+                    None => {
+                        notes.add("hidden_tool_choice", builtin);
+                        Ok(Choice::Auto)
+                    }
+                }
+            }
+            other => {
+                notes.add("hidden_tool_choice", other);
+                Ok(Choice::Auto)
+            }
+        }
+    }
+}
+
+/// Tools by the words of a choice, so that a long list of them costs no look at every tool for each.
+struct Named<'t> {
+    /// By name, and namespace where the choice says one; the first of any kind, of the functions, of the freeform ones.
+    places: HashMap<(&'t str, Option<&'t str>), [Option<usize>; 3]>,
+}
+
+impl<'t> Named<'t> {
+    fn of(routes: &'t [table::Route]) -> Named<'t> {
+        let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
+        for (at, route) in routes.iter().enumerate() {
+            let function = matches!(route.kind, Kind::Function).then_some(at);
+            let custom = matches!(route.kind, Kind::Custom(_)).then_some(at);
+            for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
+                let Some(namespace) = namespace else { continue };
+                let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
+                *any = any.or(Some(at));
+                *functions = functions.or(function);
+                *customs = customs.or(custom);
+            }
+        }
+        Named { places }
+    }
+
+    fn find(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
+        let [any, function, custom] = *self.places.get(&(name, namespace))?;
+        match kind {
+            "function" => function,
+            "custom" => custom,
+            _ => any,
+        }
+    }
+}
+
+/// Lets the model call the tool at that place alone, and returns its chat name.
+fn only(table: &mut Table, at: usize) -> String {
+    for (n, route) in table.routes.iter_mut().enumerate() {
+        route.allowed = n == at;
+    }
+    table.routes.get(at).map(|route| route.chat.clone()).unwrap_or_default()
+}
+
+fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Chat<'a> {
+        #[serde(borrow)]
+        function: Function<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Function<'a> {
+        #[serde(borrow)]
+        name: &'a RawValue,
+    }
+    serde_json::from_str::<Chat<'_>>(raw.get()).ok().and_then(|chat| json::decode(chat.function.name))
+}

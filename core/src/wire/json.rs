@@ -1,0 +1,351 @@
+//! Owns JSON text that is moved without being rebuilt: string literals that stay escaped, values copied as they
+//! came. It must not know any schema.
+//!
+//! An *escaped* string here is the inside of a JSON string literal, without its quotes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::wire::string_scan::{end_of_string, first_special};
+use crate::wire::trusted_json;
+
+/// The bytes as text, wrong ones replaced. `String::from_utf8_lossy` says the same, but goes byte by byte from the start.
+pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+}
+
+/// Appends `text` as a JSON string literal.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    push_escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends `text` as a JSON string literal, or `null`.
+pub fn push_option(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => push_string(out, text),
+        None => out.extend_from_slice(b"null"),
+    }
+}
+
+/// Appends a literal whose inside is escaped already.
+pub fn push_literal(out: &mut Vec<u8>, escaped: &str) {
+    out.push(b'"');
+    out.extend_from_slice(escaped.as_bytes());
+    out.push(b'"');
+}
+
+/// Appends an unsigned integer.
+pub fn push_number(out: &mut Vec<u8>, mut n: u64) {
+    let mut digits = [0_u8; 20];
+    let mut len = 0;
+    for slot in digits.iter_mut().rev() {
+        *slot = b'0' + (n % 10) as u8;
+        n /= 10;
+        len += 1;
+        if n == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(20 - len..).unwrap_or_default());
+}
+
+/// Appends the escaped form of `text`.
+pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
+    let mut rest = text.as_bytes();
+    while let Some(at) = first_special(rest)
+        && let Some((plain, [byte, behind @ ..])) = rest.split_at_checked(at)
+    {
+        out.extend_from_slice(plain);
+        rest = behind;
+        let short = match byte {
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            0..=0x1f => b'u',
+            _ => *byte,
+        };
+        out.extend_from_slice(&[b'\\', short]);
+        if short == b'u' {
+            out.extend_from_slice(b"00");
+            for nibble in [byte >> 4, byte & 15] {
+                out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
+            }
+        }
+    }
+    out.extend_from_slice(rest);
+}
+
+/// The escaped form of `text`.
+pub fn escape(text: &str) -> Cow<'_, str> {
+    if first_special(text.as_bytes()).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len() + 8);
+    push_escaped(&mut out, text);
+    Cow::Owned(String::from_utf8(out).unwrap_or_default())
+}
+
+/// The inside of a string literal, still escaped; `None` when the value is no string.
+pub fn literal(raw: &RawValue) -> Option<&str> {
+    raw.get().strip_prefix('"')?.strip_suffix('"')
+}
+
+/// The inside of a string literal, still escaped and fit to be sent on: lone surrogates, which strict parsers
+/// refuse, are replaced. `None` when the value is no string.
+pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let mut seam = Seam::default();
+    let inner = seam.join(literal(raw)?);
+    Some(match seam.flush() {
+        "" => inner,
+        rest => Cow::Owned(inner.into_owned() + rest),
+    })
+}
+
+/// The decoded string; `None` when the value is no string.
+pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = literal(raw)?;
+    let escaped = match inner.len() {
+        // a name
+        0..=24 => inner.bytes().any(|byte| byte == b'\\'),
+        _ => memchr::memchr(b'\\', inner.as_bytes()).is_some(),
+    };
+    if !escaped {
+        return Some(Cow::Borrowed(inner));
+    }
+    // a lone surrogate is all that a parser can have against it
+    serde_json::from_str(raw.get()).ok().or_else(|| unescape(inner)).map(Cow::Owned)
+}
+
+/// Decodes an escaped string; lone surrogates become U+FFFD.
+pub fn unescape(escaped: &str) -> Option<String> {
+    let mut seam = Seam::default();
+    let mut whole = seam.join(escaped).into_owned();
+    whole.push_str(seam.flush());
+    serde_json::from_str(&format!("\"{whole}\"")).ok()
+}
+
+/// Joins escaped strings that arrive in pieces: `\ud83d` at the end of one and `\ude00` at the start of the next
+/// are one character, and a surrogate that stays alone becomes U+FFFD.
+#[derive(Debug, Default, Clone)]
+pub struct Seam {
+    high: Option<[u8; 4]>,
+}
+
+impl Seam {
+    /// Passes a piece on; without surrogate escapes it is borrowed as it is.
+    pub fn join<'a>(&mut self, piece: &'a str) -> Cow<'a, str> {
+        if self.high.is_none() && !has_surrogate(piece) {
+            return Cow::Borrowed(piece);
+        }
+        if piece.is_empty() {
+            return Cow::Borrowed(piece);
+        }
+        let mut out = String::with_capacity(piece.len() + 12);
+        let mut rest = piece;
+        while !rest.is_empty() {
+            if let Some(hex) = surrogate_at(rest) {
+                let low = matches!(hex[1], b'c'..=b'f' | b'C'..=b'F');
+                rest = rest.get(6..).unwrap_or_default();
+                match (self.high.take(), low) {
+                    (Some(high), true) => {
+                        push_unit(&mut out, &high);
+                        push_unit(&mut out, &hex);
+                    }
+                    (Some(_), false) => {
+                        out.push('\u{fffd}');
+                        self.high = Some(hex);
+                    }
+                    (None, true) => out.push('\u{fffd}'),
+                    (None, false) => self.high = Some(hex),
+                }
+                continue;
+            }
+            if self.high.take().is_some() {
+                out.push('\u{fffd}');
+            }
+            // an escape is copied whole, so that `\\ud83d` is not taken for one
+            let step = if rest.starts_with('\\') { 2 } else { rest.find('\\').unwrap_or(rest.len()) };
+            let step = if rest.is_char_boundary(step) { step.min(rest.len()) } else { rest.len() };
+            out.push_str(rest.get(..step).unwrap_or_default());
+            rest = rest.get(step..).unwrap_or_default();
+        }
+        Cow::Owned(out)
+    }
+
+    /// What is still owed when no more pieces come.
+    pub fn flush(&mut self) -> &'static str {
+        if self.high.take().is_some() { "\u{fffd}" } else { "" }
+    }
+}
+
+/// `{"a": 1}` without the white space between tokens: such a value may span lines, and an SSE line must not.
+pub fn compact(raw: &str) -> Cow<'_, str> {
+    let bytes = raw.as_bytes();
+    if !bytes.iter().any(|b| matches!(b, b' ' | b'\n' | b'\r' | b'\t')) {
+        return Cow::Borrowed(raw);
+    }
+    let mut out = String::with_capacity(raw.len());
+    let (mut copied, mut at) = (0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = end_of_string(bytes, at).unwrap_or(bytes.len()),
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.push_str(raw.get(copied..at - 1).unwrap_or_default());
+                copied = at;
+            }
+            _ => {}
+        }
+    }
+    out.push_str(raw.get(copied..).unwrap_or_default());
+    Cow::Owned(out)
+}
+
+/// The members of an object in their order, keys decoded, values as they came; `None` for any other value.
+pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
+    struct All<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+    impl<'de: 'a, 'a> Deserialize<'de> for All<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_map(Members)
+        }
+    }
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = All<'de>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Vec::new();
+            while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
+                members.push((decode(key).unwrap_or_default(), value));
+            }
+            Ok(All(members))
+        }
+    }
+    trusted_json::fields::<All<'_>>(raw.trim_start()).map(|all| all.0)
+}
+
+/// Most members and elements of a value that is taken apart as a whole: each takes many times its bytes of memory.
+const MOST_VALUES: usize = 20_000;
+
+/// Whether a value may be taken apart as a whole.
+pub fn is_tree(text: &str) -> bool {
+    // one takes two bytes
+    text.len() / 2 <= MOST_VALUES || trusted_json::seen(text).values <= MOST_VALUES
+}
+
+/// A value taken apart as a whole; `None` for one that is too wide or too deep for that.
+pub fn tree(text: &str) -> Option<Value> {
+    is_tree(text).then(|| serde_json::from_str(text).ok())?
+}
+
+/// What a JSON value is called in an error message.
+pub fn type_name(raw: &RawValue) -> &'static str {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => "a string",
+        Some(b'{') => "an object",
+        Some(b'[') => "an array",
+        Some(b't' | b'f') => "a boolean",
+        Some(b'n') => "null",
+        _ if raw.get().contains(['.', 'e', 'E']) => "a decimal number",
+        _ => "an integer",
+    }
+}
+
+/// Set up once: for a text of ordinary length that takes as long as the search.
+static BY_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u"));
+
+fn has_surrogate(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let surrogate = |at: usize| matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D']));
+    match bytes.len() {
+        // a token: to prepare a search would take longer than to search
+        0..=64 => memchr::memchr_iter(b'\\', bytes).any(surrogate),
+        // escapes are frequent in a transcript, by number they are rare
+        _ => memchr::memchr(b'\\', bytes).is_some() && BY_NUMBER.find_iter(bytes).any(surrogate),
+    }
+}
+
+/// The four hex digits of a surrogate escape at the start of `text`.
+fn surrogate_at(text: &str) -> Option<[u8; 4]> {
+    let hex: [u8; 4] = text.strip_prefix("\\u")?.as_bytes().get(..4)?.try_into().ok()?;
+    let surrogate =
+        matches!(hex[0], b'd' | b'D') && matches!(hex[1], b'8'..=b'9' | b'a'..=b'f' | b'A'..=b'F');
+    (surrogate && hex.iter().all(u8::is_ascii_hexdigit)).then_some(hex)
+}
+
+fn push_unit(out: &mut String, hex: &[u8; 4]) {
+    out.push_str("\\u");
+    out.extend(hex.iter().map(|&b| char::from(b)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_as_serde_does() {
+        let text: String = (0..0x80_u8).map(char::from).chain("äß😀\u{2028}".chars()).collect();
+        let mut out = Vec::new();
+        push_string(&mut out, &text);
+        assert_eq!(String::from_utf8(out.clone()).unwrap(), serde_json::to_string(&text).unwrap());
+        assert_eq!(format!("\"{}\"", escape(&text)), serde_json::to_string(&text).unwrap());
+    }
+
+    #[test]
+    fn numbers() {
+        for n in [0, 7, 10, 99, 12345, u64::MAX] {
+            let mut out = Vec::new();
+            push_number(&mut out, n);
+            assert_eq!(String::from_utf8(out).unwrap(), n.to_string());
+        }
+    }
+
+    #[test]
+    fn surrogates_meet_across_pieces_and_lone_ones_are_replaced() {
+        let whole = r"a\ud83d\ude00b\ude00c\ud83dd\\ud83d\ud83d";
+        for cut in (0..=whole.len()).filter(|&c| {
+            // pieces are cut between escapes, as a server's chunks are
+            let head = &whole[..c];
+            serde_json::from_str::<String>(&format!("\"{}\"", head.replace(r"\u", r"u"))).is_ok()
+                && !head.ends_with(r"\u")
+                && !(head.len() > 2 && (1..4).any(|k| head[..head.len().saturating_sub(k)].ends_with(r"\u")))
+        }) {
+            let mut seam = Seam::default();
+            let mut got = seam.join(&whole[..cut]).into_owned();
+            got += &seam.join(&whole[cut..]);
+            got += seam.flush();
+            let text: String = serde_json::from_str(&format!("\"{got}\"")).unwrap();
+            assert_eq!(text, "a😀b\u{fffd}c\u{fffd}d\\ud83d\u{fffd}", "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn members_keep_their_order_and_text() {
+        let found = members(r#"{"b": 1.0, "a\u0062": [1, 2], "b": "x"}"#).unwrap();
+        let found: Vec<_> = found.iter().map(|(key, value)| (&**key, value.get())).collect();
+        assert_eq!(found, [("b", "1.0"), ("ab", "[1, 2]"), ("b", "\"x\"")]);
+        assert!(members("[1]").is_none());
+        assert!(members("{\"a\":").is_none());
+    }
+
+    #[test]
+    fn compaction_touches_nothing_inside_strings() {
+        assert_eq!(
+            compact("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"),
+            "{\"a b\":\"c \\\" \\\\\",\"d\":[1,2]}"
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! Owns the shape of a create request, its input items and their parts: field names only, every value still JSON
+//! text. It must not judge: which value is wrong, and what that means, is `translate`'s business.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::wire::trusted_json;
+
+/// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
+pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
+    trusted_json::fields(raw.get())
+}
+
+/// The elements of an array, as text; none for text that is no array.
+pub fn elements(array: &str) -> Vec<&RawValue> {
+    trusted_json::elements(array).unwrap_or_default()
+}
+
+/// An element of `input`: its JSON, and its members where it is an object. A message that was kept as its text alone has
+/// the literal of that in place of the JSON (see `Input::push`).
+pub type InputItem<'a> = (&'a RawValue, Option<Item<'a>>);
+
+/// An element of `input`, read.
+pub fn item(raw: &RawValue) -> InputItem<'_> {
+    (raw, fields(raw))
+}
+
+/// Appends the elements of an `input` array, each read at the one look that tells it from the next; none for text that
+/// is no array.
+pub fn push_items<'a>(out: &mut Vec<InputItem<'a>>, array: &'a str) {
+    let _ = trusted_json::objects(array, out, |raw, item| Some((raw, item)));
+}
+
+/// Declares a struct whose fields are optional, borrowed JSON values of the same name.
+macro_rules! raw_fields {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, Default, Deserialize)]
+        #[allow(missing_docs)] // the names are the documents' own
+        pub struct $name<'a> {
+            $(#[serde(borrow, default)] pub $field: Option<&'a RawValue>,)*
+        }
+    };
+}
+
+pub(super) use raw_fields;
+
+/// The same, with every other member in `others`, in order.
+macro_rules! raw_fields_and_others {
+    ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        #[allow(missing_docs)] // the names are the documents' own
+        pub struct $name<'a> {
+            $(pub $field: Option<&'a RawValue>,)*
+            /// Members that the documents do not name.
+            pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
+        }
+
+        impl<'a> $name<'a> {
+            /// Every member that is there, by its name.
+            pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+                let named = [$((stringify!($field), self.$field)),*];
+                let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                named.chain(self.others.iter().map(|(name, value)| (&**name, *value)))
+            }
+        }
+
+        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Members<'a>(std::marker::PhantomData<&'a ()>);
+                impl<'de: 'a, 'a> Visitor<'de> for Members<'a> {
+                    type Value = $name<'a>;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let mut read = $name::default();
+                        while let Some(key) = map.next_key::<Key<'de>>()? {
+                            match &*key.0 {
+                                $(stringify!($field) => match read.$field {
+                                    // which of them the client meant, nobody knows
+                                    Some(_) => return Err(A::Error::duplicate_field(stringify!($field))),
+                                    None => read.$field = Some(map.next_value()?),
+                                },)*
+                                _ if read.others.len() >= MOST_OTHERS => {
+                                    return Err(A::Error::custom(format!("over {MOST_OTHERS} unknown members")));
+                                }
+                                _ => read.others.push((key.0, map.next_value()?)),
+                            }
+                        }
+                        Ok(read)
+                    }
+                }
+                deserializer.deserialize_map(Members(std::marker::PhantomData))
+            }
+        }
+    };
+}
+
+/// Most members of a request that the documents do not name; clients send a handful.
+const MOST_OTHERS: usize = 1000;
+
+/// A member's name, borrowed where it has no escapes.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+raw_fields_and_others!(
+    /// `CreateResponse` (WIRE.md 2). Codex also sends `client_metadata`, others `stream_options`,
+    /// `prompt_cache_options`, or what their server takes beyond the documents.
+    CreateResponse {
+        background,
+        context_management,
+        conversation,
+        frequency_penalty,
+        include,
+        input,
+        instructions,
+        max_output_tokens,
+        max_tool_calls,
+        metadata,
+        model,
+        parallel_tool_calls,
+        presence_penalty,
+        previous_response_id,
+        prompt_cache_key,
+        prompt_cache_retention,
+        reasoning,
+        safety_identifier,
+        service_tier,
+        store,
+        stream,
+        temperature,
+        text,
+        tool_choice,
+        tools,
+        top_logprobs,
+        top_p,
+        truncation,
+        user,
+    }
+);
+
+raw_fields!(
+    /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
+    Item {
+        r#type, id, role, content, call_id, namespace, name, arguments, input, output, summary, tools, action,
+        operation, status, encrypted_content,
+    }
+);
+
+raw_fields!(
+    /// An item that changes settings from there on.
+    ConfigurationUpdate { reasoning, text }
+);
+
+raw_fields!(
+    /// A message in the form of Chat Completions.
+    ChatMessage { tool_calls, tool_call_id, call_id, name }
+);
+
+raw_fields!(
+    /// One element of its `tool_calls`.
+    ChatCall { id, function }
+);
+
+raw_fields!(
+    /// The `function` of that.
+    ChatFunction { name, arguments }
+);
+
+raw_fields!(
+    /// One part of a message's `content`, of a tool output, or of a reasoning item.
+    Part {
+        r#type, text, refusal, image_url, detail, file_id, file_data, file_url, filename, input_audio,
+    }
+);
+
+raw_fields!(
+    /// One element of `tools`.
+    Tool {
+        r#type, name, description, parameters, strict, format, tools, execution, defer_loading, output_schema,
+        allowed_callers, r#async,
+    }
+);
+
+raw_fields!(
+    /// `format` of a custom tool.
+    CustomFormat { r#type, syntax, definition }
+);
+
+raw_fields!(
+    /// `conversation` as an object.
+    ConversationParam { id }
+);
+
+raw_fields!(
+    /// The body of a request about a conversation.
+    ConversationBody { metadata, items }
+);
+
+raw_fields!(
+    /// One element of `context_management`.
+    ContextManagement { r#type, compact_threshold }
+);
+
+raw_fields!(
+    /// `tool_choice` as an object.
+    ToolChoice { r#type, namespace, name, mode, tools }
+);
+
+raw_fields!(
+    /// `text`.
+    TextConfig { format, verbosity }
+);
+
+raw_fields!(
+    /// `text.format`.
+    TextFormat { r#type, name, description, schema, strict }
+);
+
+raw_fields!(
+    /// `reasoning`.
+    ReasoningConfig { effort, summary, generate_summary }
+);

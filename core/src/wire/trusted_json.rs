@@ -1,0 +1,593 @@
+//! Owns the second look at JSON text: what was parsed once is known to be well formed, so that values are told apart
+//! without a look into them. It must not be the first to read what came from outside.
+//!
+//! Text that is not well formed all the same (a damaged record) is an error where its structure shows it, and then
+//! serde_json has the last word; it is never a panic, nor a loop without end.
+
+use std::fmt;
+
+use serde::de::value::{BorrowedStrDeserializer, StrDeserializer};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, forward_to_deserialize_any};
+use serde_json::value::RawValue;
+
+use crate::wire::string_scan::end_of_string;
+
+/// What is nested in a text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// How deep objects and arrays are in each other.
+    pub depth: usize,
+    /// No fewer than all their members and elements.
+    pub values: usize,
+}
+
+/// What is nested in a value; a value in itself is one level deep where it is an object or an array.
+pub fn seen(text: &str) -> Seen {
+    let mut rest = Rest::new(text);
+    rest.value();
+    rest.seen
+}
+
+/// The first `most` elements of an array, as text, and how many there are; `None` for any other value.
+pub fn first_elements(text: &str, most: usize) -> Option<(Vec<&RawValue>, usize)> {
+    if !is_array(text) {
+        return None;
+    }
+    let (mut elements, mut count) = (Vec::new(), 0);
+    let told = walk(text, |rest| {
+        count += 1;
+        match count <= most {
+            true => elements.push(rest.raw()?),
+            false => drop(rest.value()?),
+        }
+        Some(())
+    });
+    match told {
+        Some(_) => Some((elements, count)),
+        None => {
+            let mut elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            let count = elements.len();
+            elements.truncate(most);
+            Some((elements, count))
+        }
+    }
+}
+
+/// Shows each member of an object, the name as a literal; `None` for any other value.
+pub fn members<'a>(text: &'a str, mut each: impl FnMut(&'a RawValue, &'a RawValue)) -> Option<()> {
+    let mut rest = Rest::new(text);
+    rest.eat(b'{')?;
+    let mut first = true;
+    while rest.more(b'}', first)? {
+        first = false;
+        let key = rest.raw().filter(|key| key.get().starts_with('"'))?;
+        rest.eat(b':')?;
+        each(key, rest.raw()?);
+    }
+    rest.peek().is_none().then_some(())
+}
+
+/// The elements of an array, as text; `None` for any other value.
+pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
+    if !is_array(text) {
+        return None;
+    }
+    list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
+}
+
+/// Whether it is a string's literal and nothing else.
+pub fn is_string(text: &str) -> bool {
+    text.starts_with('"') && end_of_string(text.as_bytes(), 1) == Some(text.len())
+}
+
+/// An object's members, read into what serde makes of them; `None` where serde_json reads no `T` either, and for any
+/// other value, arrays included (which serde would read by position).
+pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    if !text.starts_with('{') {
+        return None;
+    }
+    let mut rest = Rest::new(text);
+    match T::deserialize(&mut rest) {
+        Ok(read) if rest.peek().is_none() => Some(read),
+        _ => serde_json::from_str(text).ok(),
+    }
+}
+
+/// The elements of an array, as [`elements`], and their members, as [`fields`], at one go; what `each` makes of them
+/// goes to the end of `out`. What is nested in the elements, or in the members of those that are objects, is told.
+/// `None`, and nothing, for any other value.
+pub fn objects<'a, T: Deserialize<'a>, E>(
+    text: &'a str,
+    out: &mut Vec<E>,
+    mut each: impl FnMut(&'a RawValue, Option<T>) -> Option<E>,
+) -> Option<Seen> {
+    if !is_array(text) {
+        return None;
+    }
+    let before = out.len();
+    let told = walk(text, |rest| {
+        let (raw, read) = rest.object()?;
+        out.extend(each(raw, read));
+        Some(())
+    });
+    told.or_else(|| {
+        out.truncate(before);
+        let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+        out.extend(elements.into_iter().filter_map(|element| each(element, fields(element.get()))));
+        Some(seen(text))
+    })
+}
+
+/// Whether it may be one; serde_json's error would hold all of a long text that is none.
+fn is_array(text: &str) -> bool {
+    text.trim_ascii_start().starts_with('[')
+}
+
+fn list<'a, E>(text: &'a str, element: impl Fn(&mut Rest<'a>) -> Option<E>) -> Option<Vec<E>> {
+    let mut elements = Vec::new();
+    walk(text, |rest| {
+        elements.push(element(rest)?);
+        Some(())
+    })?;
+    Some(elements)
+}
+
+fn walk<'a>(text: &'a str, mut element: impl FnMut(&mut Rest<'a>) -> Option<()>) -> Option<Seen> {
+    let mut rest = Rest::new(text);
+    rest.eat(b'[')?;
+    let mut first = true;
+    while rest.more(b']', first)? {
+        element(&mut rest)?;
+        first = false;
+    }
+    rest.peek().is_none().then_some(rest.seen)
+}
+
+/// Text that was not read yet.
+struct Rest<'a> {
+    text: &'a str,
+    at: usize,
+    seen: Seen,
+}
+
+impl<'a> Rest<'a> {
+    fn new(text: &'a str) -> Rest<'a> {
+        Rest { text, at: 0, seen: Seen::default() }
+    }
+
+    /// The next byte that is no white space; it stays there.
+    fn peek(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.text.as_bytes().get(self.at)?;
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+    }
+
+    fn eat(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    /// Whether a member or element comes next; if none does, the bracket that closes is read.
+    fn more(&mut self, close: u8, first: bool) -> Option<bool> {
+        if self.peek()? == close {
+            self.at += 1;
+            return Some(false);
+        }
+        if !first {
+            self.eat(b',')?;
+        }
+        Some(true)
+    }
+
+    /// The value that comes next, whatever it is.
+    fn value(&mut self) -> Option<&'a str> {
+        let first = self.peek()?;
+        let from = self.at;
+        self.at += 1;
+        match first {
+            b'"' => self.at = end_of_string(self.text.as_bytes(), self.at)?,
+            b'{' | b'[' => self.end_nested()?,
+            b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
+                let rest = self.text.as_bytes().get(self.at..)?;
+                let inside = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+                self.at += rest.iter().take_while(|byte| inside(byte)).count();
+            }
+            _ => return None,
+        }
+        self.text.get(from..self.at)
+    }
+
+    /// Behind an object or array that has begun.
+    fn end_nested(&mut self) -> Option<()> {
+        let bytes = self.text.as_bytes();
+        let mut depth = 1_usize;
+        let (mut deepest, mut values) = (1, 1);
+        let mut at = self.at;
+        while depth > 0 {
+            let byte = *bytes.get(at)?;
+            at += 1;
+            match byte {
+                b'"' => at = end_of_string(bytes, at)?,
+                b'{' | b'[' => {
+                    depth += 1;
+                    deepest = deepest.max(depth);
+                    values += 1;
+                }
+                b'}' | b']' => depth -= 1,
+                b',' => values += 1,
+                _ => {}
+            }
+        }
+        self.at = at;
+        self.seen = Seen { depth: self.seen.depth.max(deepest), values: self.seen.values + values };
+        Some(())
+    }
+
+    fn raw(&mut self) -> Option<&'a RawValue> {
+        <&RawValue>::deserialize(self).ok()
+    }
+
+    fn object<T: Deserialize<'a>>(&mut self) -> Option<(&'a RawValue, Option<T>)> {
+        let object = self.peek()? == b'{';
+        let from = self.at;
+        if object && let Ok(read) = T::deserialize(&mut *self) {
+            let text = self.text.get(from..self.at)?;
+            return Some((raw_value(text)?, Some(read)));
+        }
+        self.at = from;
+        let raw = self.raw()?;
+        Some((raw, fields(raw.get())))
+    }
+}
+
+/// By this name a `RawValue` asks serde_json for its text, and gets it as the only member of a map. Should that
+/// change, every read here fails, and serde_json does the work as before; a test tells.
+const RAW: &str = "$serde_json::private::RawValue";
+
+/// A value's text on its way into a `RawValue`.
+struct Text<'a>(Option<&'a str>);
+
+/// Text that is known to be one value, as a value.
+pub fn raw_value(text: &str) -> Option<&RawValue> {
+    <&RawValue>::deserialize(Text(Some(text))).ok()
+}
+
+/// What this reader leaves to serde_json: types that the wire's structs do not have, and errors.
+#[derive(Debug)]
+struct Unread;
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("unread")
+    }
+}
+
+impl std::error::Error for Unread {}
+
+impl de::Error for Unread {
+    fn custom<T: fmt::Display>(_: T) -> Unread {
+        Unread
+    }
+}
+
+impl<'de> Deserializer<'de> for &mut Rest<'de> {
+    type Error = Unread;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Unread> {
+        Err(Unread)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        match self.peek() {
+            Some(b'n') => (self.value() == Some("null")).then(|| visitor.visit_none()).ok_or(Unread)?,
+            _ => visitor.visit_some(self),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Unread> {
+        // no struct of Rust's is called so; what exactly this one wants, it says itself
+        match name.starts_with('$') {
+            true => visitor.visit_map(Text(Some(self.value().ok_or(Unread)?))),
+            false => visitor.visit_newtype_struct(self),
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.eat(b'"').ok_or(Unread)?;
+        let from = self.at;
+        self.at = end_of_string(self.text.as_bytes(), from).ok_or(Unread)?;
+        let inside = self.text.get(from..self.at - 1).ok_or(Unread)?;
+        if inside.bytes().all(|byte| byte != b'\\') {
+            return visitor.visit_borrowed_str(inside);
+        }
+        let literal = self.text.get(from - 1..self.at).ok_or(Unread)?;
+        visitor.visit_string(serde_json::from_str(literal).map_err(|_| Unread)?)
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        visitor.visit_u64(self.value().and_then(|digits| digits.parse().ok()).ok_or(Unread)?)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.value().ok_or(Unread)?;
+        visitor.visit_unit()
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        self.eat(b'{').ok_or(Unread)?;
+        visitor.visit_map(Members { rest: self, first: true })
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Unread> {
+        self.deserialize_map(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple tuple_struct
+        enum
+    }
+}
+
+struct Members<'r, 'a> {
+    rest: &'r mut Rest<'a>,
+    first: bool,
+}
+
+impl<'de> MapAccess<'de> for Members<'_, 'de> {
+    type Error = Unread;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
+        let first = std::mem::replace(&mut self.first, false);
+        if !self.rest.more(b'}', first).ok_or(Unread)? {
+            return Ok(None);
+        }
+        if self.rest.peek() != Some(b'"') {
+            return Err(Unread);
+        }
+        let key = seed.deserialize(&mut *self.rest)?;
+        self.rest.eat(b':').ok_or(Unread)?;
+        Ok(Some(key))
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
+        seed.deserialize(&mut *self.rest)
+    }
+}
+
+impl<'de> Deserializer<'de> for Text<'de> {
+    type Error = Unread;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+        visitor.visit_map(self)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+impl<'de> MapAccess<'de> for Text<'de> {
+    type Error = Unread;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
+        match self.0 {
+            Some(_) => seed.deserialize(StrDeserializer::new(RAW)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
+        seed.deserialize(BorrowedStrDeserializer::new(self.0.take().ok_or(Unread)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::wire::request::{CreateResponse, Item};
+
+    /// White space, where JSON allows it.
+    fn space() -> impl Strategy<Value = String> {
+        "[ \n\r\t]{0,2}"
+    }
+
+    /// A string literal: escapes of every kind, quotes and brackets inside.
+    fn literal() -> impl Strategy<Value = String> {
+        let piece = select(vec![
+            r#"\""#,
+            r"\\",
+            r"\\\\",
+            r"\/",
+            r"\n",
+            r"\t",
+            r"\u0041",
+            r"\ud83d\ude00",
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            ":",
+            " ",
+            "null",
+            "é",
+            "😀",
+            "text",
+        ]);
+        vec(piece, 0..6).prop_map(|pieces| format!("\"{}\"", pieces.concat()))
+    }
+
+    fn scalar() -> impl Strategy<Value = String> {
+        let plain = ["null", "true", "false", "0", "-1", "2.5e-3", "1E+9", "12345678901234567890"];
+        prop_oneof![select(plain.to_vec()).prop_map(str::to_owned), literal()]
+    }
+
+    /// A name that the wire's structs know, or any other.
+    fn key() -> impl Strategy<Value = String> {
+        let known = ["\"type\"", "\"content\"", "\"id\"", "\"t\\u0079pe\"", "\"input\"", "\"tools\""];
+        prop_oneof![select(known.to_vec()).prop_map(str::to_owned), literal()]
+    }
+
+    fn joined(open: &str, parts: Vec<String>, close: &str) -> String {
+        format!("{open}{}{close}", parts.join(","))
+    }
+
+    fn array(of: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        let element = (space(), of, space()).prop_map(|(a, value, b)| format!("{a}{value}{b}"));
+        (space(), vec(element, 0..5)).prop_map(|(empty, elements)| match elements.is_empty() {
+            true => format!("[{empty}]"),
+            false => joined("[", elements, "]"),
+        })
+    }
+
+    fn object(of: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+        let member = (space(), key(), space(), space(), of, space());
+        let member = member.prop_map(|(a, key, b, c, value, d)| format!("{a}{key}{b}:{c}{value}{d}"));
+        (space(), vec(member, 0..5)).prop_map(|(empty, members)| match members.is_empty() {
+            true => format!("{{{empty}}}"),
+            false => joined("{", members, "}"),
+        })
+    }
+
+    fn json() -> impl Strategy<Value = String> {
+        scalar().prop_recursive(4, 32, 5, |inner| prop_oneof![array(inner.clone()), object(inner)])
+    }
+
+    fn texts(elements: &[&RawValue]) -> Vec<String> {
+        elements.iter().map(|element| element.get().to_owned()).collect()
+    }
+
+    fn told(text: &str) -> Option<Vec<(&RawValue, Option<Item<'_>>)>> {
+        let mut told = Vec::new();
+        objects(text, &mut told, |raw, item| Some((raw, item))).map(|_| told)
+    }
+
+    /// What both readers make of a struct: its fields as they print, or nothing.
+    fn both<'a, T: Deserialize<'a> + fmt::Debug>(text: &'a str) -> [Option<String>; 2] {
+        let printed = |read: Option<T>| read.map(|read| format!("{read:?}"));
+        let mut rest = Rest::new(text);
+        let read = T::deserialize(&mut rest).ok().filter(|_| rest.peek().is_none());
+        [printed(read), printed(serde_json::from_str(text).ok())]
+    }
+
+    proptest! {
+        #[test]
+        fn elements_are_those_that_serde_json_sees(text in array(json()), after in space()) {
+            let text = text + &after;
+            let want: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(texts(&list(&text, Rest::raw).unwrap()), texts(&want));
+            let told = told(&text).unwrap();
+            let (told, items): (Vec<&RawValue>, Vec<_>) = told.into_iter().unzip();
+            prop_assert_eq!(texts(&told), texts(&want));
+            for (item, text) in items.iter().zip(&want) {
+                let want = serde_json::from_str::<Item<'_>>(text.get()).ok();
+                let want = want.filter(|_| text.get().starts_with('{'));
+                prop_assert_eq!(format!("{item:?}"), format!("{want:?}"));
+            }
+        }
+
+        #[test]
+        fn members_are_those_that_serde_json_sees(text in object(json()), after in space()) {
+            let text = text + &after;
+            // a name that comes twice is an error for both
+            let [read, want] = both::<Item<'_>>(&text);
+            prop_assert_eq!(read, want);
+            let [read, want] = both::<CreateResponse<'_>>(&text);
+            prop_assert_eq!(read, want);
+        }
+
+        #[test]
+        fn what_is_cut_off_is_an_error(text in prop_oneof![array(json()), object(json())]) {
+            for (cut, _) in text.char_indices() {
+                let head = &text[..cut];
+                prop_assert!(elements(head).is_none() && list(head, Rest::raw).is_none(), "{head}");
+                prop_assert!(fields::<Item<'_>>(head).is_none(), "{head}");
+                prop_assert!(told(head).is_none(), "{head}");
+            }
+        }
+
+        #[test]
+        fn anything_at_all_comes_to_an_end(pieces in vec(select(vec![
+            "{", "}", "[", "]", "\"", "\\", ",", ":", " ", "\"a\"", "null", "nul", "1", "-", "é", "\"type\":", "\0",
+        ]), 0..24)) {
+            let text = pieces.concat();
+            // well formed by chance: then it is read as it ought to be
+            match serde_json::from_str::<Vec<&RawValue>>(&text) {
+                Ok(want) => prop_assert_eq!(texts(&elements(&text).unwrap()), texts(&want)),
+                Err(_) => drop((elements(&text), told(&text))),
+            }
+            let [read, want] = both::<Item<'_>>(&text);
+            prop_assert!(want.is_none() || read == want || !text.starts_with('{'), "{}", text);
+        }
+    }
+
+    #[test]
+    fn a_raw_value_takes_its_text_without_a_second_parse() {
+        for text in ["{\"a\": [1, 2]}", "\"x\"", "null", "-1.5e3"] {
+            assert_eq!(raw_value(text).unwrap().get(), text);
+            assert_eq!(Rest::new(text).raw().unwrap().get(), text);
+        }
+        // no JSON at all: so nobody parsed it
+        assert_eq!(raw_value("{]").unwrap().get(), "{]");
+    }
+
+    #[test]
+    fn what_the_wire_does_not_use_is_left_to_serde_json() {
+        #[derive(Debug, Deserialize)]
+        struct Typed {
+            n: u64,
+            list: Vec<String>,
+        }
+        let read: Typed = fields(r#"{"n": 7, "list": ["a", "b\n"]}"#).unwrap();
+        assert_eq!((read.n, read.list), (7, vec!["a".to_owned(), "b\n".to_owned()]));
+        assert!(fields::<Typed>("[7, []]").is_none(), "an array is no object");
+        for n in [
+            "0",
+            "7",
+            "18446744073709551615",
+            "18446744073709551616",
+            "-0",
+            "-1",
+            "1.0",
+            "1e2",
+            "null",
+            "\"7\"",
+        ] {
+            let text =
+                format!("{{\"prompt_tokens\": {n}, \"prompt_tokens_details\": {{\"cached_tokens\":{n}}}}}");
+            let read = fields::<crate::wire::chat::Usage>(&text).map(|usage| format!("{usage:?}"));
+            let want = serde_json::from_str::<crate::wire::chat::Usage>(&text).ok();
+            assert_eq!(read, want.map(|usage| format!("{usage:?}")), "{text}");
+        }
+        assert!(
+            fields::<Item<'_>>(r#"{"type":1,"type":2}"#).is_none(),
+            "which of them was meant, nobody knows"
+        );
+    }
+}
