@@ -1,16 +1,23 @@
 //! Owns the count of this process's file descriptors: the limit is raised at the start, a reserve is kept for what must go
 //! on when they run out (health checks, the store), and a lack is told once. It must not open anything that stays open.
 
+#[cfg(unix)]
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+#[cfg(unix)]
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// "Too many open files", in this process and on the machine: EMFILE and ENFILE, the same on every Unix.
+#[cfg(unix)]
 const LACKS: [i32; 2] = [24, 23];
+/// No more sockets, no room for one: WSAEMFILE and WSAENOBUFS.
+#[cfg(windows)]
+const LACKS: [i32; 2] = [10_024, 10_055];
 /// Most descriptors that are kept for what must go on.
+#[cfg(unix)]
 const MOST_RESERVED: u64 = 64;
 /// How long a lack makes us not ready, and how long one without another is over.
 const RECENT: Duration = Duration::from_secs(5);
@@ -30,6 +37,7 @@ pub enum Use {
 }
 
 /// Raises the soft limit to the hard one, and notes it.
+#[cfg(unix)]
 pub fn raise() {
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => {
@@ -40,23 +48,41 @@ pub fn raise() {
     }
 }
 
-/// Whether a descriptor of that number leaves those reserved alone.
-pub fn within(descriptor: RawFd, wanted: Use) -> bool {
+/// Whether that one leaves those reserved alone.
+#[cfg(unix)]
+pub fn within(descriptor: &impl AsRawFd, wanted: Use) -> bool {
     let limit = LIMIT.load(Ordering::Relaxed);
     let reserved = MOST_RESERVED.min(limit / 8);
     let left = match wanted {
         Use::Client => limit / 8,
         Use::Upstream => 0,
     };
-    u64::try_from(descriptor).is_ok_and(|descriptor| descriptor < limit - reserved - left)
+    u64::try_from(descriptor.as_raw_fd()).is_ok_and(|descriptor| descriptor < limit - reserved - left)
 }
 
 /// Whether there is one to be had now.
+#[cfg(unix)]
 pub fn available(wanted: Use) -> bool {
     match File::open("/dev/null") {
-        Ok(file) => within(file.as_raw_fd(), wanted),
+        Ok(file) => within(&file, wanted),
         Err(error) => !is_lack(&error),
     }
+}
+
+/// Does nothing: the number of sockets has no limit of its own on Windows.
+#[cfg(windows)]
+pub fn raise() {}
+
+/// Always: no number of sockets is reserved on Windows, where their handles are no count of them.
+#[cfg(windows)]
+pub fn within<S>(_: &S, _: Use) -> bool {
+    true
+}
+
+/// Always: a lack shows when a socket is opened.
+#[cfg(windows)]
+pub fn available(_: Use) -> bool {
+    true
 }
 
 /// Whether that error is the lack of one.

@@ -19,6 +19,7 @@ pub mod driver;
 mod heavy;
 pub mod keyring;
 pub mod server;
+mod signals;
 mod spare;
 pub mod sse;
 pub mod store;

@@ -27,6 +27,8 @@ const UNSENT: u32 = 32 << 10;
 pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     let open = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // on Windows the option lets another process take the address away
+        #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
         let options = SockRef::from(&socket);
         options.set_tcp_keepalive(&crate::upstream::keepalive())?;

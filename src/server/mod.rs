@@ -22,7 +22,6 @@ mod stored;
 mod tokens;
 
 use std::future::Future;
-use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -36,7 +35,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +43,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Resolved};
 use crate::descriptors::{self, Use};
 use crate::keyring::Keyring;
+use crate::signals::Stop;
 use crate::store::{self, Echoes, Group, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
@@ -118,7 +117,7 @@ pub fn run(resolved: Resolved) -> Result<(), String> {
 
 async fn serve(resolved: Resolved) -> Result<(), String> {
     descriptors::raise();
-    let mut signals = Signals::new()?;
+    let mut signals = Stop::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let listener = client::listen(resolved.config.listen)?;
     let admin = client::listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
@@ -191,7 +190,7 @@ async fn sweep(app: Arc<App>) {
 }
 
 /// Lets what runs end in its own time, then in ours.
-async fn drain(app: &App, api: tokio::task::JoinHandle<TaskTracker>, signals: &mut Signals) {
+async fn drain(app: &App, api: tokio::task::JoinHandle<TaskTracker>, signals: &mut Stop) {
     tracing::info!(open_streams = app.metrics.open_streams.get(), "draining; a second signal ends at once");
     app.draining.cancel();
     let Ok(connections) = api.await else { return };
@@ -261,7 +260,7 @@ where
             }
         };
         if !reserve {
-            full = !descriptors::within(stream.as_raw_fd(), Use::Client);
+            full = !descriptors::within(&stream, Use::Client);
         }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
@@ -332,26 +331,6 @@ impl<C: GracefulConnection> Future for UntilStopped<C> {
             this.connection.as_mut().graceful_shutdown();
         }
         this.connection.poll(cx)
-    }
-}
-
-/// SIGTERM and SIGINT as one.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Signals, String> {
-        let take = |kind| signal(kind).map_err(|error| format!("cannot handle signals: {error}"));
-        Ok(Signals { terminate: take(SignalKind::terminate())?, interrupt: take(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 

@@ -4,9 +4,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::config::Resolved;
+use crate::signals::Reload;
 use crate::upstream::Upstream;
 
 /// Time between two looks at the files: a change is there within a few seconds, without a watcher's dependencies.
@@ -16,7 +15,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// at once; any other key is named in the log as one that waits for a restart. What is wrong is logged, and everything
 /// stays as it is.
 pub async fn watch(upstream: Upstream, mut current: Resolved) {
-    let mut hangup = match signal(SignalKind::hangup()) {
+    let mut hangup = match Reload::new() {
         Ok(hangup) => hangup,
         Err(error) => {
             tracing::warn!(%error, "cannot handle SIGHUP, the configuration is not read again");
@@ -26,7 +25,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
     let mut seen = stamps(&current);
     loop {
         let asked = tokio::select! {
-            _ = hangup.recv() => true,
+            () = hangup.next() => true,
             () = tokio::time::sleep(LOOK) => false,
         };
         let now = stamps(&current);

@@ -2,7 +2,6 @@
 //! exchanged on one.
 
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,7 +61,7 @@ impl Pool {
         let refused = |cause: String| Broken { why: Why::Refused, cause };
         let connect = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) if !descriptors::within(stream.as_raw_fd(), Use::Upstream) => {
+            Ok(Ok(stream)) if !descriptors::within(&stream, Use::Upstream) => {
                 return Err(Broken::no_descriptor());
             }
             Ok(Ok(stream)) => stream,
