@@ -1,4 +1,4 @@
-//! The request side: what each form of a Responses request becomes in Chat Completions (WIRE.md 9.1, 9.2 and 10).
+//! The request side: what each form of a Responses request becomes in Chat Completions (docs/protocol.md 3 to 5).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,7 +1,7 @@
 //! Owns what differs between the servers behind us, as data. It must not do anything: a quirk is a field here and
 //! one `if` where it matters.
 
-/// How one kind of server reads Chat Completions requests (WIRE.md 9.1, 9.4).
+/// How one kind of server reads Chat Completions requests (docs/servers.md).
 #[derive(Debug, Clone, Copy)]
 pub struct Dialect {
     /// The name in logs, `doctor` and `upstream.dialect`.

@@ -59,7 +59,7 @@ pub enum Kind {
     Forbidden,
     /// The request itself is no proper HTTP.
     BadRequest,
-    /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (CLIENTS.md 3.2).
+    /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (docs/clients.md).
     UpgradeRequired,
     /// The client left before its body was complete.
     ClientGone,
@@ -120,7 +120,7 @@ struct Row {
 }
 
 impl Kind {
-    /// The table. Statuses and codes: WIRE.md 8 and 10; what Codex does on each: CLIENTS.md 2.4. A deterministic
+    /// The table. Statuses and codes: docs/protocol.md 8; what Codex does on each: docs/clients.md. A deterministic
     /// refusal becomes `invalid_prompt` in `response.failed`, since Codex retries every code that it does not know.
     fn row(self) -> Row {
         use Origin::{Client, Internal, Upstream};

@@ -98,7 +98,7 @@ fn complete_part(part: &mut Value, images: bool) {
     }
 }
 
-/// The letters before an item's id, by its type (WIRE.md 3).
+/// The letters before an item's id, by its type (docs/protocol.md 6).
 fn prefix(item: &RawValue) -> &'static str {
     let kind = fields::<Item<'_>>(item).and_then(|item| item.r#type).and_then(json::decode);
     match kind.as_deref() {

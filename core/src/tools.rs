@@ -333,7 +333,7 @@ impl<'a> Tools<'a> {
         }
     }
 
-    /// A function tool with all the keys that both published schemas require (WIRE.md 0, `tools[]` echo).
+    /// A function tool with all the keys that both published schemas require (docs/protocol.md 1).
     fn echo_function(&mut self, tool: &Tool<'_>) {
         let out = &mut self.echo;
         out.extend_from_slice(b"{\"type\":\"function\"");

@@ -8,7 +8,7 @@ use crate::upstream::Route;
 
 /// The route of a request for `model`. A conversation is known by `prompt_cache_key`, else by the `thread-id` or
 /// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Codex's sub-agents share
-/// the key of their parent, and differ by `thread-id` (CLIENTS.md 1.1).
+/// the key of their parent, and differ by `thread-id` (docs/clients.md).
 pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, chain: Option<&str>) -> Route {
     let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
@@ -29,7 +29,7 @@ const METADATA: HeaderName = HeaderName::from_static("x-codex-turn-metadata");
 /// A name longer than this is nobody's conversation.
 const LONGEST: usize = 512;
 
-/// Whether Codex asks for something beside the conversation: its title, or a summary of it (CLIENTS.md 1.2).
+/// Whether Codex asks for something beside the conversation: its title, or a summary of it (docs/clients.md).
 fn is_side(metadata: &str) -> bool {
     #[derive(Deserialize)]
     struct Metadata {

@@ -1,7 +1,7 @@
 //! Owns `GET /v1/models`: the lists of all servers as one, in OpenAI's format and in that of Codex's catalog. It must
 //! not ask the servers itself.
 //!
-//! Codex reads `models` where its provider has `model_catalog_url` and a key (CLIENTS.md 3.1), and so learns the
+//! Codex reads `models` where its provider has `model_catalog_url` and a key (docs/clients.md), and so learns the
 //! context window, without which it takes a local model for one of 272000 tokens. One entry that it cannot read makes
 //! it drop the whole list; `tests/clients/test_upstreams.py` shows this list to the real Codex.
 

@@ -59,7 +59,7 @@ fn invalid(name: &str, found: &str, expected: &str) -> Error {
     Error::new(Kind::InvalidValue, message).param(name)
 }
 
-/// Which part of a list is wanted (WIRE.md 1: `limit` 1 to 100, newest first unless asked otherwise).
+/// Which part of a list is wanted (`limit` 1 to 100, newest first unless asked otherwise).
 #[derive(Debug)]
 pub struct Page {
     limit: usize,

@@ -62,7 +62,7 @@ pub struct Context<'a> {
     pub references: HashMap<&'a str, InputItem<'a>>,
     /// A `compaction` item that stands for everything before the user's last words.
     pub summary: Option<InputItem<'a>>,
-    /// Whether an output must answer a call that is there: so where the history is ours (WIRE.md 10).
+    /// Whether an output must answer a call that is there: so where the history is ours.
     pub strict: bool,
 }
 

@@ -37,7 +37,7 @@ use crate::wire::request::{
 use crate::wire::trusted_json;
 use crate::{compaction, item_views, mapped};
 
-/// How the upstream's reasoning reaches the client (WIRE.md 10, "raw reasoning").
+/// How the upstream's reasoning reaches the client (docs/protocol.md 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningDisplay {
@@ -59,7 +59,7 @@ pub enum SealReasoning {
     Asked,
 }
 
-/// What becomes of `system` and `developer` messages (WIRE.md 10).
+/// What becomes of `system` and `developer` messages (docs/protocol.md 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeveloperMessages {
@@ -99,7 +99,7 @@ pub struct PlanOptions<'a> {
     pub alternate_roles: bool,
     /// How reasoning is shown.
     pub reasoning: ReasoningDisplay,
-    /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part (CLIENTS.md 2.2).
+    /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part.
     pub refusal_as_text: bool,
     /// Whether the model takes images; one that does not gets a short text in their place.
     pub sees: bool,
@@ -242,7 +242,7 @@ impl<'a> Draft<'a> {
     /// Makes the plan: what goes upstream, and what the answer echoes.
     ///
     /// # Errors
-    /// Only for a body that is no Responses request (WIRE.md 10): no model and no default, `input` neither string nor
+    /// Only for a body that is no Responses request (docs/requests.md): no model and no default, `input` neither string nor
     /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
@@ -545,7 +545,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let text: TextConfig<'_> = fields(self.request.text, "text")?;
         TextForm::read(self.update.format.or(text.format))
     }
-    /// What the response says about its request: 31 fields, each always there (WIRE.md 4).
+    /// What the response says about its request: 31 fields, each always there (docs/protocol.md 6).
     fn reply(&self, model: &str, stream: bool, tools: &Tools<'_>) -> Result<ReplyPlan, Error> {
         let request = self.request;
         let reasoning: ReasoningConfig<'_> = fields(request.reasoning, "reasoning")?;
@@ -838,7 +838,7 @@ fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
     out.extend_from_slice(value.as_bytes());
 }
 
-/// Whether `summary` is there and null: the client wants no readable reasoning (WIRE.md 10). An absent one says nothing.
+/// Whether `summary` is there and null: the client wants no readable reasoning (docs/protocol.md 7). An absent one says nothing.
 fn null_summary(reasoning: Option<&RawValue>) -> bool {
     let mut null = false;
     trusted_json::members(reasoning.map_or("", RawValue::get), |name, value| {

@@ -92,7 +92,7 @@ fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, escaped: &Text)
     out.push(b'"');
 }
 
-/// What kinds of text stream in parts, and how their events are called (WIRE.md 5).
+/// What kinds of text stream in parts, and how their events are called (docs/protocol.md 7).
 #[derive(Debug)]
 pub(crate) struct Family {
     /// Its part's events: `added` and `done`.
@@ -355,7 +355,7 @@ impl Open {
     }
 
     /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
-    /// `output_text`. A call that was cut off gets no `arguments.done` (WIRE.md 10).
+    /// `output_text`. A call that was cut off gets no `arguments.done` (docs/protocol.md 7).
     pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (Text, Text) {
         let text = if events.shares(self.text.len()) { 0 } else { self.text.len() };
         let length = text + self.content.json.copied() + self.summary.json.copied() + 256;

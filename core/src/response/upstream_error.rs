@@ -1,5 +1,5 @@
 //! Owns the reading of an upstream's errors: its status and words in, one row of our table out. The words of
-//! llama-server b11434 and vLLM 0.32 are known (WIRE.md 9.4); anything else is judged by its status.
+//! llama-server b11434 and vLLM 0.32 are known (docs/servers.md); anything else is judged by its status.
 
 use std::borrow::Cow;
 
@@ -245,7 +245,7 @@ fn judge(status: Option<StatusCode>, said: Said) -> Error {
     error
 }
 
-/// What the `code` of a failed response says (WIRE.md 4), where there is no status.
+/// What the `code` of a failed response says, where there is no status.
 fn by_code(code: &str, message: &str) -> Kind {
     match code {
         "rate_limit_exceeded" | "slow_down" | "insufficient_quota" => Kind::RateLimited,

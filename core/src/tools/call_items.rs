@@ -82,7 +82,7 @@ fn found(table: &Table, call: &Value) -> Option<Item> {
     Some(item(table, route, &arguments.to_string()))
 }
 
-/// Codex wants an object here; a function call of `tool_search` would be "aborted" (CLIENTS.md 6.4).
+/// Codex wants an object here; a function call of `tool_search` would be "aborted" (docs/clients.md).
 fn tool_search(parsed: Option<&Value>, arguments: &str) -> Item {
     let object = match parsed {
         Some(Value::Object(object)) => Value::Object(object.clone()),

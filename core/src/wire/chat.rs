@@ -1,7 +1,7 @@
 //! Owns the shape of what a Chat Completions server sends: a chunk, or a whole completion read as one chunk.
 //! Texts stay escaped (`RawValue`). It must not judge what it reads: every field may be absent.
 //!
-//! Shapes: WIRE.md 9.3 and 9.4, recorded streams of llama-server b11434 and vLLM 0.32.
+//! Shapes: docs/protocol.md 7, docs/servers.md, recorded streams of llama-server b11434 and vLLM 0.32.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::wire::request::raw_fields;
 
 raw_fields!(
-    /// An event (WIRE.md 5), or a whole Response object in place of one.
+    /// An event (docs/protocol.md 7), or a whole Response object in place of one.
     Event {
         r#type, item_id, output_index, content_index, summary_index, delta, text, arguments, input, refusal, name,
         part, item, annotation, logprobs, response, error, object, choices, timings,

@@ -110,7 +110,7 @@ const MOST_OTHERS: usize = 1000;
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 raw_fields_and_others!(
-    /// `CreateResponse` (WIRE.md 2). Codex also sends `client_metadata`, others `stream_options`,
+    /// `CreateResponse` (docs/protocol.md 3). Codex also sends `client_metadata`, others `stream_options`,
     /// `prompt_cache_options`, or what their server takes beyond the documents.
     CreateResponse {
         background,
@@ -146,7 +146,7 @@ raw_fields_and_others!(
 );
 
 raw_fields!(
-    /// One element of `input` (WIRE.md 3, CLIENTS.md 1.4).
+    /// One element of `input` (docs/protocol.md 4).
     Item {
         r#type, id, role, content, call_id, namespace, name, arguments, input, output, summary, tools, action,
         operation, status, encrypted_content,

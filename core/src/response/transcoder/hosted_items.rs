@@ -115,7 +115,7 @@ fn write_item(out: &mut Vec<u8>, item: &str, id: &str, status: Option<&str>) {
     out.push(b'}');
 }
 
-/// Prefix of an item's id by its type (WIRE.md 3).
+/// Prefix of an item's id by its type (docs/protocol.md 6).
 fn prefix(kind: &str) -> &'static str {
     PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
 }
