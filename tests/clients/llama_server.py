@@ -1,7 +1,8 @@
 """Run llama.cpp's own HTTP server with the small model from PyPI, until SIGTERM or SIGINT.
 
 The chat templates are ours (fixtures/templates): `tools` lets the base model write tool calls that the server parses,
-`think` has it begin with reasoning. The context is divided among the slots.
+`think` has it begin with reasoning, whose opening tag the template writes; under `think_itself` the model writes it.
+The context is divided among the slots.
 """
 
 import argparse
@@ -38,6 +39,7 @@ def main():
     parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--template", default="tools", help="name of a file in fixtures/templates")
+    parser.add_argument("--reasoning-format", help="`none` leaves reasoning in the content, between its tags")
     parser.add_argument("--batch", type=int, help="tokens of the prompt that are processed at a time")
     parser.add_argument("--slot-save-path", help="folder for states of slots")
     parser.add_argument("--predict", type=int, default=4000, help="most tokens of one answer")
@@ -60,6 +62,9 @@ def main():
     p.use_jinja = True
     p.chat_template = (TEMPLATES / f"{args.template}.jinja").read_text()
     p.endpoint_slots = True
+    if args.reasoning_format:
+        formats = xllamacpp.common_reasoning_format
+        p.reasoning_format = formats[f"COMMON_REASONING_FORMAT_{args.reasoning_format.upper()}"]
     if args.slot_save_path:
         p.slot_save_path = args.slot_save_path.rstrip("/") + "/"
     server = xllamacpp.Server(p)

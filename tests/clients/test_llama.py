@@ -92,6 +92,48 @@ def test_a_tool_call_and_the_turn_after_it(llama_proxy, llama):
     assert second.terminal["usage"]["input_tokens_details"]["cached_tokens"] > 0, "the prompt prefix changed"
 
 
+def test_one_call_is_an_end(llama_proxy, llama):
+    """`finish_reason: "tool_calls"`. The end token is made likely, which the grammar allows behind one call alone."""
+    body = {"model": llama.model, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 60, "input": solved_calls(),
+            "tool_choice": "required", "parallel_tool_calls": False, "logit_bias": [[1, 100]]}
+    stream = raw_stream(llama_proxy.base_url, body, timeout=120)
+    assert stream.types[-1] == "response.completed", str(stream)
+    (call,) = stream.items()
+    assert call["status"] == "completed" and json.loads(call["arguments"]) == {"city": "Paris"}
+
+
+def test_a_call_that_is_cut(llama_proxy, llama):
+    """`finish_reason: "length"` within the arguments."""
+    body = {"model": llama.model, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 18, "input": solved_calls()}
+    stream = raw_stream(llama_proxy.base_url, body, timeout=120)
+    assert stream.types[-1] == "response.incomplete", str(stream)
+    assert stream.terminal["incomplete_details"] == {"reason": "max_output_tokens"}
+    (call,) = stream.items()
+    assert call["type"] == "function_call" and call["status"] == "incomplete"
+
+
+def test_an_answer_that_ends_at_once(llama_proxy, llama):
+    """`finish_reason: "stop"` and nothing said: the end token is made certain."""
+    body = {"model": llama.model, "input": "Say nothing.", "logit_bias": [[1, 100]], "max_output_tokens": 12}
+    stream = raw_stream(llama_proxy.base_url, body)
+    status, _, text = request_json("POST", llama_proxy.base_url + "/responses", body)
+    assert status == 200, text
+    for response in (stream.terminal, json.loads(text)):
+        assert response["status"] == "completed", response
+        (message,) = response["output"]
+        assert message["status"] == "completed" and message["content"][0]["text"] == ""
+        assert response["usage"]["output_tokens"] == 1
+
+
+def test_a_stop_word_is_an_end(llama_proxy, llama):
+    body = {"model": llama.model, "input": "Count: one two", "temperature": 0, "max_output_tokens": 12}
+    first = raw_stream(llama_proxy.base_url, body).output_text
+    word = first.split()[1]
+    stream = raw_stream(llama_proxy.base_url, {**body, "stop": [word]})
+    assert stream.types[-1] == "response.completed", str(stream)
+    assert stream.output_text == first.partition(word)[0]
+
+
 def test_json_schema_is_enforced(llama_proxy, llama):
     text_format = {"type": "json_schema", "name": "thing", "strict": True, "schema": SCHEMA}
     stream = raw_stream(llama_proxy.base_url, {

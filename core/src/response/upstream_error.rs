@@ -228,6 +228,7 @@ fn judge(status: Option<StatusCode>, said: Said) -> Error {
         503 => Kind::Unavailable,
         504 | 408 => Kind::Timeout,
         404 if message.to_ascii_lowercase().contains("model") => Kind::ModelNotFound,
+        400 if is_unknown_model(&message) => Kind::ModelNotFound,
         401 | 403 | 404 | 413 | 415 => Kind::Rejected(status),
         400..=499 => Kind::Rejected(StatusCode::BAD_REQUEST),
         _ if is_deterministic(&message) => Kind::Rejected(StatusCode::BAD_REQUEST),
@@ -290,6 +291,15 @@ fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
     ]
     .iter()
     .any(|words| message.contains(words))
+}
+
+/// No server has the model, told with 400: llama-server's router mode, LiteLLM, OpenRouter, and OpenAI's own words.
+fn is_unknown_model(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.starts_with("model '") && message.ends_with("' not found")
+        || message.contains("invalid model name passed in model=")
+        || message.contains(" is not a valid model id")
+        || message.starts_with("the model ") && message.contains(" does not exist")
 }
 
 /// llama-server reports what is wrong with a request as 500 in places (every `std::runtime_error`); a client that
@@ -378,6 +388,25 @@ mod tests {
                 404,
                 Some("model_not_found"),
             ),
+            (
+                400,
+                r#"{"error":{"code":400,"message":"model 'x' not found","type":"invalid_request_error"}}"#,
+                404,
+                Some("model_not_found"),
+            ),
+            (
+                400,
+                r#"{"error":{"message":{"error":"/chat/completions: Invalid model name passed in model=x. Call `/v1/models` to view available models for your key."},"type":"None","param":"None","code":"400"}}"#,
+                404,
+                Some("model_not_found"),
+            ),
+            (
+                400,
+                r#"{"error":{"message":"x/y:free is not a valid model ID","code":400},"user_id":"u"}"#,
+                404,
+                Some("model_not_found"),
+            ),
+            (400, r#"{"error":{"message":"the tool for this model was not found"}}"#, 400, None),
             (
                 500,
                 r#"{"error":{"code":500,"message":"Jinja Exception: Conversation roles must alternate","type":"server_error"}}"#,
