@@ -7,7 +7,8 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use rejoinder_core::dialect::LLAMA_SERVER;
 use rejoinder_core::ids::Ids;
-use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::options::PlanOptions;
+use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use serde_json::json;
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use rejoinder_core::limits::Limits;
-pub use rejoinder_core::request::plan::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
-pub use rejoinder_core::response::transcoder::ThinkTags;
+pub use rejoinder_core::options::ThinkTags;
+pub use rejoinder_core::options::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

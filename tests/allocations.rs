@@ -6,7 +6,8 @@ use std::alloc::System;
 
 use rejoinder_core::dialect::LLAMA_SERVER;
 use rejoinder_core::ids::Ids;
-use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::options::PlanOptions;
+use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::Transcoder;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

@@ -17,10 +17,11 @@ use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder_core::error::Error;
 use rejoinder_core::item_views::{input_id, listed};
 use rejoinder_core::limits::Limits;
+use rejoinder_core::options::Wrappers;
+use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions};
 use rejoinder_core::request::parse::{Context, Conversing, Draft, text};
-use rejoinder_core::request::plan::{DeveloperMessages, FoundTools, PlanOptions};
-use rejoinder_core::request::responses_body::{self, Native};
-use rejoinder_core::tools::search::Wrappers;
+use rejoinder_core::responses_profile;
+use rejoinder_core::responses_profile::Native;
 use rejoinder_core::wire::request::elements;
 
 #[global_allocator]
@@ -318,8 +319,8 @@ fn options(wrappers: &Wrappers) -> Vec<PlanOptions<'_>> {
             developer_messages: DeveloperMessages::Keep,
             ..PlanOptions::new(&VLLM)
         },
-        native(&responses_body::VLLM),
-        native(&responses_body::WHOLE),
+        native(&responses_profile::VLLM),
+        native(&responses_profile::WHOLE),
     ]
 }
 

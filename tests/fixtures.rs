@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 use checker::{check, judge_async_openai};
 use figment::Figment;
 use figment::providers::{Format, Toml};
-use rejoinder_core::request::plan::ReasoningDisplay;
-use rejoinder_core::request::responses_body::{self, Native};
-use rejoinder_core::response::object::ReplyPlan;
-use rejoinder_core::response::transcoder::ThinkTags;
+use rejoinder_core::options::ReasoningDisplay;
+use rejoinder_core::options::ThinkTags;
+use rejoinder_core::reply_plan::ReplyPlan;
+use rejoinder_core::responses_profile;
+use rejoinder_core::responses_profile::Native;
 use replay::{Payloads, Told, events, read, reply, told, transcode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -73,8 +74,8 @@ struct Expect {
 
 fn kind(name: &str) -> &'static Native {
     match name {
-        "codex" => &responses_body::CODEX_BACKEND,
-        "whole" => &responses_body::WHOLE,
+        "codex" => &responses_profile::CODEX_BACKEND,
+        "whole" => &responses_profile::WHOLE,
         dialect => Native::of(dialect, ""),
     }
 }

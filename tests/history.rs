@@ -11,8 +11,9 @@
 use rejoinder_core::dialect::VLLM;
 use rejoinder_core::error::Error;
 use rejoinder_core::limits::Limits;
+use rejoinder_core::options::PlanOptions;
 use rejoinder_core::request::parse::{Context, Draft};
-use rejoinder_core::request::plan::{Plan, PlanOptions};
+use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 

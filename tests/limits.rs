@@ -9,8 +9,9 @@
 
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::limits::Limits;
+use rejoinder_core::options::PlanOptions;
 use rejoinder_core::request::parse::{Context, Conversing, Draft};
-use rejoinder_core::request::plan::{Plan, PlanOptions};
+use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 

@@ -11,8 +11,9 @@
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
+use rejoinder_core::options::{FoundTools, PlanOptions};
 use rejoinder_core::request::parse::{Context, Draft};
-use rejoinder_core::request::plan::{FoundTools, PlanOptions, plan};
+use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::wire::request::{item, push_items};
 use serde_json::json;

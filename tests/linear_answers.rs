@@ -10,9 +10,11 @@
 
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::ids::Ids;
-use rejoinder_core::request::plan::{PlanOptions, plan};
-use rejoinder_core::request::responses_body::Native;
-use rejoinder_core::response::transcoder::{End, ThinkTags, Transcoder};
+use rejoinder_core::options::PlanOptions;
+use rejoinder_core::options::ThinkTags;
+use rejoinder_core::request::plan::plan;
+use rejoinder_core::response::transcoder::{End, Transcoder};
+use rejoinder_core::responses_profile::Native;
 use serde_json::json;
 
 #[path = "support/valgrind.rs"]

@@ -9,9 +9,9 @@ mod replay;
 
 use std::path::Path;
 
-use rejoinder_core::request::plan::ReasoningDisplay;
-use rejoinder_core::request::responses_body;
-use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::options::ReasoningDisplay;
+use rejoinder_core::reply_plan::ReplyPlan;
+use rejoinder_core::responses_profile;
 use serde_json::Value;
 
 /// The payloads of every native fixture.
@@ -81,7 +81,7 @@ fn spoil(payloads: &mut Vec<String>, other: &[String], dice: &mut Dice) {
 fn whatever_comes_the_stream_is_well() {
     let streams = streams();
     let mut dice = Dice(7);
-    for native in [&responses_body::WHOLE, &responses_body::LLAMA_SERVER] {
+    for native in [&responses_profile::WHOLE, &responses_profile::LLAMA_SERVER] {
         for limit in [None, Some(r#"{"max_output_tokens": 7}"#)] {
             let plan = replay::reply(limit, ReasoningDisplay::Summary, false);
             let plan = ReplyPlan { native: Some(native), ..plan };

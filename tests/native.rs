@@ -16,10 +16,12 @@ use std::sync::Arc;
 use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
+use rejoinder_core::options::{Compact, PlanOptions};
 use rejoinder_core::request::parse::{Context, Draft};
-use rejoinder_core::request::plan::{Compact, Plan, PlanOptions, plan};
-use rejoinder_core::request::responses_body::{self, Native};
+use rejoinder_core::request::plan::{Plan, plan};
 use rejoinder_core::response::transcoder::Transcoder;
+use rejoinder_core::responses_profile;
+use rejoinder_core::responses_profile::Native;
 use rejoinder_core::sealing::{Purpose, Seal};
 use rejoinder_core::wire::request::item;
 use serde_json::value::RawValue;
@@ -49,7 +51,7 @@ fn body(plan: &Plan) -> Value {
 /// The body for a llama-server.
 fn for_llama(request: &Value) -> Value {
     body(
-        &plan(request.to_string().as_bytes(), &options(&LLAMA_SERVER, &responses_body::LLAMA_SERVER))
+        &plan(request.to_string().as_bytes(), &options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER))
             .unwrap(),
     )
 }
@@ -63,12 +65,12 @@ fn the_body_goes_on_in_the_clients_own_words() {
     let request = r#"{"input": [ {"type":"mystery","x":1.50},{"role":"user","content":"hi"}], "temperature":0.70,
         "previous_response_id":null,"store":true,"client_metadata":{"a":"b"},"tools":[{"type":"web_search","b":1,"a":2}],
         "unknown":{"z":1,"y":2},"stream":true,"model":"m","background":false,"max_output_tokens":20}"#;
-    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_body::WHOLE)).unwrap();
+    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_profile::WHOLE)).unwrap();
     assert_eq!(
         text(&sent),
         r#"{"model":"m","input":[{"type":"mystery","x":1.50},{"role":"user","content":"hi"}],"temperature":0.70,"tools":[{"type":"web_search","b":1,"a":2}],"unknown":{"z":1,"y":2},"max_output_tokens":20,"store":false,"stream":true}"#
     );
-    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_body::CODEX_BACKEND)).unwrap();
+    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_profile::CODEX_BACKEND)).unwrap();
     assert_eq!(
         text(&sent),
         r#"{"model":"m","input":[{"type":"mystery","x":1.50},{"role":"user","content":"hi"}],"tools":[{"type":"web_search","b":1,"a":2}],"unknown":{"z":1,"y":2},"store":false,"stream":true}"#
@@ -79,7 +81,7 @@ fn the_body_goes_on_in_the_clients_own_words() {
 fn a_server_that_has_streams_alone_is_asked_for_one() {
     let request = json!({"model": "m", "input": "hi"});
     let sent =
-        plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_body::CODEX_BACKEND)).unwrap();
+        plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_profile::CODEX_BACKEND)).unwrap();
     assert_eq!(body(&sent), json!({"model": "m", "input": "hi", "store": false, "stream": true}));
     assert!(!sent.stream, "its client wants none");
 }
@@ -97,7 +99,7 @@ fn earlier_turns_come_first() {
     ] {
         let request = json!({"model": "m", "input": input, "previous_response_id": "resp_1"}).to_string();
         let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
-        let sent = draft.plan(&options(&GENERIC, &responses_body::WHOLE), &context).unwrap();
+        let sent = draft.plan(&options(&GENERIC, &responses_profile::WHOLE), &context).unwrap();
         let wanted =
             json!([{"role": "user", "content": "a"}, {"id": "ws_1", "type": "web_search_call"}, last]);
         assert_eq!(body(&sent)["input"], wanted);
@@ -120,7 +122,7 @@ fn what_a_chain_holds_is_told_once_here_too() {
     let request =
         json!({"model": "m", "input": [call, output], "previous_response_id": "resp_1"}).to_string();
     let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
-    let sent = draft.plan(&options(&GENERIC, &responses_body::WHOLE), &context).unwrap();
+    let sent = draft.plan(&options(&GENERIC, &responses_profile::WHOLE), &context).unwrap();
     assert_eq!(body(&sent)["input"], json!([{"role": "user", "content": "a"}, call, output]));
 }
 
@@ -135,7 +137,7 @@ fn what_we_sealed_is_opened() {
         {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "theirs"},
         {"role": "user", "content": "go on"},
     ]});
-    let sent = plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_body::WHOLE)).unwrap();
+    let sent = plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_profile::WHOLE)).unwrap();
     let input = body(&sent)["input"].take();
     assert_eq!(input[0]["role"], "user");
     assert!(input[0]["content"].as_str().unwrap().ends_with("it was long"));
@@ -198,7 +200,7 @@ fn a_server_of_functions_gets_plain_items_and_functions() {
         (&json!(20), &json!(false), &json!(true))
     );
 
-    let vllm = plan(request.to_string().as_bytes(), &options(&VLLM, &responses_body::VLLM)).unwrap();
+    let vllm = plan(request.to_string().as_bytes(), &options(&VLLM, &responses_profile::VLLM)).unwrap();
     assert_eq!(body(&vllm)["text"], request["text"]);
     assert_eq!(body(&vllm).get("response_format"), None);
 }
@@ -228,10 +230,10 @@ fn a_longer_history_only_grows_at_its_end() {
 #[test]
 fn which_server_is_asked_how() {
     for (dialect, base, kind) in [
-        ("llama_server", "http://h:8080", &responses_body::LLAMA_SERVER),
-        ("vllm", "http://h:8000", &responses_body::VLLM),
-        ("generic", "https://api.openai.com", &responses_body::WHOLE),
-        ("generic", "https://chatgpt.com/backend-api/codex", &responses_body::CODEX_BACKEND),
+        ("llama_server", "http://h:8080", &responses_profile::LLAMA_SERVER),
+        ("vllm", "http://h:8000", &responses_profile::VLLM),
+        ("generic", "https://api.openai.com", &responses_profile::WHOLE),
+        ("generic", "https://chatgpt.com/backend-api/codex", &responses_profile::CODEX_BACKEND),
     ] {
         assert_eq!(Native::of(dialect, base), kind, "{base}");
     }
@@ -274,7 +276,7 @@ fn reasoning_and_text() -> [Value; 6] {
 #[test]
 fn a_summary_is_sealed_not_shown() {
     for (dialect, native) in
-        [(&LLAMA_SERVER, &responses_body::LLAMA_SERVER), (&GENERIC, &responses_body::WHOLE)]
+        [(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), (&GENERIC, &responses_profile::WHOLE)]
     {
         let options = PlanOptions { compact: Some(Compact::Beside), ..options(dialect, native) };
         let (_, response) = told(json!({}), &options, &reasoning_and_text());
@@ -288,14 +290,17 @@ fn a_summary_is_sealed_not_shown() {
 #[test]
 fn reasoning_is_sealed_for_its_client() {
     let request = json!({"include": ["reasoning.encrypted_content"]});
-    let (_, response) =
-        told(request.clone(), &options(&LLAMA_SERVER, &responses_body::LLAMA_SERVER), &reasoning_and_text());
+    let (_, response) = told(
+        request.clone(),
+        &options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER),
+        &reasoning_and_text(),
+    );
     assert_eq!(response["output"][0]["encrypted_content"], "reasoning:hm, so");
     assert_eq!(response["output"][0]["summary"][0]["text"], "hm, so");
 
     let hidden = json!({"include": ["reasoning.encrypted_content"], "reasoning": {"summary": null}});
     let (out, response) =
-        told(hidden, &options(&LLAMA_SERVER, &responses_body::LLAMA_SERVER), &reasoning_and_text());
+        told(hidden, &options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), &reasoning_and_text());
     assert_eq!(response["output"][0]["encrypted_content"], "reasoning:hm, so");
     assert!(!out.contains("reasoning_summary_text"));
 }

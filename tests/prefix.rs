@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing)] // tests may panic
 
 use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, OLLAMA, VLLM};
-use rejoinder_core::request::plan::{FoundTools, PlanOptions, plan};
+use rejoinder_core::options::{FoundTools, PlanOptions};
+use rejoinder_core::request::plan::plan;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};

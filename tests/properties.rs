@@ -12,8 +12,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestCaseResult;
-use rejoinder_core::request::plan::{ReasoningDisplay, plan};
-use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::options::ReasoningDisplay;
+use rejoinder_core::reply_plan::ReplyPlan;
+use rejoinder_core::request::plan::plan;
 use replay::{Told, options, reply, told, transcode};
 use serde_json::{Value, json};
 

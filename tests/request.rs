@@ -9,7 +9,8 @@
 
 use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, LM_STUDIO, OLLAMA, SGLANG, VLLM};
 use rejoinder_core::error::Error;
-use rejoinder_core::request::plan::{DeveloperMessages, Plan, PlanOptions, SealReasoning, plan};
+use rejoinder_core::options::{DeveloperMessages, PlanOptions, SealReasoning};
+use rejoinder_core::request::plan::{Plan, plan};
 use serde_json::{Value, json};
 
 fn options(dialect: &'static Dialect) -> PlanOptions<'static> {

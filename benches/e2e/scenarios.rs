@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rejoinder_core::dialect::LLAMA_SERVER;
-use rejoinder_core::request::plan::{PlanOptions, plan};
+use rejoinder_core::options::PlanOptions;
+use rejoinder_core::request::plan::plan;
 use serde_json::{Value, json};
 
 use crate::checker;

@@ -20,8 +20,10 @@ use crate::fields::{
     array, beginning, fields, literal, missing, not_one_of, object, present, string, wrong_type,
 };
 use crate::limits::{Limits, arrays_too_long, string_too_long};
-use crate::request::plan::{FoundTools, Notes};
-use crate::tools::search::{Search, ShellForm, ShellTool, Wrappers};
+use crate::notes::Notes;
+use crate::options::FoundTools;
+use crate::options::Wrappers;
+use crate::tools::search::{Search, ShellForm, ShellTool};
 use crate::tools::table::{Kind, Table};
 use crate::wire::json::{self, compact};
 use crate::wire::request::{self, CustomFormat, InputItem, Item, Tool, ToolChoice};

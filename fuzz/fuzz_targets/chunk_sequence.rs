@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
-use rejoinder_core::request::plan::ReasoningDisplay;
-use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::options::ReasoningDisplay;
+use rejoinder_core::reply_plan::ReplyPlan;
 
 static PLANS: LazyLock<Vec<ReplyPlan>> = LazyLock::new(|| {
     vec![

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use figment::value::Value;
 use humantime_serde::re::humantime;
+use rejoinder_core::options::is_wrapper;
 use rejoinder_core::quirk::Quirk;
-use rejoinder_core::tools::search::is_wrapper;
 use reqwest::Url;
 use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;

@@ -11,8 +11,9 @@ use futures::{FutureExt, StreamExt};
 use http::HeaderMap;
 use rejoinder_core::Usage;
 use rejoinder_core::error::{Error, Kind};
-use rejoinder_core::request::responses_body::Native;
-use rejoinder_core::response::transcoder::{End, ThinkTags, Transcoder};
+use rejoinder_core::options::ThinkTags;
+use rejoinder_core::response::transcoder::{End, Transcoder};
+use rejoinder_core::responses_profile::Native;
 use rejoinder_core::wire::json;
 
 use super::{AskAgain, unix_now};

@@ -12,9 +12,11 @@ use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use rejoinder_core::Input;
 use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::notes::Notes;
+use rejoinder_core::options::PlanOptions;
+use rejoinder_core::options::{Wrappers, is_wrapper};
 use rejoinder_core::request::parse::{self, Asks, Context, Draft};
-use rejoinder_core::request::plan::{Notes, Plan, PlanOptions};
-use rejoinder_core::tools::search::{Wrappers, is_wrapper};
+use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request;
 
 use super::compact::Made;

@@ -29,8 +29,8 @@ use address::Address;
 use affinity::Affinity;
 use rejoinder_core::dialect::{Dialect, GENERIC};
 use rejoinder_core::error::Error;
-use rejoinder_core::request::responses_body::Native;
-use rejoinder_core::response::transcoder::ThinkTags;
+use rejoinder_core::options::ThinkTags;
+use rejoinder_core::responses_profile::Native;
 use server::Server;
 
 pub use answer::{Form, silent, too_late};

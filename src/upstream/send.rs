@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rejoinder_core::error::{Error, Kind};
-use rejoinder_core::request::responses_body::Native;
-use rejoinder_core::response::transcoder::ThinkTags;
+use rejoinder_core::options::ThinkTags;
+use rejoinder_core::responses_profile::Native;
 
 use super::answer::Form;
 use super::exchange::{Response, Why};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use rejoinder_core::request::responses_body::Native;
+use rejoinder_core::responses_profile::Native;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;

@@ -13,8 +13,9 @@ use rejoinder::sse::{self, SseError};
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::ids::Ids;
-use rejoinder_core::request::plan::{PlanOptions, ReasoningDisplay, plan};
-use rejoinder_core::response::object::ReplyPlan;
+use rejoinder_core::options::{PlanOptions, ReasoningDisplay};
+use rejoinder_core::reply_plan::ReplyPlan;
+use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use serde_json::Value;
 

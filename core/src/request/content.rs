@@ -8,8 +8,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::fields::present;
+use crate::notes::Notes;
 use crate::request::plain_text;
-use crate::request::plan::Notes;
 use crate::wire::request::Part;
 use crate::wire::{json, trusted_json};
 

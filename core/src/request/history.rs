@@ -11,9 +11,9 @@ use serde_json::{Value, json as value};
 
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
 use crate::fields::present;
+use crate::notes::Notes;
 use crate::request::content::{Piece, pieces, pieces_of_any};
 use crate::request::plain_text;
-use crate::request::plan::Notes;
 use crate::sealing::{Purpose, Seal};
 use crate::tools::search::{Search, vector_line};
 use crate::tools::table::{Kind, Table};

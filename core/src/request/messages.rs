@@ -5,9 +5,9 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use crate::options::{DeveloperMessages, PlanOptions};
 use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Entry, Role};
-use crate::request::plan::{DeveloperMessages, PlanOptions};
 use crate::wire::json;
 
 /// What an interrupted call is answered with.

@@ -7,10 +7,8 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::dialect::Dialect;
 use crate::error::{Error, Kind};
 use crate::fields::{
     array, beginning, boolean, fields, integer, literal, metadata, missing, not_one_of, number, object,
@@ -18,15 +16,18 @@ use crate::fields::{
 };
 use crate::json_schema::Format;
 use crate::limits::Limits;
+use crate::notes::Notes;
+use crate::options::Compact;
+use crate::options::PlanOptions;
+use crate::options::ReasoningDisplay;
+use crate::options::SealReasoning;
+use crate::options::ThinkTags;
+use crate::options::Wrappers;
+use crate::reply_plan::ReplyPlan;
 use crate::request::content::{self, Piece};
 use crate::request::history::{self, Assistant, Entry, History, Role};
 use crate::request::parse::{Context, Draft, conversation, text};
-use crate::request::responses_body::Native;
 use crate::request::{effort, extra_fields, messages};
-use crate::response::object::ReplyPlan;
-use crate::response::transcoder::ThinkTags;
-use crate::sealing::Seal;
-use crate::tools::search::Wrappers;
 use crate::tools::table::Table;
 use crate::tools::{Choice, Tools};
 use crate::wire::json::{self, compact};
@@ -36,137 +37,6 @@ use crate::wire::request::{
 };
 use crate::wire::trusted_json;
 use crate::{compaction, item_views, mapped};
-
-/// How the upstream's reasoning reaches the client (docs/protocol.md 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReasoningDisplay {
-    /// As `reasoning_summary_*` events and `summary` parts, which every client shows.
-    Summary,
-    /// As `reasoning_text` events and `content` parts.
-    Text,
-    /// Not at all.
-    Hidden,
-}
-
-/// Whose reasoning is also sealed into `encrypted_content`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SealReasoning {
-    /// That of every response which is not stored: its client has to carry it, whether it asks or not.
-    Unstored,
-    /// That of requests which include `reasoning.encrypted_content`.
-    Asked,
-}
-
-/// What becomes of `system` and `developer` messages (docs/protocol.md 4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeveloperMessages {
-    /// The leading run is one system message, later ones are sent as user text.
-    Leading,
-    /// Every one is merged into the first message.
-    All,
-    /// Roles go upstream as they came.
-    Keep,
-}
-
-/// What becomes of tools that a tool search finds in the course of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FoundTools {
-    /// They are added at the end of the tools, and called by their names. Chat templates render tools before messages,
-    /// so that the server reads the whole conversation again once.
-    Declared,
-    /// They are described where they were found, and called through one function that is there from the beginning.
-    Described,
-}
-
-/// What a plan depends on besides the request.
-#[derive(Debug, Clone)]
-pub struct PlanOptions<'a> {
-    /// The server that will read the chat body.
-    pub dialect: &'a Dialect,
-    /// Stands in for an absent `model`.
-    pub default_model: Option<&'a str>,
-    /// The server's own name for the model, where that is not the client's.
-    pub upstream_model: Option<&'a str>,
-    /// Members that the chat body gets where the request says nothing of them.
-    pub extra_body: Option<&'a serde_json::Map<String, serde_json::Value>>,
-    /// Where system and developer text goes.
-    pub developer_messages: DeveloperMessages,
-    /// Whether neighbouring messages of one role are joined.
-    pub alternate_roles: bool,
-    /// How reasoning is shown.
-    pub reasoning: ReasoningDisplay,
-    /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part.
-    pub refusal_as_text: bool,
-    /// Whether the model takes images; one that does not gets a short text in their place.
-    pub sees: bool,
-    /// Commands that serve searches.
-    pub wrappers: Option<&'a Wrappers>,
-    /// Levels of `reasoning.effort` that the model takes, where that is known better than from the dialect.
-    pub efforts: Option<&'a [String]>,
-    /// Thinking budget in tokens by `reasoning.effort`.
-    pub budgets: &'a [(String, u64)],
-    /// Repairs of the model's calls that are switched off.
-    pub quirks_off: &'a [String],
-    /// How the server takes Responses requests, where it is asked to speak Responses itself.
-    pub native: Option<&'static Native>,
-    /// Where tools go that are found later.
-    pub found_tools: FoundTools,
-    /// Whose reasoning is sealed.
-    pub seal_reasoning: SealReasoning,
-    /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
-    pub seal: Option<Arc<dyn Seal>>,
-    /// How many of the oldest turns are left out (`truncation: "auto"`).
-    pub drop_turns: usize,
-    /// Whether a summary of the conversation is wanted in place of an answer, as by a `compaction_trigger`.
-    pub compact: Option<Compact>,
-    /// Whether a stream is made of it, whatever the request says.
-    pub stream: Option<bool>,
-    /// What the model answered where `text.format` was held back (see [`ReplyPlan::format`]) and the answer does not fit
-    /// it: the plan asks for it once more, in that format.
-    pub unfit: Option<Arc<str>>,
-}
-
-impl<'a> PlanOptions<'a> {
-    /// The options of a server with its default configuration in front of `dialect`.
-    pub fn new(dialect: &'a Dialect) -> PlanOptions<'a> {
-        PlanOptions {
-            dialect,
-            default_model: None,
-            upstream_model: None,
-            extra_body: None,
-            developer_messages: DeveloperMessages::Leading,
-            alternate_roles: false,
-            reasoning: ReasoningDisplay::Summary,
-            refusal_as_text: false,
-            sees: true,
-            wrappers: None,
-            efforts: None,
-            budgets: &[],
-            quirks_off: &[],
-            native: None,
-            found_tools: FoundTools::Declared,
-            seal_reasoning: SealReasoning::Unstored,
-            seal: None,
-            drop_turns: 0,
-            compact: None,
-            stream: None,
-            unfit: None,
-        }
-    }
-}
-
-/// What a summary is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compact {
-    /// The client decides what it keeps beside it (`compaction_trigger`, `POST /v1/responses/compact`).
-    Beside,
-    /// It takes the place of all that came before (`context_management`).
-    Replacing,
-}
 
 /// A request, understood.
 #[derive(Debug)]
@@ -187,44 +57,6 @@ pub struct Plan {
     pub repeated: Vec<usize>,
     /// How many turns are in `body` that `drop_turns` may still leave out.
     pub droppable_turns: usize,
-}
-
-/// Things that a request holds and the model does not get, or gets in another shape: never an error, never silent.
-#[derive(Debug, Default)]
-pub struct Notes(pub Vec<(&'static str, String)>, Vec<(&'static str, u64)>);
-
-/// Notes with their text; of a request that has more, which no client's has, the others are counted.
-const MOST_NOTES: usize = 1000;
-
-/// Bytes of a note's text.
-const NOTE_BYTES: usize = 200;
-
-impl Notes {
-    /// `kind` is a metric label; `what` is for the debug log.
-    pub fn add(&mut self, kind: &'static str, what: &str) {
-        if self.0.len() >= MOST_NOTES {
-            match self.1.iter_mut().find(|(of, _)| *of == kind) {
-                Some((_, further)) => {
-                    *further += 1;
-                    return;
-                }
-                // the first of its kind is always there
-                None => self.1.push((kind, 0)),
-            }
-        }
-        self.0.push((kind, beginning(what, NOTE_BYTES).to_owned()));
-    }
-
-    /// How many notes there are of each kind.
-    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let told = self.0.iter().map(|(kind, _)| (*kind, 1));
-        told.chain(self.1.iter().copied())
-    }
-
-    /// The first note of that kind.
-    fn first(&self, kind: &str) -> Option<&str> {
-        self.0.iter().find(|(of, _)| *of == kind).map(|(_, what)| what.as_str())
-    }
 }
 
 /// Turns the body of `POST /v1/responses` into a plan, without anything that was stored.

@@ -23,11 +23,11 @@ use crate::compaction::Summary;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::ids::Ids;
+use crate::options::Compact;
 use crate::quirk::{Quirk, Repaired};
-use crate::request::plan::Compact;
-use crate::request::responses_body::Native;
+use crate::reply_plan::ReplyPlan;
 use crate::response::native_items::Mend;
-use crate::response::object::{ReplyPlan, Snapshot, Status};
+use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use crate::response::shared::{Shared, Text};
 use crate::response::transcoder::calls::{Piece, Slot};
@@ -39,13 +39,14 @@ use crate::response::transcoder::text_format::HeldText;
 use crate::response::transcoder::think::Think;
 use crate::response::upstream_error;
 use crate::response::usage::Usage;
+use crate::responses_profile::Native;
 use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
 use crate::wire::trusted_json::elements;
 
-pub use crate::response::transcoder::think::ThinkTags;
+pub use crate::options::ThinkTags;
 
 static NOTHING: Text = Text::new();
 

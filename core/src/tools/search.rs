@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::options::Wrappers;
 use crate::wire::json::tree;
 
 /// Which of the functions.
@@ -14,22 +15,6 @@ pub enum Search {
     Page,
     /// `file_search{query, path, mode}`
     File,
-}
-
-/// Commands that serve searches, as header or configuration name them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wrappers {
-    /// Serves `web_search` and `open_page`: run as `tvly search QUERY --json` and `tvly extract URL`.
-    pub web: Option<String>,
-    /// Serves `file_search`: takes ripgrep's options.
-    pub file: Option<String>,
-}
-
-/// Whether `command` can be a wrapper: one bare name or path.
-pub fn is_wrapper(command: &str) -> bool {
-    !command.is_empty()
-        && !command.starts_with('-')
-        && command.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/+~".contains(&b))
 }
 
 impl Search {
@@ -304,17 +289,5 @@ mod tests {
         {
             assert_eq!(Search::from_line(&wrappers(), line), None, "{line}");
         }
-    }
-
-    #[test]
-    fn a_wrapper_is_one_word() {
-        assert!(is_wrapper("tvly") && is_wrapper("/opt/x-1/rg"));
-        assert!(
-            !is_wrapper("rg -n")
-                && !is_wrapper("")
-                && !is_wrapper("a;b")
-                && !is_wrapper("$x")
-                && !is_wrapper("-x")
-        );
     }
 }

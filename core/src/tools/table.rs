@@ -8,9 +8,10 @@ use std::hash::BuildHasher as _;
 use serde_json::Value;
 use smallvec::SmallVec;
 
+use crate::options::Wrappers;
 use crate::quirk::Quirk;
 use crate::tools::names;
-use crate::tools::search::{Search, ShellTool, Wrappers};
+use crate::tools::search::{Search, ShellTool};
 
 /// What a declared tool is, and so which item a call of it becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

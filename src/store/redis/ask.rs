@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ScriptInvocation};
-use redis::{ServerErrorKind, cmd, pipe};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script, ScriptInvocation,
+    ServerErrorKind, cmd, pipe,
+};
 
 use super::record::{Codec, HEAD, Kind, name, prefix};
 use crate::store::{Batch, Conversation, Scope, StoredItem, Turn};

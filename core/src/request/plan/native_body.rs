@@ -5,11 +5,12 @@ use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::fields::{boolean, present};
+use crate::reply_plan::ReplyPlan;
 use crate::request::extra_fields;
 use crate::request::history::Entry;
 use crate::request::plan::{Planner, push_key};
-use crate::request::responses_body::{self, Native};
-use crate::response::object::ReplyPlan;
+use crate::request::responses_body;
+use crate::responses_profile::Native;
 use crate::tools::{Choice, Tools};
 use crate::wire::json;
 use crate::wire::request::InputItem;

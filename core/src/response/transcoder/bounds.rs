@@ -49,9 +49,11 @@ mod tests {
     use super::*;
     use crate::dialect::GENERIC;
     use crate::ids::Ids;
-    use crate::request::plan::{PlanOptions, plan};
-    use crate::request::responses_body::Native;
-    use crate::response::transcoder::{End, ThinkTags};
+    use crate::options::PlanOptions;
+    use crate::options::ThinkTags;
+    use crate::request::plan::plan;
+    use crate::response::transcoder::End;
+    use crate::responses_profile::Native;
 
     const LIMIT: usize = 1 << 20;
 

@@ -4,7 +4,7 @@
 use serde_json::value::RawValue;
 
 use crate::fields::present;
-use crate::request::plan::ReasoningDisplay;
+use crate::options::ReasoningDisplay;
 use crate::response::native_items::{Sort, Text, Turn};
 use crate::response::open_item::{Call, Family, Kind, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
 use crate::response::transcoder::Transcoder;

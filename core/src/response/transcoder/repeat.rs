@@ -104,7 +104,8 @@ mod tests {
     use super::*;
     use crate::dialect::GENERIC;
     use crate::ids::Ids;
-    use crate::request::plan::{PlanOptions, plan};
+    use crate::options::PlanOptions;
+    use crate::request::plan::plan;
     use crate::response::transcoder::End;
 
     /// Inside a choice, with `@` where a text stands.

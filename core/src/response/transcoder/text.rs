@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use crate::request::plan::ReasoningDisplay;
+use crate::options::ReasoningDisplay;
 use crate::response::open_item::{
     Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
 };

@@ -52,7 +52,7 @@ impl HeldText {
 
 impl Transcoder {
     /// The text of an answer that is over and does not fit its format. The caller asks the upstream for that format
-    /// alone ([`PlanOptions::unfit`](crate::request::plan::PlanOptions::unfit)), and what comes back is fed to this
+    /// alone ([`PlanOptions::unfit`](crate::options::PlanOptions::unfit)), and what comes back is fed to this
     /// transcoder as if the first answer went on.
     pub fn take_unfit(&mut self) -> Option<String> {
         let held = self.held.as_deref_mut().filter(|held| matches!(held.state, State::Unfit))?;

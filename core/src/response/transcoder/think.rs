@@ -4,8 +4,7 @@
 //!
 //! A stream stays one: no more is held back than what may still become a tag, with the white space before it.
 
-use serde::{Deserialize, Serialize};
-
+use crate::options::ThinkTags;
 use crate::response::open_item::append_logprobs;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::text::Channel;
@@ -47,19 +46,6 @@ const BETWEEN: [&str; 3] =
 
 /// Longest white space that waits for a tag, in bytes: a model that writes nothing else is not to be read over and over.
 const LONGEST_BLANK: usize = 256;
-
-/// Whether the text of a server may begin with reasoning.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ThinkTags {
-    /// A block at the beginning is reasoning.
-    #[default]
-    Read,
-    /// The prompt ends within a block: so does the text begin.
-    Open,
-    /// Text is text.
-    Off,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
