@@ -8,6 +8,7 @@ import openai
 import pytest
 from agents import (Agent, ApplyPatchTool, CustomTool, LocalShellTool, OpenAIResponsesModel, RunConfig, Runner, ShellCallOutcome,
                     ShellCommandOutput, ShellResult, ShellTool, apply_diff, function_tool)
+from pydantic import BaseModel
 from scripted import MODEL, answer, call
 
 pytestmark = pytest.mark.timeout(90)
@@ -15,13 +16,13 @@ pytestmark = pytest.mark.timeout(90)
 
 @pytest.fixture(params=["whole", "streamed"])
 def run_agent(request, rejoinder, any_upstream):
-    """`run_agent(tools)` is the runner's result, and the texts of the items that a stream brought."""
+    """`run_agent(tools)` is the runner's result; it has read a stream to its end."""
     proxy = rejoinder(any_upstream.url)
 
-    def start(tools, prompt="do it"):
+    def start(tools, prompt="do it", **settings):
         async def main():
             async with openai.AsyncOpenAI(base_url=proxy.base_url, api_key="sk-test", max_retries=0, timeout=30) as client:
-                agent = Agent("tester", instructions="Use the tools.", tools=tools,
+                agent = Agent("tester", instructions="Use the tools.", tools=tools, **settings,
                               model=OpenAIResponsesModel(MODEL, openai_client=client))
                 config = RunConfig(tracing_disabled=True)
                 if request.param == "whole":
@@ -146,3 +147,50 @@ def test_the_apply_patch_tool(run_agent, any_upstream, project):
     assert not (project / "gone.txt").exists()
     assert [(name, output) for name, _, output in outputs(any_upstream.chats[1])] == [
         ("apply_patch", "created"), ("apply_patch", "updated"), ("apply_patch", "deleted")]
+
+
+class Sum(BaseModel):
+    a: int
+    b: int
+    total: int
+
+
+@pytest.mark.parametrize("said", ["It is three.", '{"a":1,"b":2,"total":3}'], ids=["asked once more", "fits at once"])
+def test_functions_and_then_an_output_of_a_type(run_agent, any_upstream, said):
+    """The type binds the last text alone: under its format the server could write no call."""
+    ran = []
+
+    @function_tool
+    def add(a: int, b: int) -> int:
+        """Adds."""
+        ran.append((a, b))
+        return a + b
+
+    def turn(request, reply):
+        if "response_format" in request.json:
+            answer('{"a": 1, "b": 2, "total": 3}')(request, reply)
+        elif not any(m["role"] == "tool" for m in request.messages):
+            answer("I will add.", calls=[call("add", {"a": 1, "b": 2}, "idA")])(request, reply)
+        else:
+            answer(said)(request, reply)
+
+    any_upstream.script(*[turn] * 4)
+    result = run_agent([add], output_type=Sum)
+    assert ran == [(1, 2)]
+    assert result.final_output == Sum(a=1, b=2, total=3)
+    fits = said.startswith("{")
+    assert raw_types(result)[-3:] == ["function_call", "function_call_output", "message"], raw_types(result)
+    formats = ["response_format" in request.json for request in any_upstream.chats]
+    assert formats == ([False, False] if fits else [False, False, True])
+    if not fits:
+        _, second, third = any_upstream.chats
+        assert third.json["response_format"]["json_schema"]["schema"]["required"] == ["a", "b", "total"]
+        assert third.messages[: len(second.messages)] == second.messages and third.json["tools"] == second.json["tools"]
+    assert outputs(any_upstream.chats[1]) == [("add", {"a": 1, "b": 2}, "3")]
+
+
+def test_an_output_of_a_type_without_tools(run_agent, any_upstream):
+    any_upstream.script(answer('{"a": 1, "b": 2, "total": 3}'))
+    assert run_agent([], output_type=Sum).final_output == Sum(a=1, b=2, total=3)
+    (request,) = any_upstream.chats
+    assert request.json["response_format"]["json_schema"]["strict"] is True
