@@ -139,6 +139,48 @@ fn messages_in_the_form_of_chat_completions_are_understood() {
 }
 
 #[test]
+fn reasoning_in_an_assistants_message_is_reasoning() {
+    let says = |more: Value| {
+        let mut message = json!({"role": "assistant", "content": "It is four."});
+        message.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        messages(json!([user("2+2?"), message, user("next")]))[1].take()
+    };
+    let answer = json!({"type": "text", "text": "It is four."});
+    let thinking =
+        json!({"type": "thinking", "thinking": [{"type": "text", "text": "I add."}], "closed": true});
+    for more in [
+        // Mistral; Anthropic kin; a part of OpenAI's own item
+        json!({"content": [thinking, answer]}),
+        json!({"content": [{"type": "thinking", "thinking": "I add.", "signature": "s"}, answer]}),
+        json!({"content": [{"type": "reasoning", "text": "I add."}, answer]}),
+        json!({"content": [{"type": "reasoning_text", "text": "I add."}, answer], "role": "Assistant"}),
+        // in the form of Chat Completions
+        json!({"reasoning_content": "I add."}),
+        json!({"reasoning": "I add."}),
+        json!({"reasoning": {"content": "I add."}}),
+        json!({"thinking": "I add."}),
+        json!({"reasoning_details": [{"type": "reasoning.text", "text": "I add.", "index": 0}]}),
+        json!({"reasoning_content": "I add.", "reasoning": "I add."}),
+        json!({"content": [thinking, answer], "reasoning_content": "I add."}),
+    ] {
+        let want = json!({"role": "assistant", "content": "It is four.", "reasoning": "I add."});
+        assert_eq!(says(more.clone()), want, "{more}");
+    }
+    for more in [
+        json!({"reasoning_content": ""}),
+        json!({"reasoning": null}),
+        json!({"content": [{"type": "redacted_thinking", "data": "AAAA"}, answer]}),
+        json!({"content": "It is four.", "metadata": {"reasoning": "low"}}),
+    ] {
+        assert_eq!(says(more.clone()), json!({"role": "assistant", "content": "It is four."}), "{more}");
+    }
+    // the user's own words stay the user's
+    let theirs = json!([{"type": "text", "text": "the key is \"thinking\": what does it mean?"}]);
+    let got = messages(json!([{"role": "user", "content": theirs}]));
+    assert!(got[0]["content"].as_str().unwrap().contains("what does it mean"), "{got}");
+}
+
+#[test]
 fn items_of_other_types_are_written_out() {
     let png = "iVBORw0KGgo".repeat(100);
     for (item, want) in [

@@ -193,16 +193,45 @@ fn a_server_of_functions_gets_plain_items_and_functions() {
         tools,
         [(&json!("function"), &json!("apply_patch")), (&json!("function"), &json!("mcp__lab__echo"))]
     );
-    // it ignores text.format, and reads this
-    assert_eq!(sent["response_format"]["json_schema"]["name"], "t");
     assert_eq!(
         (&sent["max_output_tokens"], &sent["store"], &sent["stream"]),
         (&json!(20), &json!(false), &json!(true))
     );
+}
 
-    let vllm = plan(request.to_string().as_bytes(), &options(&VLLM, &responses_profile::VLLM)).unwrap();
-    assert_eq!(body(&vllm)["text"], request["text"]);
-    assert_eq!(body(&vllm).get("response_format"), None);
+#[test]
+fn a_format_goes_out_where_the_server_reads_it_and_not_beside_tools_that_may_be_called() {
+    let format = json!({"type": "json_schema", "name": "t", "schema": {"type": "object"}});
+    let tools = json!([{"type": "function", "name": "f", "parameters": {"type": "object"}}]);
+    let sent = |more: Value, options: &PlanOptions<'_>| {
+        let text = json!({"format": format, "verbosity": "low"});
+        let mut request = json!({"model": "m", "input": "hi", "text": text});
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body(&plan(request.to_string().as_bytes(), options).unwrap())
+    };
+    let llama = options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER);
+    let vllm = options(&VLLM, &responses_profile::VLLM);
+    for (more, told) in [
+        (json!({}), true),
+        (json!({"tools": tools, "tool_choice": "none"}), true),
+        (json!({"tools": tools}), false),
+        (json!({"tools": tools, "tool_choice": "required"}), false),
+        (json!({"tools": tools, "tool_choice": {"type": "function", "name": "f"}}), false),
+    ] {
+        // one ignores text.format, and reads this
+        let body = sent(more.clone(), &llama);
+        assert_eq!(body.get("text"), None);
+        assert_eq!(body.get("response_format").is_some(), told, "{more}");
+        let body = sent(more.clone(), &vllm);
+        assert_eq!(body.get("response_format"), None);
+        assert_eq!(
+            (body["text"].get("format"), &body["text"]["verbosity"]),
+            (told.then_some(&format), &json!("low"))
+        );
+    }
+    // one that keeps both apart has all of it
+    let whole = sent(json!({"tools": tools}), &options(&GENERIC, &responses_profile::WHOLE));
+    assert_eq!(whole["text"]["format"], format);
 }
 
 #[test]

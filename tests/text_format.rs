@@ -57,6 +57,15 @@ fn stop(input: u32, output: u32) -> String {
 
 /// What a client gets of one request, and what the server was asked, where the server answers so.
 async fn play(request: Value, answers: &[&[String]]) -> (Value, String, Vec<Value>) {
+    play_with(&[], request, answers).await
+}
+
+/// The same with these settings.
+async fn play_with(
+    env: &[(&str, &str)],
+    request: Value,
+    answers: &[&[String]],
+) -> (Value, String, Vec<Value>) {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let seen = asked.clone();
     let answers: Vec<String> = answers.iter().map(|pieces| pieces.concat()).collect();
@@ -86,7 +95,7 @@ async fn play(request: Value, answers: &[&[String]]) -> (Value, String, Vec<Valu
         }
     })
     .await;
-    let proxy = Proxy::start(at, &[], true).await;
+    let proxy = Proxy::start(at, env, true).await;
     let streams = request["stream"] == true;
     let response = proxy.post(request.to_string()).send().await.unwrap();
     assert_eq!(response.status(), 200);
@@ -239,4 +248,91 @@ async fn json_object_is_kept_too() {
     let (response, _, asked) = play(request(format), &[&first, &[text("{}"), stop(3, 2)]]).await;
     assert_eq!(asked[1]["response_format"], json!({"type": "json_object"}));
     assert_eq!(response["output_text"], "{}");
+}
+
+// ---- a server with a Responses API of its own, which is built the same way inside
+
+const NATIVE: [(&str, &str); 1] = [("REJOINDER_UPSTREAM__API", "responses")];
+
+fn event(value: Value) -> String {
+    format!("event: {}\ndata: {value}\n\n", value["type"].as_str().unwrap())
+}
+
+/// A message as llama-server tells it: announced, written, and done at the end.
+fn said(written: &str) -> Vec<String> {
+    let mut events = vec![event(json!({"type": "response.output_item.added", "item": {"type": "message",
+        "id": "msg_1", "status": "in_progress", "role": "assistant", "content": []}}))];
+    events.extend(written.chars().map(|c| {
+        event(json!({"type": "response.output_text.delta", "item_id": "msg_1", "delta": c.to_string()}))
+    }));
+    events.push(event(json!({"type": "response.output_text.done", "item_id": "msg_1", "text": written})));
+    events.push(event(
+        json!({"type": "response.output_item.done", "item": {"type": "message", "id": "msg_1",
+        "status": "completed", "role": "assistant",
+        "content": [{"type": "output_text", "text": written, "annotations": []}]}}),
+    ));
+    events
+}
+
+fn called() -> Vec<String> {
+    let item = |status: &str, arguments: &str| {
+        json!({"type": "function_call", "id": "fc_1", "status": status,
+        "call_id": "call_1", "name": "look", "arguments": arguments})
+    };
+    vec![
+        event(json!({"type": "response.output_item.added", "item": item("in_progress", "")})),
+        event(json!({"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": "{}"})),
+        event(json!({"type": "response.output_item.done", "item": item("completed", "{}")})),
+    ]
+}
+
+fn completed(input: u32, output: u32) -> String {
+    event(json!({"type": "response.completed", "response": {"status": "completed", "usage": {
+        "input_tokens": input, "output_tokens": output, "total_tokens": input + output}}}))
+}
+
+#[tokio::test]
+async fn a_native_server_can_call_too() {
+    for stream in [true, false] {
+        let answer = [said("Let me see."), called(), vec![completed(3, 2)]].concat();
+        let (response, _, asked) = play_with(&NATIVE, request(json!({"stream": stream})), &[&answer]).await;
+        // what it says before is no final answer, and no client may parse it
+        assert_eq!(kinds(&response), ["reasoning", "function_call"], "{response}");
+        assert_eq!(response["output"][0]["summary"][0]["text"], "Let me see.");
+        let [asked] = &asked[..] else { panic!("{} requests", asked.len()) };
+        assert!(asked.get("response_format").is_none() && asked.get("text").is_none(), "{asked}");
+    }
+}
+
+#[tokio::test]
+async fn a_native_text_that_fits_costs_no_second_request() {
+    for written in [FITS, "```json\n{\"ok\": true}\n```"] {
+        let answer = [said(written), vec![completed(9, 5)]].concat();
+        let (response, text, asked) = play_with(&NATIVE, request(json!({})), &[&answer]).await;
+        assert_eq!(response["output"][0]["content"][0]["text"], FITS, "{text}");
+        assert_eq!((asked.len(), response["output"].as_array().unwrap().len()), (1, 1), "{text}");
+        assert_eq!(response["usage"]["total_tokens"], 14);
+    }
+}
+
+#[tokio::test]
+async fn a_native_text_that_does_not_fit_is_asked_for_again() {
+    for stream in [true, false] {
+        let first = [said("It is ok, I think."), vec![completed(9, 5)]].concat();
+        let second = [said(FITS), vec![completed(20, 4)]].concat();
+        let request = request(json!({"stream": stream}));
+        let (response, text, asked) = play_with(&NATIVE, request, &[&first, &second]).await;
+        assert!(!text.contains("I think"), "{text}");
+        assert_eq!(kinds(&response), ["message"], "{response}");
+        assert_eq!(response["output"][0]["content"][0]["text"], FITS);
+        assert_eq!(response["usage"]["output_tokens"], 9);
+        let [first, second] = &asked[..] else { panic!("{} requests", asked.len()) };
+        assert!(first.get("response_format").is_none(), "{first}");
+        assert_eq!(second["response_format"]["json_schema"]["schema"], schema());
+        assert_eq!((&second["tool_choice"], &second["tools"]), (&json!("none"), &first["tools"]));
+        let (before, after) = (first["input"].as_array().unwrap(), second["input"].as_array().unwrap());
+        assert_eq!(after[..before.len()], before[..]);
+        assert_eq!(after[before.len()]["content"][0]["text"], "It is ok, I think.");
+        assert_eq!(after.len(), before.len() + 2);
+    }
 }

@@ -137,6 +137,22 @@ fn completed(answer: &str) -> bool {
 }
 
 #[tokio::test]
+async fn what_is_asked_once_more_is_asked_of_the_same_server() {
+    let (a, b) =
+        (Scripted::new(Does::Answers("no JSON")).await, Scripted::new(Does::Answers("no JSON")).await);
+    let conf = Conf::of(&[(a.at, ""), (b.at, "")]);
+    let proxy = conf.proxy(&[]).await;
+    all_up(&proxy, &[&a, &b]).await;
+    let request = json!({"model": "m", "input": "hi", "stream": true, "text": {"format": {"type": "json_object"}},
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]});
+    for n in 1..=4 {
+        answer(&proxy, request.to_string()).await;
+        assert_eq!(a.count() + b.count(), 2 * n);
+        assert_eq!((a.count() % 2, b.count() % 2), (0, 0), "each has its own prompts in its cache");
+    }
+}
+
+#[tokio::test]
 async fn a_model_leads_to_its_server_under_the_servers_own_name() {
     let (a, b) = (Scripted::new(Does::Answers("a")).await, Scripted::new(Does::Answers("b")).await);
     let conf = Conf::of(&[(a.at, "models = ['one']"), (b.at, "models = ['two', 'gpt-5=m']")]);

@@ -20,6 +20,7 @@ pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, c
         conversation: conversation.map(str::to_owned),
         thread: thread.map(str::to_owned),
         side: header(&METADATA).is_some_and(is_side),
+        ..Route::default()
     }
 }
 

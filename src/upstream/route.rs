@@ -2,7 +2,7 @@
 //! there is none. It must not send anything.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rejoinder_core::error::{Error, Kind};
@@ -22,6 +22,8 @@ pub struct Route {
     pub thread: Option<String>,
     /// Beside the conversation (a title, a summary): its prompt is not where the conversation goes on.
     pub side: bool,
+    /// The server that answered another request for the same response: the prompt is in its cache.
+    pub answered: OnceLock<usize>,
 }
 
 impl Route {
@@ -150,6 +152,11 @@ impl Shared {
             return Some(only.clone());
         }
         let home = route.conversation.as_deref().and_then(|name| self.affinity().home(name, Instant::now()));
+        if let Some(answered) = route.answered.get()
+            && let Some(server) = servers.iter().find(|server| server.id == *answered)
+        {
+            return Some(server.clone());
+        }
         let at_home = |server: &&Arc<Server>| Some(server.id) == home;
         if !route.side
             && let Some(server) = servers.iter().find(at_home)

@@ -179,6 +179,7 @@ impl<'a> Trip<'a> {
                     let (native, think_tags) = (target.native, target.think_tags);
                     let mut sent = Sent { response, first, form, native, think_tags, lease };
                     sent.lease.succeeded();
+                    let _ = self.request.route.answered.set(sent.lease.server.id);
                     return Ok(sent);
                 }
                 Err(failure) => failure,

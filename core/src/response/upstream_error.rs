@@ -512,6 +512,11 @@ mod tests {
         assert_eq!(http(400, both).message, "Provider returned error: it is too warm");
         let behind = r#"{"error":{"message":"Provider returned error","metadata":{"raw":"{\"error\":{\"message\":\"no\",\"code\":\"context_length_exceeded\"}}"}}}"#;
         assert_eq!(http(400, behind).code().as_deref(), Some("context_length_exceeded"));
+        // within a stream, too
+        assert_eq!(from_stream(both).message, "Provider returned error: it is too warm");
+        assert_eq!(from_stream(behind).code().as_deref(), Some("context_length_exceeded"));
+        assert_eq!(from_stream(r#"{"error":"Model is unloaded"}"#).kind, Kind::UpstreamFailed);
+        assert!(from_stream(r#"{"detail":"the message"}"#).message.ends_with("the message"));
         let field = http(422, r#"{"detail":[{"loc":["body","temperature"],"msg":"too warm"}]}"#);
         assert_eq!(field.param.as_deref(), Some("temperature"));
         for body in

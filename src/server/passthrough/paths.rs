@@ -117,8 +117,9 @@ const fn writes(path: &'static str) -> Management {
     Management { path, readable: true }
 }
 
-/// Paths that show what others ask, change what the server does for all, or reach beyond it. Looked up in the sources of
-/// llama.cpp b11549, vLLM 0.32, SGLang, Ollama, llama-swap, and the documents of LM Studio.
+/// Paths that show what others ask, change what the server does for all, or reach beyond it: those that are known of
+/// llama.cpp's server, vLLM, SGLang, Ollama, llama-swap and LM Studio. A release may have others, which
+/// `passthrough.paths` keeps shut where it lists what is open.
 static MANAGEMENT: &[Management] = &[
     // llama-server; the slots show prompts, the tools run commands, the proxy asks any address
     all("/slots"),

@@ -41,18 +41,20 @@ impl<'a> Planner<'a, '_> {
         self.sampling(&mut body, reply)?;
         if native.chat_fields {
             self.reasoning_effort(&mut body)?;
-            if reply.compacts.is_none() {
+            if reply.compacts.is_none() && reply.format.is_none() {
                 self.text_format()?.write(&mut body);
             }
         } else {
+            let text = present(self.request.text).map(RawValue::get);
+            let free = text.filter(|_| reply.format.is_some()).map(without_format);
             for (key, value) in [
-                ("reasoning", self.request.reasoning),
-                ("text", self.request.text),
-                ("include", self.request.include),
-                ("top_logprobs", self.request.top_logprobs),
+                ("reasoning", present(self.request.reasoning).map(RawValue::get)),
+                ("text", free.as_deref().or(text)),
+                ("include", present(self.request.include).map(RawValue::get)),
+                ("top_logprobs", present(self.request.top_logprobs).map(RawValue::get)),
             ] {
-                if let Some(value) = present(value) {
-                    push_key(&mut body, key, value.get());
+                if let Some(value) = value {
+                    push_key(&mut body, key, value);
                 }
             }
         }
@@ -82,4 +84,14 @@ impl<'a> Planner<'a, '_> {
         let input = responses_body::input(&new, text, seal, prompt);
         responses_body::whole(self.draft.text, model, reply.stream, input.as_deref(), native)
     }
+}
+
+/// The settings of a text, of which the upstream is not to hear the format.
+fn without_format(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    for (key, value) in json::members(text).unwrap_or_default().iter().filter(|(key, _)| key != "format") {
+        push_key(&mut out, key, value.get());
+    }
+    let members = String::from_utf8(out).unwrap_or_default();
+    format!("{{{}}}", members.trim_start_matches(','))
 }

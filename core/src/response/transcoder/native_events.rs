@@ -121,7 +121,8 @@ impl Transcoder {
         if entry.done {
             return more || !(may_be_cut || entry.cut);
         }
-        let begun = entry.opened.is_some() || entry.skipped;
+        let held = entry.sort == Sort::Message && !entry.heard.is_empty();
+        let begun = entry.opened.is_some() || entry.skipped || held;
         more && begun && entry.ready() && entry.sort != Sort::Own && (call_is_whole || entry.skipped)
     }
 

@@ -56,6 +56,7 @@ impl Transcoder {
             return;
         }
         let functions = self.functions();
+        let holds = text == Text::Output && self.holds_text();
         let Some(entry) = self.mend.current() else { return };
         if self.plan.compacts.is_some() {
             entry.heard.push_str(piece);
@@ -64,6 +65,13 @@ impl Transcoder {
                 self.summary.push_str(&piece);
             }
             return;
+        }
+        if holds {
+            if turn == Turn::New {
+                entry.heard.clear();
+            }
+            entry.heard.push_str(piece);
+            return self.hold_text(piece);
         }
         let mut joined = piece.to_owned();
         if entry.opened.is_none() && functions {
@@ -114,9 +122,10 @@ impl Transcoder {
             return;
         }
         self.settle_seam(out);
-        let compacts = self.plan.compacts.is_some();
+        // what becomes no text of the client's yet
+        let kept = self.plan.compacts.is_some() || text == Text::Output && self.holds_text();
         let Some(entry) = self.mend.current() else { return };
-        let unsent = if compacts && turn == Turn::Same { &entry.heard } else { &entry.blank }.clone();
+        let unsent = if kept && turn == Turn::Same { &entry.heard } else { &entry.blank }.clone();
         let sent = match (&self.open, &turn) {
             (Some(open), Turn::Same) if open.has_part() => open.text.clone(),
             _ => unsent,
@@ -260,6 +269,7 @@ impl Transcoder {
         if self.plan.one_call && slot > 0 {
             return self.skip();
         }
+        self.hold_no_longer(out);
         let Some(entry) = self.mend.current() else { return };
         entry.slot = slot;
         let name = entry.name.clone();

@@ -61,6 +61,7 @@ impl Transcoder {
         (self.finish, self.whole) = (None, false);
         self.again = Default::default();
         self.think = self.think.anew();
+        self.mend = self.mend.anew();
         Some(json::unescape(&text).unwrap_or_default())
     }
 
