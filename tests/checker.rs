@@ -1,18 +1,14 @@
-//! Proof that the checker can fail: sound streams pass, and everything that is done to them is noticed. Genuine OpenAI
-//! streams, where they lie beside the repository, show that its lifecycle rules are not invented.
+//! Proof that the checker can fail: sound streams pass, and everything that is done to them is noticed. Streams in the form
+//! of OpenAI's own (fixtures/openai) show which of its rules go beyond what OpenAI itself keeps to.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)] // tests may panic
 
 #[path = "support/checker.rs"]
 mod checker;
-#[path = "support/skip.rs"]
-mod skip;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use checker::{check, judge_async_openai};
 use serde_json::{Value, json};
-use skip::skip;
 
 fn render(events: &[Value]) -> String {
     let frame =
@@ -498,52 +494,36 @@ fn async_openai_refuses_what_it_should() {
     }
 }
 
-/// Rules that the genuine streams need not know, and why.
-const YOUNGER: &[(&str, &str)] = &[
-    ("response.missing", "completed_at and the penalties are younger than some captures"),
-    ("response.completed_at", "as above"),
-    ("usage.shape", "cache_write_tokens is younger than the captures"),
-    ("output.item", "OpenAI encrypts the same reasoning anew in each event"),
-    ("shape", "OpenAI's error event has the nested shape only"),
+/// Rules that OpenAI's own streams break, and why ours keep to them.
+const BEYOND: &[(&str, &str)] = &[
+    ("shape", "OpenAI's error event has the nested form only"),
     ("life.no_error", "follows from the line above"),
     ("item.type", "items of tools that only OpenAI runs"),
     ("type.unknown", "events of tools that only OpenAI runs"),
-    ("item.changed", "OpenAI gives a tool_search_call another call_id when it is done"),
     ("item.status", "an mcp item has none"),
     ("item.added_full", "an mcp_approval_request is added with its arguments"),
 ];
-/// Captures that were edited by hand after they were taken.
-const EDITED: &[(&str, &str)] = &[
-    ("openai-phase.1", "output_index 1 and most of the deltas were taken out"),
-    ("openai-custom-tool.1", "has no sequence numbers, and ids that OpenAI does not make"),
-];
 
 #[test]
-fn genuine_streams_keep_the_lifecycle() {
-    let shared = std::env::var("REJOINDER_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").into());
-    let folder = Path::new(&shared).join("captures/openai");
-    let Ok(files) = std::fs::read_dir(&folder) else {
-        skip(&format!("no captured streams at {} (REJOINDER_SHARED names their folder)", folder.display()));
-        return;
-    };
+fn streams_in_the_form_of_openai_keep_the_lifecycle() {
     let mut streams = 0;
-    for path in files.map(|file| file.unwrap().path()) {
-        let name = path.file_name().unwrap().to_string_lossy();
-        if let Some((_, why)) = EDITED.iter().find(|(edited, _)| name.starts_with(edited)) {
-            skip(&format!("{name}: {why}"));
-            continue;
-        }
+    let mut broken = BTreeSet::new();
+    for file in std::fs::read_dir("fixtures/openai").unwrap() {
+        let path = file.unwrap().path();
         let lines = std::fs::read_to_string(&path).unwrap();
         let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let is_last =
             |event: &Value| event["response"]["status"].as_str().is_some_and(|is| is != "in_progress");
         for events in events.split_inclusive(is_last) {
-            let mut rules = rules(&render(events));
-            rules.retain(|rule| !YOUNGER.iter().any(|(younger, _)| younger == rule));
-            assert!(rules.is_empty(), "{name}: {rules:?}\n{:#?}", check(&render(events)));
+            let (beyond, rules): (BTreeSet<_>, BTreeSet<_>) = rules(&render(events))
+                .into_iter()
+                .partition(|rule| BEYOND.iter().any(|(beyond, _)| beyond == rule));
+            broken.extend(beyond);
+            assert!(rules.is_empty(), "{}: {rules:?}\n{:#?}", path.display(), check(&render(events)));
             streams += 1;
         }
     }
-    assert!(streams > 5, "only {streams} streams in {}", folder.display());
+    assert_eq!(streams, 12);
+    let known: BTreeSet<String> = BEYOND.iter().map(|(rule, _)| (*rule).to_owned()).collect();
+    assert_eq!(broken, known, "a rule that is not broken needs no exception");
 }

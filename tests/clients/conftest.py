@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import BIN, HERE, ROOT, NOT_CHECKED, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
+from harness import BIN, HERE, ROOT, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
 from scripted import Upstream
 from stores import Redis, redis_missing, write_keys
 
@@ -18,11 +18,6 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         for proxy in getattr(item, "_proxies", []):
             report.sections.append(("rejoinder's log", proxy.text()[-8000:]))
-
-
-def pytest_terminal_summary(terminalreporter):
-    for reason in sorted(NOT_CHECKED):
-        terminalreporter.write_line(f"NOTE: streams were not checked against the strict schema: {reason}")
 
 
 @pytest.fixture(scope="session")

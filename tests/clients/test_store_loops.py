@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 
 import openai
 import pytest
@@ -209,14 +208,8 @@ def test_agents_with_a_conversation_id(agent_run, upstream):
 
 
 def droid_request():
-    """What Droid sent in a recorded request, or a small one of its shape; with what its earlier versions added."""
-    folder = os.environ.get("REJOINDER_CAPTURES_DIR") or ROOT.parent / "shared" / "captures"
-    path = os.path.join(folder, "clients", "droid-0.215", "01-single-turn.json")
-    body = {"instructions": "You are Droid.", "tools": [{**STEP, "name": "Read"}], "tool_choice": "auto", "stream": True,
-            "parallel_tool_calls": True, "prompt_cache_key": "78381933-8608-4912-9d7a-918f92016545",
-            "input": [{"role": "user", "content": [{"type": "input_text", "text": "Read it."}]}]}
-    if os.path.exists(path):
-        body = json.load(open(path))["body"]
+    """A request in the form of Droid's, with what its earlier versions added."""
+    body = json.loads((ROOT / "fixtures" / "requests" / "droid-first-turn.json").read_text())
     return {**body, "model": MODEL, "store": True, "stream_options": {"include_usage": True},
             "prompt_cache_retention": "24h", "safety_identifier": "user-1"}
 

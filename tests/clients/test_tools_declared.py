@@ -1,8 +1,6 @@
-"""What Codex sent elsewhere, sent again: every tool that it declares can be called, and comes back as declared."""
+"""Requests in the form of Codex: every tool that they declare can be called, and comes back as declared."""
 
 import json
-import os
-from pathlib import Path
 
 import pytest
 from harness import ROOT, raw_stream
@@ -10,8 +8,7 @@ from scripted import MODEL, answer, call
 
 pytestmark = pytest.mark.timeout(120)
 
-FOLDER = Path(os.environ.get("REJOINDER_CAPTURES_DIR") or ROOT.parent / "shared" / "captures") / "clients" / "codex-0.169"
-FILES = sorted(FOLDER.glob("*.json"))
+FILES = sorted((ROOT / "fixtures" / "requests").glob("codex-*.json"))
 HOSTED = {"web_search"}
 
 
@@ -36,13 +33,9 @@ def all_declared(body):
 ITEM = {"function": "function_call", "custom": "custom_tool_call", "tool_search": "tool_search_call"}
 
 
-@pytest.mark.parametrize("path", FILES or [None], ids=lambda path: path.stem if path else "none")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_declared_tool_can_be_called(path, rejoinder, any_upstream):
-    if path is None:
-        pytest.skip(f"no recorded requests in {FOLDER} (REJOINDER_CAPTURES_DIR names another folder)")
-    body = json.loads(path.read_text())["body"]
-    if not isinstance(body, dict) or "input" not in body:
-        pytest.skip(f"{path.name} is no request for a response")
+    body = json.loads(path.read_text())
     body = {**body, "model": MODEL}
     # a text in no format would be asked for once more
     body.pop("text", None)
