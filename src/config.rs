@@ -17,8 +17,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use rejoinder_core::limits::Limits;
-pub use rejoinder_core::options::ThinkTags;
-pub use rejoinder_core::options::{DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning};
+pub use rejoinder_core::options::{
+    DeveloperMessages, FoundTools, ReasoningDisplay, SealReasoning, ThinkTags,
+};
 
 /// Every key of `rejoinder.toml`, with its default in [`Config::default`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,7 +33,7 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Model named upstream when a request names none; without it such a request is refused.
     pub default_model: Option<String>,
-    /// How the upstream's reasoning reaches the client (WIRE: decided, "raw reasoning").
+    /// How the upstream's reasoning reaches the client.
     pub reasoning: ReasoningDisplay,
     /// Whose reasoning is also sealed into `encrypted_content`, which gives it back where a client drops the rest.
     pub seal_reasoning: SealReasoning,

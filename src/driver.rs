@@ -23,8 +23,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
 use crate::bell::Bell;
-use crate::spare;
-use crate::upstream;
+use crate::{spare, upstream};
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;

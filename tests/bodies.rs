@@ -17,11 +17,9 @@ use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder_core::error::Error;
 use rejoinder_core::item_views::{input_id, listed};
 use rejoinder_core::limits::Limits;
-use rejoinder_core::options::Wrappers;
-use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions};
+use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions, Wrappers};
 use rejoinder_core::request::parse::{Context, Conversing, Draft, text};
-use rejoinder_core::responses_profile;
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::{self, Native};
 use rejoinder_core::wire::request::elements;
 
 #[global_allocator]

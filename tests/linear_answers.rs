@@ -10,8 +10,7 @@
 
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::ids::Ids;
-use rejoinder_core::options::PlanOptions;
-use rejoinder_core::options::ThinkTags;
+use rejoinder_core::options::{PlanOptions, ThinkTags};
 use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::responses_profile::Native;

@@ -21,8 +21,7 @@ use crate::fields::{
 };
 use crate::limits::{Limits, arrays_too_long, string_too_long};
 use crate::notes::Notes;
-use crate::options::FoundTools;
-use crate::options::Wrappers;
+use crate::options::{FoundTools, Wrappers};
 use crate::tools::search::{Search, ShellForm, ShellTool};
 use crate::tools::table::{Kind, Table};
 use crate::wire::json::{self, compact};

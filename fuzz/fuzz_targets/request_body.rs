@@ -11,9 +11,8 @@ use std::collections::HashSet;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
-use rejoinder_core::options::{DeveloperMessages, PlanOptions};
+use rejoinder_core::options::{DeveloperMessages, PlanOptions, Wrappers};
 use rejoinder_core::request::plan::plan;
-use rejoinder_core::options::Wrappers;
 
 fuzz_target!(|input: &[u8]| {
     // JSON begins with a brace or white space, so the last byte has to choose

@@ -1,20 +1,16 @@
 //! Owns the bodies for servers that speak Responses themselves, out of a request that is understood. It must not refuse
 //! anything that a chat server would be sent.
 
-use serde_json::value::RawValue;
-
 use crate::error::Error;
 use crate::fields::{boolean, present};
 use crate::reply_plan::ReplyPlan;
-use crate::request::extra_fields;
-use crate::request::history::Entry;
-use crate::request::plan::{Planner, push_key};
-use crate::request::responses_body;
+use crate::request::plan::{Planner, Prompt, push_key};
+use crate::request::{extra_fields, responses_body};
 use crate::responses_profile::Native;
-use crate::tools::{Choice, Tools};
 use crate::wire::json;
 use crate::wire::request::InputItem;
 use crate::{compaction, mapped};
+use serde_json::value::RawValue;
 
 impl<'a> Planner<'a, '_> {
     /// The body for a server that speaks Responses, and knows functions and plain items alone.
@@ -22,17 +18,16 @@ impl<'a> Planner<'a, '_> {
         &mut self,
         native: &Native,
         model: &str,
-        instructions: Option<&'a RawValue>,
-        entries: Vec<Entry<'a>>,
-        (tools, choice): (&Tools<'a>, &Choice),
+        prompt: Prompt<'a>,
         reply: &ReplyPlan,
     ) -> Result<Vec<u8>, Error> {
+        let Prompt { instructions, entries, tools, choice, format } = prompt;
         let mut body = Vec::with_capacity(mapped::room(self.draft.text.len() + 1024));
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"input\":");
         responses_body::write_plain(&mut body, instructions, entries, self.options);
-        tools.write(&mut body, choice, self.options.dialect, true);
+        tools.write(&mut body, &choice, self.options.dialect, true);
         let settings = body.len();
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
         if let Some(parallel) = parallel.filter(|_| tools.visible()) {
@@ -42,7 +37,7 @@ impl<'a> Planner<'a, '_> {
         if native.chat_fields {
             self.reasoning_effort(&mut body)?;
             if reply.compacts.is_none() && reply.format.is_none() {
-                self.text_format()?.write(&mut body);
+                format.write(&mut body);
             }
         } else {
             let text = present(self.request.text).map(RawValue::get);

@@ -49,8 +49,7 @@ mod tests {
     use super::*;
     use crate::dialect::GENERIC;
     use crate::ids::Ids;
-    use crate::options::PlanOptions;
-    use crate::options::ThinkTags;
+    use crate::options::{PlanOptions, ThinkTags};
     use crate::request::plan::plan;
     use crate::response::transcoder::End;
     use crate::responses_profile::Native;

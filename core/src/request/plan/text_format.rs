@@ -1,0 +1,99 @@
+//! Owns `text.format`: read from a request, written as `response_format`, asked for in words.
+
+use crate::error::Error;
+use crate::fields::{boolean, fields, literal, missing, not_one_of, object, present, string};
+use crate::json_schema::Format;
+use crate::request::plan::{Planner, push_key};
+use crate::wire::json;
+use crate::wire::request::{TextConfig, TextFormat};
+use serde_json::value::RawValue;
+
+/// `text.format`, read.
+pub(super) enum TextForm<'a> {
+    Free,
+    Object,
+    Schema {
+        name: &'a RawValue,
+        description: Option<&'a RawValue>,
+        schema: &'a RawValue,
+        strict: Option<bool>,
+    },
+}
+
+impl<'a> TextForm<'a> {
+    pub(super) fn read(raw: Option<&'a RawValue>) -> Result<TextForm<'a>, Error> {
+        let format: TextFormat<'_> = fields(raw, "text.format")?;
+        let kind = string(format.r#type, "text.format.type")?;
+        match kind.as_deref() {
+            None if present(raw).is_some() => Err(missing("text.format.type")),
+            None | Some("text") => Ok(TextForm::Free),
+            Some("json_object") => Ok(TextForm::Object),
+            Some("json_schema") => {
+                let name =
+                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
+                let schema = object(format.schema, "text.format.schema")?;
+                Ok(TextForm::Schema {
+                    name,
+                    description: literal(format.description, "text.format.description")?,
+                    schema: schema.ok_or_else(|| missing("text.format.schema"))?,
+                    strict: boolean(format.strict, "text.format.strict")?,
+                })
+            }
+            Some(other) => {
+                Err(not_one_of("text.format.type", other, &["text", "json_object", "json_schema"]))
+            }
+        }
+    }
+
+    /// Appends `response_format`: what is flat in Responses is wrapped in Chat.
+    pub(super) fn write(&self, body: &mut Vec<u8>) {
+        match self {
+            TextForm::Free => {}
+            TextForm::Object => push_key(body, "response_format", "{\"type\":\"json_object\"}"),
+            TextForm::Schema { name, description, schema, strict } => {
+                push_key(body, "response_format", "{\"type\":\"json_schema\",\"json_schema\":{\"name\":");
+                body.extend_from_slice(name.get().as_bytes());
+                if let Some(description) = description {
+                    push_key(body, "description", description.get());
+                }
+                push_key(body, "schema", schema.get());
+                if let Some(strict) = strict {
+                    push_key(body, "strict", if *strict { "true" } else { "false" });
+                }
+                body.extend_from_slice(b"}}");
+            }
+        }
+    }
+
+    /// What a text has to fit, if anything.
+    pub(super) fn wanted(&self) -> Option<Format> {
+        match self {
+            TextForm::Free => None,
+            TextForm::Object => Some(Format::Object),
+            // one that is too deep to be read is the server's to refuse
+            TextForm::Schema { schema, .. } => {
+                Some(Format::Schema(serde_json::from_str(schema.get()).unwrap_or_default()))
+            }
+        }
+    }
+
+    /// What the model is asked for once it has answered in another form, escaped.
+    pub(super) fn prompt(&self) -> String {
+        let schema = match self {
+            TextForm::Schema { schema, .. } => Some(schema.get()),
+            TextForm::Free | TextForm::Object => None,
+        };
+        let form = schema.map_or("one JSON object.".into(), |schema| {
+            format!("JSON that fits this JSON Schema:\n{schema}")
+        });
+        json::escape(&format!("Give your final answer now, without any other text, as {form}")).into_owned()
+    }
+}
+
+impl<'a> Planner<'a, '_> {
+    /// That of the last item which set one, else the request's own.
+    pub(super) fn text_format(&self) -> Result<TextForm<'a>, Error> {
+        let text: TextConfig<'_> = fields(self.request.text, "text")?;
+        TextForm::read(self.update.format.or(text.format))
+    }
+}
