@@ -7,7 +7,10 @@ CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
 
-.PHONY: build lint unit documents bench clients test demo venv node programs clean
+# Tests of one process and no other program: each takes seconds.
+QUICK := checker history limits native prefix request tools
+
+.PHONY: build quick lint unit documents bench clients test demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -17,8 +20,13 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+quick: lint ## format, clippy, core and unit tests: no network, no other program, under a minute after a build
+	cargo test --locked --quiet --workspace --lib
+	cargo test --locked --quiet $(addprefix --test ,$(QUICK))
+	scripts/check-docs
+
 unit:
-	cargo test --locked --quiet --workspace
+	scripts/tests rust
 
 documents: ## what README, ARCHITECTURE and the Dockerfile say is so
 	scripts/check-docs
@@ -26,14 +34,15 @@ documents: ## what README, ARCHITECTURE and the Dockerfile say is so
 
 # The real clients, and a real llama.cpp server, against the release binary.
 clients: build venv node
-	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest $(PYTEST_ARGS)
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest --junitxml '$(CURDIR)/target/tests/clients.xml' $(PYTEST_ARGS)
 
-test: programs
+test: programs ## all of it; the last line counts what was not run, and says why
+	@rm -rf target/tests
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory documents
 	$(MAKE) --no-print-directory clients
-	@echo "make test: passed (cargo fmt, clippy, cargo test, documents, clients; skipped client tests, if any, are named above)"
+	@scripts/tests report
 
 bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600, HOSTILE=60)
 	$(if $(SOAK)$(HOSTILE),,cargo bench --locked --bench core)

@@ -72,8 +72,9 @@ fn calls(server: &Server) -> BTreeMap<String, u64> {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_chain_is_one_round_trip_however_long_it_is() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let store = replica(&server, PATIENCE);
     let text = "x".repeat(1024);
     for n in 1..=1000 {
@@ -101,8 +102,9 @@ async fn a_chain_is_one_round_trip_however_long_it_is() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn the_server_itself_forgets_what_is_idle() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let mut short = config(&server.url(), PATIENCE);
     short.ttl = Duration::from_millis(200);
     let store = RedisStore::connect(&short, keyring(), Room::default()).unwrap();
@@ -120,8 +122,9 @@ async fn the_server_itself_forgets_what_is_idle() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_late_failure_does_not_undo_a_completed_response() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let (a, b) = (replica(&server, PATIENCE), replica(&server, PATIENCE));
     a.put(ALICE, in_state("resp_1", None, TurnState::InProgress)).await.unwrap();
     a.put(ALICE, completed("resp_1", None)).await.unwrap();
@@ -131,8 +134,9 @@ async fn a_late_failure_does_not_undo_a_completed_response() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_run_is_watched_and_cancelled_from_another_replica() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let (a, b) = (replica(&server, PATIENCE), replica(&server, PATIENCE));
     let (here, there) = (a.runs().unwrap(), b.runs().unwrap());
     assert!(!there.leased(ALICE, "resp_1").await.unwrap());
@@ -163,8 +167,9 @@ async fn a_run_is_watched_and_cancelled_from_another_replica() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_log_is_bounded_by_bytes_and_says_what_is_gone() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let bounded = |most| {
         let config = StoreConfig { replay_max_bytes: most, ..config(&server.url(), PATIENCE) };
         RedisStore::connect(&config, keyring(), Room::default()).unwrap()
@@ -202,8 +207,9 @@ async fn a_log_is_bounded_by_bytes_and_says_what_is_gone() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_lease_ends_by_itself_and_so_does_a_log() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let (a, b) = (replica(&server, PATIENCE), replica(&server, PATIENCE));
     let (here, there) = (a.runs().unwrap(), b.runs().unwrap());
     here.renew(ALICE, "short", Duration::from_millis(200)).await.unwrap();
@@ -227,8 +233,9 @@ async fn a_lease_ends_by_itself_and_so_does_a_log() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_server_that_is_not_there_delays_nobody() {
-    let Some(mut server) = Server::start(&[]) else { return };
+    let mut server = Server::start(&[]);
     server.kill();
     let store = timed(MARGIN, async { replica(&server, TIMEOUT) }).await;
     assert!(timed(TIMEOUT + MARGIN, store.turn(ALICE, "resp_1")).await.is_err());
@@ -246,8 +253,9 @@ async fn a_server_that_is_not_there_delays_nobody() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn while_the_server_hangs_calls_end_in_time_and_writes_are_kept() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let store = replica(&server, TIMEOUT);
     store.put(ALICE, completed("resp_1", None)).await.unwrap();
     store.put_conversation(ALICE, conversation("conv_1", "{}")).await.unwrap();
@@ -288,8 +296,9 @@ async fn while_the_server_hangs_calls_end_in_time_and_writes_are_kept() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn what_timed_out_is_done_once_and_never_after_what_came_later() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let store = replica(&server, Duration::from_millis(100));
     let runs = store.runs().unwrap();
     let other = replica(&server, PATIENCE);
@@ -352,8 +361,9 @@ async fn slow_way(to: u16) -> (u16, tokio::sync::watch::Sender<bool>) {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn what_is_under_way_on_an_old_connection_is_never_done() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let (port, held) = slow_way(server.port).await;
     let url = format!("redis://127.0.0.1:{port}/0");
     let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), Room::default()).unwrap();
@@ -377,10 +387,11 @@ async fn what_is_under_way_on_an_old_connection_is_never_done() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_server_killed_mid_traffic_loses_nothing() {
     const TURNS: usize = 400;
     // with "everysec" a server answers before it has written, while an earlier fsync still runs
-    let Some(mut server) = Server::start(&["--appendfsync", "always"]) else { return };
+    let mut server = Server::start(&["--appendfsync", "always"]);
     let store = Arc::new(replica(&server, TIMEOUT));
     store.put_conversation(ALICE, conversation("conv_1", "{}")).await.unwrap();
     let done = Arc::new(tokio::sync::watch::Sender::new(0_usize));
@@ -436,8 +447,9 @@ async fn a_server_killed_mid_traffic_loses_nothing() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn an_idle_connection_that_the_server_closed_costs_no_request() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let store = replica(&server, PATIENCE);
     for n in 0..20 {
         store.put(ALICE, completed(&format!("resp_{n}"), None)).await.unwrap();
@@ -452,8 +464,9 @@ async fn an_idle_connection_that_the_server_closed_costs_no_request() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn what_waits_is_bounded_and_the_oldest_gives_way() {
-    let Some(mut server) = Server::start(&[]) else { return };
+    let mut server = Server::start(&[]);
     let connect = |room| RedisStore::connect(&config(&server.url(), TIMEOUT), keyring(), room).unwrap();
     let by_count = connect(Room { writes: 10, bytes: 1 << 20 });
     let by_bytes = connect(Room { writes: 1000, bytes: 20_000 });
@@ -511,8 +524,9 @@ fn everything(server: &Server) -> Vec<u8> {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let sealing = |seal, keyring: Arc<Keyring>| {
         let mut config = config(&server.url(), PATIENCE);
         config.seal = seal;
@@ -591,8 +605,9 @@ async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
 }
 
 #[tokio::test]
+#[ignore = "needs redis-server"]
 async fn a_record_of_another_version_is_absent() {
-    let Some(server) = Server::start(&[]) else { return };
+    let server = Server::start(&[]);
     let store = replica(&server, PATIENCE);
     store.put(ALICE, completed("resp_1", None)).await.unwrap();
     store.put(ALICE, completed("resp_2", Some("resp_1"))).await.unwrap();

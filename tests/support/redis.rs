@@ -9,10 +9,6 @@ use std::time::{Duration, Instant};
 use redis::{Connection, RedisResult};
 use tempfile::TempDir;
 
-#[path = "skip.rs"]
-mod skip;
-use skip::skip;
-
 /// A running server; what it stores survives [`Server::kill`] and [`Server::start_again`].
 pub struct Server {
     child: Child,
@@ -22,22 +18,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// `None`, with a line that says so, where there is no redis-server.
-    pub fn start(options: &[&str]) -> Option<Server> {
-        let there = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
-        if !there {
-            skip("no redis-server here, so the store is not tested on it (apt-get install redis-server)");
-            return None;
-        }
+    /// Starts one with these options, and waits until it serves.
+    pub fn start(options: &[&str]) -> Server {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
         // somebody else may take the port before the server does: then another one
-        (0..20).find_map(|_| {
-            let port = free_port();
-            let dir = tempfile::tempdir().unwrap();
-            let mut server =
-                Server { child: spawn(port, &dir, &options), port, dir, options: options.clone() };
-            server.answers().then_some(server)
-        })
+        (0..20)
+            .find_map(|_| {
+                let port = free_port();
+                let dir = tempfile::tempdir().unwrap();
+                let mut server =
+                    Server { child: spawn(port, &dir, &options), port, dir, options: options.clone() };
+                server.answers().then_some(server)
+            })
+            .unwrap()
     }
 
     /// `redis://`, without a password.

@@ -2,25 +2,17 @@
 
 use std::process::Command;
 
-#[path = "skip.rs"]
-mod skip;
-pub use skip::skip;
-
-/// What the ignored test `workload` of this program costs with these variables set, the start of the program included;
-/// `None`, with a line that says so, where there is no valgrind.
-pub fn instructions(variables: &[(&str, &str)]) -> Option<f64> {
+/// What the ignored test `workload` of this program costs with these variables set, the start of the program included.
+pub fn instructions(variables: &[(&str, &str)]) -> f64 {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "workload", "--ignored", "--test-threads=1"])
         .envs(variables.iter().copied())
         .output();
-    let Ok(output) = output else {
-        skip("no valgrind here, so instructions are not counted (apt-get install valgrind)");
-        return None;
-    };
+    let output = output.expect("valgrind is needed (apt-get install valgrind)");
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{text}");
     let line = text.lines().find(|line| line.contains("Collected :")).unwrap();
-    Some(line.split_whitespace().last().unwrap().parse().unwrap())
+    line.split_whitespace().last().unwrap().parse().unwrap()
 }
