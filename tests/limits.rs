@@ -24,6 +24,8 @@ const LIMITS: Limits = Limits {
     allowed_tools: 3,
     include: 2,
     metadata: 16,
+    call_id_bytes: 20,
+    rewritten_bytes: 4 << 20,
 };
 
 fn planned(request: &str, limits: &Limits) -> Result<Plan, Value> {
@@ -75,6 +77,21 @@ fn items() {
     );
 }
 
+/// An assistant's message in the form of Chat Completions holds calls, each of which is an item here.
+#[test]
+fn calls_in_chat_messages_are_items() {
+    let call = |n: usize| json!({"id": format!("c{n}"), "function": {"name": "f", "arguments": "{}"}});
+    let with = |count: usize| {
+        let calls: Vec<Value> = (0..count).map(call).collect();
+        let message = json!({"role": "assistant", "content": null, "tool_calls": calls});
+        request("input", json!([{"role": "user", "content": "x"}, message]))
+    };
+    passes(&with(2));
+    let message = "Invalid 'input[1].tool_calls': array too long. Expected at most 4 items in the whole request \
+                   (limits.items).";
+    refused(&with(3), "input[1].tool_calls", "array_above_max_length", message);
+}
+
 #[test]
 fn parts_over_all_items() {
     let part = json!({"type": "input_text", "text": "x"});
@@ -101,6 +118,105 @@ fn parts_over_all_items() {
     }
     // many values that are no parts
     passes(&request("input", json!([{"role": "user", "content": "x", "unknown": [1, 2, 3, 4, 5, 6, 7, 8]}])));
+}
+
+#[test]
+fn ids_of_items() {
+    for (name, item) in [
+        ("call_id", json!({"type": "function_call", "name": "f", "arguments": "{}"})),
+        ("call_id", json!({"type": "function_call_output", "output": "x"})),
+        ("id", json!({"role": "user", "content": "x"})),
+    ] {
+        let with = |bytes: usize| {
+            let mut item = item.clone();
+            item[name] = json!("c".repeat(bytes));
+            request("input", json!([{"role": "user", "content": "x"}, item]))
+        };
+        passes(&with(20));
+        let message = format!(
+            "Invalid 'input[1].{name}': string too long. Expected a string with maximum length 20, but got a string with \
+             length 21 instead."
+        );
+        refused(&with(21), &format!("input[1].{name}"), "string_above_max_length", &message);
+    }
+    // what LiteLLM puts into an id beside it
+    let id = format!("call_1__thought__{}", "x".repeat(60_000));
+    let call = json!({"type": "function_call", "name": "f", "arguments": "{}", "call_id": id});
+    let planned = planned(&request("input", json!([call])).to_string(), &Limits::DEFAULT).unwrap();
+    assert!(String::from_utf8(planned.body).unwrap().contains(&id));
+}
+
+#[test]
+fn words() {
+    let long = "w".repeat((64 << 10) - 1);
+    for (field, request) in [
+        ("model", request("model", json!(long))),
+        ("prompt_cache_key", request("prompt_cache_key", json!(long))),
+        ("previous_response_id", request("previous_response_id", json!(long))),
+        ("conversation", request("conversation", json!(long))),
+        ("user", request("user", json!(long))),
+        ("reasoning.effort", request("reasoning", json!({"effort": long}))),
+        ("tool_choice", request("tool_choice", json!(long))),
+        (
+            "text.format.name",
+            request("text", json!({"format": {"type": "json_schema", "name": long, "schema": {}}})),
+        ),
+    ] {
+        let message = format!(
+            "Invalid '{field}': string too long. Expected a string with maximum length 65536, but got a string with \
+             length 65535 instead."
+        );
+        refused(&request, field, "string_above_max_length", &message);
+    }
+}
+
+/// A value beyond what may be rewritten goes on as it came, as text, and says the same.
+#[test]
+fn values_that_are_long_go_on_as_they_came() {
+    let items = json!([
+        {"type": "custom_tool_call", "call_id": "a", "name": "f", "input": "a \"b\"\n"},
+        {"type": "function_call", "call_id": "b", "name": "f", "arguments": "no \"json\""},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": {"a": "\"x\""}},
+        {"type": "shell_call", "call_id": "d", "action": {"commands": ["ls \"x\""]}},
+        {"type": "shell_call_output", "call_id": "d", "output": [{"stdout": "\"y\"", "outcome": {"exit_code": 0}}]},
+        {"type": "unheard_of", "says": "\"z\""},
+        {"role": "user", "content": [
+            {"type": "input_file", "filename": "f.txt", "file_data": "Zm9vYmFy"},
+            {"type": "image", "data": "QUJD", "mimeType": "image/png"},
+        ]},
+    ]);
+    let request = request("input", items.clone()).to_string();
+    let planned =
+        planned(&request, &Limits { call_id_bytes: 64, items: 16, parts: 16, rewritten_bytes: 0, ..LIMITS });
+    let sent: Value = serde_json::from_slice(&planned.unwrap().body).unwrap();
+    let messages = sent["messages"].as_array().unwrap();
+    let calls: Vec<&Value> =
+        messages.iter().filter_map(|message| message["tool_calls"].as_array()).flatten().collect();
+    let arguments = |n: usize| -> Value {
+        serde_json::from_str(calls[n]["function"]["arguments"].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(arguments(0), json!({"input": items[0]["input"]}));
+    assert_eq!(arguments(1), json!({"invalid_arguments": items[1]["arguments"]}));
+    assert_eq!((arguments(2), arguments(3)), (items[2]["arguments"].clone(), items[3]["action"].clone()));
+    let output = messages.iter().find(|message| message["tool_call_id"] == "d").unwrap();
+    let read = |text: &Value| -> Value { serde_json::from_str(text.as_str().unwrap()).unwrap() };
+    assert_eq!(read(&output["content"]), items[4]["output"]);
+    let [.., unheard, last] = messages.as_slice() else { panic!("{messages:?}") };
+    assert_eq!(read(&unheard["content"]), items[5]);
+    assert_eq!(last["content"][0]["text"], "[file f.txt: it is too long and was left out]");
+    assert_eq!(last["content"][1]["image_url"]["url"], "data:image/png;base64,QUJD");
+}
+
+#[test]
+fn what_is_stored_grows_no_further() {
+    let quotes = "\"".repeat(9 << 20);
+    let call = json!({"type": "custom_tool_call", "call_id": "a", "name": "f", "input": quotes});
+    let with = |store: bool| json!({"model": "m", "input": [call], "store": store}).to_string();
+    let options = PlanOptions::new(&GENERIC);
+    let plan = |body: &str| Draft::read(body, &LIMITS).unwrap().plan(&options, &Context::default());
+    assert!(plan(&with(false)).unwrap().body.len() > 36 << 20);
+    let error = plan(&with(true)).unwrap_err();
+    assert_eq!((error.status().as_u16(), error.param.as_deref()), (413, Some("input")), "{error}");
 }
 
 #[test]
@@ -287,7 +403,7 @@ fn stored_history_is_never_refused() {
     // an output whose call is not there is another matter
     let context = Context { strict: false, ..context };
     let plan = draft.plan(&PlanOptions::new(&GENERIC), &context).unwrap();
-    assert!(plan.notes.0.iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
+    assert!(plan.notes.told().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
     assert!(chat.get("tools").is_none(), "names over the limit are left out: {chat}");
     let short = Limits { name_bytes: 128, ..LIMITS };

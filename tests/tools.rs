@@ -115,7 +115,7 @@ fn every_kind_is_shown_as_a_function() {
     );
     let hidden: Vec<&str> = plan
         .notes
-        .0
+        .told()
         .iter()
         .filter(|(kind, _)| *kind == "hidden_tool")
         .map(|(_, what)| what.as_str())
@@ -519,7 +519,7 @@ fn a_namespace_within_a_namespace_is_left_out_of_history() {
             let shown: Vec<_> = chat["tools"].as_array().unwrap().iter().collect();
             assert_eq!(shown.len(), 1, "{item}, {depth} within: {shown:?}");
             assert_eq!(shown[0]["function"]["name"], "outer__f");
-            assert!(plan.notes.0.iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
+            assert!(plan.notes.told().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
         }
     }
 }

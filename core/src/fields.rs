@@ -17,9 +17,23 @@ pub fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
 
-/// A string, decoded.
+/// Bytes that a field may have which is one word or an id: those are kept beside the request in several places.
+const MOST_WORD: usize = 64 << 10;
+
+/// A word, decoded.
 pub fn string<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Cow<'a, str>>, Error> {
-    present(raw).map(|raw| json::decode(raw).ok_or_else(|| wrong_type(raw, path, "a string"))).transpose()
+    let raw = word(raw, path)?;
+    raw.map(|raw| json::decode(raw).ok_or_else(|| wrong_type(raw, path, "a string"))).transpose()
+}
+
+/// A word that stays as it is: a string that is not too long for one, or a value of another type.
+pub fn word<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
+    match present(raw) {
+        Some(raw) if raw.get().len() > MOST_WORD && raw.get().starts_with('"') => {
+            Err(string_too_long(path, MOST_WORD, raw.get().len() - 2))
+        }
+        raw => Ok(raw),
+    }
 }
 
 /// A string that stays a JSON literal, checked for its type only.

@@ -11,7 +11,6 @@ pub mod ids;
 pub mod item_views;
 pub mod json_schema;
 pub mod limits;
-pub mod mapped;
 pub mod notes;
 pub mod options;
 pub mod quirk;

@@ -26,6 +26,10 @@ pub struct Limits {
     pub include: usize,
     /// Most pairs of `metadata`.
     pub metadata: usize,
+    /// Longest `call_id`, in bytes.
+    pub call_id_bytes: usize,
+    /// Most bytes of values that are taken apart and written anew; further ones are passed on as they came, as text.
+    pub rewritten_bytes: usize,
 }
 
 impl Limits {
@@ -39,6 +43,10 @@ impl Limits {
         allowed_tools: 2048,
         include: 64,
         metadata: 16,
+        // OpenAI's are 64 characters, but LiteLLM puts a model's sealed thoughts into them
+        call_id_bytes: 64 << 10,
+        // more than a model's context
+        rewritten_bytes: 4 << 20,
     };
 }
 

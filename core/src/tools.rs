@@ -17,7 +17,7 @@ use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::{
-    array, beginning, fields, literal, missing, not_one_of, object, present, string, wrong_type,
+    array, beginning, fields, literal, missing, not_one_of, object, present, string, word, wrong_type,
 };
 use crate::limits::{Limits, arrays_too_long, string_too_long};
 use crate::notes::Notes;
@@ -44,8 +44,10 @@ pub struct Tools<'a> {
 struct Shown<'a> {
     /// Escaped.
     description: Option<Cow<'a, str>>,
-    /// JSON text.
-    parameters: Option<Cow<'a, str>>,
+    /// Of a freeform tool the syntax and the definition of its grammar, escaped; empty ones without a grammar.
+    freeform: Option<[Cow<'a, str>; 2]>,
+    /// JSON text, whose root need not be an object's schema.
+    parameters: Option<&'a str>,
     strict: Option<&'a str>,
     /// Known, and not shown among the tools.
     behind: bool,
@@ -190,7 +192,8 @@ impl<'a> Tools<'a> {
         if self.table.add(None, CALL_FOUND, Kind::Found).is_some() {
             self.shown.push(Shown {
                 description: Some(Cow::Borrowed(CALL_FOUND_DESCRIPTION)),
-                parameters: Some(Cow::Borrowed(CALL_FOUND_PARAMETERS)),
+                freeform: None,
+                parameters: Some(CALL_FOUND_PARAMETERS),
                 strict: None,
                 behind: false,
             });
@@ -282,7 +285,7 @@ impl<'a> Tools<'a> {
         let default = |text: &'static str| given.clone().or(Some(Cow::Borrowed(text)));
         let (description, parameters) = match kind {
             "function" => (given, own),
-            "custom" => (Some(custom_description(given, tool)), Some(CUSTOM_PARAMETERS)),
+            "custom" => (given, Some(CUSTOM_PARAMETERS)),
             "tool_search" => {
                 (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
             }
@@ -308,8 +311,8 @@ impl<'a> Tools<'a> {
                 _ => None,
             };
         }
-        let parameters = parameters.map(parameters::object_rooted);
-        self.shown.push(Shown { description, parameters, strict, behind: false });
+        let freeform = (kind == "custom").then(|| grammar(tool));
+        self.shown.push(Shown { description, freeform, parameters, strict, behind: false });
     }
 
     /// The search functions, where a wrapper was named and the client has a shell to run it.
@@ -326,7 +329,8 @@ impl<'a> Tools<'a> {
             if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
                 self.shown.push(Shown {
                     description: Some(Cow::Borrowed(description)),
-                    parameters: Some(Cow::Borrowed(parameters)),
+                    freeform: None,
+                    parameters: Some(parameters),
                     strict: None,
                     behind: false,
                 });
@@ -370,6 +374,16 @@ impl<'a> Tools<'a> {
         !self.shown.is_empty()
     }
 
+    /// About how many bytes they take in a request.
+    pub fn length(&self) -> usize {
+        let shown = self.shown.iter().map(|shown| {
+            let grammar = shown.freeform.iter().flatten().map(|text| text.len()).sum::<usize>();
+            let description = shown.description.as_deref().map_or(0, str::len);
+            512 + grammar + description + shown.parameters.map_or(0, str::len)
+        });
+        shown.sum()
+    }
+
     /// Appends `,"tools":[...],"tool_choice":...` as this server can take them; nothing without visible tools, since
     /// vLLM refuses an empty array. Forced and allowed choices narrow the list where the server knows no such choice.
     /// `flat`: a function's fields stand in the tool itself, as in Responses.
@@ -408,22 +422,13 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// What a freeform tool's description needs besides, for a model that only knows JSON arguments.
-fn custom_description<'a>(given: Option<Cow<'a, str>>, tool: &Tool<'a>) -> Cow<'a, str> {
-    let mut text = given.unwrap_or_default().into_owned();
-    if !text.is_empty() {
-        text.push_str("\\n\\n");
-    }
-    text.push_str("Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.");
+/// The syntax and the definition of a freeform tool's grammar, if it has one.
+fn grammar<'a>(tool: &Tool<'a>) -> [Cow<'a, str>; 2] {
     let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
-    if let Some(definition) = present(format.definition).and_then(json::text) {
-        let syntax = present(format.syntax).and_then(json::text).unwrap_or_default();
-        text.push_str("\\n\\nThe text must match this ");
-        text.push_str(&syntax);
-        text.push_str(" grammar:\\n");
-        text.push_str(&definition);
+    match present(format.definition).and_then(json::text) {
+        Some(definition) => [present(format.syntax).and_then(json::text).unwrap_or_default(), definition],
+        None => <[Cow<'_, str>; 2]>::default(),
     }
-    Cow::Owned(text)
 }
 
 impl Shown<'_> {
@@ -431,19 +436,35 @@ impl Shown<'_> {
     fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
         out.extend_from_slice(head(flat));
         json::push_string(out, name);
-        if let Some(description) = &self.description {
-            out.extend_from_slice(b",\"description\":");
-            json::push_literal(out, description);
+        if self.description.is_some() || self.freeform.is_some() {
+            out.extend_from_slice(b",\"description\":\"");
+            let description = self.description.as_deref().unwrap_or_default();
+            out.extend_from_slice(description.as_bytes());
+            if let Some(grammar) = &self.freeform {
+                // what a model needs besides that only knows JSON arguments
+                out.extend_from_slice(if description.is_empty() { b"" } else { b"\\n\\n" });
+                out.extend_from_slice(
+                    b"Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.",
+                );
+                push_grammar(out, grammar);
+            }
+            out.push(b'"');
         }
         out.extend_from_slice(b",\"parameters\":");
-        out.extend_from_slice(
-            self.parameters.as_deref().unwrap_or("{\"type\":\"object\",\"properties\":{}}").as_bytes(),
-        );
+        parameters::push_object_rooted(out, self.parameters.unwrap_or("{}"));
         if let Some(strict) = self.strict {
             out.extend_from_slice(b",\"strict\":");
             out.extend_from_slice(strict.as_bytes());
         }
         out.extend_from_slice(if flat { b"}" } else { b"}}" });
+    }
+}
+
+fn push_grammar(out: &mut Vec<u8>, [syntax, definition]: &[Cow<'_, str>; 2]) {
+    if !definition.is_empty() {
+        for text in ["\\n\\nThe text must match this ", syntax, " grammar:\\n", definition] {
+            out.extend_from_slice(text.as_bytes());
+        }
     }
 }
 
@@ -464,7 +485,7 @@ impl Choice {
         notes: &mut Notes,
     ) -> Result<Choice, Error> {
         const PATH: &str = "tool_choice";
-        let Some(raw) = present(raw) else { return Ok(Choice::Auto) };
+        let Some(raw) = word(raw, PATH)? else { return Ok(Choice::Auto) };
         if let Some(word) = json::decode(raw) {
             return match &*word {
                 "auto" => Ok(Choice::Auto),

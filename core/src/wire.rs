@@ -5,6 +5,7 @@ pub mod chunk_template;
 pub mod escaped;
 pub mod json;
 pub mod native_event;
+pub mod quoted;
 pub mod request;
 mod string_scan;
 pub mod trusted_json;

@@ -121,6 +121,8 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "limits.allowed_tools", kind: Kind::Count },
     Key { name: "limits.include", kind: Kind::Count },
     Key { name: "limits.metadata", kind: Kind::Count },
+    Key { name: "limits.call_id_bytes", kind: Kind::Count },
+    Key { name: "limits.rewritten_bytes", kind: Kind::Count },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
 ];

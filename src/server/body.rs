@@ -13,7 +13,6 @@ use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use rejoinder_core::error::{Error, Kind};
-use rejoinder_core::mapped;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::App;
@@ -80,7 +79,7 @@ async fn collect(
 ) -> Result<(Vec<u8>, Held), Error> {
     let mut held = budget.begin();
     // a length that is only claimed must not cost memory
-    let mut whole = Vec::with_capacity(mapped::room(claimed.min(EXPECTED)));
+    let mut whole = Vec::with_capacity(claimed.min(EXPECTED));
     let mut turn = STEP;
     loop {
         let frame = tokio::time::timeout(pause, body.frame()).await;
@@ -95,7 +94,11 @@ async fn collect(
         // a little ahead, and no further than the body
         held.reach(claimed.clamp(length, length + length.min(STEP))).await?;
         // what arrived is let go at once, so that a long body is held once
-        mapped::reserve(&mut whole, data.len());
+        if length > whole.capacity() {
+            // twice of it, but no more than is to come
+            let left = claimed.saturating_sub(whole.len()).min(whole.len());
+            whole.reserve_exact(left.max(data.len()));
+        }
         whole.extend_from_slice(data);
         if length >= turn {
             turn = length + STEP;
@@ -158,7 +161,6 @@ async fn decode(
         // no more than is counted; small bodies are done at the first step
         let step = before.clamp(SMALL, STEP);
         grown.reach(before + step).await?;
-        mapped::reserve(&mut decoded, step);
         let mut part = (&mut reader).take(step as u64);
         // it reads from memory, so it is never pending
         let read =

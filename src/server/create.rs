@@ -1,6 +1,7 @@
 //! Owns `POST /v1/responses` from body to answer: plan, send, and which of the three forms the answer takes (an HTTP
 //! error, one JSON object, a stream). It must not translate anything itself.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,18 @@ pub async fn answer(
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { headers, .. }, incoming) = request.into_parts();
-    let body = body::read(&app, &headers, incoming).await?;
-    let (job, target, plan, input, mut room) = {
-        let text = heavy::run(body.len(), || parse::text(&body)).await?;
+    let mut body = body::read(&app, &headers, incoming).await?;
+    let (job, target, plan, input, mut room) = loop {
+        let text = match heavy::run(body.len(), || parse::text(&body)).await? {
+            // mended, in the place of what came
+            Cow::Owned(text) => {
+                let mut held = app.budget.begin();
+                held.reach(text.len()).await?;
+                body = held.of(text.into_bytes()).into_bytes();
+                continue;
+            }
+            text => text,
+        };
         let (draft, asks) = heavy::run(body.len(), || {
             let draft = Draft::read(&text, &app.config.limits)?;
             let asks = draft.asks()?;
@@ -55,7 +65,7 @@ pub async fn answer(
             Ok::<_, Error>((plan, input))
         });
         let (plan, input) = planned.await?;
-        (job, target, plan, input, room)
+        break (job, target, plan, input, room);
     };
     drop(body);
     let Plan { body, stream, chat_stream, model, reply, notes, repeated: _, droppable_turns } = plan;

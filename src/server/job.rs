@@ -380,7 +380,7 @@ pub fn count(app: &App, notes: &Notes) {
     for (kind, times) in notes.counts() {
         app.metrics.notes(kind, times);
     }
-    for (kind, what) in &notes.0 {
+    for (kind, what) in notes.told() {
         tracing::debug!(kind, what, "left out or changed");
     }
 }

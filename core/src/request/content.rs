@@ -7,9 +7,10 @@ use base64::Engine as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::fields::present;
+use crate::fields::{beginning, present};
 use crate::notes::Notes;
 use crate::request::plain_text;
+use crate::wire::quoted::Quoted;
 use crate::wire::request::Part;
 use crate::wire::{json, trusted_json};
 
@@ -25,6 +26,8 @@ pub enum Piece<'a> {
         /// `low`, `high` or `auto`.
         detail: Option<&'static str>,
     },
+    /// JSON as text: a value that is too wide or too long to be written anew.
+    Quoted(Quoted<'a>),
     /// An `input_audio` object, passed on as it came.
     Audio(&'a RawValue),
 }
@@ -35,20 +38,41 @@ impl<'a> Piece<'a> {
         Piece::Text(Cow::Owned(json::escape(text).into_owned()))
     }
 
-    /// Its text, or a note where there is room for nothing else.
-    pub fn into_text(self) -> Cow<'a, str> {
+    /// Itself as text, or a note where there is room for nothing else.
+    pub fn into_text(self) -> Piece<'a> {
         match self {
-            Piece::Text(text) => text,
-            Piece::Image { .. } => Cow::Borrowed("[image: it cannot be shown here]"),
-            Piece::Audio(_) => Cow::Borrowed("[audio: it cannot be played here]"),
+            Piece::Text(_) | Piece::Quoted(_) => self,
+            Piece::Image { .. } => Piece::Text(Cow::Borrowed("[image: it cannot be shown here]")),
+            Piece::Audio(_) => Piece::Text(Cow::Borrowed("[audio: it cannot be played here]")),
         }
     }
 
-    /// The text, if it is one.
-    pub fn as_text(&self) -> Option<&str> {
+    /// Whether it is text.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Piece::Text(_) | Piece::Quoted(_))
+    }
+
+    /// Whether it is text without a character.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Piece::Text(text) if text.is_empty())
+    }
+
+    /// Appends its text, escaped; nothing for what is none.
+    pub fn push_text(&self, out: &mut Vec<u8>) {
         match self {
-            Piece::Text(text) => Some(text),
-            _ => None,
+            Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Piece::Quoted(quoted) => quoted.push(out),
+            Piece::Image { .. } | Piece::Audio(_) => {}
+        }
+    }
+
+    /// About how long it is in a message.
+    pub fn length(&self) -> usize {
+        match self {
+            Piece::Text(text) => text.len() + 40,
+            Piece::Quoted(quoted) => quoted.length() + 40,
+            Piece::Image { url, .. } => url.len() + 80,
+            Piece::Audio(audio) => audio.get().len() + 40,
         }
     }
 }
@@ -76,7 +100,7 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
         return match json::text(raw) {
             Some(text) => Some(Piece::Text(text)),
             None if raw.get() == "null" => None,
-            None => Some(Piece::owned(&plain_text::of_value(raw))),
+            None => Some(of_value(raw, notes)),
         };
     };
     let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
@@ -86,7 +110,7 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
         }
         "refusal" => part.refusal.and_then(json::text).map(Piece::Text),
         "input_image" | "image_url" | "computer_screenshot" => image(&part),
-        "input_file" | "file" => Some(file(&part)),
+        "input_file" | "file" => Some(file(&part, notes)),
         "input_audio" => present(part.input_audio).map(Piece::Audio),
         _ => None,
     };
@@ -96,10 +120,18 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
 /// A part of another kind, or of a known one without what makes it one: its text, where it has no more than that, an
 /// image in the form of other APIs, and else the part itself.
 fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'a>> {
-    let Some(Value::Object(members)) = json::tree(raw.get()) else {
-        // too wide to be looked into
+    if kind == "image"
+        && let Some(url) = image_of_data(raw)
+    {
         notes.add("written_part", kind);
-        return Some(Piece::owned(&json::compact(raw.get())));
+        return Some(Piece::Image { url, detail: None });
+    }
+    let Some(Value::Object(members)) =
+        notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten()
+    else {
+        // too wide or too long to be looked into
+        notes.add("written_part", kind);
+        return Some(Piece::Quoted(Quoted::of(raw.get())));
     };
     let text = |key: &str| members.get(key).and_then(Value::as_str);
     let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
@@ -111,13 +143,6 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
         } else {
             sealed
         }));
-    }
-    if kind == "image"
-        && let Some(data) = text("data").or_else(|| at(["source", "data"]))
-    {
-        let media = text("mimeType").or_else(|| at(["source", "media_type"])).unwrap_or("image/png");
-        let url = Cow::Owned(format!("data:{media};base64,{data}"));
-        return Some(Piece::Image { url, detail: None });
     }
     if let Some(name) = kind.strip_suffix("_url") {
         let url = text(kind).or_else(|| at([kind, "url"])).filter(|url| url.starts_with("http"));
@@ -133,11 +158,42 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
     }
 }
 
+/// A JSON value as text, without the binary data in it.
+fn of_value<'a>(raw: &'a RawValue, notes: &mut Notes) -> Piece<'a> {
+    match notes.rewrite(raw.get().len()) {
+        true => Piece::owned(&plain_text::of_value(raw)),
+        false => Piece::Quoted(Quoted::of(raw.get())),
+    }
+}
+
+/// The data URL of an image in the form of MCP, or of Anthropic's messages, escaped.
+fn image_of_data<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        data: Option<&'a RawValue>,
+        #[serde(borrow, rename = "mimeType")]
+        mime_type: Option<&'a RawValue>,
+        #[serde(borrow)]
+        source: Option<&'a RawValue>,
+        #[serde(borrow)]
+        media_type: Option<&'a RawValue>,
+    }
+    let image: Data<'a> = trusted_json::fields(raw.get())?;
+    let source: Data<'a> = image.source.and_then(|raw| trusted_json::fields(raw.get())).unwrap_or_default();
+    let data = image.data.or(source.data).and_then(json::text)?;
+    let media = image.mime_type.or(source.media_type).and_then(json::text);
+    let media = media.unwrap_or(Cow::Borrowed("image/png"));
+    Some(Cow::Owned(["data:", &*media, ";base64,", &*data].concat()))
+}
+
 /// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.
 fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
     let given = present(part.detail);
     let Some(url) = present(part.image_url) else {
         let id = present(part.file_id).and_then(json::decode)?;
+        let id = beginning(&id, NAME_BYTES);
         return Some(Piece::owned(&format!("[image {id}: not available to this server]")));
     };
     if let Some(url) = json::text(url) {
@@ -166,13 +222,16 @@ fn detail(raw: &RawValue) -> Option<&'static str> {
 }
 
 /// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.
-fn file<'a>(part: &Part<'a>) -> Piece<'a> {
+fn file<'a>(part: &Part<'a>, notes: &mut Notes) -> Piece<'a> {
     let name = [part.filename, part.file_id, part.file_url]
         .into_iter()
         .find_map(|raw| present(raw).and_then(json::decode));
-    let name = name.unwrap_or(Cow::Borrowed("unnamed"));
-    let text = present(part.file_data).and_then(json::decode).and_then(|data| text_of(&data));
-    match text {
+    let name = beginning(name.as_deref().unwrap_or("unnamed"), NAME_BYTES);
+    let data = present(part.file_data);
+    if data.is_some_and(|data| !notes.rewrite(data.get().len())) {
+        return Piece::owned(&format!("[file {name}: it is too long and was left out]"));
+    }
+    match data.and_then(json::decode).and_then(|data| text_of(&data)) {
         Some(text) => {
             let name = name.replace('"', "'");
             Piece::owned(&format!("<file name=\"{name}\">\n{text}\n</file>"))
@@ -202,28 +261,28 @@ fn text_of(data: &str) -> Option<String> {
     (!text.contains('\0')).then_some(text)
 }
 
+/// Bytes of a name of a file that are shown.
+const NAME_BYTES: usize = 1024;
+
 /// Appends `content`: one string when all is text, the array form otherwise.
-pub fn write(out: &mut Vec<u8>, pieces: &[Piece<'_>], separator: &str) {
-    if pieces.iter().all(|piece| piece.as_text().is_some()) {
-        out.push(b'"');
-        for (n, text) in pieces.iter().filter_map(Piece::as_text).enumerate() {
-            if n > 0 {
-                out.extend_from_slice(separator.as_bytes());
-            }
-            out.extend_from_slice(text.as_bytes());
-        }
-        out.push(b'"');
-        return;
+pub fn write<'p, 'a: 'p>(
+    out: &mut Vec<u8>,
+    pieces: impl Iterator<Item = &'p Piece<'a>> + Clone,
+    separator: &str,
+) {
+    if pieces.clone().all(Piece::is_text) {
+        return write_text(out, pieces, separator);
     }
     out.push(b'[');
-    for (n, piece) in pieces.iter().enumerate() {
+    for (n, piece) in pieces.enumerate() {
         if n > 0 {
             out.push(b',');
         }
         match piece {
-            Piece::Text(text) => {
-                out.extend_from_slice(b"{\"type\":\"text\",\"text\":");
-                json::push_literal(out, text);
+            Piece::Text(_) | Piece::Quoted(_) => {
+                out.extend_from_slice(b"{\"type\":\"text\",\"text\":\"");
+                piece.push_text(out);
+                out.push(b'"');
             }
             Piece::Image { url, detail } => {
                 out.extend_from_slice(b"{\"type\":\"image_url\",\"image_url\":{\"url\":");
@@ -242,4 +301,20 @@ pub fn write(out: &mut Vec<u8>, pieces: &[Piece<'_>], separator: &str) {
         out.push(b'}');
     }
     out.push(b']');
+}
+
+/// Appends texts as one string.
+pub fn write_text<'p, 'a: 'p>(
+    out: &mut Vec<u8>,
+    pieces: impl Iterator<Item = &'p Piece<'a>>,
+    separator: &str,
+) {
+    out.push(b'"');
+    for (n, piece) in pieces.enumerate() {
+        if n > 0 {
+            out.extend_from_slice(separator.as_bytes());
+        }
+        piece.push_text(out);
+    }
+    out.push(b'"');
 }

@@ -10,13 +10,14 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
-use crate::fields::present;
+use crate::fields::{beginning, present};
 use crate::notes::Notes;
 use crate::request::content::{Piece, pieces, pieces_of_any};
 use crate::request::plain_text;
 use crate::sealing::{Purpose, Seal};
 use crate::tools::search::{Search, vector_line};
 use crate::tools::table::{Kind, Table};
+use crate::wire::quoted::Quoted;
 use crate::wire::request::{
     ChatCall, ChatFunction, ChatMessage, InputItem, Item, Part, Tool, elements, fields,
 };
@@ -56,17 +57,28 @@ pub enum Entry<'a> {
 /// One assistant message.
 #[derive(Debug, Default)]
 pub struct Assistant<'a> {
-    /// Escaped texts.
-    pub text: Vec<Cow<'a, str>>,
-    /// Escaped reasoning texts.
-    pub reasoning: Vec<Cow<'a, str>>,
+    /// Texts, one after the other.
+    pub text: Vec<Piece<'a>>,
+    /// Reasoning texts, apart.
+    pub reasoning: Vec<Piece<'a>>,
     /// Calls in order.
     pub calls: Vec<Call<'a>>,
 }
 
-impl Assistant<'_> {
+impl<'a> Assistant<'a> {
     fn says_anything(&self) -> bool {
-        !self.calls.is_empty() || self.text.iter().any(|text| !text.is_empty())
+        !self.calls.is_empty() || !self.text.iter().all(Piece::is_empty)
+    }
+
+    /// Adds the text of another message, apart from that of the one before.
+    pub fn say(&mut self, text: Vec<Piece<'a>>) {
+        if text.iter().all(Piece::is_empty) {
+            return;
+        }
+        if !self.text.is_empty() {
+            self.text.push(Piece::Text(Cow::Borrowed("\\n\\n")));
+        }
+        self.text.extend(text);
     }
 }
 
@@ -78,7 +90,7 @@ pub struct Call<'a> {
     /// The function's name.
     pub name: Cow<'a, str>,
     /// A JSON object, as text.
-    pub arguments: Cow<'a, str>,
+    pub arguments: Piece<'a>,
     /// `None`: interrupted.
     pub output: Option<Vec<Piece<'a>>>,
 }
@@ -134,9 +146,11 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
                 items.push(Step::Prompt(Role::User, pieces));
             }
             step @ Step::Message(_) => {
-                items.extend(thoughts(raw, item.as_ref()).map(|text| Step::Reasoning(vec![text])));
+                items.extend(
+                    thoughts(raw, item.as_ref(), notes).map(|text| Step::Reasoning(vec![Piece::Text(text)])),
+                );
                 items.push(step);
-                items.extend(chat_calls(raw, item.as_ref(), reading.table));
+                items.extend(chat_calls(raw, item.as_ref(), reading.table, notes));
             }
             Step::Reasoning(text) => {
                 let sealed =
@@ -181,7 +195,7 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         let answer = answers.get(at).copied().flatten();
         match items.get_mut(at).map(std::mem::take).unwrap_or_default() {
             Step::Prompt(role, pieces) => reader.prompt(role, pieces),
-            Step::Message(text) => reader.assistant().text.extend(text),
+            Step::Message(text) => reader.assistant().say(text),
             Step::Reasoning(text) => {
                 if !text.is_empty() {
                     reader.reasoned.push(at);
@@ -224,12 +238,12 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
 #[derive(Default)]
 enum Step<'a> {
     Prompt(Role, Vec<Piece<'a>>),
-    Message(Vec<Cow<'a, str>>),
-    Reasoning(Vec<Cow<'a, str>>),
+    Message(Vec<Piece<'a>>),
+    Reasoning(Vec<Piece<'a>>),
     Call {
         id: Cow<'a, str>,
         name: Cow<'a, str>,
-        arguments: Cow<'a, str>,
+        arguments: Piece<'a>,
     },
     Output {
         id: Cow<'a, str>,
@@ -300,6 +314,9 @@ pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
     turns - 1 - whole + inner - single
 }
 
+/// Bytes from which on an id is long: none that repeats.
+const LONG_ID: usize = 1024;
+
 #[derive(Default)]
 struct Reader<'a> {
     entries: Vec<Entry<'a>>,
@@ -344,6 +361,8 @@ impl<'a> Reader<'a> {
             return wanted;
         };
         notes.add("duplicate_call_id", &wanted);
+        // not copied once for each call that has it
+        let wanted = if wanted.len() > LONG_ID { Cow::Owned(format!("call_{}", self.calls)) } else { wanted };
         let mut n = again + 1;
         // goes on where the last one with this id ended: a thousand of them are not looked at a thousand times
         while self.ids.contains_key(&*format!("{wanted}_{n}")) {
@@ -370,20 +389,20 @@ fn step<'a>(
         Some("message") => message(raw, item, notes),
         None if item.role.is_some() => message(raw, item, notes),
         Some("reasoning") => Some(Step::Reasoning(reasoning(item, reading.seal, notes))),
-        Some("function_call") => function_call(item, table),
-        Some("custom_tool_call") => custom_tool_call(item, table),
-        Some("tool_search_call") => own_call(item, table, Kind::ToolSearch, "tool_search", item.arguments),
-        Some("local_shell_call") => own_call(item, table, Kind::LocalShell, "local_shell", item.action),
-        Some("shell_call") => own_call(item, table, Kind::Shell, "shell", item.action),
-        Some("apply_patch_call") => own_call(item, table, Kind::ApplyPatch, "apply_patch", item.operation),
+        Some("function_call") => function_call(item, table, notes),
+        Some("custom_tool_call") => custom_tool_call(item, table, notes),
+        Some("tool_search_call") => own_call(item, table, Kind::ToolSearch, item.arguments, notes),
+        Some("local_shell_call") => own_call(item, table, Kind::LocalShell, item.action, notes),
+        Some("shell_call") => own_call(item, table, Kind::Shell, item.action, notes),
+        Some("apply_patch_call") => own_call(item, table, Kind::ApplyPatch, item.operation, notes),
         Some(
             "function_call_output"
             | "custom_tool_call_output"
             | "local_shell_call_output"
             | "apply_patch_call_output",
         ) => output(item, notes),
-        Some("shell_call_output") => shell_output(item).or_else(|| output(item, notes)),
-        Some("tool_search_output") => found_tools(item, table).or_else(|| output(item, notes)),
+        Some("shell_call_output") => shell_output(item, notes).or_else(|| output(item, notes)),
+        Some("tool_search_output") => found_tools(item, table, notes).or_else(|| output(item, notes)),
         Some("agent_message") => agent_message(item, notes),
         Some("compaction" | "compaction_summary" | "context_compaction") => {
             summary(item, reading.seal).or_else(|| unread_summary(index, notes))
@@ -413,13 +432,18 @@ fn written_out<'a>(
     kind: Option<&str>,
     notes: &mut Notes,
 ) -> Step<'a> {
+    let kind = kind.map(|kind| beginning(kind, KIND_BYTES));
     let what = format!("input[{index}] of type {}", kind.unwrap_or("null"));
     let images = [item.content, item.output].into_iter().filter_map(present);
     let images = images.filter(|raw| raw.get().contains("\"image_url\""));
     let images: Vec<Piece<'a>> = images.flat_map(|raw| pieces_of_any(raw, notes)).collect();
-    let mut said: Vec<Piece<'a>> =
-        plain_text::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect();
-    said.extend(images.into_iter().filter(|piece| piece.as_text().is_none()));
+    let mut said: Vec<Piece<'a>> = match notes.rewrite(raw.get().len()) {
+        true => {
+            plain_text::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect()
+        }
+        false => vec![Piece::Quoted(Quoted::of(raw.get()))],
+    };
+    said.extend(images.into_iter().filter(|piece| !piece.is_text()));
     if said.is_empty() {
         notes.add("skipped_item", &what);
         return Step::Skipped;
@@ -452,7 +476,7 @@ fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes) -> Option<
     };
     Some(match &*role {
         "user" => Step::Prompt(Role::User, content),
-        "assistant" => Step::Message(join(content)),
+        "assistant" => Step::Message(content.into_iter().map(Piece::into_text).collect()),
         "system" => Step::Prompt(Role::System, content),
         "developer" => Step::Prompt(Role::Developer, content),
         _ => by_another_name(raw, &role, content),
@@ -461,7 +485,12 @@ fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes) -> Option<
 
 /// The calls of an assistant message in the form of Chat Completions. Its content is a string or null there, which the
 /// rest of the item is longer than.
-fn chat_calls<'a>(raw: &'a RawValue, item: Option<&Item<'a>>, table: &Table) -> Vec<Step<'a>> {
+fn chat_calls<'a>(
+    raw: &'a RawValue,
+    item: Option<&Item<'a>>,
+    table: &Table,
+    notes: &mut Notes,
+) -> Vec<Step<'a>> {
     let content = item.and_then(|item| present(item.content)).map_or("", RawValue::get);
     let rest = raw.get().len() - content.len().min(raw.get().len());
     if content.starts_with('[') || rest < CHAT_CALL || !raw.get().contains("\"tool_calls\"") {
@@ -474,19 +503,22 @@ fn chat_calls<'a>(raw: &'a RawValue, item: Option<&Item<'a>>, table: &Table) -> 
     let call = |raw: &'a RawValue| {
         let call: ChatCall<'a> = fields(raw)?;
         let ChatFunction { name, arguments } = fields(present(call.function)?)?;
-        function_call(&Item { call_id: call.id, name, arguments, ..Item::default() }, table)
+        function_call(&Item { call_id: call.id, name, arguments, ..Item::default() }, table, notes)
     };
     calls.into_iter().filter_map(call).collect()
 }
+
+/// Bytes that are shown of a role or a type that is none.
+const KIND_BYTES: usize = 200;
 
 /// No call is shorter.
 const CHAT_CALL: usize = 64;
 
 /// A role in other letters, or one of Chat Completions: there a tool's message names the call that it answers.
 fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Piece<'a>>) -> Step<'a> {
-    match role.trim().to_ascii_lowercase().as_str() {
+    match beginning(role.trim(), KIND_BYTES).to_ascii_lowercase().as_str() {
         "user" => Step::Prompt(Role::User, content),
-        "assistant" => Step::Message(join(content)),
+        "assistant" => Step::Message(content.into_iter().map(Piece::into_text).collect()),
         "system" => Step::Prompt(Role::System, content),
         "developer" => Step::Prompt(Role::Developer, content),
         kind @ ("tool" | "function") => {
@@ -500,14 +532,14 @@ fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Piece<'a>>) -
                 Piece::owned(&if name.is_empty() { format!("[{kind}]") } else { format!("[{kind} {name}]") });
             Step::Prompt(Role::User, std::iter::once(head).chain(content).collect())
         }
-        _ => Step::Stranger(role.to_owned(), content),
+        _ => Step::Stranger(beginning(role, KIND_BYTES).to_owned(), content),
     }
 }
 
 /// Reasoning that stands in an assistant's message, as chat servers and their clients write it: in parts of its content
 /// (Mistral, Anthropic kin), or beside it by one of its names.
-fn thoughts<'a>(raw: &RawValue, item: Option<&Item<'a>>) -> Option<Cow<'a, str>> {
-    if !may_think(raw) {
+fn thoughts<'a>(raw: &RawValue, item: Option<&Item<'a>>, notes: &mut Notes) -> Option<Cow<'a, str>> {
+    if !may_think(raw) || !notes.rewrite(raw.get().len()) {
         return None;
     }
     let members = json::members(raw.get()).unwrap_or_default();
@@ -540,35 +572,19 @@ fn is_thought(part: &RawValue) -> bool {
 /// By which names an assistant's message has its reasoning.
 const REASONING_NAMES: [&str; 4] = ["reasoning_content", "reasoning", "thinking", "reasoning_details"];
 
-/// The texts of one assistant message, as one.
-fn join(pieces: Vec<Piece<'_>>) -> Vec<Cow<'_, str>> {
-    let mut texts = pieces.into_iter().map(Piece::into_text);
-    let Some(mut first) = texts.next() else { return Vec::new() };
-    for text in texts {
-        first.to_mut().push_str(&text);
-    }
-    vec![first]
-}
-
 /// `content` where it has text, else what is sealed in it, else `summary`: with `reasoning = "summary"` ours is all in
 /// the latter.
-fn reasoning<'a>(item: &Item<'a>, seal: Option<&dyn Seal>, notes: &mut Notes) -> Vec<Cow<'a, str>> {
-    let mut read = |field: Option<&'a RawValue>| -> Vec<Cow<'a, str>> {
+fn reasoning<'a>(item: &Item<'a>, seal: Option<&dyn Seal>, notes: &mut Notes) -> Vec<Piece<'a>> {
+    let mut read = |field: Option<&'a RawValue>| -> Vec<Piece<'a>> {
         let pieces = present(field).and_then(|raw| pieces(raw, notes)).unwrap_or_default();
-        pieces
-            .into_iter()
-            .filter_map(|piece| match piece {
-                Piece::Text(text) if !text.is_empty() => Some(text),
-                _ => None,
-            })
-            .collect()
+        pieces.into_iter().filter(|piece| piece.is_text() && !piece.is_empty()).collect()
     };
     let content = read(item.content);
     if !content.is_empty() {
         return content;
     }
     let sealed = open(item, seal, Purpose::Reasoning).filter(|text| !text.is_empty());
-    sealed.map_or_else(|| read(item.summary), |text| vec![escaped(&text)])
+    sealed.map_or_else(|| read(item.summary), |text| vec![Piece::owned(&text)])
 }
 
 fn open(item: &Item<'_>, seal: Option<&dyn Seal>, purpose: Purpose) -> Option<String> {
@@ -592,9 +608,22 @@ fn summary<'a>(item: &Item<'a>, seal: Option<&dyn Seal>) -> Option<Step<'a>> {
     Some(Step::Summary { text: escaped(&text), replaces: summary.replaces })
 }
 
-fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
-    let name = present(item.name).and_then(json::decode).filter(|name| !name.is_empty())?;
-    let namespace = present(item.namespace).and_then(json::decode);
+/// The namespace and the name of a call; `None` without a name, and for one that no tool can have.
+fn named<'a>(item: &Item<'a>) -> Option<(Option<Cow<'a, str>>, Cow<'a, str>)> {
+    let short = |raw: &&RawValue| raw.get().len() < LONG_NAME;
+    let name = present(item.name).filter(short).and_then(json::decode).filter(|name| !name.is_empty())?;
+    let namespace = match present(item.namespace) {
+        Some(namespace) => Some(Some(namespace).filter(short)?).and_then(json::decode),
+        None => None,
+    };
+    Some((namespace, name))
+}
+
+/// Bytes of a name's literal that no tool has.
+const LONG_NAME: usize = 4096;
+
+fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
+    let (namespace, name) = named(item)?;
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let arguments = present(item.arguments);
     if table.shell.is_some()
@@ -604,29 +633,39 @@ fn function_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
         return Some(search_call(id, search, &call));
     }
     let chat = table.chat_name(namespace.as_deref(), &name);
-    let arguments = arguments_object(arguments);
+    let arguments = arguments_object(arguments, notes);
     if let Some(caller) = table.through(&chat) {
-        // as the model wrote it
-        let own = json::unescape(&arguments).unwrap_or_default();
-        let call = format!("{{\"name\":{},\"arguments\":{}}}", value!(chat), json::compact(&own));
-        return Some(Step::Call { id, name: escaped(&caller.chat), arguments: escaped(&call) });
+        // as the model wrote it; both are escaped already
+        let before = json::escape(&format!("{{\"name\":{},\"arguments\":", value!(chat))).into_owned();
+        let mut call = Vec::with_capacity(before.len() + arguments.length());
+        call.extend_from_slice(before.as_bytes());
+        arguments.push_text(&mut call);
+        call.push(b'}');
+        let arguments = Piece::Text(Cow::Owned(String::from_utf8(call).unwrap_or_default()));
+        return Some(Step::Call { id, name: escaped(&caller.chat), arguments });
     }
     Some(Step::Call { id, name: escaped(&chat), arguments })
 }
 
 /// The model's own search, which the client ran through its shell.
 fn search_call<'a>(id: Cow<'a, str>, search: Search, call: &Value) -> Step<'a> {
-    Step::Call { id, name: Cow::Borrowed(search.function().0), arguments: escaped(&call.to_string()) }
+    Step::Call { id, name: Cow::Borrowed(search.function().0), arguments: Piece::owned(&call.to_string()) }
 }
 
 /// A freeform call is shown as the model wrote it: `{"input": "..."}`.
-fn custom_tool_call<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
-    let name = present(item.name).and_then(json::decode).filter(|name| !name.is_empty())?;
-    let namespace = present(item.namespace).and_then(json::decode);
+fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
+    let (namespace, name) = named(item)?;
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
-    let input = present(item.input).and_then(json::decode).unwrap_or_default();
     let name = escaped(&table.chat_name(namespace.as_deref(), &name));
-    Some(Step::Call { id, name, arguments: escaped(&value!({ "input": input }).to_string()) })
+    let input = present(item.input).filter(|input| input.get().starts_with('"'));
+    let arguments = match input {
+        // the same, but that it keeps the client's way of escaping
+        Some(input) if !notes.rewrite(input.get().len()) => {
+            Piece::Quoted(Quoted::member("{\"input\":", input.get()))
+        }
+        _ => Piece::owned(&value!({ "input": input.and_then(json::decode).unwrap_or_default() }).to_string()),
+    };
+    Some(Step::Call { id, name, arguments })
 }
 
 /// A call of a type of its own. `arguments`: the member that holds what the model wrote.
@@ -634,16 +673,23 @@ fn own_call<'a>(
     item: &Item<'a>,
     table: &Table,
     kind: Kind,
-    name: &str,
     arguments: Option<&'a RawValue>,
+    notes: &mut Notes,
 ) -> Option<Step<'a>> {
+    let name = match kind {
+        Kind::ToolSearch => "tool_search",
+        Kind::LocalShell => "local_shell",
+        Kind::Shell => "shell",
+        _ => "apply_patch",
+    };
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
-    let mut arguments: Value = match present(arguments).map(|raw| (raw, json::tree(raw.get()))) {
+    let mut tree = |raw: &RawValue| notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();
+    let mut arguments: Value = match present(arguments).map(|raw| (raw, tree(raw))) {
         Some((_, Some(value))) => value,
-        // too wide to be looked into
+        // too wide or too long to be looked into
         Some((raw, None)) => {
             let name = escaped(table.of_kind(kind).map_or(name, |route| &route.chat));
-            return Some(Step::Call { id, name, arguments: arguments_object(Some(raw)) });
+            return Some(Step::Call { id, name, arguments: arguments_object(Some(raw), notes) });
         }
         None => value!({}),
     };
@@ -661,13 +707,17 @@ fn own_call<'a>(
         }
     }
     let name = table.of_kind(kind).map_or(name, |route| &route.chat);
-    Some(Step::Call { id, name: escaped(name), arguments: escaped(&arguments.to_string()) })
+    Some(Step::Call { id, name: escaped(name), arguments: Piece::owned(&arguments.to_string()) })
 }
 
 /// What a `shell` call printed, command by command.
-fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
+fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
-    let results = present(item.output).and_then(|raw| json::tree(raw.get()))?;
+    let results = present(item.output).filter(|raw| raw.get().starts_with('['))?;
+    if !notes.rewrite(results.get().len()) {
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(results.get()))] });
+    }
+    let results = json::tree(results.get())?;
     let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
     let mut shown = String::new();
     for result in results.as_array()? {
@@ -685,11 +735,15 @@ fn shell_output<'a>(item: &Item<'a>) -> Option<Step<'a>> {
 }
 
 /// What a tool search found: names and descriptions, where the tools themselves are among the request's tools by now.
-fn found_tools<'a>(item: &Item<'a>, table: &Table) -> Option<Step<'a>> {
+fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let mut shown = String::new();
     let mut left = MOST_FOUND;
-    list(present(item.tools)?, None, table, &mut left, &mut shown)?;
+    let tools = present(item.tools)?;
+    if !notes.rewrite(tools.get().len()) {
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(tools.get()))] });
+    }
+    list(tools, None, table, &mut left, &mut shown)?;
     if shown.is_empty() {
         shown.push_str("No tools were found.");
     }
@@ -742,29 +796,33 @@ fn escaped<'a>(text: &str) -> Cow<'a, str> {
 
 /// Arguments as the upstream can take them: llama-server and vLLM both parse them, and refuse the whole request for
 /// ones that are no JSON object. What the model wrote amiss stays readable to it inside an object.
-fn arguments_object(raw: Option<&RawValue>) -> Cow<'_, str> {
-    let Some(raw) = raw else { return Cow::Borrowed("{}") };
+fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes) -> Piece<'a> {
+    let empty = Piece::Text(Cow::Borrowed("{}"));
+    let Some(raw) = raw else { return empty };
+    let whole = Piece::Quoted(Quoted::member("{\"invalid_arguments\":", raw.get()));
     let Some(text) = json::decode(raw) else {
         // not a string: an object is taken as it is, anything else is wrapped
-        return match raw.get().starts_with('{') {
-            true => Cow::Owned(json::escape(&json::compact(raw.get())).into_owned()),
-            false => wrapped(raw.get()),
+        return match (raw.get().starts_with('{'), notes.rewrite(raw.get().len())) {
+            (true, true) => Piece::owned(&json::compact(raw.get())),
+            (true, false) => Piece::Quoted(Quoted::of(raw.get())),
+            (false, true) => wrapped(raw.get()),
+            (false, false) => whole,
         };
     };
     if text.trim().is_empty() {
-        return Cow::Borrowed("{}");
+        return empty;
     }
     let object =
         text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
     match json::text(raw) {
-        Some(escaped) if object => escaped,
-        _ => wrapped(&text),
+        Some(escaped) if object => Piece::Text(escaped),
+        _ if notes.rewrite(raw.get().len()) => wrapped(&text),
+        _ => whole,
     }
 }
 
-fn wrapped<'a>(text: &str) -> Cow<'a, str> {
-    let object = serde_json::json!({ "invalid_arguments": text }).to_string();
-    Cow::Owned(json::escape(&object).into_owned())
+fn wrapped<'a>(text: &str) -> Piece<'a> {
+    Piece::owned(&value!({ "invalid_arguments": text }).to_string())
 }
 
 fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {

@@ -7,23 +7,34 @@ use serde_json::value::RawValue;
 
 use crate::options::{DeveloperMessages, PlanOptions};
 use crate::request::content::{self, Piece};
-use crate::request::history::{Assistant, Entry, Role};
+use crate::request::history::{Assistant, Call, Entry, Role};
 use crate::wire::json;
 
 /// What an interrupted call is answered with.
 pub(crate) const ABORTED: &str = "aborted";
 
-/// Appends the `messages` array. `instructions` is a JSON string literal.
-pub fn write(
-    out: &mut Vec<u8>,
-    instructions: Option<&RawValue>,
-    entries: Vec<Entry<'_>>,
-    options: &PlanOptions<'_>,
-) {
-    let entries = arrange(instructions, entries, options);
+/// About how many bytes the messages take, or the items of a server of Responses: hardly less than they do.
+pub(super) fn length(entries: &[Entry<'_>]) -> usize {
+    let all = |pieces: &[Piece<'_>]| pieces.iter().map(Piece::length).sum::<usize>();
+    let call = |call: &Call<'_>| {
+        let output = call.output.as_deref().map_or(0, all);
+        // an output names its call
+        256 + 2 * call.id.len() + call.name.len() + call.arguments.length() + output
+    };
+    let entry = |entry: &Entry<'_>| match entry {
+        Entry::Prompt(_, pieces) => 64 + all(pieces),
+        Entry::Assistant(Assistant { text, reasoning, calls }) => {
+            256 + all(text) + all(reasoning) + calls.iter().map(call).sum::<usize>()
+        }
+    };
+    entries.iter().map(entry).sum()
+}
+
+/// Appends the `messages` array, of what [`arrange`] made.
+pub(super) fn write(out: &mut Vec<u8>, entries: &[Entry<'_>], options: &PlanOptions<'_>) {
     out.push(b'[');
     let start = out.len();
-    for entry in &entries {
+    for entry in entries {
         match entry {
             Entry::Prompt(role, pieces) => prompt(out, start, *role, pieces),
             Entry::Assistant(assistant) => turn(out, start, assistant, options.dialect.reasoning_key),
@@ -32,7 +43,8 @@ pub fn write(
     out.push(b']');
 }
 
-/// The messages as the server is to read them: what comes first, who speaks, what it can take in.
+/// The messages as the server is to read them: what comes first, who speaks, what it can take in. `instructions` is a
+/// JSON string literal.
 pub(crate) fn arrange<'a>(
     instructions: Option<&'a RawValue>,
     entries: Vec<Entry<'a>>,
@@ -88,7 +100,11 @@ fn place<'a>(
                 if mode == DeveloperMessages::All
                     || (mode == DeveloperMessages::Leading && rest.is_empty()) =>
             {
-                first.push(text_of(&pieces));
+                // messages stand further apart than the parts of one
+                if !first.is_empty() {
+                    first.push(Piece::Text(Cow::Borrowed("")));
+                }
+                first.extend(pieces.into_iter().map(Piece::into_text));
             }
             Entry::Prompt(_, pieces) if mode == DeveloperMessages::Leading => {
                 rest.push(Entry::Prompt(Role::User, pieces));
@@ -97,26 +113,10 @@ fn place<'a>(
         }
     }
     if !first.is_empty() {
-        let joined = join(&first, "\\n\\n");
-        rest.insert(0, Entry::Prompt(Role::System, vec![joined]));
+        // its parts are text: templates have no place for images there
+        rest.insert(0, Entry::Prompt(Role::System, first));
     }
     rest
-}
-
-/// The text of a system message: templates have no place for images there.
-fn text_of<'a>(pieces: &[Piece<'a>]) -> Piece<'a> {
-    join(pieces, "\\n")
-}
-
-fn join<'a>(pieces: &[Piece<'a>], separator: &str) -> Piece<'a> {
-    let mut texts = pieces.iter().map(|piece| piece.clone().into_text());
-    let mut joined = texts.next().unwrap_or_default();
-    for text in texts {
-        let whole = joined.to_mut();
-        whole.push_str(separator);
-        whole.push_str(&text);
-    }
-    Piece::Text(joined)
 }
 
 /// Joins neighbours of one role. Tool messages stand between, so two assistant entries are neighbours only when the
@@ -130,7 +130,7 @@ fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
                 into.extend(pieces);
             }
             (Some(Entry::Assistant(last)), Entry::Assistant(next)) if last.calls.is_empty() => {
-                last.text.extend(next.text);
+                last.say(next.text);
                 last.reasoning.extend(next.reasoning);
                 last.calls.extend(next.calls);
             }
@@ -143,7 +143,7 @@ fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
 fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
     begin(out, start, role.name());
     out.extend_from_slice(b",\"content\":");
-    content::write(out, pieces, "\\n");
+    content::write(out, pieces.iter(), "\\n");
     out.push(b'}');
 }
 
@@ -151,16 +151,16 @@ fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
 fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_key: &str) {
     begin(out, start, "assistant");
     out.extend_from_slice(b",\"content\":");
-    if assistant.text.iter().all(|text| text.is_empty()) {
+    if assistant.text.iter().all(Piece::is_empty) {
         out.extend_from_slice(b"null");
     } else {
-        texts(out, &assistant.text);
+        content::write_text(out, assistant.text.iter(), "");
     }
     if !assistant.reasoning.is_empty() {
         out.push(b',');
         json::push_string(out, reasoning_key);
         out.push(b':');
-        texts(out, &assistant.reasoning);
+        content::write_text(out, assistant.reasoning.iter(), "\\n\\n");
     }
     for (n, call) in assistant.calls.iter().enumerate() {
         out.extend_from_slice(if n == 0 { b",\"tool_calls\":[" } else { b"," });
@@ -168,9 +168,9 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
         json::push_literal(out, &call.id);
         out.extend_from_slice(b",\"type\":\"function\",\"function\":{\"name\":");
         json::push_literal(out, &call.name);
-        out.extend_from_slice(b",\"arguments\":");
-        json::push_literal(out, &call.arguments);
-        out.extend_from_slice(b"}}");
+        out.extend_from_slice(b",\"arguments\":\"");
+        call.arguments.push_text(out);
+        out.extend_from_slice(b"\"}}");
     }
     if !assistant.calls.is_empty() {
         out.push(b']');
@@ -196,24 +196,15 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
 
 /// Appends what a call printed, as one string. Images, which have no place in it, are added to `seen`.
 pub(crate) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str, seen: &mut Vec<Piece<'a>>) {
-    let mut shown: Vec<Piece<'a>> = pieces.iter().filter(|p| p.as_text().is_some()).cloned().collect();
-    if shown.len() < pieces.len() {
-        shown.push(Piece::Text(Cow::Borrowed("[see the next user message for the image]")));
-        seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
-        seen.extend(pieces.iter().filter(|p| p.as_text().is_none()).cloned());
+    let shown = pieces.iter().filter(|piece| piece.is_text());
+    let others = pieces.iter().filter(|piece| !piece.is_text());
+    if others.clone().next().is_none() {
+        return content::write_text(out, shown, "\\n");
     }
-    content::write(out, &shown, "\\n");
-}
-
-fn texts(out: &mut Vec<u8>, texts: &[Cow<'_, str>]) {
-    out.push(b'"');
-    for (n, text) in texts.iter().filter(|text| !text.is_empty()).enumerate() {
-        if n > 0 {
-            out.extend_from_slice(b"\\n\\n");
-        }
-        out.extend_from_slice(text.as_bytes());
-    }
-    out.push(b'"');
+    let elsewhere = Piece::Text(Cow::Borrowed("[see the next user message for the image]"));
+    content::write_text(out, shown.chain([&elsewhere]), "\\n");
+    seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
+    seen.extend(others.cloned());
 }
 
 fn begin(out: &mut Vec<u8>, start: usize, role: &str) {

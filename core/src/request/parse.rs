@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
 use crate::fields::{array, beginning, boolean, fields, integer, metadata, missing, object, present, string};
-use crate::limits::{Limits, array_too_long, arrays_too_long, too_deep, too_wide};
+use crate::limits::{Limits, array_too_long, arrays_too_long, string_too_long, too_deep, too_wide};
 use crate::stored_items::Input;
 use crate::wire::request::{
     ChatMessage, ContextManagement, ConversationBody, ConversationParam, CreateResponse, InputItem, Item,
@@ -161,7 +161,13 @@ impl<'a> Draft<'a> {
             let (raw, _) = id.and_then(|id| context.references.get(id)).unwrap_or(item);
             Some(raw.get())
         });
-        Input::new(&format!("[{}]", items.collect::<Vec<_>>().join(",")))
+        let mut kept = String::with_capacity(input.get().len());
+        for item in items {
+            kept.push(if kept.is_empty() { '[' } else { ',' });
+            kept.push_str(item);
+        }
+        kept.push_str(if kept.is_empty() { "[]" } else { "]" });
+        Input::new(&kept)
     }
 }
 
@@ -180,6 +186,15 @@ fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputIt
     };
     if count > limits.items {
         return Err(array_too_long("input", limits.items, count));
+    }
+    for (n, (_, item)) in items.iter().enumerate() {
+        let Some(item) = item else { continue };
+        for (name, id) in [("call_id", item.call_id), ("id", item.id)] {
+            let bytes = id.map_or(0, |id| id.get().len());
+            if bytes > limits.call_id_bytes.saturating_add(2) {
+                return Err(string_too_long(&format!("input[{n}].{name}"), limits.call_id_bytes, bytes - 2));
+            }
+        }
     }
     // in the request, in the array, in an item
     if seen.depth > limits.depth.saturating_sub(3) {
@@ -251,7 +266,7 @@ fn threshold(raw: Option<&RawValue>) -> Result<Option<u64>, Error> {
 pub(crate) fn conversation(request: &CreateResponse<'_>) -> Result<Option<String>, Error> {
     let Some(raw) = present(request.conversation) else { return Ok(None) };
     if raw.get().starts_with('"') {
-        return Ok(json::decode(raw).map(Cow::into_owned));
+        return Ok(string(Some(raw), "conversation")?.map(Cow::into_owned));
     }
     let named: ConversationParam<'_> = fields(Some(raw), "conversation")?;
     let id = string(named.id, "conversation.id")?.ok_or_else(|| missing("conversation.id"))?;

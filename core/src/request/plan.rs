@@ -70,7 +70,7 @@ impl<'a> Draft<'a> {
     /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
     /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
-        let (request, notes) = (&self.request, Notes::default());
+        let (request, notes) = (&self.request, Notes::new(&self.limits));
         Planner {
             draft: self,
             request,
@@ -123,9 +123,11 @@ impl<'a, 'o> Planner<'a, 'o> {
         let instructions = literal(request.instructions, "instructions")?;
         let items = self.items()?;
         self.update = Update::of(&items);
-        let (tools, choice) = self.tools(&items)?;
+        let (mut tools, choice) = self.tools(&items)?;
         let entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
+        // it is in the reply by now
+        tools.echo = Vec::new();
         let format = self.text_format()?;
         let mut prompt = Prompt { instructions, entries, tools, choice, format };
         // and makes its own compactions
@@ -195,7 +197,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         if let Some(unfit) = &self.options.unfit {
             let text = json::escape(unfit).into_owned();
             if !unfit.trim().is_empty() {
-                let said = Assistant { text: vec![Cow::Owned(text)], ..Assistant::default() };
+                let said = Assistant { text: vec![Piece::Text(Cow::Owned(text))], ..Assistant::default() };
                 entries.push(Entry::Assistant(said));
             }
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Owned(prompt.format.prompt()))]));

@@ -7,9 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
 use crate::fields::present;
-use crate::mapped;
-use crate::options::PlanOptions;
-use crate::request::content::Piece;
+use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Entry, Role};
 use crate::request::messages::{self, ABORTED};
 use crate::responses_profile::Native;
@@ -24,11 +22,14 @@ pub const OURS: [&str; 6] =
 /// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
 /// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
 pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, native: &Native) -> Vec<u8> {
-    let mut out = Vec::with_capacity(mapped::room(request.len() + input.map_or(0, str::len) + 64));
+    let members = json::members(request).unwrap_or_default();
+    let own = members.iter().filter(|(key, _)| input.is_some() && key == "input");
+    let own: usize = own.map(|(_, value)| value.get().len()).sum();
+    let mut out = Vec::with_capacity(request.len() - own + input.map_or(0, str::len) + model.len() + 64);
     out.extend_from_slice(b"{\"model\":");
     push_string(&mut out, model);
     let mut input = input;
-    for (key, value) in json::members(request).unwrap_or_default() {
+    for (key, value) in members {
         match &*key {
             "model" | "stream" => {}
             key if OURS.contains(&key) || native.rejects.contains(&key) => {}
@@ -75,7 +76,13 @@ pub fn input(
     let said = |literal: &str| format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{literal}}}");
     all.extend(text.map(|text| Cow::Owned(said(text.get()))));
     all.extend(prompt.map(|prompt| Cow::Owned(said(&literal(prompt)))));
-    Some(format!("[{}]", all.join(",")))
+    let mut input = String::with_capacity(all.iter().map(|item| item.len() + 1).sum::<usize>() + 1);
+    for item in &all {
+        input.push(if input.is_empty() { '[' } else { ',' });
+        input.push_str(item);
+    }
+    input.push(']');
+    Some(input)
 }
 
 /// What stands for an item that we sealed.
@@ -127,16 +134,10 @@ pub(crate) fn end(out: &mut Vec<u8>, stream: bool, native: &Native) {
 
 /// Appends the `input` array for a server that knows plain items alone: the same messages, in the same order and with
 /// the same words, as a chat server would get.
-pub(crate) fn write_plain(
-    out: &mut Vec<u8>,
-    instructions: Option<&RawValue>,
-    entries: Vec<Entry<'_>>,
-    options: &PlanOptions<'_>,
-) {
-    let entries = messages::arrange(instructions, entries, options);
+pub(crate) fn write_plain(out: &mut Vec<u8>, entries: &[Entry<'_>]) {
     let mut items = Items { out, count: 0 };
     items.out.push(b'[');
-    for entry in &entries {
+    for entry in entries {
         match entry {
             Entry::Prompt(role, pieces) => items.prompt(*role, pieces),
             Entry::Assistant(assistant) => items.turn(assistant),
@@ -184,9 +185,10 @@ impl Items<'_> {
     fn piece(&mut self, piece: &Piece<'_>) {
         let out = &mut *self.out;
         match piece {
-            Piece::Text(text) => {
-                out.extend_from_slice(b"{\"type\":\"input_text\",\"text\":");
-                push_literal(out, text);
+            Piece::Text(_) | Piece::Quoted(_) => {
+                out.extend_from_slice(b"{\"type\":\"input_text\",\"text\":\"");
+                piece.push_text(out);
+                out.push(b'"');
             }
             Piece::Image { url, detail } => {
                 out.extend_from_slice(b"{\"type\":\"input_image\",\"image_url\":");
@@ -204,39 +206,36 @@ impl Items<'_> {
 
     /// Reasoning, message, calls, then the outputs of the calls and the images in them.
     fn turn(&mut self, assistant: &Assistant<'_>) {
-        let joined = |texts: &[Cow<'_, str>]| {
-            let texts: Vec<&str> = texts.iter().map(|text| &**text).filter(|text| !text.is_empty()).collect();
-            texts.join("\\n\\n")
-        };
-        let reasoning = joined(&assistant.reasoning);
-        if !reasoning.is_empty() {
+        let Assistant { reasoning, text, calls } = assistant;
+        if !reasoning.iter().all(Piece::is_empty) {
             self.begin("reasoning");
             self.id("rs_");
             self.out
                 .extend_from_slice(b",\"summary\":[],\"content\":[{\"type\":\"reasoning_text\",\"text\":");
-            push_literal(self.out, &reasoning);
+            content::write_text(self.out, reasoning.iter(), "\\n\\n");
             self.out.extend_from_slice(b"}]}");
         }
-        let text = joined(&assistant.text);
-        if !text.is_empty() {
+        if !text.iter().all(Piece::is_empty) {
             self.begin("message");
             self.id("msg_");
             self.out.extend_from_slice(b",\"role\":\"assistant\",\"status\":\"completed\",\"content\":");
             self.out.extend_from_slice(b"[{\"type\":\"output_text\",\"annotations\":[],\"text\":");
-            push_literal(self.out, &text);
+            content::write_text(self.out, text.iter(), "");
             self.out.extend_from_slice(b"}]}");
         }
-        for call in &assistant.calls {
+        for call in calls {
             self.begin("function_call");
-            for (key, value) in [("call_id", &call.id), ("name", &call.name), ("arguments", &call.arguments)]
-            {
+            for (key, value) in [("call_id", &call.id), ("name", &call.name)] {
                 push_key(self.out, key);
                 push_literal(self.out, value);
             }
-            self.out.push(b'}');
+            push_key(self.out, "arguments");
+            self.out.push(b'"');
+            call.arguments.push_text(self.out);
+            self.out.extend_from_slice(b"\"}");
         }
         let mut seen: Vec<Piece<'_>> = Vec::new();
-        for call in &assistant.calls {
+        for call in calls {
             self.begin("function_call_output");
             push_key(self.out, "call_id");
             push_literal(self.out, &call.id);

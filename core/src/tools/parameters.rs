@@ -1,31 +1,37 @@
 //! Owns what is done to a function's parameters on their way to the model: nothing but to their root. It must not judge
 //! a schema.
 
-use std::borrow::Cow;
-
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::wire::json;
+use crate::wire::{json, trusted_json};
 
-/// The parameters with `"type": "object"` at their root, where strict servers refuse anything else (DeepSeek, Grok):
-/// `{}`, `{"type": null}` and a bare `anyOf` mean no more than that. All else stays as the client wrote it.
-pub fn object_rooted(parameters: &str) -> Cow<'_, str> {
-    const OBJECT: &str = "\"object\"";
-    let Some(members) = json::members(parameters) else { return Cow::Borrowed(parameters) };
-    if members.iter().any(|(key, value)| key == "type" && value.get() == OBJECT) {
-        return Cow::Borrowed(parameters);
+/// Appends the parameters with `"type": "object"` at their root, where strict servers refuse anything else (DeepSeek,
+/// Grok): `{}`, `{"type": null}` and a bare `anyOf` mean no more than that. All else stays as the client wrote it.
+pub fn push_object_rooted(out: &mut Vec<u8>, parameters: &str) {
+    let is_type = |name: &RawValue| json::decode(name).as_deref() == Some("type");
+    let (mut is_object, mut others) = (false, false);
+    let seen = trusted_json::members(parameters, |name, value| match is_type(name) {
+        true => is_object |= value.get() == "\"object\"",
+        false => others = true,
+    });
+    if is_object || seen.is_none() {
+        out.extend_from_slice(parameters.as_bytes());
+        return;
     }
-    let mut rooted = String::with_capacity(parameters.len() + 32);
-    rooted.push_str("{\"type\":\"object\"");
-    let mut others = members.iter().filter(|(key, _)| key != "type").peekable();
-    if others.peek().is_none() {
-        rooted.push_str(",\"properties\":{}");
+    out.extend_from_slice(b"{\"type\":\"object\"");
+    if !others {
+        out.extend_from_slice(b",\"properties\":{}");
     }
-    for (key, value) in others {
-        rooted.push_str(&format!(",{}:{}", Value::from(&**key), value.get()));
-    }
-    rooted.push('}');
-    Cow::Owned(rooted)
+    trusted_json::members(parameters, |name, value| {
+        if !is_type(name) {
+            out.push(b',');
+            out.extend_from_slice(name.get().as_bytes());
+            out.push(b':');
+            out.extend_from_slice(value.get().as_bytes());
+        }
+    });
+    out.push(b'}');
 }
 
 /// Whether a property at the root is declared `encrypted`, as Codex declares what one agent tells another.
@@ -33,7 +39,7 @@ pub fn encrypts(parameters: &str) -> bool {
     let encrypted = |property: &Value| property.get("encrypted") == Some(&Value::Bool(true));
     // nearly none has the word
     parameters.contains("\"encrypted\"")
-        && serde_json::from_str::<Value>(parameters).is_ok_and(|schema| {
+        && json::tree(parameters).is_some_and(|schema| {
             let properties = schema.get("properties").and_then(Value::as_object);
             properties.is_some_and(|properties| properties.values().any(encrypted))
         })
@@ -42,6 +48,12 @@ pub fn encrypts(parameters: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn object_rooted(parameters: &str) -> String {
+        let mut out = Vec::new();
+        push_object_rooted(&mut out, parameters);
+        String::from_utf8(out).unwrap()
+    }
 
     #[test]
     fn the_root_is_an_object_and_the_rest_is_kept() {

@@ -123,8 +123,40 @@ pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
     if !escaped {
         return Some(Cow::Borrowed(inner));
     }
+    if inner.len() > LONG {
+        return decode_long(inner).map(Cow::Owned);
+    }
     // a lone surrogate is all that a parser can have against it
     serde_json::from_str(raw.get()).ok().or_else(|| unescape(inner)).map(Cow::Owned)
+}
+
+/// Bytes from which on a string is decoded piece by piece: a parser gathers it in a buffer that grows, and copies it then.
+const LONG: usize = 256 << 10;
+
+fn decode_long(mut inner: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(inner.len());
+    while !inner.is_empty() {
+        let (piece, rest) = inner.split_at_checked(cut(inner, LONG / 4)).unwrap_or((inner, ""));
+        decoded.push_str(&unescape(piece)?);
+        inner = rest;
+    }
+    Some(decoded)
+}
+
+/// The first place from `at` on that is between two characters.
+fn cut(escaped: &str, at: usize) -> usize {
+    let bytes = escaped.as_bytes();
+    let mut from = 0;
+    while let Some(found) = bytes.get(from..at).and_then(|bytes| memchr::memchr(b'\\', bytes)) {
+        from += found;
+        let low = |at: usize| escaped.get(at..).and_then(surrogate_at).is_some();
+        from += match escaped.get(from..).and_then(surrogate_at) {
+            Some(_) if low(from + 6) => 12,
+            _ if bytes.get(from + 1) == Some(&b'u') => 6,
+            _ => 2,
+        };
+    }
+    (from.max(at)..bytes.len()).find(|at| escaped.is_char_boundary(*at)).unwrap_or(bytes.len())
 }
 
 /// Decodes an escaped string; lone surrogates become U+FFFD.
@@ -143,9 +175,9 @@ pub struct Seam {
 }
 
 impl Seam {
-    /// Passes a piece on; without surrogate escapes it is borrowed as it is.
+    /// Passes a piece on; without lone surrogates it is borrowed as it is.
     pub fn join<'a>(&mut self, piece: &'a str) -> Cow<'a, str> {
-        if self.high.is_none() && !has_surrogate(piece) {
+        if self.high.is_none() && !has_lone_surrogate(piece) {
             return Cow::Borrowed(piece);
         }
         if piece.is_empty() {
@@ -267,14 +299,28 @@ pub fn type_name(raw: &RawValue) -> &'static str {
 /// Set up once: for a text of ordinary length that takes as long as the search.
 static BY_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u"));
 
-fn has_surrogate(text: &str) -> bool {
+/// Whether there may be a surrogate without its other half. Pairs, which clients write for each emoji, are left as they are.
+fn has_lone_surrogate(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let surrogate = |at: usize| matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D']));
+    let mut behind = 0;
+    let lone = |at: usize| {
+        if at < behind || !matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])) {
+            return false;
+        }
+        let unit = |at: usize| text.get(at..).and_then(surrogate_at);
+        let Some(high) = unit(at) else { return false };
+        let is_low = |hex: [u8; 4]| matches!(hex[1], b'c'..=b'f' | b'C'..=b'F');
+        // after an escaped backslash it is none
+        let before = bytes.iter().take(at).rev().take_while(|byte| **byte == b'\\').count();
+        let paired = before % 2 == 0 && !is_low(high) && unit(at + 6).is_some_and(is_low);
+        behind = if paired { at + 12 } else { behind };
+        !paired
+    };
     match bytes.len() {
         // a token: to prepare a search would take longer than to search
-        0..=64 => memchr::memchr_iter(b'\\', bytes).any(surrogate),
+        0..=64 => memchr::memchr_iter(b'\\', bytes).any(lone),
         // escapes are frequent in a transcript, by number they are rare
-        _ => memchr::memchr(b'\\', bytes).is_some() && BY_NUMBER.find_iter(bytes).any(surrogate),
+        _ => memchr::memchr(b'\\', bytes).is_some() && BY_NUMBER.find_iter(bytes).any(lone),
     }
 }
 
@@ -310,6 +356,47 @@ mod tests {
             let mut out = Vec::new();
             push_number(&mut out, n);
             assert_eq!(String::from_utf8(out).unwrap(), n.to_string());
+        }
+    }
+
+    #[test]
+    fn long_strings_are_decoded_as_short_ones() {
+        for piece in [
+            r"a",
+            r#"\""#,
+            r"\\",
+            r"\n",
+            r"\u0001",
+            r"\u00e9",
+            "é",
+            "😀",
+            r"\ud83d\ude00",
+            r"ab\\\ud83d\ude00",
+        ] {
+            for before in ["", "x", "xyz"] {
+                let text = format!("\"{before}{}\"", piece.repeat(LONG / piece.len() + 9));
+                let raw: &RawValue = serde_json::from_str(&text).unwrap();
+                let whole: String = serde_json::from_str(&text).unwrap();
+                assert!(decode(raw).unwrap() == whole, "{before}{piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn paired_surrogates_are_no_reason_for_a_copy() {
+        let far = " ".repeat(100);
+        for (text, copied) in [
+            (r"a\ud83d\ude00b\uD83D\uDE00", false),
+            (r"\\\ud83d\ude00", false),
+            (r"a\ud83d\ude00\ude00", true),
+            (r"a\ud83d", true),
+            (r"\ude00\ud83d", true),
+            // an escaped backslash, and a low half alone
+            (r"\\ud83d\ude00", true),
+        ] {
+            for text in [text.to_owned(), format!("{far}{text}")] {
+                assert_eq!(matches!(Seam::default().join(&text), Cow::Owned(_)), copied, "{text}");
+            }
         }
     }
 

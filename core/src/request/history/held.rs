@@ -94,9 +94,9 @@ impl<'s, 'a> Compared<'s, 'a> {
             _ => None,
         };
         let own: HashSet<&str> = steps.iter().skip(from).filter_map(called).collect();
-        let mut numbers: HashMap<String, usize> = HashMap::new();
-        let key = |step: &Step<'_>| match step {
-            Step::Message(texts) => texts.iter().map(|text| text.len()).sum(),
+        let mut numbers: HashMap<Cow<'_, str>, usize> = HashMap::new();
+        let key = |step: &'s Step<'a>| match step {
+            Step::Message(texts) => texts.iter().map(|text| bytes(text).len()).sum(),
             // a held one that the request does not name is compared with none
             Step::Call { id, arguments, .. } if own.contains(&**id) => {
                 let next = numbers.len();
@@ -210,15 +210,24 @@ impl<'s, 'a> Compared<'s, 'a> {
 }
 
 /// A client that reads arguments writes them in its own way.
-fn normal(arguments: &str) -> String {
+fn normal<'p>(arguments: &'p Piece<'_>) -> Cow<'p, str> {
     let read = |text: &str| match json::tree(&json::unescape(text)?)? {
         Value::Object(members) => Some(members.into_iter().collect::<BTreeMap<String, Value>>()),
         _ => None,
     };
-    read(arguments)
-        .and_then(|object| serde_json::to_string(&object).ok())
-        .unwrap_or_else(|| arguments.to_owned())
+    match arguments {
+        // a longer one is compared as it stands: to take it apart takes several times its memory
+        Piece::Text(text) if text.len() > LONG => Cow::Borrowed(text),
+        Piece::Text(text) => read(text)
+            .and_then(|object| serde_json::to_string(&object).ok())
+            .map_or(Cow::Borrowed(&**text), Cow::Owned),
+        Piece::Quoted(quoted) => Cow::Borrowed(quoted.json()),
+        Piece::Image { .. } | Piece::Audio(_) => Cow::Borrowed(""),
+    }
 }
+
+/// Bytes from which on arguments are long.
+const LONG: usize = 256 << 10;
 
 /// Outputs whose every call is answered by then.
 fn outputs(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
@@ -257,7 +266,7 @@ fn is(again: &[bool], at: usize) -> bool {
 fn same(a: &Step<'_>, b: &Step<'_>) -> bool {
     match (a, b) {
         (Step::Prompt(a, one), Step::Prompt(b, two)) => a == b && same_pieces(one, two),
-        (Step::Message(one), Step::Message(two)) => one.concat() == two.concat(),
+        (Step::Message(one), Step::Message(two)) => same_pieces(one, two) || same_text(one, two),
         (Step::Call { id: a, name: one, .. }, Step::Call { id: b, name: two, .. }) => a == b && one == two,
         (Step::Output { id: a, pieces: one }, Step::Output { id: b, pieces: two }) => {
             a == b && same_pieces(one, two)
@@ -271,9 +280,24 @@ fn same_pieces(one: &[Piece<'_>], two: &[Piece<'_>]) -> bool {
         (Piece::Text(a), Piece::Text(b)) => a == b,
         (Piece::Image { url: a, .. }, Piece::Image { url: b, .. }) => a == b,
         (Piece::Audio(a), Piece::Audio(b)) => a.get() == b.get(),
+        (Piece::Quoted(a), Piece::Quoted(b)) => a == b,
         _ => false,
     };
     one.len() == two.len() && one.iter().zip(two).all(same)
+}
+
+/// Whether texts in other parts are the same.
+fn same_text(one: &[Piece<'_>], two: &[Piece<'_>]) -> bool {
+    let [one, two] = [one, two].map(|pieces| pieces.iter().flat_map(bytes));
+    one.eq(two)
+}
+
+fn bytes<'p>(piece: &'p Piece<'_>) -> &'p [u8] {
+    match piece {
+        Piece::Text(text) => text.as_bytes(),
+        Piece::Quoted(quoted) => quoted.json().as_bytes(),
+        Piece::Image { .. } | Piece::Audio(_) => b"",
+    }
 }
 
 /// In which order the steps of a chain are told. A message of the user's between a call and its output goes before the

@@ -1,16 +1,17 @@
 //! Owns the chat body: the order of its keys, and what each is made of.
 
-use crate::error::Error;
-use crate::fields::{boolean, fields, literal, number, string};
-use crate::mapped;
+use crate::error::{Error, Kind};
+use crate::fields::{boolean, fields, literal, number, string, word};
 use crate::options::Compact;
 use crate::reply_plan::ReplyPlan;
 use crate::request::plan::{Planner, Prompt, push_key};
 use crate::request::{effort, extra_fields, messages};
 use crate::wire::json;
-use crate::wire::request::{InputItem, ReasoningConfig};
-use serde_json::value::RawValue;
+use crate::wire::request::ReasoningConfig;
 use std::ops::RangeInclusive;
+
+/// Bytes by which a request that is stored may grow on its way to the model.
+const MOST_GROWTH: usize = 8 << 20;
 
 /// Ranges of the documents.
 pub(super) const TEMPERATURE: RangeInclusive<i32> = 0..=2;
@@ -26,12 +27,13 @@ impl<'a> Planner<'a, '_> {
         reply: &ReplyPlan,
     ) -> Result<(Vec<u8>, bool), Error> {
         let Prompt { instructions, entries, tools, choice, format } = prompt;
-        let length = text_length(&self.context.earlier, self.request.input) + tools.echo.len() + 512;
-        let mut body = Vec::with_capacity(mapped::room(length));
+        let entries = messages::arrange(instructions, entries, self.options);
+        let mut body = self.room(messages::length(&entries) + tools.length())?;
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"messages\":");
-        messages::write(&mut body, instructions, entries, self.options);
+        messages::write(&mut body, &entries, self.options);
+        drop(entries);
         tools.write(&mut body, &choice, self.options.dialect, false);
         let settings = body.len();
         let dialect = self.options.dialect;
@@ -50,7 +52,7 @@ impl<'a> Planner<'a, '_> {
                 format.write(&mut body);
             }
         }
-        if let Some(user) = literal(self.request.user, "user")? {
+        if let Some(user) = literal(word(self.request.user, "user")?, "user")? {
             push_key(&mut body, "user", user.get());
         }
         let own = self.request.others.iter().filter(|(key, _)| dialect.extra_keys.contains(&&**key));
@@ -63,6 +65,30 @@ impl<'a> Planner<'a, '_> {
             false => b",\"stream\":false}",
         });
         Ok((body, chat_stream))
+    }
+
+    /// A buffer for the body: `bytes`, messages and tools, and all else. Its length is no guess: one that is too short grows
+    /// by doubling, and both are there while it moves.
+    ///
+    /// Refuses what grows by escapes of escapes and is to be stored: it would be in memory as it came, as it goes on and as
+    /// it is kept. No conversation of a model's has so many.
+    pub(super) fn room(&self, bytes: usize) -> Result<Vec<u8>, Error> {
+        let request = self.request;
+        let others = request.others.iter().map(|(_, value)| *value);
+        let named = [request.text, request.user, request.reasoning, request.include].into_iter().flatten();
+        let others: usize = named.chain(others).map(|value| value.get().len()).sum();
+        let length = bytes + others + 512;
+        let earlier = self.context.earlier.iter().map(|(raw, _)| raw.get().len()).sum::<usize>();
+        let most = self.draft.text.len() + earlier + MOST_GROWTH;
+        let kept = boolean(request.store, "store")?.unwrap_or(true) || request.conversation.is_some();
+        if !kept || length <= most {
+            return Ok(Vec::with_capacity(length));
+        }
+        let message = format!(
+            "Invalid 'input': escapes within escapes make it {length} bytes for the model, {most} may be stored. Send it \
+             with \"store\": false, or without long texts of quotes in the arguments of calls."
+        );
+        Err(Error::new(Kind::BodyTooLarge, message).param("input"))
     }
 
     /// Fields that have the same name and meaning on both sides; `max_output_tokens` is `max_tokens`, which every
@@ -133,9 +159,4 @@ impl<'a> Planner<'a, '_> {
         }
         Ok(())
     }
-}
-
-/// About how long the messages become.
-fn text_length(earlier: &[InputItem<'_>], input: Option<&RawValue>) -> usize {
-    earlier.iter().map(|(raw, _)| *raw).chain(input).map(|raw| raw.get().len()).sum()
 }

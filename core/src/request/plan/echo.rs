@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::fields::{
-    array, boolean, fields, integer, literal, metadata, not_one_of, number, object, present, string,
+    array, boolean, fields, integer, literal, metadata, not_one_of, number, object, present, string, word,
 };
 use crate::options::{ReasoningDisplay, SealReasoning, ThinkTags};
 use crate::reply_plan::ReplyPlan;
@@ -63,7 +63,8 @@ impl<'a> Planner<'a, '_> {
     /// The 31 fields that repeat the request, each always there (docs/protocol.md 6), as JSON members without braces.
     fn echo(&self, model: &str, tools: &Tools<'_>) -> Result<Vec<u8>, Error> {
         let request = self.request;
-        let told = request.instructions.map_or(0, |raw| raw.get().len()) + tools.echo.len();
+        let told = [request.instructions, request.text, request.tool_choice, request.metadata, request.user];
+        let told = told.iter().flatten().map(|raw| raw.get().len()).sum::<usize>() + tools.echo.len();
         let mut echo = Vec::with_capacity(640 + told);
         self.echo_values(&mut echo)?;
         push_key(&mut echo, "model", "");
@@ -73,10 +74,13 @@ impl<'a> Planner<'a, '_> {
             json::push_string(&mut echo, &id);
             echo.push(b'}');
         }
-        if let Some(retention) = literal(request.prompt_cache_retention, "prompt_cache_retention")? {
+        if let Some(retention) = literal(
+            word(request.prompt_cache_retention, "prompt_cache_retention")?,
+            "prompt_cache_retention",
+        )? {
             push_key(&mut echo, "prompt_cache_retention", retention.get());
         }
-        literal(request.service_tier, "service_tier")?;
+        literal(word(request.service_tier, "service_tier")?, "service_tier")?;
         push_key(&mut echo, "service_tier", "\"default\"");
         self.echo_reasoning(&mut echo)?;
         self.echo_text(&mut echo)?;
@@ -133,7 +137,8 @@ impl<'a> Planner<'a, '_> {
 
     fn echo_reasoning(&self, echo: &mut Vec<u8>) -> Result<(), Error> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
-        let effort = self.update.effort.or(literal(reasoning.effort, "reasoning.effort")?);
+        let effort =
+            self.update.effort.or(literal(word(reasoning.effort, "reasoning.effort")?, "reasoning.effort")?);
         let summary = literal(reasoning.summary, "reasoning.summary")?
             .or(literal(reasoning.generate_summary, "reasoning.generate_summary")?);
         push_key(echo, "reasoning", "{\"effort\":");
@@ -148,7 +153,7 @@ impl<'a> Planner<'a, '_> {
         let format = self.update.format.or(object(text.format, "text.format")?);
         push_key(echo, "text", "{\"format\":");
         echo.extend_from_slice(or_absent(format, "{\"type\":\"text\"}").as_bytes());
-        if let Some(verbosity) = literal(text.verbosity, "text.verbosity")? {
+        if let Some(verbosity) = literal(word(text.verbosity, "text.verbosity")?, "text.verbosity")? {
             let level = json::decode(verbosity).unwrap_or_default();
             if !matches!(&*level, "low" | "medium" | "high") {
                 return Err(not_one_of("text.verbosity", &level, &["low", "medium", "high"]));

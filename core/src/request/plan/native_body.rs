@@ -1,15 +1,15 @@
 //! Owns the bodies for servers that speak Responses themselves, out of a request that is understood. It must not refuse
 //! anything that a chat server would be sent.
 
+use crate::compaction;
 use crate::error::Error;
 use crate::fields::{boolean, present};
 use crate::reply_plan::ReplyPlan;
 use crate::request::plan::{Planner, Prompt, push_key};
-use crate::request::{extra_fields, responses_body};
+use crate::request::{extra_fields, messages, responses_body};
 use crate::responses_profile::Native;
 use crate::wire::json;
 use crate::wire::request::InputItem;
-use crate::{compaction, mapped};
 use serde_json::value::RawValue;
 
 impl<'a> Planner<'a, '_> {
@@ -22,11 +22,13 @@ impl<'a> Planner<'a, '_> {
         reply: &ReplyPlan,
     ) -> Result<Vec<u8>, Error> {
         let Prompt { instructions, entries, tools, choice, format } = prompt;
-        let mut body = Vec::with_capacity(mapped::room(self.draft.text.len() + 1024));
+        let entries = messages::arrange(instructions, entries, self.options);
+        let mut body = self.room(messages::length(&entries) + tools.length() + 512)?;
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"input\":");
-        responses_body::write_plain(&mut body, instructions, entries, self.options);
+        responses_body::write_plain(&mut body, &entries);
+        drop(entries);
         tools.write(&mut body, &choice, self.options.dialect, true);
         let settings = body.len();
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;

@@ -1,7 +1,7 @@
 //! Owns `text.format`: read from a request, written as `response_format`, asked for in words.
 
 use crate::error::Error;
-use crate::fields::{boolean, fields, literal, missing, not_one_of, object, present, string};
+use crate::fields::{boolean, fields, literal, missing, not_one_of, object, present, string, word};
 use crate::json_schema::Format;
 use crate::request::plan::{Planner, push_key};
 use crate::wire::json;
@@ -29,8 +29,8 @@ impl<'a> TextForm<'a> {
             None | Some("text") => Ok(TextForm::Free),
             Some("json_object") => Ok(TextForm::Object),
             Some("json_schema") => {
-                let name =
-                    literal(format.name, "text.format.name")?.ok_or_else(|| missing("text.format.name"))?;
+                let name = literal(word(format.name, "text.format.name")?, "text.format.name")?
+                    .ok_or_else(|| missing("text.format.name"))?;
                 let schema = object(format.schema, "text.format.schema")?;
                 Ok(TextForm::Schema {
                     name,
@@ -70,9 +70,9 @@ impl<'a> TextForm<'a> {
         match self {
             TextForm::Free => None,
             TextForm::Object => Some(Format::Object),
-            // one that is too deep to be read is the server's to refuse
+            // one that is too deep or too wide to be read is the server's to refuse
             TextForm::Schema { schema, .. } => {
-                Some(Format::Schema(serde_json::from_str(schema.get()).unwrap_or_default()))
+                Some(Format::Schema(json::tree(schema.get()).unwrap_or_default()))
             }
         }
     }
