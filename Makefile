@@ -6,11 +6,13 @@ BINARY := $(or $(REJOINDER_BIN),$(TARGET)/release/rejoinder)
 CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
+AGENTS := $(CLIENTS)/agents
+AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 
 # Tests of one process and no other program: each takes seconds.
 QUICK := checker history limits native prefix request tools
 
-.PHONY: build quick lint unit documents bench clients test demo venv node programs clean
+.PHONY: build quick lint unit documents bench clients test test-agents demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -44,6 +46,10 @@ test: programs ## all of it; the last line counts what was not run, and says why
 	$(MAKE) --no-print-directory clients
 	@scripts/tests report
 
+# Further coding agents, which are large: 700 MB and several minutes. Linux on x86-64 alone.
+test-agents: build venv $(AGENTS_STAMP) ## pi, opencode and Copilot CLI against the release binary; prints a table of what they did
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest agents $(PYTEST_ARGS)
+
 bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600, HOSTILE=60)
 	$(if $(SOAK)$(HOSTILE),,cargo bench --locked --bench core)
 	REJOINDER_BIN='$(abspath $(BINARY))' cargo bench --locked --bench e2e
@@ -65,6 +71,9 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.
 	@if command -v npm >/dev/null; then cd $(CLIENTS) && npm ci --no-progress && touch node_modules/.installed; \
 	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
 
+$(AGENTS_STAMP): $(AGENTS)/package.json $(AGENTS)/package-lock.json $(AGENTS)/.npmrc
+	cd $(AGENTS) && npm ci --no-progress && touch node_modules/.installed
+
 # What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs, a browser.
 # Without one of them its tests are skipped.
 programs:
@@ -77,5 +86,5 @@ programs:
 
 clean:
 	cargo clean
-	rm -rf .venv .cache $(CLIENTS)/node_modules $(CLIENTS)/.pytest_cache
+	rm -rf .venv .cache $(CLIENTS)/node_modules $(AGENTS)/node_modules $(CLIENTS)/.pytest_cache
 	find $(CLIENTS) -name __pycache__ -prune -exec rm -rf {} +
