@@ -219,7 +219,7 @@ mod tests {
         let mut second = budget.begin();
         second.reach(2 << 20).await.unwrap();
         let error = second.reach(4 << 20).await.unwrap_err();
-        assert_eq!((error.status().as_u16(), error.retry_after().is_some()), (429, true));
+        assert_eq!((error.status(), error.retry_after().is_some()), (429, true));
         assert_eq!((budget.taken(), budget.refused.get()), (6 << 20, 1));
         drop(first);
         second.reach(4 << 20).await.unwrap();

@@ -399,7 +399,7 @@ fn bounded(mut body: String, options: &PlanOptions<'_>, (limits, free): (&Limits
     let before = ALLOCATOR.current_usage() - body.capacity();
     ALLOCATOR.reset_peak_usage();
     if let Err(error) = read(body, options, limits) {
-        assert!((400..500).contains(&error.status().as_u16()), "{error} for {shown}");
+        assert!((400..500).contains(&error.status()), "{error} for {shown}");
         assert!(error.envelope().len() < 2000, "an answer as long as the request: {shown}");
         worst.refused += 1;
     }

@@ -5,8 +5,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
-
 use crate::wire::json;
 
 /// Whose fault it is: decides the log level, and the label in metrics.
@@ -66,7 +64,7 @@ pub enum Kind {
     /// The client does not go on with its body.
     BodyStalled,
     /// The upstream's own 4xx other than the ones below.
-    Rejected(StatusCode),
+    Rejected(u16),
     /// The prompt does not fit the model's context.
     ContextLength,
     /// The upstream knows no such model.
@@ -91,6 +89,10 @@ pub enum Kind {
     Internal,
 }
 
+/// Names and values of the headers in which an upstream tells of its limits: `x-ratelimit-*`.
+#[derive(Debug, Clone)]
+pub struct RateLimits(pub Vec<(String, Vec<u8>)>);
+
 /// A failed request: what the client is told, and what is only logged.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -104,8 +106,8 @@ pub struct Error {
     pub code: Option<String>,
     /// Seconds for `Retry-After`; 429 and 503 always carry one.
     pub retry_after: Option<Duration>,
-    /// What the upstream tells of its limits: headers for the client.
-    pub limits: Option<Box<HeaderMap>>,
+    /// What the upstream tells of its limits, for the client.
+    pub limits: Option<Box<RateLimits>>,
     /// For the log only.
     pub detail: Option<Box<str>>,
 }
@@ -113,7 +115,7 @@ pub struct Error {
 /// `type` and `code` of OpenAI's envelope, and the code that a `response.failed` carries.
 struct Row {
     origin: Origin,
-    status: StatusCode,
+    status: u16,
     r#type: &'static str,
     code: Option<&'static str>,
     failed_code: &'static str,
@@ -158,9 +160,9 @@ impl Kind {
             Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
             Kind::BodyStalled => (Client, 408, BAD, Some("request_timeout"), "server_error"),
             Kind::Rejected(status) => {
-                let kind = if status == StatusCode::FORBIDDEN { "permission_error" } else { BAD };
-                let code = (status == StatusCode::UNAUTHORIZED).then_some("invalid_api_key");
-                (Upstream, status.as_u16(), kind, code, "invalid_prompt")
+                let kind = if status == 403 { "permission_error" } else { BAD };
+                let code = (status == 401).then_some("invalid_api_key");
+                (Upstream, status, kind, code, "invalid_prompt")
             }
             Kind::ContextLength => {
                 (Upstream, 400, BAD, Some("context_length_exceeded"), "context_length_exceeded")
@@ -180,7 +182,6 @@ impl Kind {
             Kind::StoreUnavailable => (Internal, 503, "service_unavailable_error", None, SERVER),
             Kind::Internal => (Internal, 500, SERVER, None, SERVER),
         };
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         Row { origin, status, r#type, code, failed_code }
     }
 }
@@ -244,7 +245,7 @@ impl Error {
     }
 
     /// The HTTP status, where the status line has not left yet.
-    pub fn status(&self) -> StatusCode {
+    pub fn status(&self) -> u16 {
         self.kind.row().status
     }
 
@@ -383,7 +384,7 @@ mod tests {
             "Busy. You can retry your request. (rate_limit_exceeded)"
         );
         assert_eq!(words(Kind::ContextLength, "Too long."), "Too long.");
-        assert_eq!(words(Kind::Rejected(StatusCode::BAD_REQUEST), "No."), "No.");
+        assert_eq!(words(Kind::Rejected(400), "No."), "No.");
     }
 
     #[test]

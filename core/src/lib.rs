@@ -1,7 +1,31 @@
 //! Translates between the OpenAI Responses API and Chat Completions: what a Responses request means in Chat Completions,
 //! and what a chat answer means in Responses events.
 //!
-//! Pure: no IO, no clock, no randomness, no logging; ids and times are passed in.
+//! Pure: no IO, no clock, no randomness, no logging; ids and times are passed in. The two calls that matter:
+//! [`plan`] reads the body of `POST /v1/responses` and makes the chat body to send; [`Transcoder`] takes the answer's
+//! chunks, one by one, and appends the events for the client.
+//!
+//! ```
+//! use rejoinder_core::response::transcoder::End;
+//! use rejoinder_core::{Ids, PlanOptions, Transcoder, dialect, plan};
+//!
+//! # fn main() -> Result<(), rejoinder_core::Error> {
+//! let request = br#"{"model": "qwen3", "input": "Say hi.", "stream": true}"#;
+//! let plan = plan(request, &PlanOptions::new(&dialect::GENERIC))?;
+//! assert!(plan.body.starts_with(br#"{"model":"qwen3","messages":[{"role":"user","content":"Say hi."}]"#));
+//!
+//! let (seconds, mut events) = (1_700_000_000, Vec::new());
+//! let mut transcoder = Transcoder::new(plan.reply, Ids::new("0192f0"), seconds);
+//! transcoder.start(&mut events);
+//! transcoder.chunk(r#"{"choices":[{"index":0,"delta":{"content":"Hi!"}}]}"#, seconds, &mut events);
+//! transcoder.chunk(r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#, seconds, &mut events);
+//! transcoder.end(End::Eof, seconds, &mut events);
+//! let events = String::from_utf8_lossy(&events);
+//! assert!(events.starts_with("event: response.created\ndata: {\"type\":\"response.created\""));
+//! assert!(events.ends_with("data: [DONE]\n\n"));
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod compaction;
 pub mod dialect;
@@ -23,5 +47,10 @@ mod stored_items;
 pub mod tools;
 pub mod wire;
 
+pub use error::Error;
+pub use ids::Ids;
+pub use options::PlanOptions;
+pub use request::plan::{Plan, plan};
+pub use response::transcoder::Transcoder;
 pub use response::usage::Usage;
 pub use stored_items::{Input, Output};

@@ -57,8 +57,8 @@ pub fn limited(mut response: Response<ResponseBody>, limits: HeaderMap) -> Respo
 
 /// An error in its envelope, with the headers that clients act on; it is logged here, once.
 pub fn error(error: &Error) -> Response<ResponseBody> {
-    let status = error.status();
-    let (status_code, code) = (status.as_u16(), error.label());
+    let (status_code, code) = (error.status(), error.label());
+    let status = StatusCode::from_u16(status_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     match error.origin() {
         // it is told once, not for each request
         Origin::Internal if error.kind == Kind::NoDescriptor => {
@@ -72,8 +72,10 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     tracing::debug!(error = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
     let mut response = json(status, error.envelope());
     let headers = response.headers_mut();
-    if let Some(limits) = &error.limits {
-        headers.extend((**limits).clone());
+    for (name, value) in error.limits.iter().flat_map(|limits| &limits.0) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
+            headers.insert(name, value);
+        }
     }
     if let Some(seconds) = error.retry_after() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -64,7 +64,7 @@ async fn count(app: &App, job: &Job, target: &Target, chat: Counted) -> Result<u
             Ok(Some(tokens)) => return Ok(tokens),
             // an older server without that path
             Ok(None) => {}
-            Err(error) if matches!(error.status().as_u16(), 404 | 405 | 501) => {}
+            Err(error) if matches!(error.status(), 404 | 405 | 501) => {}
             Err(_) => return answer.map(|_| 0),
         }
     }

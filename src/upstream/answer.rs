@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::StatusCode;
-use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::error::{Error, Kind, RateLimits};
 use rejoinder_core::response::upstream_error;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -45,11 +45,12 @@ pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
                 status.as_u16()
             ),
         ),
-        _ => upstream_error::from_http(status, &body.ok().and_then(Result::ok).unwrap_or_default()),
+        _ => upstream_error::from_http(status.as_u16(), &body.ok().and_then(Result::ok).unwrap_or_default()),
     };
     error.retry_after = retry_after;
     let limits = std::mem::take(&mut response.told.limits);
-    error.limits = (!limits.is_empty()).then(|| Box::new(limits));
+    let limits = limits.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
+    error.limits = Some(Box::new(RateLimits(limits.collect())));
     if let (Kind::ContextLength, Some(context)) = (error.kind, context) {
         upstream_error::add_context(&mut error.message, context);
     }

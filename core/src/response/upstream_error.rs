@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -68,7 +67,7 @@ struct Said {
     code: Option<String>,
     param: Option<String>,
     /// A status that stands in the body.
-    status: Option<StatusCode>,
+    status: Option<u16>,
 }
 
 impl Said {
@@ -85,12 +84,12 @@ impl Said {
 }
 
 /// What an HTTP answer that is no success means. `body` may be anything.
-pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
+pub fn from_http(status: u16, body: &[u8]) -> Error {
     let text = std::str::from_utf8(body).ok().map(str::trim);
     match text.and_then(|text| read(text, DEPTH).or_else(|| events(text)).or_else(|| plain(text))) {
         Some(said) => judge(Some(status), said),
         None => {
-            let kind = match status.as_u16() {
+            let kind = match status {
                 429 => Kind::RateLimited,
                 503 => Kind::Unavailable,
                 504 => Kind::Timeout,
@@ -98,8 +97,7 @@ pub fn from_http(status: StatusCode, body: &[u8]) -> Error {
                 _ => Kind::BadGateway,
             };
             let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
-            let message =
-                format!("The upstream server answered with status {} and no message.", status.as_u16());
+            let message = format!("The upstream server answered with status {} and no message.", status);
             Error::new(kind, message).detail(shown)
         }
     }
@@ -138,7 +136,7 @@ fn object(body: &Body<'_>, depth: u32) -> Said {
     };
     let number = |raw: Option<&RawValue>| {
         let number = raw.and_then(|raw| raw.get().trim_matches('"').parse::<u16>().ok());
-        number.and_then(|number| StatusCode::from_u16(number).ok()).filter(|status| status.as_u16() >= 400)
+        number.filter(|status| (400..1000).contains(status))
     };
     let found = |raw: Option<&RawValue>| raw.and_then(|raw| read(raw.get(), depth));
     let message = |raw: Option<&RawValue>| found(raw).and_then(|said| said.message);
@@ -213,16 +211,16 @@ pub fn add_context(message: &mut String, context: u64) {
     }
 }
 
-fn judge(status: Option<StatusCode>, said: Said) -> Error {
+fn judge(status: Option<u16>, said: Said) -> Error {
     let message = said.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
     let message = shorten(message);
     let (kind, param, code) = (said.kind.unwrap_or_default(), said.param, said.code);
-    let status = status.or(said.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = status.or(said.status).unwrap_or(500);
 
     if is_overflow(&kind, code.as_deref(), &message) {
         return Error::new(Kind::ContextLength, overflow(&message)).param("input");
     }
-    let row = match status.as_u16() {
+    let row = match status {
         500 if code.is_some() => by_code(code.as_deref().unwrap_or_default(), &message),
         429 => Kind::RateLimited,
         503 => Kind::Unavailable,
@@ -230,8 +228,8 @@ fn judge(status: Option<StatusCode>, said: Said) -> Error {
         404 if message.to_ascii_lowercase().contains("model") => Kind::ModelNotFound,
         400 if is_unknown_model(&message) => Kind::ModelNotFound,
         401 | 403 | 404 | 413 | 415 => Kind::Rejected(status),
-        400..=499 => Kind::Rejected(StatusCode::BAD_REQUEST),
-        _ if is_deterministic(&message) => Kind::Rejected(StatusCode::BAD_REQUEST),
+        400..=499 => Kind::Rejected(400),
+        _ if is_deterministic(&message) => Kind::Rejected(400),
         502 => Kind::BadGateway,
         _ => Kind::UpstreamFailed,
     };
@@ -251,8 +249,8 @@ fn by_code(code: &str, message: &str) -> Kind {
     match code {
         "rate_limit_exceeded" | "slow_down" | "insufficient_quota" => Kind::RateLimited,
         "server_is_overloaded" => Kind::Unavailable,
-        "invalid_prompt" | "invalid_request_error" => Kind::Rejected(StatusCode::BAD_REQUEST),
-        _ if is_deterministic(message) => Kind::Rejected(StatusCode::BAD_REQUEST),
+        "invalid_prompt" | "invalid_request_error" => Kind::Rejected(400),
+        _ if is_deterministic(message) => Kind::Rejected(400),
         _ => Kind::UpstreamFailed,
     }
 }
@@ -352,7 +350,7 @@ mod tests {
     use super::*;
 
     fn http(status: u16, body: &str) -> Error {
-        from_http(StatusCode::from_u16(status).unwrap(), body.as_bytes())
+        from_http(status, body.as_bytes())
     }
 
     #[test]
@@ -431,7 +429,7 @@ mod tests {
             (422, r#"{"detail":[{"loc":["body"],"msg":"x"}]}"#, 400, None),
         ] {
             let error = http(status, body);
-            assert_eq!(error.status().as_u16(), want, "{body}");
+            assert_eq!(error.status(), want, "{body}");
             assert_eq!(error.code().as_deref(), code, "{body}");
             assert_eq!(error.retry_after().is_some(), matches!(want, 429 | 503), "{body}");
         }
@@ -468,9 +466,9 @@ mod tests {
     fn an_error_in_a_list_is_that_error_and_a_failure_is_the_servers() {
         let error =
             http(400, r#"[{"error":{"code":400,"message":"schema too deep","status":"INVALID_ARGUMENT"}}]"#);
-        assert_eq!((error.status().as_u16(), error.message.as_str()), (400, "schema too deep"));
+        assert_eq!((error.status(), error.message.as_str()), (400, "schema too deep"));
         let error = from_stream(r#"[{"error":{"code":503,"message":"overloaded"}}]"#);
-        assert_eq!((error.status().as_u16(), error.message.as_str()), (503, "overloaded"));
+        assert_eq!((error.status(), error.message.as_str()), (503, "overloaded"));
         let error = http(500, r#"{"error":{"code":500,"message":"Internal Server Error"}}"#);
         assert_eq!(error.message, "The upstream server failed: Internal Server Error");
         assert_eq!(error.label(), "upstream_error");
