@@ -213,7 +213,7 @@ fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
 /// Chat Completions has three degrees of detail, and servers refuse any other (Ark, StepFun, GLM, older vLLM: Codex's
 /// `original`), in every later turn, too.
 fn detail(raw: &RawValue) -> Option<&'static str> {
-    match json::decode(raw).as_deref() {
+    match json::decode(raw).map(|word| word.to_ascii_lowercase()).as_deref() {
         Some("low") => Some("low"),
         Some("high" | "original") => Some("high"),
         Some("auto") => Some("auto"),

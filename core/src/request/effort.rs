@@ -1,8 +1,17 @@
 //! Owns the levels of `reasoning.effort`: which one a server is sent that does not take the client's. It must not know
 //! servers.
 
+use std::borrow::Cow;
+
 /// From the least to the most; the last is Codex's own.
 const LEVELS: [&str; 8] = ["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"];
+
+/// What a client means by that: a level in small letters, and any other word as it is.
+pub fn level(asked: &str) -> Cow<'_, str> {
+    let asked = asked.trim();
+    let small = asked.to_ascii_lowercase();
+    if LEVELS.contains(&&*small) { Cow::Owned(small) } else { Cow::Borrowed(asked) }
+}
 
 /// The level to send for `asked`: itself where it is taken, else the nearest, the higher of two equally near. `none` is
 /// no degree of thinking: it stands for no other level, and the least stands for it. A word that is no level goes as it

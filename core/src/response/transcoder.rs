@@ -22,6 +22,7 @@ mod think;
 use crate::compaction::Summary;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
+use crate::fields::present;
 use crate::ids::Ids;
 use crate::options::Compact;
 use crate::quirk::{Quirk, Repaired};
@@ -323,7 +324,7 @@ impl Transcoder {
         if self.plan.native.is_some() {
             return self.native(data, now, out);
         }
-        if data == "[DONE]" {
+        if data.eq_ignore_ascii_case("[DONE]") {
             return self.done(now, out);
         }
         if data.starts_with('[')
@@ -339,6 +340,11 @@ impl Transcoder {
         let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
         let chunk = match parsed {
             Some(Ok(chunk)) => chunk,
+            // the answer is whole, and this is no part of it
+            _ if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) => {
+                self.dropped += 1;
+                return;
+            }
             other => {
                 let message = "The upstream server sent an event that is no chat completion chunk.";
                 let detail =
@@ -351,6 +357,13 @@ impl Transcoder {
             return self.fail(upstream_error::from_stream(data), out);
         }
         let choice = chunk.choices.as_ref();
+        if choice.is_none()
+            && chunk.usage.is_none()
+            && chunk.timings.is_none()
+            && let Some(error) = upstream_error::alone(data)
+        {
+            return self.fail(error, out);
+        }
         let usage = match chunk.usage {
             // the last chunk of a choice has it in some other place
             None if choice.is_none_or(|choice| choice.finish_reason.is_some()) => usage_elsewhere(data),
@@ -407,6 +420,9 @@ impl Transcoder {
             .filter(|reason| !reason.is_empty() && reason != "null")
         {
             self.finish = Some(Finish::of(&reason));
+        }
+        if let Some(error) = present(choice.error) {
+            self.fail(upstream_error::from_stream(error.get()), out);
         }
     }
 

@@ -14,6 +14,8 @@ const MESSAGE_LIMIT: usize = 4096;
 
 /// Longest `code` and `param` of an upstream that a client is shown, in bytes.
 const WORD_LIMIT: usize = 128;
+/// Characters of an error without a message that a client is shown.
+const SHOWN: usize = 500;
 /// How deep an error may lie within others.
 const DEPTH: u32 = 8;
 /// Elements of a list of errors that are looked at.
@@ -37,6 +39,19 @@ struct Body<'a> {
     loc: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error_message: Option<&'a RawValue>,
+    /// OAuth's, beside a word in `error`.
+    #[serde(borrow, default)]
+    error_description: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    reason: Option<&'a RawValue>,
+    /// AWS's.
+    #[serde(borrow, default, rename = "Message")]
+    message_of_aws: Option<&'a RawValue>,
+    /// Apigee's.
+    #[serde(borrow, default)]
+    fault: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    faultstring: Option<&'a RawValue>,
     #[serde(borrow, default)]
     title: Option<&'a RawValue>,
     /// OpenRouter: what the provider behind it said, in `raw`.
@@ -87,7 +102,10 @@ impl Said {
 pub fn from_http(status: u16, body: &[u8]) -> Error {
     let text = std::str::from_utf8(body).ok().map(str::trim);
     match text.and_then(|text| read(text, DEPTH).or_else(|| events(text)).or_else(|| plain(text))) {
-        Some(said) => judge(Some(status), said),
+        Some(mut said) => {
+            said.message = said.message.or_else(|| shown(text?));
+            judge(Some(status), said)
+        }
         None => {
             let kind = match status {
                 429 => Kind::RateLimited,
@@ -115,8 +133,8 @@ fn read(text: &str, depth: u32) -> Option<Said> {
         b'{' => serde_json::from_str::<Body<'_>>(text).ok().map(|body| object(&body, depth)),
         b'[' => {
             let list: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-            let mut said = list.into_iter().take(LISTED).filter_map(|raw| read(raw.get(), depth));
-            said.find(|said| said.message.is_some())
+            let said = list.into_iter().take(LISTED).filter_map(|raw| read(raw.get(), depth));
+            said.filter(|said| said.message.is_some()).reduce(both)
         }
         b'"' => {
             let raw: &RawValue = serde_json::from_str(text).ok()?;
@@ -127,6 +145,24 @@ fn read(text: &str, depth: u32) -> Option<Said> {
         }
         _ => None,
     }
+}
+
+/// Two errors of a list: the first, with what the other says as well.
+fn both(first: Said, other: Said) -> Said {
+    let words = first.message.unwrap_or_default();
+    let message = match other.message {
+        Some(other) if !words.contains(&other) && words.len() < MESSAGE_LIMIT => format!("{words}; {other}"),
+        _ => words,
+    };
+    Said { message: Some(message), ..first }
+}
+
+/// What a chunk means that has nothing of a chunk, and a message: an error by the name of its event alone, or by none.
+pub fn alone(raw: &str) -> Option<Error> {
+    let body: Body<'_> = serde_json::from_str(raw).ok()?;
+    let words = [body.message, body.detail, body.error_message].into_iter().flatten();
+    let says = words.into_iter().any(|raw| json::literal(raw).is_some_and(|text| !text.trim().is_empty()));
+    says.then(|| from_stream(raw))
 }
 
 fn object(body: &Body<'_>, depth: u32) -> Said {
@@ -141,7 +177,9 @@ fn object(body: &Body<'_>, depth: u32) -> Said {
     let found = |raw: Option<&RawValue>| raw.and_then(|raw| read(raw.get(), depth));
     let message = |raw: Option<&RawValue>| found(raw).and_then(|said| said.message);
     let mut said = Said {
-        message: [body.message, body.msg, body.error_message].into_iter().find_map(message),
+        message: [body.message, body.msg, body.error_message, body.message_of_aws, body.faultstring]
+            .into_iter()
+            .find_map(message),
         kind: word(body.r#type),
         code: word(body.code).filter(|code| code.parse::<u16>().is_err()),
         param: word(body.param).or_else(|| place(body.loc?)),
@@ -156,12 +194,15 @@ fn object(body: &Body<'_>, depth: u32) -> Said {
         said =
             Said { message: both, kind: behind.kind.or(said.kind), code: behind.code.or(said.code), ..said };
     }
-    for inner in [body.error, body.errors, body.detail] {
+    for inner in [body.error, body.errors, body.detail, body.fault] {
         if let Some(inner) = found(inner) {
             said = inner.or(said);
         }
     }
-    said.or(Said { message: message(body.title), ..Said::default() })
+    if let Some(description) = message(body.error_description) {
+        said.message = Some(description);
+    }
+    said.or(Said { message: message(body.title).or_else(|| message(body.reason)), ..Said::default() })
 }
 
 /// Where in the request FastAPI found something: `["body","messages",0]`.
@@ -189,6 +230,13 @@ fn plain(text: &str) -> Option<Said> {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let words: String = text.chars().take(MESSAGE_LIMIT).map(clean).collect();
     Some(Said { message: Some(words), ..Said::default() })
+}
+
+/// An error in JSON that has its message nowhere: a reader understands more of it than of nothing.
+fn shown(text: &str) -> Option<String> {
+    let compact = json::compact(text);
+    let words: String = compact.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (words.len() > 2).then_some(words)
 }
 
 /// An overflow, in OpenAI's words and in the server's.
@@ -286,9 +334,35 @@ fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
         "longer than the model's context length",
         "longer than the maximum model length",
         "exceeds the model's maximum context",
+        // Ollama
+        "exceeds the context length",
+        "exceeded max context length",
+        "prompt too long",
+        // LM Studio
+        "context length of only",
+        "greater than the context length",
+        // xAI; SGLang and others
+        "maximum prompt length",
+        "maximum sequence length",
+        // MiniMax, Kimi, GLM
+        "context window exceeds",
+        "exceeded model token limit",
+        "prompt exceeds max length",
+        "model_context_window_exceeded",
+        // Text Generation Inference, TensorRT-LLM
+        "`inputs` tokens + `max_new_tokens` must be",
+        "should not exceed max_num_tokens",
+        // Anthropic, Azure
+        "exceed context limit",
+        "input tokens exceed the configured limit",
+        "input length and `max_tokens`",
+        // a provider's own class in LiteLLM
+        "contextwindowexceedederror",
     ]
     .iter()
     .any(|words| message.contains(words))
+        // Gemini and GitHub Copilot name both numbers
+        || message.contains("token count") && message.contains("exceeds the")
 }
 
 /// No server has the model, told with 400: llama-server's router mode, LiteLLM, OpenRouter, and OpenAI's own words.
@@ -422,6 +496,87 @@ mod tests {
             (500, "<!DOCTYPE html>\n<title>x</title>", 502, None),
             (502, "", 502, None),
             (400, "prompt is too long: 9 tokens", 400, Some("context_length_exceeded")),
+            (400, "input length exceeds the context length", 400, Some("context_length_exceeded")),
+            (
+                400,
+                "Trying to keep the first 9000 tokens when context the overflows. However, the model is loaded with context length of only 4096 tokens, which is not enough",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "prompt token count of 130000 exceeds the limit of 128000",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "input length 9000 exceeds maximum sequence length 8192",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "invalid params, context window exceeds limit (2013)",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "Invalid request: Your request exceeded model token limit: 131072",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (400, "Prompt exceeds max length", 400, Some("context_length_exceeded")),
+            (
+                400,
+                "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens and 20 `max_new_tokens`",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "The sum of prompt length (9000.0), query length (0) should not exceed max_num_tokens (8192)",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "Input tokens exceed the configured limit of 272000 tokens. Your messages resulted in 300000 tokens.",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                400,
+                "prompt too long; exceeded max context length by 4 tokens",
+                400,
+                Some("context_length_exceeded"),
+            ),
+            (
+                429,
+                "Rate limit reached for tokens per minute (TPM): Limit 8000, Requested 9000",
+                429,
+                Some("rate_limit_exceeded"),
+            ),
+            (400, "the token count has to be a number", 400, None),
             (413, "<html>too large</html>", 413, None),
             (500, r#"{"error":{"code":500,"message":"unexpected end of worker pipe"}}"#, 500, None),
             (500, r#"{"error":{"code":500,"message":"CUDA error: invalid argument"}}"#, 500, None),
@@ -503,6 +658,10 @@ mod tests {
             r#""the message""#,
             "event: error\ndata: {\"error\":{\"message\":\"the message\"}}\n\n",
             "  the\tmessage\r\n",
+            r#"{"reason":"the message","status":"fail"}"#,
+            r#"{"Message":"the message"}"#,
+            r#"{"fault":{"faultstring":"the message","detail":{"errorcode":"x"}}}"#,
+            r#"{"error":"invalid_token","error_description":"the message"}"#,
         ] {
             assert_eq!(http(400, body).message, "the message", "{body}");
         }
@@ -510,6 +669,9 @@ mod tests {
         assert_eq!(http(400, both).message, "Provider returned error: it is too warm");
         let behind = r#"{"error":{"message":"Provider returned error","metadata":{"raw":"{\"error\":{\"message\":\"no\",\"code\":\"context_length_exceeded\"}}"}}}"#;
         assert_eq!(http(400, behind).code().as_deref(), Some("context_length_exceeded"));
+        assert_eq!(http(400, r#"{"detail":["no","such","no"]}"#).message, "no; such");
+        let unnamed = http(422, r#"{"errors": {"model": ["is invalid"]}}"#);
+        assert_eq!(unnamed.message, r#"{"errors":{"model":["is invalid"]}}"#);
         // within a stream, too
         assert_eq!(from_stream(both).message, "Provider returned error: it is too warm");
         assert_eq!(from_stream(behind).code().as_deref(), Some("context_length_exceeded"));

@@ -196,16 +196,26 @@ impl Table {
         !self.quirks_off.iter().any(|off| off == quirk.name())
     }
 
+    /// Whether that is no tool's name, escaped, and the beginning of one: some servers send it in pieces.
+    pub fn may_go_on(&self, name: &str) -> bool {
+        matches!(self.called(name), Called::Unknown)
+            && self.quirk(Quirk::CallNames)
+            && self.routes.iter().any(|route| route.chat.len() > name.len() && route.chat.starts_with(name))
+    }
+
     /// The name without what models and parsers leave around it, where it means no tool as it is: the chat name of the tool
     /// that it then means, or what is left of it.
-    pub fn bare(&self, called: &str) -> Option<String> {
+    pub fn bare<'c>(&self, called: &'c str) -> Option<String> {
         if !matches!(self.called(called), Called::Unknown) || !self.quirk(Quirk::CallNames) {
             return None;
         }
-        // harmony: `f<|channel|>commentary`, `to=functions.f`
-        let bare = called.split("<|").next().unwrap_or_default();
-        let bare = bare.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]".contains(c));
-        let bare = bare.strip_prefix("to=").unwrap_or(bare);
+        // harmony: `f<|channel|>commentary`, `<|channel|>commentary to=functions.f`
+        let addressed = called.rsplit_once("to=").map_or(called, |(_, name)| name);
+        let trimmed =
+            |part: &'c str| part.trim_matches(|c: char| c.is_whitespace() || "\"'`()[]".contains(c));
+        let mut parts =
+            addressed.split("<|").map(|part| part.rsplit("|>").next().unwrap_or(part)).map(trimmed);
+        let bare = parts.find(|part| !part.is_empty()).unwrap_or_default();
         // Kimi: `functions.f:0`
         let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let bare = bare.rsplit_once(':').filter(|(_, last)| number(last)).map_or(bare, |(name, _)| name);
@@ -217,7 +227,12 @@ impl Table {
             Called::Unknown => None,
         });
         let found = found.or_else(|| {
-            let mut alike = self.routes.iter().filter(|route| route.chat.eq_ignore_ascii_case(last));
+            let letters = |name: &str| -> String {
+                let letters = name.chars().filter(|c| c.is_alphanumeric());
+                letters.map(|c| c.to_ascii_lowercase()).collect()
+            };
+            let wanted = letters(last);
+            let mut alike = self.routes.iter().filter(|route| letters(&route.chat) == wanted);
             let first = alike.next()?;
             alike.next().is_none().then_some(first)
         });

@@ -50,6 +50,9 @@ pub struct Choice<'a> {
     /// `{content: [...]}`
     #[serde(borrow, default)]
     pub logprobs: Option<&'a RawValue>,
+    /// OpenRouter: why the choice ends with `error`.
+    #[serde(borrow, default)]
+    pub error: Option<&'a RawValue>,
 }
 
 /// `delta` or `message`.
@@ -73,6 +76,12 @@ pub struct Delta<'a> {
     /// OpenRouter's and MiniMax's parts of reasoning, mostly beside one of the names above.
     #[serde(borrow, default)]
     pub reasoning_details: Option<&'a RawValue>,
+    /// LiteLLM's parts of reasoning, mostly beside `reasoning_content`.
+    #[serde(borrow, default)]
+    pub thinking_blocks: Option<&'a RawValue>,
+    /// Reasoning in the words of Gemini.
+    #[serde(borrow, default)]
+    pub thought: Option<&'a RawValue>,
     /// What the text cites.
     #[serde(borrow, default)]
     pub annotations: Option<&'a RawValue>,
@@ -93,6 +102,8 @@ impl Delta<'_> {
         self.reasoning_text.is_some()
             || self.thinking.is_some()
             || self.reasoning_details.is_some()
+            || self.thinking_blocks.is_some()
+            || self.thought.is_some()
             || self.annotations.is_some()
     }
 }
@@ -213,6 +224,9 @@ pub struct Function<'a> {
     /// JSON as a string; some servers send the object itself.
     #[serde(borrow, default)]
     pub arguments: Option<&'a RawValue>,
+    /// The same, as Llama's templates call it.
+    #[serde(borrow, default)]
+    pub parameters: Option<&'a RawValue>,
 }
 
 /// `usage`, by the names of OpenAI's two APIs and those of others. Each count is what its server made of a number.

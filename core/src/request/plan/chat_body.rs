@@ -136,6 +136,10 @@ impl<'a> Planner<'a, '_> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
         let own = string(reasoning.effort, "reasoning.effort")?;
         let Some(asked) = self.update.effort.and_then(json::decode).or(own) else { return Ok(()) };
+        let asked = effort::level(&asked);
+        if asked.is_empty() {
+            return Ok(());
+        }
         let dialect = self.options.dialect;
         let by_template = asked == "none" && dialect.template_kwargs;
         let sent = match self.options.efforts {

@@ -145,7 +145,7 @@ impl Slot {
         }
         let end = if self.scan.complete(sent) { Some(0) } else { self.scan.feed(&waiting) };
         if let Some((_, rest)) = end.and_then(|end| waiting.split_at_checked(end))
-            && trim_start(rest).starts_with('{')
+            && trim_start(rest).starts_with(['{', '<'])
         {
             self.second = rest.to_owned();
             self.form = Form::Again;
@@ -179,6 +179,8 @@ pub(super) fn may_begin_again(piece: &str) -> bool {
         [b'\\', b'"', ..] | [b'a'..=b'z', ..] if piece.len() <= TOKEN => false,
         bytes if piece.len() > TOKEN => memchr::memchr(b'{', bytes).is_some(),
         [b' ' | b'\\' | b'{', ..] => trim_start(piece).starts_with('{'),
+        // a mark of harmony's
+        [b'<', ..] => piece.starts_with("<|"),
         _ => false,
     }
 }

@@ -54,14 +54,14 @@ impl<'a> Piece<'a> {
             Some(function) => Piece { id, ..Piece::of_function(index, function) },
             // some have no function around them
             None => {
-                let function = Function { name: call.name, arguments: call.arguments };
+                let function = Function { name: call.name, arguments: call.arguments, parameters: None };
                 Piece { id, ..Piece::of_function(index, &function) }
             }
         }
     }
 
     pub(super) fn of_function(index: Option<u64>, function: &Function<'a>) -> Piece<'a> {
-        let arguments = match function.arguments {
+        let arguments = match function.arguments.or(function.parameters) {
             None => Cow::Borrowed(""),
             Some(raw) => match json::literal(raw) {
                 Some(text) => Cow::Borrowed(text),
@@ -124,6 +124,12 @@ impl Transcoder {
         }
         if slot.name.is_empty() && !is_blank(&piece.name) {
             slot.name = piece.name.clone().into_owned();
+        } else if !slot.begun && !is_blank(&piece.name) && slot.waiting.is_empty() {
+            // the rest of it, or all of it once more
+            slot.name = match piece.name.starts_with(&slot.name) {
+                true => piece.name.clone().into_owned(),
+                false => std::mem::take(&mut slot.name) + &piece.name,
+            };
         }
         if slot.closed {
             self.dropped += u64::from(!is_blank(&piece.arguments));
@@ -163,7 +169,10 @@ impl Transcoder {
                 continue;
             }
             let Some(next) = self.calls.iter().position(|slot| !slot.begun) else { return };
-            if self.calls.get(next).is_none_or(|slot| slot.name.is_empty()) {
+            let tools = &self.plan.tools;
+            if self.calls.get(next).is_none_or(|slot| {
+                slot.name.is_empty() || slot.waiting.is_empty() && tools.may_go_on(&slot.name)
+            }) {
                 return;
             }
             self.begin_call(next, out);

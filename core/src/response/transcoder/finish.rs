@@ -72,6 +72,9 @@ impl Finish {
             | "insufficient_system_resource"
             | "malformed_function_call"
             | "user_cancel" => Finish::Failed(reason.to_owned()),
+            word if word.ends_with("_error") || word.ends_with("_failed") => {
+                Finish::Failed(reason.to_owned())
+            }
             _ => Finish::Unfamiliar(reason.to_owned()),
         }
     }

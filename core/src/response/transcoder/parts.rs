@@ -57,6 +57,8 @@ impl Transcoder {
             delta.reasoning_text,
             delta.thinking,
             delta.reasoning_details,
+            delta.thinking_blocks,
+            delta.thought,
         ];
         let told = names.into_iter().enumerate().find_map(|(name, raw)| Some((name, says_something(raw?)?)));
         let Some((name, raw)) = told else { return };
