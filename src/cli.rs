@@ -2,17 +2,17 @@
 //! process, start the server itself, or print a secret.
 
 use std::ffi::OsString;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::config::{self, Flags, Problem, Resolved};
-use crate::doctor;
+use crate::{doctor, upstream};
 
 /// Gives a Chat Completions server (llama-server, vLLM, ...) the OpenAI Responses API.
 #[derive(Debug, Parser)]
@@ -147,59 +147,30 @@ fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
     Ok(format!("http://{}/readyz", SocketAddr::new(ip, admin.port())))
 }
 
-/// A plain GET that any 2xx satisfies, at most `HEALTHCHECK_TIMEOUT` long.
+/// A GET that any 2xx satisfies, at most `HEALTHCHECK_TIMEOUT` long.
 fn ask(url: &str) -> Result<(), String> {
-    let deadline = Instant::now() + HEALTHCHECK_TIMEOUT;
     let shown = config::redact_url(url);
-    let unreachable = |error: io::Error| format!("no answer from {shown}: {error}");
     let parsed = Url::parse(url).map_err(|error| format!("not asked: {shown} is not a URL: {error}"))?;
-    let (Some(host), Some(port), "http") =
-        (parsed.host_str(), parsed.port_or_known_default(), parsed.scheme())
-    else {
+    if parsed.scheme() != "http" {
         return Err(format!("not asked: {shown} is not an http:// URL"));
-    };
-    let mut stream = connect(host, port, deadline).map_err(unreachable)?;
-    let path = parsed.path();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n");
-    stream.set_write_timeout(Some(left(deadline).map_err(unreachable)?)).map_err(unreachable)?;
-    stream.write_all(request.as_bytes()).map_err(unreachable)?;
-    let line = status_line(&mut stream, deadline).map_err(unreachable)?;
-    match line.split_once(' ') {
-        Some((version, status)) if version.starts_with("HTTP/1.") && status.starts_with('2') => Ok(()),
-        Some((version, status)) if version.starts_with("HTTP/") => Err(format!("{shown} answers {status}")),
-        _ => Err(format!("{shown} does not speak HTTP")),
     }
-}
-
-fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, left(deadline)?) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        // no roots are read for what is not encrypted
+        .tls_certs_only([])
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(HEALTHCHECK_TIMEOUT)
+        .build();
+    let answer = runtime.block_on(async { client?.get(parsed).send().await });
+    match answer.map(|answer| answer.status()) {
+        Ok(status) if status.is_success() => Ok(()),
+        Ok(status) => Err(format!("{shown} answers {status}")),
+        Err(error) => Err(format!("no answer from {shown}: {}", upstream::causes(error))),
     }
-    Err(last)
-}
-
-fn status_line(stream: &mut TcpStream, deadline: Instant) -> io::Result<String> {
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < 256 {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        stream.read_exact(&mut byte)?;
-        if byte == *b"\n" {
-            break;
-        }
-        line.extend(byte);
-    }
-    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
-}
-
-/// The time until the deadline; an error when it has passed, since a zero timeout would wait for ever.
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 const EXIT_RUNTIME: u8 = 1;

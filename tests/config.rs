@@ -693,8 +693,9 @@ fn healthcheck_asks_the_admin_address() {
     let port = address.rsplit(':').next().unwrap();
     let output = rejoinder(place.folder.path(), &["healthcheck", "--admin", &format!("0.0.0.0:{port}")], &[]);
     assert_eq!((stderr(&output), stdout(&output), output.status.code()), ("", "ready\n", Some(0)));
-    let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    assert_eq!(asked.join().unwrap(), request);
+    let request = asked.join().unwrap();
+    assert!(request.starts_with("GET /readyz HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("host: {address}\r\n")), "{request}");
 }
 
 #[test]
@@ -702,8 +703,9 @@ fn healthcheck_says_why_not() {
     let place = Place::with("");
     for (answer, reason) in [
         ("HTTP/1.1 503 Service Unavailable\r\n\r\n", "answers 503 Service Unavailable"),
-        ("SSH-2.0-OpenSSH_9.6\r\n", "does not speak HTTP"),
-        ("", "failed to fill whole buffer"),
+        ("HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\n\r\n", "answers 302 Found"),
+        ("SSH-2.0-OpenSSH_9.6\r\n", "invalid HTTP version parsed"),
+        ("", "connection closed before message completed"),
     ] {
         let (address, asked) = answer_once(answer);
         let url = format!("http://{address}/readyz");

@@ -34,7 +34,7 @@ use rejoinder_core::responses_profile::Native;
 use server::Server;
 
 pub use answer::{Form, silent, too_late};
-pub use exchange::{Broken, Response};
+pub use exchange::{Broken, Response, causes};
 pub use facts::{Facts, Model, Traits};
 pub use http1::keepalive;
 pub use route::Route;

@@ -44,18 +44,8 @@ pub fn push_literal(out: &mut Vec<u8>, escaped: &str) {
 }
 
 /// Appends an unsigned integer.
-pub fn push_number(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0_u8; 20];
-    let mut len = 0;
-    for slot in digits.iter_mut().rev() {
-        *slot = b'0' + (n % 10) as u8;
-        n /= 10;
-        len += 1;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(digits.get(20 - len..).unwrap_or_default());
+pub fn push_number(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
 /// Appends the escaped form of `text`.
