@@ -98,6 +98,14 @@ async fn an_encoding_that_nobody_asked_for_is_undone() {
     assert!(!said(&proxy, true).await.contains("response.completed"));
 }
 
+/// The most memory that it had, in KiB.
+#[cfg(target_os = "linux")]
+fn peak(proxy: &Proxy) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.child.id().unwrap())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().split(' ').next().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_small_body_does_not_become_a_large_one() {
     let mut plain = text("hello").into_bytes();
@@ -108,13 +116,43 @@ async fn a_small_body_does_not_become_a_large_one() {
         let answer = said(&proxy, true).await;
         assert!(answer.contains("hello") && answer.contains("response.failed"), "{}", answer.len());
         #[cfg(target_os = "linux")]
-        {
-            let status =
-                std::fs::read_to_string(format!("/proc/{}/status", proxy.child.id().unwrap())).unwrap();
-            let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-            let peak: u64 = peak.trim().split(' ').next().unwrap().parse().unwrap();
-            assert!(peak < 120_000, "{peak} KiB at the most");
-        }
+        assert!(peak(&proxy) < 120_000, "{} KiB at the most", peak(&proxy));
+    }
+}
+
+#[tokio::test]
+async fn a_whole_answer_has_an_end() {
+    let answer =
+        br#"{"choices":[{"message":{"role":"assistant","content":"hello"},"finish_reason":"stop"}]}"#;
+    for (length, status) in [((256 << 20) - answer.len(), 200), ((256 << 20) + 1, 502)] {
+        // behind it: white space, which a JSON text may have
+        let mut plain = answer.to_vec();
+        plain.resize(length, b' ');
+        let body = packed!(ZstdEncoder, &plain);
+        drop(plain);
+        let proxy = answering("200 OK\r\nContent-Type: application/json", &body).await;
+        let got = proxy.post(r#"{"model":"m","input":"x"}"#).send().await.unwrap();
+        assert_eq!(got.status(), status);
+        let said = got.text().await.unwrap();
+        let wanted = if status == 200 { "hello" } else { "answer is longer than 268435456 bytes" };
+        assert!(said.contains(wanted), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_read_up_to_its_bound() {
+    let error = |length: usize| {
+        let mut error = br#"{"error":{"message":"no such luck"}}"#.to_vec();
+        error.resize(length, b' ');
+        error
+    };
+    for (length, is_read) in [(256 << 10, true), ((256 << 10) + 1, false), (300 << 20, false)] {
+        let proxy = answering("400 Bad Request", &packed!(ZstdEncoder, &error(length))).await;
+        let answer = said(&proxy, false).await;
+        assert_eq!(answer.contains("no such luck"), is_read, "{length}: {answer}");
+        assert!(answer.contains("\"error\""), "{answer}");
+        #[cfg(target_os = "linux")]
+        assert!(peak(&proxy) < 100_000, "{} KiB at the most", peak(&proxy));
     }
 }
 

@@ -98,6 +98,28 @@ async fn a_passed_through_request_ends_by_response_timeout() {
 }
 
 #[tokio::test]
+async fn a_passed_through_upload_that_nobody_reads_ends_by_response_timeout() {
+    let (at, asked) = heads(|_, stream| async move {
+        let _open = stream;
+        std::future::pending().await
+    })
+    .await;
+    let proxy = Proxy::start(at, &[("REJOINDER_UPSTREAM__RESPONSE_TIMEOUT", "300ms")], true).await;
+    let length = 64 << 20;
+    let head = format!("POST /v1/other HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    let (mut reads, mut writes) = connected(&proxy, &head).await.into_split();
+    let begun = Instant::now();
+    // more than lies in the buffers of both sockets
+    let sending = tokio::spawn(async move { writes.write_all(&vec![0; length]).await });
+    let mut answer = vec![0; 12];
+    reads.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 504");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "sent again");
+    sending.abort();
+}
+
+#[tokio::test]
 async fn a_passed_through_answer_ends_by_idle_timeout() {
     let at = upstream(|_, mut stream| async move {
         let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n12345";

@@ -423,6 +423,57 @@ async fn a_background_log_is_bounded_and_says_what_is_gone() {
     assert!(rest.contains("event: response.completed") && rest.ends_with("data: [DONE]\n\n"));
 }
 
+#[tokio::test]
+async fn the_logs_of_all_runs_are_bounded_together() {
+    let (release, _) = tokio::sync::watch::channel(false);
+    let released = release.clone();
+    let address = upstream(move |_, mut stream| {
+        let mut released = released.subscribe();
+        async move {
+            let words: String = (0..200).map(|n| text(&format!("word {n} "))).collect();
+            let _ = stream.write_all(&[EVENTS, words.as_bytes()].concat()).await;
+            let _ = released.wait_for(|released| *released).await;
+            let _ = stream.write_all(STOP.as_bytes()).await;
+        }
+    })
+    .await;
+    // a run's 200 words make more than half of it
+    let proxy = Proxy::start(address, &[("REJOINDER_STORE__REPLAY_TOTAL_BYTES", "65536")], true).await;
+    let mut runs = Vec::new();
+    for _ in 0..4 {
+        let begun = proxy.post(r#"{"model":"m","input":"hi","background":true}"#).send().await.unwrap();
+        let begun: Value = serde_json::from_str(&begun.text().await.unwrap()).unwrap();
+        runs.push(format!("{}/v1/responses/{}", proxy.base, begun["id"].as_str().unwrap()));
+    }
+    let gone = async |run: &String| {
+        // a stream that goes on is not waited for
+        let answer = reqwest::get(format!("{run}?stream=true")).await.unwrap();
+        match answer.status().as_u16() {
+            200 => false,
+            _ => {
+                let told = answer.text().await.unwrap();
+                assert!(told.contains("events_no_longer_kept"), "{told}");
+                true
+            }
+        }
+    };
+    let count = async || {
+        let mut count = 0;
+        for run in &runs {
+            count += usize::from(gone(run).await);
+        }
+        count
+    };
+    // four do not fit: the beginnings of the longest are gone, and the newest events of each are there
+    until(async || count().await >= 3).await;
+    release.send_replace(true);
+    for run in &runs {
+        let status = async || reqwest::get(run).await.unwrap().text().await.unwrap();
+        until(async || status().await.contains("\"status\":\"completed\"")).await;
+        assert!(status().await.contains("word 199 "), "the response itself is whole");
+    }
+}
+
 /// One upstream that calls a tool first and answers then, and what it was asked.
 async fn calling_upstream() -> (std::net::SocketAddr, Arc<std::sync::Mutex<Vec<Value>>>) {
     let chats: Arc<std::sync::Mutex<Vec<Value>>> = Arc::default();
