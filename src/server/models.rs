@@ -74,6 +74,7 @@ fn listed(listing: &Listing) -> Vec<Entry> {
         let traits = Traits { sees: listing.images, ..Traits::default() }.or(listing.facts.traits_of(own));
         let efforts = match (budgets.is_empty(), traits.efforts) {
             (true, Some(true)) => efforts.clone(),
+            (true, None) => told_efforts(&listed).into(),
             _ => budgets.clone(),
         };
         Entry { id: name.to_owned(), listed, traits, efforts }
@@ -101,6 +102,27 @@ fn listed(listing: &Listing) -> Vec<Entry> {
             };
             names.iter().flat_map(named).collect()
         }
+    }
+}
+
+/// The levels that the list itself has for a model, the least first: OpenRouter's `reasoning.supported_efforts`, or
+/// the usual ones where it says that the parameter is taken.
+fn told_efforts(listed: &Map<String, Value>) -> Vec<String> {
+    let words = |value: Option<&Value>| -> Vec<String> {
+        let words = value.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+        words.map(str::to_owned).collect()
+    };
+    let told = words(listed.get("reasoning").and_then(|reasoning| reasoning.get("supported_efforts")));
+    if !told.is_empty() {
+        return LEVELS
+            .iter()
+            .filter(|level| told.iter().any(|told| told == *level))
+            .map(ToString::to_string)
+            .collect();
+    }
+    match words(listed.get("supported_parameters")).iter().any(|word| word == "reasoning_effort") {
+        true => EFFORTS.map(str::to_owned).into(),
+        false => Vec::new(),
     }
 }
 
@@ -147,6 +169,8 @@ impl Entry {
 
 /// The longest element of a server's list that is shown as it is, in bytes; it is left out otherwise.
 const LONGEST_ENTRY: usize = 64 << 10;
+/// Levels that Codex knows, the least first.
+const LEVELS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 /// What a chat template that knows efforts is known to take.
 const EFFORTS: [&str; 3] = ["low", "medium", "high"];
 /// Most tokens of a tool's output that Codex shows the model, its own default.
@@ -244,6 +268,22 @@ mod tests {
         assert_eq!(efforts(Some(false), &[]), Vec::<String>::new());
         assert_eq!(efforts(Some(true), &[]), ["low", "medium", "high"]);
         assert_eq!(efforts(None, &["minimal", "high"]), ["minimal", "high"]);
+    }
+
+    #[test]
+    fn efforts_that_the_list_tells_are_shown_the_least_first() {
+        for (listed, want) in [
+            (
+                json!({"reasoning": {"supported_efforts": ["max", "high", "low"]}}),
+                &["low", "high", "max"][..],
+            ),
+            (json!({"supported_parameters": ["tools", "reasoning_effort"]}), &["low", "medium", "high"]),
+            (json!({"supported_parameters": ["tools"]}), &[]),
+            (json!({"reasoning": {"supported_efforts": ["sideways"]}}), &[]),
+            (json!({"reasoning": true, "supported_parameters": "reasoning_effort"}), &[]),
+        ] {
+            assert_eq!(told_efforts(listed.as_object().unwrap()), want, "{listed}");
+        }
     }
 
     #[test]

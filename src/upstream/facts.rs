@@ -206,6 +206,9 @@ pub struct Listed {
     architecture: Option<Architecture>,
     #[serde(deserialize_with = "lenient")]
     status: Option<Status>,
+    /// Mistral's; LM Studio has a list of words.
+    #[serde(deserialize_with = "lenient")]
+    capabilities: Option<Modalities>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -252,7 +255,9 @@ impl Listed {
         let sees = match self.r#type.as_deref() {
             Some("vlm") => Some(true),
             Some("llm") => Some(false),
-            _ => modalities.map(|names| names.iter().any(|name| name == "image")),
+            _ => modalities
+                .map(|names| names.iter().any(|name| name == "image"))
+                .or(self.capabilities.and_then(|capabilities| capabilities.vision)),
         };
         Some(Model {
             id: self.id.filter(fits)?,
@@ -397,6 +402,11 @@ mod tests {
                 r#"{"data":[{"id":"a","meta":{"n_ctx_train":99,"n_ctx":7},"architecture":{"input_modalities":["text","image"]}}]}"#,
                 model("a", Some(7), Some(true)),
             ),
+            (
+                r#"{"data":[{"id":"a","capabilities":{"vision":true},"max_context_length":9}]}"#,
+                model("a", Some(9), Some(true)),
+            ),
+            (r#"{"data":[{"id":"a","capabilities":["completion","vision"]}]}"#, model("a", None, None)),
             (r#"{"data":[{"id":"a","type":"vlm","meta":null}]}"#, model("a", None, Some(true))),
             // what has another form is unknown, and spoils nothing beside it
             (

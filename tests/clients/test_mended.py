@@ -221,6 +221,23 @@ def test_calls_and_the_turn_after_them(mended, llama):
     assert second.terminal["usage"]["input_tokens_details"]["cached_tokens"] > 0, "the prompt prefix changed"
 
 
+def test_a_format_beside_tools_lets_the_model_call_and_binds_its_text(mended, llama):
+    """The server's own Responses API makes a grammar of a format beside tools, as its chat API does."""
+    text_format = {"type": "json_schema", "name": "weather", "strict": True, "schema": {
+        "type": "object", "properties": {"rain": {"type": "boolean"}}, "required": ["rain"], "additionalProperties": False}}
+    body = {"model": llama.model, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 24, "input": solved_calls(),
+            "text": {"format": text_format}}
+    first = raw_stream(mended.base_url, body, timeout=120)
+    assert first.items()[0]["type"] == "function_call" and not first.items("message"), str(first)
+    # its end token is made likely: it says nothing, and is asked for its answer in the format
+    second = raw_stream(mended.base_url, {**body, "logit_bias": [[1, 100]]}, timeout=120)
+    assert second.types[-1] == "response.completed", str(second)
+    (message,) = second.items()
+    assert list(json.loads(message["content"][0]["text"])) == ["rain"], str(second)
+    usage = second.terminal["usage"]
+    assert usage["input_tokens"] - usage["input_tokens_details"]["cached_tokens"] < 120, usage
+
+
 def test_a_cut_call(mended, llama):
     stream = raw_stream(mended.base_url, {
         "model": llama.model, "tools": [WEATHER], "temperature": 0, "max_output_tokens": 18, "input": solved_calls()}, timeout=120)
