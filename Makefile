@@ -6,7 +6,7 @@ BINARY := $(or $(REJOINDER_BIN),$(TARGET)/release/rejoinder)
 CLIENTS := tests/clients
 VENV_STAMP := .venv/.installed
 NODE_STAMP := $(CLIENTS)/node_modules/.installed
-AGENTS := $(CLIENTS)/agents
+AGENTS := $(CLIENTS)/coding_agents
 AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 
 # Tests of one process and no other program: each takes seconds.
@@ -48,7 +48,7 @@ test: programs ## all of it; the last line counts what was not run, and says why
 
 # Further coding agents, which are large: 700 MB and several minutes. Linux on x86-64 alone.
 test-agents: build venv $(AGENTS_STAMP) ## pi, opencode and Copilot CLI against the release binary; prints a table of what they did
-	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest agents $(PYTEST_ARGS)
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest coding_agents $(PYTEST_ARGS)
 
 bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600, HOSTILE=60)
 	$(if $(SOAK)$(HOSTILE),,cargo bench --locked --bench core)

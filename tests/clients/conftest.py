@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from harness import BIN, HERE, ROOT, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
+from harness import BIN, HERE, JUDGED, ROOT, Process, Rejoinder, answers_200, droid_binary, find_binary, free_port, wait_until
 from scripted import Upstream
 from stores import Redis, redis_missing, write_keys
+from tap import Tap
 
 LLAMA_MODEL = "gemma3-270m"
 
@@ -18,6 +19,10 @@ def pytest_runtest_makereport(item, call):
     if report.failed:
         for proxy in getattr(item, "_proxies", []):
             report.sections.append(("rejoinder's log", proxy.text()[-8000:]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(f"streams judged: {len(JUDGED)}, with {sum(JUDGED)} events")
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +62,11 @@ def any_upstream(request):
 
 @pytest.fixture
 def rejoinder(request, binary, tmp_path):
-    """`rejoinder(upstream.url, upstream__idle_timeout="2s")` starts the proxy and waits until it is ready."""
+    """`rejoinder(upstream.url, upstream__idle_timeout="2s")` starts the proxy and waits until it is ready.
+
+    In a test marked `judged` its `base_url` is that of a tap, and every stream that a client read there is judged."""
     started = request.node._proxies = []
+    taps = []
 
     def start(upstream_url, ready="/readyz", **settings):
         n = len(started)
@@ -66,15 +74,22 @@ def rejoinder(request, binary, tmp_path):
         folder.mkdir()
         proxy = Rejoinder(binary, upstream_url, tmp_path / f"rejoinder{n}.log", folder, **settings)
         started.append(proxy)
+        if request.node.get_closest_marker("judged"):
+            taps.append(Tap(proxy.port))
+            proxy.base_url = taps[-1].url + "/v1"
         return proxy.wait_ready(ready)
 
     yield start
+    for tap in taps:
+        tap.stop()
     for proxy in started:
         died = not proxy.alive() and not proxy.may_end
         proxy.stop()
         log = proxy.text()
         assert not died, f"rejoinder ended during the test\n{log[-4000:]}"
         assert "panicked at" not in log, f"rejoinder panicked\n{log[-4000:]}"
+    for tap in taps:
+        tap.judge()
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from judge import check_sse
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BIN = HERE / "node_modules" / ".bin"
+JUDGED = []  # how many events each stream had that was judged
 # the kernel may name a port twice before anybody listens on it
 HANDED_OUT = set()
 
@@ -279,6 +280,7 @@ def assert_stream(stream, request=None, usage=True):
     ends = [t for t in stream.types if t in ("response.completed", "response.incomplete", "response.failed")]
     assert len(ends) == 1 and stream.types[-1] == ends[0], f"not exactly one terminal event at the end\n{stream}"
     assert stream.done, f"no [DONE] at the end\n{stream}"
+    JUDGED.append(len(events))
     violations = check_sse(stream.text, request)
     if not usage:  # the upstream told none
         violations = [v for v in violations if "[usage.missing]" not in v]

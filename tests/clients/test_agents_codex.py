@@ -6,7 +6,7 @@ import pytest
 from scripted import answer, call
 from test_codex import assert_turn, codex, messages_printed, tool_named  # noqa: F401
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 TASK = "Count the notes in this folder, and say how many there are."
 SECOND = "Now say which one is the longest."

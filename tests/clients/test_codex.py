@@ -10,7 +10,7 @@ import pytest
 from harness import HERE, offline_env, run
 from scripted import LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, answer, call, refuse
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 SCHEMA = {
     "type": "object",

@@ -8,7 +8,7 @@ from harness import assert_error, assert_failed, raw_stream, request_json
 from scripted import LLAMA_OVERFLOW, MODEL, VLLM_OVERFLOW, answer, call, refuse
 from test_codex import assert_turn, codex, exec_command, items, messages_printed  # noqa: F401
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 NAMED_OPENAI = 'model_providers.r.name="OpenAI"'
 LIMIT = ["model_auto_compact_token_limit=20000", "model_context_window=32768"]

@@ -6,7 +6,7 @@ import pytest
 from harness import offline_env, run
 from scripted import MODEL, answer, call
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 
 @pytest.fixture

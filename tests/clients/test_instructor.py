@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 from scripted import MODEL, answer, call
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.judged]
 
 MODES = [instructor.Mode.RESPONSES_TOOLS, instructor.Mode.RESPONSES_TOOLS_WITH_INBUILT_TOOLS]
 ASKED = {"messages": [{"role": "user", "content": "Ada is 36 years old."}], "max_tokens": 200}

@@ -6,7 +6,7 @@ import pytest
 from harness import HERE, client_env, run
 from scripted import LLAMA_OVERFLOW, MODEL, answer, call, refuse, text_then_cut, text_then_hold
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.judged]
 
 
 @pytest.fixture

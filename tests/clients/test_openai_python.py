@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 from scripted import LLAMA_OVERFLOW, MODEL, answer, call, refuse, text_then_cut, text_then_hold
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.judged]
 
 WEATHER = {
     "type": "function",

@@ -11,7 +11,7 @@ from scripted import MODEL, answer, call
 from stores import write_keys
 from test_codex import after_last_user, assert_turn, codex, exec_command, items  # noqa: F401
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 HIDDEN = {"reasoning": {"summary": None, "effort": "low"}, "include": ["reasoning.encrypted_content"], "store": False}
 TOOL = {"type": "function", "name": "f", "description": "F", "parameters": {"type": "object", "properties": {}}, "strict": False}

@@ -9,7 +9,7 @@ from scripted import MODEL, answer, call
 from semantic_kernel.agents import OpenAIResponsesAgent, ResponsesAgentThread
 from semantic_kernel.functions import kernel_function
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.judged]
 
 
 class Menu:

@@ -11,7 +11,7 @@ from agents import (Agent, ApplyPatchTool, CustomTool, LocalShellTool, OpenAIRes
 from pydantic import BaseModel
 from scripted import MODEL, answer, call
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.timeout(90), pytest.mark.judged]
 
 
 @pytest.fixture(params=["whole", "streamed"])

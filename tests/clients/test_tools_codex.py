@@ -9,7 +9,7 @@ from harness import HERE, program_on_path
 from scripted import answer, call
 from test_codex import after_last_user, assert_turn, catalog, codex, items, messages_printed, png, tool_named  # noqa: F401
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 MCP_SERVER = f'mcp_servers.lab={{command="{sys.executable}",args=["{HERE / "mcp_echo.py"}"]}}'
 

@@ -8,7 +8,7 @@ from harness import program_on_path
 from scripted import answer, call
 from test_droid import droid  # noqa: F401
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.timeout(150), pytest.mark.judged]
 
 JSON = ("--auto", "low", "--output-format", "stream-json")
 

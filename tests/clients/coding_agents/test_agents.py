@@ -6,7 +6,7 @@ import time
 import pytest
 from scripted import LLAMA_OVERFLOW, VLLM_OVERFLOW, answer, answer_chunks, refuse, text_then_cut
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.judged]
 
 TEXT = 'say "hi",\nthen \\n äöü\n'
 PATCH = '*** Begin Patch\n*** Add File: hello.txt\n+forty-"two"\n+äöü \\n\n*** End Patch\n'

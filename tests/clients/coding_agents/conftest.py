@@ -37,7 +37,7 @@ class Session:
 def agent(request, home, project):
     _, reason = version(request.param)
     if reason:
-        pytest.skip(f"{request.param.name} does not run here (npm ci in tests/clients/agents?): {reason}")
+        pytest.skip(f"{request.param.name} does not run here (npm ci in tests/clients/coding_agents?): {reason}")
     return Session(request.param, home, project)
 
 
