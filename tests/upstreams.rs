@@ -137,6 +137,30 @@ fn completed(answer: &str) -> bool {
 }
 
 #[tokio::test]
+async fn a_format_is_kept_by_whichever_server_answers() {
+    let broken =
+        whole("500 Internal Server Error", "application/json", r#"{"error":{"message":"disk full"}}"#);
+    let keeps = Scripted::new(Does::Sends(broken)).await;
+    let other = Scripted::new(Does::Answers("no JSON")).await;
+    let conf = Conf::of(&[(keeps.at, "dialect = 'openai'\nweight = 9"), (other.at, "")]);
+    let proxy = conf.proxy(&[]).await;
+    all_up(&proxy, &[&keeps, &other]).await;
+    let request = json!({"model": "m", "input": "hi", "text": {"format": {"type": "json_object"}},
+        "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]});
+    until(async || {
+        answer(&proxy, request.to_string()).await;
+        keeps.count() > 0
+    })
+    .await;
+    // the one was told of the format beside the tools; the other was not, and is asked once more
+    assert!(keeps.body(0).get("response_format").is_some(), "{}", keeps.body(0));
+    let last = other.count() - 1;
+    assert!(other.body(last - 1).get("response_format").is_none(), "{}", other.body(last - 1));
+    assert_eq!(other.body(last)["response_format"]["type"], "json_object");
+    assert_eq!(other.body(last)["tool_choice"], "none");
+}
+
+#[tokio::test]
 async fn what_is_asked_once_more_is_asked_of_the_same_server() {
     let (a, b) =
         (Scripted::new(Does::Answers("no JSON")).await, Scripted::new(Does::Answers("no JSON")).await);

@@ -27,6 +27,7 @@ const REST: Duration = Duration::from_secs(1);
 pub struct Answer {
     native: Option<&'static Native>,
     think_tags: ThinkTags,
+    keeps_format: bool,
     compaction: Option<String>,
     form: Form,
     /// Headers that tell what may still be asked of the server.
@@ -48,11 +49,12 @@ impl Answer {
     /// When a JSON body does not come.
     pub async fn of(mut sent: Sent, compaction: Option<String>, limit: Duration) -> Result<Answer, Error> {
         let (native, think_tags, limits) = (sent.native, sent.think_tags, sent.take_limits());
+        let keeps_format = sent.keeps_format;
         let form = match sent.form() {
             upstream::Form::Events => Form::Events(Box::new(Events::of(sent))),
             upstream::Form::Whole => Form::Whole(sent.whole(limit).await?),
         };
-        Ok(Answer { native, think_tags, compaction, form, limits })
+        Ok(Answer { native, think_tags, keeps_format, compaction, form, limits })
     }
 
     /// Headers that tell a client what may still be asked of the server.
@@ -66,7 +68,7 @@ impl Answer {
         if let Some(blob) = &self.compaction {
             transcoder.compacted(blob, out);
         }
-        transcoder.hear(self.native, self.think_tags);
+        transcoder.hear(self.native, self.think_tags, self.keeps_format);
         match self.form {
             Form::Events(events) => Some(events),
             Form::Whole(body) => {

@@ -117,6 +117,8 @@ pub struct Sent {
     pub native: Option<&'static Native>,
     /// Whether its text may begin with reasoning.
     pub think_tags: ThinkTags,
+    /// Whether it was told of a format beside tools, and keeps both apart.
+    pub keeps_format: bool,
     lease: Lease,
 }
 
@@ -177,7 +179,10 @@ impl<'a> Trip<'a> {
             let failure = match self.attempt(&lease, &target).await {
                 Ok((response, first, form)) => {
                     let (native, think_tags) = (target.native, target.think_tags);
-                    let mut sent = Sent { response, first, form, native, think_tags, lease };
+                    // one that speaks Responses well has the client's own words
+                    let keeps_format =
+                        native.map_or(target.dialect.format_beside_tools, |native| !native.functions);
+                    let mut sent = Sent { response, first, form, native, think_tags, keeps_format, lease };
                     sent.lease.succeeded();
                     let _ = self.request.route.answered.set(sent.lease.server.id);
                     return Ok(sent);

@@ -202,11 +202,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             }
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Owned(prompt.format.prompt()))]));
             prompt.choice = Choice::None;
-        } else if prompt.tools.visible()
-            && prompt.choice != Choice::None
-            && self.options.native.is_none_or(|native| native.functions)
-            && !self.options.dialect.format_beside_tools
-        {
+        } else if prompt.tools.visible() && prompt.choice != Choice::None {
             reply.format = prompt.format.wanted().map(Arc::new);
         }
     }

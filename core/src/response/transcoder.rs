@@ -266,7 +266,11 @@ impl Transcoder {
     }
 
     /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
-    pub fn hear(&mut self, native: Option<&'static Native>, think_tags: ThinkTags) {
+    /// `keeps_format`: it was told of a format beside tools, and binds its text to it.
+    pub fn hear(&mut self, native: Option<&'static Native>, think_tags: ThinkTags, keeps_format: bool) {
+        if keeps_format && self.holds_text() {
+            self.held = None;
+        }
         self.plan.native = native;
         self.think = Think::new(think_tags);
         // a server that speaks Responses well seals its own

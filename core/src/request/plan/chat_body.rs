@@ -48,7 +48,7 @@ impl<'a> Planner<'a, '_> {
         self.reasoning_effort(&mut body)?;
         if reply.compacts.is_none() {
             self.logprobs(&mut body, reply, reply.stream && tools.visible())?;
-            if reply.format.is_none() {
+            if reply.format.is_none() || dialect.format_beside_tools {
                 format.write(&mut body);
             }
         }

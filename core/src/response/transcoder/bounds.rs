@@ -65,7 +65,7 @@ mod tests {
         let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
         transcoder.most_held = LIMIT;
-        transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off);
+        transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off, false);
         transcoder
     }
 
