@@ -254,8 +254,10 @@ fn overflow(words: &str) -> String {
 /// Adds how many tokens the model has to the message of an overflow that does not say it.
 pub fn add_context(message: &mut String, context: u64) {
     if !message.contains(&context.to_string()) {
-        let words = message.strip_suffix(OVERFLOW_CODE).unwrap_or(message).trim_end();
-        *message = overflow(&format!("{words} This model has {context} tokens of context."));
+        let words = message.strip_suffix(OVERFLOW_CODE).unwrap_or(message);
+        let words = words.trim_end_matches([' ', ':', ',', ';']);
+        let stop = if words.ends_with(['.', '!', '?']) { "" } else { "." };
+        *message = overflow(&format!("{words}{stop} This model has {context} tokens of context."));
     }
 }
 
@@ -615,6 +617,16 @@ mod tests {
         assert_eq!(error.message, want);
         add_context(&mut error.message, 8192);
         assert_eq!(error.message, want);
+        for (words, ended) in [
+            ("too long, try less", "too long, try less."),
+            ("too long!", "too long!"),
+            ("too long: ", "too long."),
+        ] {
+            let mut error = http(400, &format!(r#"{{"error":{{"message":"prompt is {words}"}}}}"#));
+            add_context(&mut error.message, 8192);
+            let want = format!("prompt is {ended} This model has 8192 tokens of context. {OVERFLOW_CODE}");
+            assert_eq!(error.message, format!("{OVERFLOW}. {want}"));
+        }
     }
 
     #[test]
