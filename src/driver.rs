@@ -24,6 +24,7 @@ pub use self::answer::Answer;
 use self::answer::{Events, broken};
 use crate::bell::Bell;
 use crate::{spare, upstream};
+use rejoinder_core::response::events;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
 const FRAME: usize = 64 << 10;
@@ -249,7 +250,7 @@ impl EventBody {
             if now.duration_since(self.told) >= self.pace.in_progress_after {
                 self.transcoder.heartbeat(&mut self.out);
             } else if now.duration_since(self.spoke) >= self.pace.heartbeat {
-                self.out.extend_from_slice(b": keep-alive\n\n");
+                self.out.extend_from_slice(events::KEEP_ALIVE);
                 self.spoke = now;
             }
             let mut due = (self.spoke + self.pace.heartbeat).min(self.told + self.pace.in_progress_after);

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderMap;
 use rejoinder_core::sealing::{Purpose, Seal};
 
-use crate::store::Scope;
+use crate::scope::Scope;
 
 const VERSION: u8 = 1;
 const ID: usize = 4;

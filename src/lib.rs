@@ -18,6 +18,7 @@ mod doctor;
 pub mod driver;
 mod heavy;
 pub mod keyring;
+pub mod scope;
 pub mod server;
 mod signals;
 mod spare;

@@ -2,7 +2,7 @@
 
 use http::{Request, Response, StatusCode};
 
-use super::App;
+use super::app::App;
 use super::reply::{self, ResponseBody, full};
 use crate::descriptors;
 use crate::telemetry::Server;

@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use rejoinder_core::error::{Error, Kind};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::App;
+use super::app::App;
 use crate::budget::{Budget, Held, SMALL};
 use crate::heavy;
 

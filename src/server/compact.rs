@@ -18,9 +18,10 @@ use rejoinder_core::wire::request::{elements, push_items};
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
-use super::job::Job;
+use super::app::App;
+use super::ids::seed;
+use super::job::{Job, Made, count};
 use super::reply::{self, ResponseBody};
-use super::{App, seed};
 use crate::driver::{Answer, unix_now};
 use crate::heavy;
 use crate::upstream::{Target, too_late};
@@ -68,14 +69,6 @@ fn compacted(job: &Job, own: &Input, transcoder: &Transcoder) -> String {
     body.to_string()
 }
 
-/// A summary that stands for all that came before.
-pub(super) struct Made {
-    /// `encrypted_content`
-    pub blob: String,
-    /// The item that holds it, as the plan takes it.
-    pub item: Box<RawValue>,
-}
-
 /// Has the conversation summarised before it is answered.
 ///
 /// # Errors
@@ -108,7 +101,7 @@ async fn summarise(
         let (of, planner) = (of.clone(), planner.clone());
         Box::pin(async move { Ok(planner.plan_with(&of, &target, change).await?.1) })
     };
-    super::job::count(app, &notes);
+    count(app, &notes);
     let limit = app.upstream.response_timeout();
     let sent = app.upstream.send(job.chat(target, body, chat_stream, again)).await?;
     let answer = Answer::of(sent, None, limit).await?;

@@ -9,9 +9,11 @@ use rejoinder_core::request::parse;
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
+use super::app::App;
+use super::ids::seed;
 use super::query::{Page, Query, decoded};
 use super::reply::{self, ResponseBody};
-use super::{App, seed, state};
+use super::state;
 use crate::driver::unix_now;
 use crate::heavy;
 use crate::store::{Conversation, Scope, StoredItem};

@@ -17,11 +17,15 @@ use rejoinder_core::request::parse::{self, Asks, Draft};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::response::transcoder::Transcoder;
 
-use super::job::{Job, count, counted, send, send_again};
+use super::app::App;
+use super::ids::seed_in;
+use super::job::{Job, count, counted};
 use super::reply::{self, ResponseBody};
+use super::send::{send, send_again};
 use super::state::Keep;
-use super::{App, body, seed_in, stored};
-use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as Sent, unix_now};
+use super::{body, run_tasks, stored_run};
+use crate::driver::Waiting as Sent;
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::heavy;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
@@ -92,151 +96,147 @@ pub async fn answer(
     let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
     // an `async` block would have room for it twice
     let sent: Sent = Box::pin(sent.and_then(move |answered| answered.answer(limit)));
-    if !stream {
-        return whole(&app, transcoder, (sent, ask_again), limit, begun, keep).await;
-    }
-    if asks.background {
-        return background(app, caller.scope(), &asks, transcoder, (sent, ask_again), begun, keep).await;
-    }
-    // a client that says so itself means to come back for the rest
-    let resumable = asks.store_named;
-    let turn = keep.as_ref().filter(|_| resumable).map(|keep| keep.turn(&transcoder));
-    let id = transcoder.id().to_owned();
-    let (body, limits) = streamed(app.clone(), transcoder, (sent, ask_again), begun, keep, codex).await?;
-    if resumable {
-        let window = app.config.store.resume_window;
-        let run = app.runs.start(&app, caller.scope(), &id, body, turn, Some(window));
-        return Ok(reply::limited(reply::events(run.read(0, app.config.heartbeat)), limits));
-    }
-    let body = body.in_pieces().map_err(|never| match never {}).boxed_unsync();
-    Ok(reply::limited(reply::event_stream(body), limits))
-}
-
-/// Begins a background response and returns at once: with what it is now, or with its events.
-async fn background(
-    app: Arc<App>,
-    scope: Scope,
-    asks: &Asks,
-    transcoder: Box<Transcoder>,
-    (sent, ask_again): (Sent, Option<AskAgain>),
-    begun: Instant,
-    keep: Option<Keep>,
-) -> Result<Response<ResponseBody>, Error> {
-    let id = transcoder.id().to_owned();
-    let Some(keep) = keep else {
-        return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
-    };
-    if let Some(runs) = app.store.runs() {
-        // before its record: a run without a lease is taken for dead
-        runs.renew(scope, &id, app.config.store.lease).await?;
-    }
-    // what is not in the store can be neither polled nor fetched
-    let mut turn = keep.turn(&transcoder);
-    app.store.put(scope, Arc::new(turn.clone())).await?;
-    turn.state = TurnState::Queued;
-    let body = open(app.clone(), transcoder, (sent, ask_again), begun, Some(keep));
-    let run = app.runs.start(&app, scope, &id, body, None, None);
-    Ok(match asks.stream {
-        true => reply::events(run.read(0, app.config.heartbeat)),
-        false => reply::json(StatusCode::OK, stored::render(&turn)),
-    })
-}
-
-/// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
-/// limits. `codex`: the client knows an overflow from a failed response alone, and takes an HTTP error for another one.
-async fn streamed(
-    app: Arc<App>,
-    transcoder: Box<Transcoder>,
-    (mut sent, ask_again): (Sent, Option<AskAgain>),
-    begun: Instant,
-    keep: Option<Keep>,
-    codex: bool,
-) -> Result<(EventBody, HeaderMap), Error> {
-    let waiting = Waiting { app: &app, begun, stream: "true", over: false };
-    let early = tokio::time::timeout(app.config.commit_after, &mut sent).await;
-    waiting.over();
-    let seen = app.clone();
-    let mut limits = HeaderMap::new();
-    let answer: Sent = match early {
-        Ok(answer) => {
-            let answer = match answer {
-                Ok(mut answer) => {
-                    limits = answer.take_limits();
-                    Ok(answer)
-                }
-                Err(error) if !(codex && error.kind == Kind::ContextLength) => return Err(error),
-                Err(error) => Err(error),
-            };
-            app.metrics.first_answer(begun.elapsed().as_secs_f64());
-            Box::pin(std::future::ready(answer))
+    let response = PendingResponse { app, transcoder, sent, ask_again, begun, keep };
+    match (stream, asks.background) {
+        (false, _) => response.whole(limit).await,
+        (true, true) => response.background(caller.scope(), &asks).await,
+        (true, false) if asks.store_named => response.resumable(caller.scope(), codex).await,
+        (true, false) => {
+            let (body, limits) = response.streamed(codex).await?;
+            let body = body.in_pieces().map_err(|never| match never {}).boxed_unsync();
+            Ok(reply::limited(reply::event_stream(body), limits))
         }
-        Err(_) => Box::pin(async move {
-            let answer = sent.await;
-            seen.metrics.first_answer(begun.elapsed().as_secs_f64());
-            answer
-        }),
-    };
-    Ok((open(app, transcoder, (answer, ask_again), begun, keep), limits))
+    }
 }
 
-/// The body of a stream that begins now.
-fn open(
+/// A response that was sent for, and has not begun.
+struct PendingResponse {
     app: Arc<App>,
     transcoder: Box<Transcoder>,
-    (answer, ask_again): (Sent, Option<AskAgain>),
+    /// The upstream's answer.
+    sent: Sent,
+    /// Asks for it once more, in the form that is wanted.
+    ask_again: Option<AskAgain>,
+    /// When the request came.
     begun: Instant,
+    /// Stores it, where that is wanted.
     keep: Option<Keep>,
-) -> EventBody {
-    let pace = Pace {
-        heartbeat: app.config.heartbeat,
-        in_progress_after: app.config.in_progress_after,
-        idle_timeout: app.upstream.idle_timeout(),
-    };
-    app.metrics.open_streams.inc();
-    let shutdown = app.cut.clone().cancelled_owned();
-    let span = tracing::Span::current();
-    let keep = keep.map(Arc::new);
-    let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
-    let on_end: OnEnd = Box::new(move |transcoder, client_left| {
-        let _entered = span.enter();
-        app.metrics.open_streams.dec();
-        ended(&app, transcoder, client_left, "true", begun.elapsed());
-        if let Some(keep) = keep.filter(|_| client_left) {
-            tokio::spawn(keep.keep_cancelled(transcoder));
-        }
-    });
-    EventBody::new(transcoder, answer, pace, shutdown, on_end).ask_again(ask_again).before_end(before_end)
 }
 
-/// One completion is one chunk.
-async fn whole(
-    app: &App,
-    mut transcoder: Box<Transcoder>,
-    (sent, ask_again): (Sent, Option<AskAgain>),
-    limit: Duration,
-    begun: Instant,
-    keep: Option<Keep>,
-) -> Result<Response<ResponseBody>, Error> {
-    let waiting = Waiting { app, begun, stream: "false", over: false };
-    let idle_timeout = app.upstream.idle_timeout();
-    let read = async {
-        let mut answer = sent.await?;
-        let limits = answer.take_limits();
-        let read = answer.read(&mut transcoder, idle_timeout, ask_again);
-        tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))??;
-        Ok::<_, Error>(limits)
+impl PendingResponse {
+    /// Streams it, and goes on where the client can read it later: who says `"store": true` means to come back for the rest.
+    async fn resumable(self, scope: Scope, codex: bool) -> Result<Response<ResponseBody>, Error> {
+        let (app, id) = (self.app.clone(), self.transcoder.id().to_owned());
+        let turn = self.keep.as_ref().map(|keep| keep.turn(&self.transcoder));
+        let (body, limits) = self.streamed(codex).await?;
+        let run = run_tasks::start(&app, scope, &id, body, turn, Some(app.config.store.resume_window));
+        Ok(reply::limited(reply::events(run.read(0, app.config.heartbeat)), limits))
     }
-    .await;
-    waiting.over();
-    let limits = read?;
-    ended(app, &transcoder, false, "false", begun.elapsed());
-    if let Some(error) = transcoder.failure() {
-        return Err(error.clone());
+
+    /// Begins a background response and returns at once: with what it is now, or with its events.
+    async fn background(self, scope: Scope, asks: &Asks) -> Result<Response<ResponseBody>, Error> {
+        let app = self.app.clone();
+        let id = self.transcoder.id().to_owned();
+        let Some(keep) = &self.keep else {
+            return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
+        };
+        if let Some(runs) = app.store.runs() {
+            // before its record: a run without a lease is taken for dead
+            runs.renew(scope, &id, app.config.store.lease).await?;
+        }
+        // what is not in the store can be neither polled nor fetched
+        let mut turn = keep.turn(&self.transcoder);
+        app.store.put(scope, Arc::new(turn.clone())).await?;
+        turn.state = TurnState::Queued;
+        let body = self.open();
+        let run = run_tasks::start(&app, scope, &id, body, None, None);
+        Ok(match asks.stream {
+            true => reply::events(run.read(0, app.config.heartbeat)),
+            false => reply::json(StatusCode::OK, stored_run::render(&turn)),
+        })
     }
-    if let Some(keep) = keep {
-        keep.keep(&mut transcoder).await;
+
+    /// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
+    /// limits. `codex`: the client knows an overflow from a failed response alone, and takes an HTTP error for another one.
+    async fn streamed(mut self, codex: bool) -> Result<(EventBody, HeaderMap), Error> {
+        let (app, begun) = (self.app.clone(), self.begun);
+        let waiting = Waiting { app: &app, begun, stream: "true", over: false };
+        let early = tokio::time::timeout(app.config.commit_after, &mut self.sent).await;
+        waiting.over();
+        let mut limits = HeaderMap::new();
+        self.sent = match early {
+            Ok(answer) => {
+                let answer = match answer {
+                    Ok(mut answer) => {
+                        limits = answer.take_limits();
+                        Ok(answer)
+                    }
+                    Err(error) if !(codex && error.kind == Kind::ContextLength) => return Err(error),
+                    Err(error) => Err(error),
+                };
+                app.metrics.first_answer(begun.elapsed().as_secs_f64());
+                Box::pin(std::future::ready(answer))
+            }
+            Err(_) => {
+                let (app, sent) = (app.clone(), self.sent);
+                Box::pin(async move {
+                    let answer = sent.await;
+                    app.metrics.first_answer(begun.elapsed().as_secs_f64());
+                    answer
+                })
+            }
+        };
+        Ok((self.open(), limits))
     }
-    Ok(reply::limited(reply::json(StatusCode::OK, transcoder.into_body()), limits))
+
+    /// The body of a stream that begins now.
+    fn open(self) -> EventBody {
+        let PendingResponse { app, transcoder, sent, ask_again, begun, keep } = self;
+        let pace = Pace {
+            heartbeat: app.config.heartbeat,
+            in_progress_after: app.config.in_progress_after,
+            idle_timeout: app.upstream.idle_timeout(),
+        };
+        app.metrics.open_streams.inc();
+        let shutdown = app.cut.clone().cancelled_owned();
+        let span = tracing::Span::current();
+        let keep = keep.map(Arc::new);
+        let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
+        let on_end: OnEnd = Box::new(move |transcoder, client_left| {
+            let _entered = span.enter();
+            app.metrics.open_streams.dec();
+            ended(&app, transcoder, client_left, "true", begun.elapsed());
+            if let Some(keep) = keep.filter(|_| client_left) {
+                tokio::spawn(keep.keep_cancelled(transcoder));
+            }
+        });
+        EventBody::new(transcoder, sent, pace, shutdown, on_end).ask_again(ask_again).before_end(before_end)
+    }
+
+    /// One completion is one chunk.
+    async fn whole(self, limit: Duration) -> Result<Response<ResponseBody>, Error> {
+        let PendingResponse { app, mut transcoder, sent, ask_again, begun, keep } = self;
+        let waiting = Waiting { app: &app, begun, stream: "false", over: false };
+        let idle_timeout = app.upstream.idle_timeout();
+        let read = async {
+            let mut answer = sent.await?;
+            let limits = answer.take_limits();
+            let read = answer.read(&mut transcoder, idle_timeout, ask_again);
+            tokio::time::timeout(limit, read).await.map_err(|_| too_late(limit))??;
+            Ok::<_, Error>(limits)
+        }
+        .await;
+        waiting.over();
+        let limits = read?;
+        ended(&app, &transcoder, false, "false", begun.elapsed());
+        if let Some(error) = transcoder.failure() {
+            return Err(error.clone());
+        }
+        if let Some(keep) = keep {
+            keep.keep(&mut transcoder).await;
+        }
+        Ok(reply::limited(reply::json(StatusCode::OK, transcoder.into_body()), limits))
+    }
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::ClientStream;
 use super::reply::ResponseBody;
-use super::{HEAD_TIMEOUT, UntilStopped};
+use super::until_stopped::{HEAD_TIMEOUT, UntilStopped};
 
 /// Silence after which a client is asked by a PING whether it is there.
 const PING: Duration = Duration::from_secs(30);

@@ -2,31 +2,30 @@
 //! in which it is planned anew before the upstream takes it. It must not answer.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use rejoinder_core::Input;
-use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::error::Error;
 use rejoinder_core::notes::Notes;
-use rejoinder_core::options::{PlanOptions, Wrappers, is_wrapper};
+use rejoinder_core::options::PlanOptions;
 use rejoinder_core::request::parse::{self, Asks, Context, Draft};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request;
 
-use super::compact::Made;
+use super::app::App;
+use super::overrides::Wishes;
 use super::state::Past;
-use super::{App, body, compact, conversation, tokens};
+use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
-use crate::config::{Config, read_budgets};
-use crate::driver::Answer;
 use crate::heavy;
 use crate::keyring::Caller;
-use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Sent, Target};
+use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Target};
+use serde_json::value::RawValue;
 
 /// A request, with all that is needed to plan it anew.
 pub struct Job {
@@ -40,9 +39,17 @@ pub struct Job {
     pub past: Past,
     pub route: Arc<Route>,
     /// The summary that was made before the upstream was asked.
-    summary: OnceLock<Arc<Made>>,
+    pub(super) summary: OnceLock<Arc<Made>>,
     /// What the upstream answered, where it has to be asked once more for another form of it.
-    unfit: OnceLock<Arc<str>>,
+    pub(super) unfit: OnceLock<Arc<str>>,
+}
+
+/// A summary that stands for all that came before.
+pub struct Made {
+    /// `encrypted_content`
+    pub blob: String,
+    /// The item that holds it, as the plan takes it.
+    pub item: Box<RawValue>,
 }
 
 impl Job {
@@ -206,75 +213,6 @@ impl Job {
     }
 }
 
-/// What the upstream answered, and the summary that was made before it was asked.
-pub struct Answered {
-    pub response: Sent,
-    pub compaction: Option<String>,
-}
-
-impl Answered {
-    /// Reads on until it is known in which form it comes.
-    ///
-    /// # Errors
-    /// As [`Answer::of`].
-    pub async fn answer(self, limit: Duration) -> Result<Answer, Error> {
-        Answer::of(self.response, self.compaction, limit).await
-    }
-}
-
-/// Sends the chat request. From the threshold of `context_management` on, the conversation is summarised first; with
-/// `truncation: "auto"` the oldest turns are left out until the server takes it.
-pub async fn send(
-    app: Arc<App>,
-    job: Arc<Job>,
-    target: Target,
-    mut body: Counted,
-    mut droppable: usize,
-    stream: bool,
-) -> Result<Answered, Error> {
-    if let Some(threshold) = job.asks.compact_threshold
-        // an answer that is asked for in another form is the same answer
-        && job.unfit.get().is_none()
-        // no token is shorter than a byte
-        && body.len() as u64 >= threshold
-        // a server that speaks Responses well makes its own
-        && target.native.is_none_or(|native| native.functions)
-        && Box::pin(tokens::of(&app, &job, &target)).await? >= threshold
-    {
-        if let Some(made) = Box::pin(compact::before(&app, &job, &target)).await? {
-            let _ = job.summary.set(Arc::new(made));
-        }
-        let (plan, planned) = job.plan_with(&app, &target, |_| {}).await?;
-        (body, droppable) = (planned, plan.droppable_turns);
-    }
-    let mut dropped = 0;
-    loop {
-        let (planner, of) = (job.clone(), app.clone());
-        let request = job.chat(&target, body, stream, move |target| {
-            let (planner, of) = (planner.clone(), of.clone());
-            Box::pin(async move {
-                let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
-                Ok(planner.plan_with(&of, &target, change).await?.1)
-            })
-        });
-        let refused = match app.upstream.send(request).await {
-            Err(error) if error.kind == Kind::ContextLength && job.asks.truncates && droppable > 0 => error,
-            Err(error) => return Err(error),
-            Ok(response) => {
-                let made = job.summary.get().filter(|_| job.unfit.get().is_none());
-                return Ok(Answered { response, compaction: made.map(|made| made.blob.clone()) });
-            }
-        };
-        dropped += droppable.div_ceil(4);
-        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
-        app.metrics.note("truncated");
-        let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
-        let plan;
-        (plan, body) = job.plan_with(&app, &target, change).await?;
-        droppable = plan.droppable_turns;
-    }
-}
-
 /// A chat body with the room that was kept for it.
 pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
     match room {
@@ -283,89 +221,6 @@ pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
             held.of(body)
         }
         None => body.into(),
-    }
-}
-
-/// Asks once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
-pub async fn send_again(
-    app: Arc<App>,
-    job: Arc<Job>,
-    target: Target,
-    unfit: String,
-    stream: bool,
-) -> Result<Answered, Error> {
-    app.metrics.note("format_asked_again");
-    tracing::debug!(bytes = unfit.len(), "the text does not fit text.format, which is asked for alone");
-    let _ = job.unfit.set(unfit.into());
-    let (plan, body) = job.plan_with(&app, &target, |_| {}).await?;
-    send(app, job, target, body, plan.droppable_turns, stream).await
-}
-
-/// What headers and configuration ask for, the request's own header first.
-pub struct Wishes {
-    wrappers: Wrappers,
-    budgets: Option<Vec<(String, u64)>>,
-    quirks_off: Vec<String>,
-}
-
-/// How the names of these headers begin.
-const OURS: [&str; 2] = ["x-rejoinder-", "x-llama-responses-"];
-/// The names of one header, the one that goes first at the beginning.
-type Names = [HeaderName; 2];
-
-const WEB_SEARCH: Names = [
-    HeaderName::from_static("x-rejoinder-web-search-wrapper"),
-    HeaderName::from_static("x-llama-responses-web-search-wrapper"),
-];
-const FILE_SEARCH: Names = [
-    HeaderName::from_static("x-rejoinder-file-search-wrapper"),
-    HeaderName::from_static("x-llama-responses-file-search-wrapper"),
-];
-const BUDGETS: Names = [
-    HeaderName::from_static("x-rejoinder-reasoning-budget-tokens"),
-    HeaderName::from_static("x-llama-responses-reasoning-budget-tokens"),
-];
-
-impl Wishes {
-    fn read(headers: &HeaderMap, config: &Config) -> Wishes {
-        // they are hardly ever there
-        let ours = |name: &HeaderName| OURS.iter().any(|ours| name.as_str().starts_with(ours));
-        let any = headers.keys().any(ours);
-        let header = |names: &Names| {
-            let value = names.iter().filter(|_| any).find_map(|name| headers.get(name));
-            value.and_then(|value| value.to_str().ok())
-        };
-        let wrapper = |names: &Names, key: &Option<String>| match header(names) {
-            Some(command) if is_wrapper(command) => Some(command.to_owned()),
-            Some(_) => {
-                let [header, _] = names;
-                tracing::warn!(%header, "a wrapper that is no bare command name or path is ignored");
-                None
-            }
-            None => key.clone(),
-        };
-        let budgets = match header(&BUDGETS).map(read_budgets) {
-            Some(Ok(budgets)) => Some(budgets),
-            Some(Err(problem)) => {
-                tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
-                None
-            }
-            None => None,
-        };
-        Wishes {
-            wrappers: Wrappers {
-                web: wrapper(&WEB_SEARCH, &config.tools.web_search_wrapper),
-                file: wrapper(&FILE_SEARCH, &config.tools.file_search_wrapper),
-            },
-            budgets,
-            quirks_off: config
-                .tools
-                .disabled_quirks
-                .iter()
-                .flat_map(|names| names.split(','))
-                .map(|name| name.trim().to_owned())
-                .collect(),
-        }
     }
 }
 

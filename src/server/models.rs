@@ -13,8 +13,9 @@ use hyper::body::Incoming;
 use rejoinder_core::error::{Error, Kind};
 use serde_json::{Map, Value, json};
 
+use super::app::App;
+use super::passthrough;
 use super::reply::{self, ResponseBody};
-use super::{App, passthrough};
 use crate::upstream::{ANY, Listing, Traits};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.

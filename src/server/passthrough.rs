@@ -1,8 +1,7 @@
 //! Owns every path that is not ours, if it is let through: it goes upstream and back unchanged, both ways streamed, so that rejoinder can
 //! stand at the server's own address. It must not look into a body.
 
-mod paths;
-
+use super::paths::plain;
 use futures::TryStreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Request, Response};
@@ -11,10 +10,8 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as _, Incoming};
 use rejoinder_core::error::Error;
 
-use super::App;
+use super::app::App;
 use super::reply::ResponseBody;
-
-pub use paths::{Paths, plain};
 
 /// Headers that concern one connection alone (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [

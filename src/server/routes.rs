@@ -12,9 +12,11 @@ use rejoinder_core::error::{Error, Kind};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
 
+use super::app::App;
+use super::ids::seed;
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
-use super::{App, body, compact, conversations, create, models, origin, passthrough, seed, stored, tokens};
+use super::{body, compact, conversations, create, models, origin, passthrough, paths, stored, tokens};
 use crate::telemetry::Answered;
 use crate::upstream::{REQUEST_ID, copied};
 
@@ -185,7 +187,7 @@ async fn routed(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response
 /// Refuses what an upstream would read as a path that is answered here.
 fn check_spelling(request: &Request<Incoming>) -> Result<(), Error> {
     let path = request.uri().path();
-    let plain = passthrough::plain(path)?;
+    let plain = paths::plain(path)?;
     let upgrade = request.headers().contains_key(header::UPGRADE);
     if matches!(route(request.method(), &plain, upgrade), Route::Pass) {
         return Ok(());

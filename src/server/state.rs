@@ -16,7 +16,7 @@ use rejoinder_core::wire::json;
 use rejoinder_core::wire::request::{InputItem, elements, item, push_items};
 use rejoinder_core::{Input, Output};
 
-use super::App;
+use super::app::App;
 use crate::budget::Held;
 use crate::heavy;
 use crate::keyring::Caller;

@@ -10,7 +10,7 @@ use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::wire::json;
 use serde_json::{Value, json as value};
 
-use super::App;
+use super::app::App;
 use super::job::{Job, counted};
 use super::reply::{self, ResponseBody};
 use crate::budget::Counted;

@@ -9,36 +9,19 @@ pub mod memory;
 pub mod redis;
 pub mod turn;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use crate::scope::Scope;
 pub use id::{Group, Id};
 pub use turn::{Conversation, Echoes, Followed, StoredItem, Turn, TurnState, Used};
 
 use self::memory::{Bounds, MemoryStore};
 use self::redis::{RedisStore, Room};
 use crate::config::Resolved;
-
-/// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Scope(pub [u8; 16]);
-
-impl Scope {
-    /// 32 hexadecimal digits, as part of a record's name.
-    pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl fmt::Debug for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scope(..)")
-    }
-}
 
 /// The store that the configuration names. One that is shared connects in the background.
 ///

@@ -12,9 +12,9 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use http_body::Body as _;
 
+use super::body::Body as RequestBody;
 use super::encoded::{self, Arriving, Decoded, Encoding};
 use super::http1::{self, Pool, Told};
-use super::send::Body as RequestBody;
 use crate::descriptors;
 
 pub use super::http1::{Broken, Why};

@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::send::Body as RequestBody;
+use super::body::Body as RequestBody;
 use gone::{Gone, LOOK};
 use head::{Arriving, Framing, Head};
 

@@ -4,6 +4,7 @@
 mod address;
 mod affinity;
 mod answer;
+mod body;
 mod encoded;
 mod exchange;
 mod facts;
@@ -34,11 +35,12 @@ use rejoinder_core::responses_profile::Native;
 use server::Server;
 
 pub use answer::{Form, silent, too_late};
+pub use body::Body;
 pub use exchange::{Broken, Response, causes};
 pub use facts::{Facts, Model, Traits};
 pub use http1::keepalive;
 pub use route::Route;
-pub use send::{Body, CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
+pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
 pub use server::{ANY, Lease};
 
 /// How long a request waits for the first look to be over.

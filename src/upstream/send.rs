@@ -14,6 +14,7 @@ use rejoinder_core::options::ThinkTags;
 use rejoinder_core::responses_profile::Native;
 
 use super::answer::Form;
+use super::body::Body;
 use super::exchange::{Response, Why};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
@@ -43,34 +44,6 @@ pub struct ChatRequest {
     pub stream: bool,
     /// The body as that server reads it.
     pub body: Arc<dyn Fn(&Target) -> Rendered + Send + Sync>,
-}
-
-/// What is sent.
-pub enum Body {
-    /// Given away.
-    Own(Counted),
-    /// Kept for another try, or for another use.
-    Shared(Bytes),
-}
-
-impl std::ops::Deref for Body {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Body::Own(body) => body,
-            Body::Shared(body) => body,
-        }
-    }
-}
-
-impl Body {
-    pub(super) fn into_bytes(self) -> Bytes {
-        match self {
-            Body::Own(body) => body.into_bytes(),
-            Body::Shared(body) => body,
-        }
-    }
 }
 
 /// The body of a request for one server.

@@ -38,8 +38,8 @@ use crate::response::transcoder::repeat::Again;
 use crate::response::transcoder::text::{Channel, Flow, is_blank};
 use crate::response::transcoder::text_format::HeldText;
 use crate::response::transcoder::think::Think;
-use crate::response::upstream_error;
 use crate::response::usage::Usage;
+use crate::response::{events, upstream_error};
 use crate::responses_profile::Native;
 use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
@@ -664,7 +664,7 @@ impl Transcoder {
         self.terminal = Some(terminal);
         self.announce(out, kind, status);
         if self.events.enabled {
-            out.extend_from_slice(b"data: [DONE]\n\n");
+            out.extend_from_slice(events::DONE);
         } else {
             let texts = self.items.copied() + self.output_text.copied() + self.plan.echo.len();
             let mut body = Vec::with_capacity(texts + 512);

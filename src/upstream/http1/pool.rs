@@ -153,7 +153,7 @@ mod tests {
 
     use super::super::{Response, post};
     use super::*;
-    use crate::upstream::send::Body as RequestBody;
+    use crate::upstream::body::Body as RequestBody;
 
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     const LATE: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";

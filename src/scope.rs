@@ -1,0 +1,20 @@
+//! Owns whose a record is.
+
+use std::fmt;
+
+/// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scope(pub [u8; 16]);
+
+impl Scope {
+    /// 32 hexadecimal digits, as part of a record's name.
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scope(..)")
+    }
+}

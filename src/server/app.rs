@@ -1,0 +1,38 @@
+//! Owns what every request handler needs.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::origin::Callers;
+use super::paths::Paths;
+use super::runs::Runs;
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::keyring::Keyring;
+use crate::store::{Echoes, Store};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+
+/// What every request handler needs.
+pub(crate) struct App {
+    pub(super) config: Config,
+    pub(super) upstream: Upstream,
+    /// Bytes of requests that are held.
+    pub(super) budget: Arc<Budget>,
+    pub(super) metrics: Metrics,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) echoes: Echoes,
+    pub(super) runs: Runs,
+    /// Who may call `listen`.
+    pub(super) callers: Callers,
+    /// Who may call `admin`.
+    pub(super) admin_callers: Callers,
+    /// Which paths are passed on.
+    pub(super) paths: Paths,
+    /// Cancelled when open streams must end.
+    pub(super) cut: CancellationToken,
+    /// Cancelled when no new work is wanted.
+    pub(super) draining: CancellationToken,
+}

@@ -1,0 +1,121 @@
+//! Owns the life of the process: what is set up at its start, in which order, and the way to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::accept;
+use super::app::App;
+use super::drain::drain;
+use super::origin::Callers;
+use super::paths::Paths;
+use super::runs::Runs;
+use super::{admin, client, reload, routes};
+use crate::budget::Budget;
+use crate::config::Resolved;
+use crate::descriptors;
+use crate::signals::Stop;
+use crate::store::{self, Echoes};
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+
+/// Longest wait for servers to save their slots, at the very end.
+const SAVING: Duration = Duration::from_secs(20);
+
+/// Bytes from which on a buffer is mapped by itself, so that its memory goes back when it is freed. To map and unmap costs
+/// half as much again as all else that is done to a request, and smaller ones are more often wanted again.
+const LARGE_BUFFER: usize = 16 << 20;
+
+/// Bytes of freed memory that are kept for the next request.
+const KEPT: usize = 64 << 20;
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(resolved: Resolved) -> Result<(), String> {
+    heap::keep_up_to(LARGE_BUFFER, KEPT);
+    heap::share_among_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime =
+        builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
+    let result = runtime.block_on(serve(resolved));
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(resolved: Resolved) -> Result<(), String> {
+    descriptors::raise();
+    let mut signals = Stop::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let listener = client::listen(resolved.config.listen)?;
+    let admin = client::listen(resolved.config.admin)?;
+    let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
+    let (own, own_admin) = (address(&listener)?, address(&admin)?);
+    let metrics = Metrics::new();
+    let (bytes, timeout) = (resolved.config.max_buffered_bytes, resolved.config.buffer_timeout);
+    let budget = Budget::new(bytes, timeout, metrics.over_capacity.clone());
+    let upstream = Upstream::new(&resolved, &metrics.routing)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %own,
+        admin = %own_admin,
+        "rejoinder is listening"
+    );
+    upstream.watch(own.port());
+    tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
+    let (hosts, origins) = (&resolved.config.allowed_hosts, &resolved.config.cors.origins);
+    let callers = Callers::of_api(own, hosts, origins);
+    if callers.any_origin() {
+        tracing::warn!(
+            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
+        );
+    }
+    let admin_callers = Callers::of_admin(own_admin, hosts);
+    let store = store::open(&resolved)?;
+    let app = Arc::new(App {
+        keyring: resolved.keyring,
+        runs: Runs::new(&resolved.config.store),
+        store,
+        callers,
+        admin_callers,
+        paths: Paths::new(&resolved.config.passthrough.paths),
+        echoes: Echoes::default(),
+        config: resolved.config,
+        upstream,
+        budget,
+        metrics,
+        cut: CancellationToken::new(),
+        draining: CancellationToken::new(),
+    });
+
+    tokio::spawn(sweep(app.clone()));
+    tokio::spawn(crate::heavy::give_memory_back());
+    // the admin port answers until the very end: a probe must see the drain
+    tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
+        admin::answer(&app, &request)
+    }));
+    let api = accept(listener, app.clone(), false, app.draining.clone(), |app, request| async move {
+        routes::answer(app, request).await
+    });
+    let api = tokio::spawn(api);
+    signals.next().await;
+    drain(&app, api, &mut signals).await;
+    tokio::select! {
+        () = app.upstream.save_slots() => {}
+        () = signals.next() => {}
+        () = tokio::time::sleep(SAVING) => {}
+    }
+    Ok(())
+}
+
+/// Has the store remove what has expired, for ever.
+async fn sweep(app: Arc<App>) {
+    let pause = (app.config.store.ttl / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+    loop {
+        tokio::time::sleep(pause).await;
+        app.store.sweep().await;
+        app.echoes.sweep();
+    }
+}

@@ -1,0 +1,33 @@
+//! Owns the body of a request to the upstream.
+
+use bytes::Bytes;
+
+use crate::budget::Counted;
+
+/// What is sent.
+pub enum Body {
+    /// Given away.
+    Own(Counted),
+    /// Kept for another try, or for another use.
+    Shared(Bytes),
+}
+
+impl std::ops::Deref for Body {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Body::Own(body) => body,
+            Body::Shared(body) => body,
+        }
+    }
+}
+
+impl Body {
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self {
+            Body::Own(body) => body.into_bytes(),
+            Body::Shared(body) => body,
+        }
+    }
+}
