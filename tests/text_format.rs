@@ -250,6 +250,18 @@ async fn json_object_is_kept_too() {
     assert_eq!(response["output_text"], "{}");
 }
 
+#[tokio::test]
+async fn the_same_slot_is_asked_again() {
+    for _ in 0..2 {
+        let first = [text("It is ok."), stop(9, 5)];
+        let second = [text(FITS), stop(20, 4)];
+        // without a name of its conversation
+        let (_, _, asked) = play(request(json!({})), &[&first, &second]).await;
+        assert!(asked[0]["id_slot"].is_u64(), "{}", asked[0]);
+        assert_eq!(asked[0]["id_slot"], asked[1]["id_slot"]);
+    }
+}
+
 // ---- a server with a Responses API of its own, which is built the same way inside
 
 const NATIVE: [(&str, &str); 1] = [("REJOINDER_UPSTREAM__API", "responses")];

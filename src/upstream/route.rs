@@ -22,11 +22,16 @@ pub struct Route {
     pub thread: Option<String>,
     /// Beside the conversation (a title, a summary): its prompt is not where the conversation goes on.
     pub side: bool,
-    /// The server that answered another request for the same response: the prompt is in its cache.
-    pub answered: OnceLock<usize>,
+    /// The server, and the slot, that answered another request for the same response: the prompt is in its cache.
+    pub answered: OnceLock<(usize, Option<u32>)>,
 }
 
 impl Route {
+    /// The slot of that server which has the prompt already.
+    fn slot_of(&self, server: usize) -> Option<u32> {
+        self.answered.get().filter(|(answered, _)| *answered == server).and_then(|(_, slot)| *slot)
+    }
+
     /// The name under which a slot is held.
     pub fn slot_owner(&self) -> Option<String> {
         match (&self.conversation, &self.thread) {
@@ -152,7 +157,7 @@ impl Shared {
             return Some(only.clone());
         }
         let home = route.conversation.as_deref().and_then(|name| self.affinity().home(name, Instant::now()));
-        if let Some(answered) = route.answered.get()
+        if let Some((answered, _)) = route.answered.get()
             && let Some(server) = servers.iter().find(|server| server.id == *answered)
         {
             return Some(server.clone());
@@ -209,7 +214,8 @@ impl Shared {
             let free = self.free(route, tried, number);
             if let Some(server) = self.choose(&free, route)
                 && let Some(target) = self.target(&server, &route.model)
-                && let Some(lease) = server.lease(route.slot_owner().as_deref(), route.side)
+                && let Some(lease) =
+                    server.lease(route.slot_owner().as_deref(), route.side, route.slot_of(server.id))
             {
                 self.settle(&server, route);
                 return Ok((lease, target));

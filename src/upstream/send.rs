@@ -157,7 +157,7 @@ impl<'a> Trip<'a> {
                         native.map_or(target.dialect.format_beside_tools, |native| !native.functions);
                     let mut sent = Sent { response, first, form, native, think_tags, keeps_format, lease };
                     sent.lease.succeeded();
-                    let _ = self.request.route.answered.set(sent.lease.server.id);
+                    let _ = self.request.route.answered.set((sent.lease.server.id, sent.lease.slot));
                     return Ok(sent);
                 }
                 Err(failure) => failure,

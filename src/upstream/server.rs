@@ -306,8 +306,9 @@ impl Server {
     }
 
     /// Counts a request in, unless the server has all it may be given by now; the circuit's trial, if one is due, is
-    /// this one. Dropped, the lease counts it out. `owner` is whose slot it is, where there are slots.
-    pub fn lease(self: &Arc<Server>, owner: Option<&str>, side: bool) -> Option<Lease> {
+    /// this one. Dropped, the lease counts it out. `owner` is whose slot it is, where there are slots; `again`: the
+    /// slot that has its prompt already, where nobody owns it.
+    pub fn lease(self: &Arc<Server>, owner: Option<&str>, side: bool, again: Option<u32>) -> Option<Lease> {
         let slots = self.slots();
         let mut load = self.load();
         if self.config.max_in_flight.is_some_and(|most| load.in_flight >= most) {
@@ -315,7 +316,8 @@ impl Server {
         }
         load.in_flight += 1;
         load.health.begin();
-        let slot = slots.and_then(|count| load.slots.take(count, owner, side));
+        let again = again.filter(|_| owner.is_none()).and_then(|slot| load.slots.again(slot));
+        let slot = again.or_else(|| slots.and_then(|count| load.slots.take(count, owner, side)));
         drop(load);
         Some(Lease { server: self.clone(), slot, turn: OnceLock::new(), cached: None, told: false })
     }

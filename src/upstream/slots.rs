@@ -44,6 +44,14 @@ impl Slots {
         u32::try_from(at).ok()
     }
 
+    /// That slot once more, for a request whose prompt begins as the last one's; `None` where it is busy by now.
+    pub fn again(&mut self, slot: u32) -> Option<u32> {
+        self.clock += 1;
+        let known = self.slots.get_mut(usize::try_from(slot).ok()?).filter(|known| !known.busy)?;
+        (known.busy, known.used) = (true, self.clock);
+        Some(slot)
+    }
+
     /// The request that held the slot is over.
     pub fn free(&mut self, slot: u32) {
         if let Some(slot) = usize::try_from(slot).ok().and_then(|at| self.slots.get_mut(at)) {
@@ -90,6 +98,11 @@ mod tests {
         assert_eq!(slots.take(2, None, false), Some(0));
         slots.free(0);
         assert_eq!(slots.take(2, Some("d"), false), Some(0), "whose owner is gone");
+        // one that goes on where it was
+        slots.free(0);
+        assert_eq!(slots.again(0), Some(0));
+        assert_eq!(slots.again(0), None, "it is busy");
+        assert_eq!(slots.again(9), None);
         // a server that came back with fewer slots
         slots.free(0);
         assert_eq!(slots.take(1, Some("c"), false), Some(0));
