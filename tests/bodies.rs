@@ -16,10 +16,13 @@ use std::hint::black_box;
 use peak_alloc::PeakAlloc;
 use rejoinder_core::dialect::{GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder_core::error::Error;
+use rejoinder_core::ids::Ids;
 use rejoinder_core::item_views::{input_id, listed};
 use rejoinder_core::limits::Limits;
-use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions, Wrappers};
+use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions, ThinkTags, Wrappers};
 use rejoinder_core::request::parse::{Context, Conversing, Draft, text};
+use rejoinder_core::request::plan::plan;
+use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::responses_profile::{self, Native};
 use rejoinder_core::wire::request::elements;
 
@@ -424,6 +427,7 @@ fn bounded(mut body: String, options: &PlanOptions<'_>, (limits, free): (&Limits
 }
 
 fn all_bodies() {
+    answers();
     let wrappers = Wrappers { web: Some("tvly".to_owned()), file: Some("rg".to_owned()) };
     let options = options(&wrappers);
     let mut worst = Worst::default();
@@ -480,6 +484,37 @@ fn all_bodies() {
         bounded(body, &options[n % options.len()], (&Limits::DEFAULT, FREE), &mut worst);
     }
     worst.tell("long strings that are stored");
+}
+
+/// Wide lists in what a server answers.
+fn answers() {
+    let request = br#"{"model":"m","input":"x","stream":true}"#;
+    for (native, place) in [
+        (true, r#"{"type":"response.completed","response":{"status":"completed","output":@}}"#),
+        (true, r#"{"type":"response.output_item.done","item":{"type":"message","content":@}}"#),
+        (false, "@"),
+        (false, r#"{"choices":@}"#),
+        (false, r#"{"choices":[{"index":0,"delta":{"content":@}}]}"#),
+        (false, r#"{"choices":[{"index":0,"delta":{"reasoning_content":@}}]}"#),
+        (false, r#"{"choices":[{"index":0,"delta":{"tool_calls":@}}]}"#),
+        (false, r#"{"choices":[{"index":0,"delta":{"content":"x","annotations":@}}]}"#),
+        (false, r#"{"choices":[{"index":0,"delta":{"content":"x"},"logprobs":{"content":@}}]}"#),
+    ] {
+        for element in ["1", "{}"] {
+            let data = place
+                .replace('@', &format!("[{}]", vec![element; (8 << 20) / (element.len() + 1)].join(",")));
+            let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
+            let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
+            transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off, false);
+            let before = ALLOCATOR.current_usage() - data.len();
+            ALLOCATOR.reset_peak_usage();
+            let mut out = Vec::new();
+            transcoder.chunk(&data, 1, &mut out);
+            transcoder.end(End::Eof, 1, &mut out);
+            let (memory, most) = (ALLOCATOR.peak_usage() - before, 3 * data.len() + FREE);
+            assert!(memory <= most, "{memory} bytes of memory, {most} allowed, for {place} of {element}");
+        }
+    }
 }
 
 #[test]

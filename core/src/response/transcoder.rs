@@ -31,6 +31,7 @@ use crate::response::native_items::Mend;
 use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use crate::response::shared::{Shared, Text};
+use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::calls::{Piece, Slot};
 use crate::response::transcoder::finish::Finish;
 use crate::response::transcoder::parts::fingerprint;
@@ -45,7 +46,7 @@ use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
-use crate::wire::trusted_json::elements;
+use crate::wire::trusted_json::first_elements;
 
 pub use crate::options::ThinkTags;
 
@@ -332,7 +333,7 @@ impl Transcoder {
             return self.done(now, out);
         }
         if data.starts_with('[')
-            && let Some(chunks) = elements(data)
+            && let Some((chunks, _)) = first_elements(data, MOST_ITEMS)
         {
             // Gemini lists its errors
             for chunk in chunks {

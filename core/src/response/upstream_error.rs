@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{Error, Kind};
 use crate::wire::json;
+use crate::wire::trusted_json::first_elements;
 
 /// Longest part of an upstream's message that a client is shown, in bytes.
 const MESSAGE_LIMIT: usize = 4096;
@@ -132,8 +133,9 @@ fn read(text: &str, depth: u32) -> Option<Said> {
     match text.as_bytes().first()? {
         b'{' => serde_json::from_str::<Body<'_>>(text).ok().map(|body| object(&body, depth)),
         b'[' => {
-            let list: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-            let said = list.into_iter().take(LISTED).filter_map(|raw| read(raw.get(), depth));
+            let list: &RawValue = serde_json::from_str(text).ok()?;
+            let (list, _) = first_elements(list.get(), LISTED)?;
+            let said = list.into_iter().filter_map(|raw| read(raw.get(), depth));
             said.filter(|said| said.message.is_some()).reduce(both)
         }
         b'"' => {

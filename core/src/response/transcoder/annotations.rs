@@ -6,9 +6,10 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::text::Channel;
 use crate::wire::json::{compact, decode, members};
-use crate::wire::trusted_json::elements;
+use crate::wire::trusted_json::first_elements;
 
 /// The members that an annotation of a sort has, and what stands for one that is absent; without one it cannot be.
 type Members = &'static [(&'static str, Option<&'static str>)];
@@ -36,7 +37,9 @@ const SORTS: [(&str, Members); 4] = [
 impl Transcoder {
     /// Takes the annotations of a text, which may come before it.
     pub(super) fn annotate(&mut self, raw: &RawValue, out: &mut Vec<u8>) {
-        for annotation in elements(raw.get()).unwrap_or_default() {
+        let (annotations, count) = first_elements(raw.get(), MOST_ITEMS).unwrap_or_default();
+        self.dropped += (count - annotations.len()) as u64;
+        for annotation in annotations {
             match flat(annotation) {
                 Some(annotation) => self.annotations.push(annotation),
                 None => self.dropped += 1,

@@ -19,6 +19,7 @@ use crate::response::usage::Usage;
 use crate::wire::json::{self, compact};
 use crate::wire::native_event::{Event, IncompleteDetails, Item, Part, Response};
 use crate::wire::request::fields;
+use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
     /// Takes the payload of one event of an upstream that speaks Responses, or its whole Response object.
@@ -276,9 +277,9 @@ impl Transcoder {
     }
 
     fn settle_output(&mut self, output: Option<&RawValue>, out: &mut Vec<u8>) {
-        let items: Vec<&RawValue> =
-            output.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        if items.len() > MOST_ITEMS {
+        let items = output.and_then(|raw| first_elements(raw.get(), MOST_ITEMS));
+        let (items, count) = items.unwrap_or_default();
+        if count > MOST_ITEMS {
             return self.too_many("items", out);
         }
         let mut matched = Vec::new();

@@ -12,7 +12,7 @@ use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::text::Channel;
 use crate::wire::chat::Delta;
 use crate::wire::json;
-use crate::wire::trusted_json::{elements, fields};
+use crate::wire::trusted_json::{fields, first_elements};
 
 /// How deep parts lie within parts at most.
 const DEPTH: u8 = 6;
@@ -112,13 +112,16 @@ enum Said<'a> {
     Annotations(&'a RawValue),
 }
 
+/// Most parts of one list that are read. No answer has so many, and a list of more takes many times its bytes apart.
+const MOST_PARTS: usize = 16_384;
+
 /// Finds the texts of a value, in their order.
 fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(Said<'a>)) {
     if let Some(text) = json::literal(raw) {
         return say(Said::Text(channel, text));
     }
     let Some(depth) = depth.checked_sub(1) else { return };
-    if let Some(parts) = elements(raw.get()) {
+    if let Some((parts, _)) = first_elements(raw.get(), MOST_PARTS) {
         for part in parts {
             walk(channel, part, depth, say);
         }

@@ -8,12 +8,14 @@ use crate::options::ReasoningDisplay;
 use crate::response::native_items::{Sort, Text, Turn};
 use crate::response::open_item::{Call, Family, Kind, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
 use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::calls::Slot;
 use crate::response::transcoder::text::is_blank;
 use crate::wire::chat::TokenLogprob;
 use crate::wire::json::{self, compact};
 use crate::wire::native_event::{Event, Item, Part};
 use crate::wire::request::fields;
+use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
     pub(super) fn text_delta(
@@ -152,8 +154,8 @@ impl Transcoder {
         if let Some(whole) = whole.and_then(json::literal) {
             self.settle_text(text, turn, whole, out);
         }
-        let annotations: Vec<&RawValue> =
-            part.annotations.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+        let annotations = part.annotations.and_then(|raw| first_elements(raw.get(), MOST_ITEMS));
+        let (annotations, _) = annotations.unwrap_or_default();
         if let Some(open) = &mut self.open {
             for annotation in annotations.iter().skip(open.annotated() as usize) {
                 open.annotate(&mut self.events, out, &compact(annotation.get()));
@@ -193,13 +195,15 @@ impl Transcoder {
             let turn = self.mend.current().map_or(Turn::Late, |entry| entry.turn_at(default, 0));
             return self.settle_text(default, turn, whole, out);
         }
-        let parts: Vec<Part<'_>> = serde_json::from_str(list.get()).unwrap_or_default();
-        for (position, part) in parts.iter().enumerate() {
+        let (parts, count) = first_elements(list.get(), MOST_ITEMS).unwrap_or_default();
+        self.dropped += (count - parts.len()) as u64;
+        for (position, raw) in parts.into_iter().enumerate() {
             let Some(entry) = self.mend.current() else { return };
+            let part: Part<'_> = fields(raw).unwrap_or_default();
             let kind = part.r#type.and_then(json::decode).unwrap_or_default();
             if let Some(text) = Text::of_part(&kind) {
                 let turn = entry.turn_at(text, position as u64);
-                self.settle_part(part, text, turn, out);
+                self.settle_part(&part, text, turn, out);
             } else {
                 self.dropped += 1;
             }
