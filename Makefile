@@ -72,7 +72,8 @@ $(NODE_STAMP): $(CLIENTS)/package.json $(CLIENTS)/package-lock.json $(CLIENTS)/.
 	else echo "SKIP: no npm here, so the tests with Codex, Droid and openai-node are skipped"; fi
 
 $(AGENTS_STAMP): $(AGENTS)/package.json $(AGENTS)/package-lock.json $(AGENTS)/.npmrc
-	cd $(AGENTS) && npm ci --no-progress && touch node_modules/.installed
+	@if command -v npm >/dev/null; then cd $(AGENTS) && npm ci --no-progress && touch node_modules/.installed; \
+	else echo "SKIP: no npm here, so no coding agent can be had"; fi
 
 # What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs, a browser.
 # Without one of them its tests are skipped.
