@@ -19,7 +19,7 @@ def version(program):
     except (OSError, subprocess.TimeoutExpired) as e:
         return None, str(e)
     if shown.returncode != 0:
-        return None, (shown.stdout + shown.stderr).strip()[-300:]
+        return None, " ".join((shown.stdout + shown.stderr).split())[-300:]
     return next((word.strip(".") for word in shown.stdout.split() if word[0].isdigit()), shown.stdout.strip()), None
 
 
