@@ -8,6 +8,7 @@
 mod annotations;
 mod arguments;
 mod bounds;
+mod call_slot;
 mod calls;
 mod finish;
 mod hosted_items;
@@ -32,7 +33,7 @@ use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use crate::response::shared::{Shared, Text};
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::calls::{Piece, Slot};
+use crate::response::transcoder::call_slot::{Piece, Slot, Stage};
 use crate::response::transcoder::finish::Finish;
 use crate::response::transcoder::parts::fingerprint;
 use crate::response::transcoder::repeat::Again;
@@ -301,7 +302,7 @@ impl Transcoder {
         if self.ended() {
             return;
         }
-        self.calls.iter_mut().for_each(|slot| slot.begun = true);
+        self.calls.iter_mut().for_each(|slot| slot.begin());
         self.late.clear();
         self.close(true, out);
         self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);
@@ -472,7 +473,7 @@ impl Transcoder {
         match open.kind {
             Kind::Call(Call { slot, custom, .. }) => {
                 if let Some(slot) = self.calls.get_mut(slot) {
-                    slot.closed = true;
+                    slot.stage = Stage::Closed;
                     let tools = &self.plan.tools;
                     let waiting = slot.release(&open.text, tools, false, &mut self.repaired);
                     open.delta(&mut self.events, out, &waiting, None);
@@ -494,7 +495,7 @@ impl Transcoder {
             }
             Kind::Held { slot: at } => {
                 if let Some(slot) = self.calls.get_mut(at) {
-                    slot.closed = true;
+                    slot.stage = Stage::Closed;
                     let complete = slot.complete(&open.text);
                     let rest = slot.release(&open.text, &self.plan.tools, true, &mut self.repaired);
                     open.delta(&mut self.events, out, &rest, None);
@@ -600,11 +601,11 @@ impl Transcoder {
         loop {
             if cut && self.call_in_the_way() && self.waiting() {
                 // the open call keeps its own rest; see close()
-                self.dropped += self.calls.iter().filter(|slot| !slot.begun).count() as u64;
+                self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
                 self.late.clear();
                 break;
             }
-            let next = self.calls.iter().position(|slot| !slot.begun);
+            let next = self.calls.iter().position(|slot| slot.waits());
             let late = !self.late.is_empty();
             if next.is_none() && !late {
                 break;
@@ -616,7 +617,7 @@ impl Transcoder {
                 // nobody can execute a call without a name
                 self.dropped += 1;
                 if let Some(slot) = self.calls.get_mut(next) {
-                    (slot.begun, slot.closed) = (true, true);
+                    slot.stage = Stage::Closed;
                 }
                 continue;
             }

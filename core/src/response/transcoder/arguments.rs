@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::quirk::{Quirk, Repaired};
 use crate::response::argument_scan::Scan;
-use crate::response::transcoder::calls::Slot;
+use crate::response::transcoder::call_slot::{Form, Slot};
 use crate::tools::table::Table;
 use crate::wire::escaped::{next, trim, trim_start};
 use crate::wire::json;
@@ -17,20 +17,6 @@ use crate::wire::json;
 const LONGEST_NOTHING: usize = 256;
 /// Longest piece of which only the beginning is looked at, in bytes: a token.
 const TOKEN: usize = 16;
-
-/// In which form arguments come.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Nothing was sent, and what came may mean nothing.
-    #[default]
-    Undecided,
-    /// A JSON text within a JSON string, read up to there.
-    Encoded { read: usize, escaped: bool, closed: bool },
-    /// As they should.
-    Plain,
-    /// They were whole, and begin once more.
-    Again,
-}
 
 impl Slot {
     /// Takes what can be sent. `sent`: what was sent of a call that is not freeform. `last`: nothing more comes.

@@ -1,76 +1,18 @@
 //! Owns the calls of an answer: which chunk's piece belongs to which, when one opens and closes, what each becomes. It
 //! must not end the response.
 
-use std::borrow::Cow;
-
 use crate::quirk::Quirk;
-use crate::response::argument_scan::Scan;
 use crate::response::open_item::{Call, Kind, Open};
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::arguments::{Form, may_begin_again};
+use crate::response::transcoder::arguments::may_begin_again;
 use crate::response::transcoder::bounds::MOST_ITEMS;
+use crate::response::transcoder::call_slot::{Form, Piece, Slot, Stage};
 use crate::response::transcoder::text::is_blank;
 use crate::tools::call_items;
 use crate::tools::custom_input::{CustomInput, Repairs};
 use crate::tools::table::Kind as ToolKind;
 use crate::tools::table::{Called, Route};
-use crate::wire::chat::{Function, ToolCall};
-use crate::wire::json::{self, Seam, compact};
-
-/// One call of the answer.
-#[derive(Debug, Default)]
-pub(super) struct Slot {
-    pub(super) index: u64,
-    /// Escaped; empty until the upstream names one.
-    pub(super) id: String,
-    /// Escaped; empty until the upstream says.
-    pub(super) name: String,
-    /// Escaped arguments that have not been sent.
-    pub(super) waiting: String,
-    pub(super) seam: Seam,
-    pub(super) scan: Scan,
-    pub(super) form: Form,
-    /// What came behind whole arguments, escaped.
-    pub(super) second: String,
-    /// Decodes the arguments of a freeform tool.
-    pub(super) custom: Option<CustomInput>,
-    pub(super) begun: bool,
-    pub(super) closed: bool,
-}
-
-/// A piece of a call, its values still escaped.
-pub(super) struct Piece<'a> {
-    pub(super) index: Option<u64>,
-    pub(super) id: &'a str,
-    pub(super) name: Cow<'a, str>,
-    pub(super) arguments: Cow<'a, str>,
-}
-
-impl<'a> Piece<'a> {
-    pub(super) fn of(call: &ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
-        let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
-        let id = call.id.and_then(json::literal).unwrap_or("");
-        match &call.function {
-            Some(function) => Piece { id, ..Piece::of_function(index, function) },
-            // some have no function around them
-            None => {
-                let function = Function { name: call.name, arguments: call.arguments, parameters: None };
-                Piece { id, ..Piece::of_function(index, &function) }
-            }
-        }
-    }
-
-    pub(super) fn of_function(index: Option<u64>, function: &Function<'a>) -> Piece<'a> {
-        let arguments = match function.arguments.or(function.parameters) {
-            None => Cow::Borrowed(""),
-            Some(raw) => match json::literal(raw) {
-                Some(text) => Cow::Borrowed(text),
-                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
-            },
-        };
-        Piece { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }
-    }
-}
+use crate::wire::json;
 
 impl Transcoder {
     /// The call that is open, if one is.
@@ -118,20 +60,20 @@ impl Transcoder {
         let taken = !piece.id.is_empty()
             && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
         let Some(slot) = self.calls.get_mut(at) else { return };
-        if slot.id.is_empty() && !piece.id.is_empty() && !slot.begun {
+        if slot.id.is_empty() && !piece.id.is_empty() && slot.waits() {
             // two calls of one id would be executed twice under it
             slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
         }
         if slot.name.is_empty() && !is_blank(&piece.name) {
             slot.name = piece.name.clone().into_owned();
-        } else if !slot.begun && !is_blank(&piece.name) && slot.waiting.is_empty() {
+        } else if slot.waits() && !is_blank(&piece.name) && slot.waiting.is_empty() {
             // the rest of it, or all of it once more
             slot.name = match piece.name.starts_with(&slot.name) {
                 true => piece.name.clone().into_owned(),
                 false => std::mem::take(&mut slot.name) + &piece.name,
             };
         }
-        if slot.closed {
+        if slot.stage == Stage::Closed {
             self.dropped += u64::from(!is_blank(&piece.arguments));
             return;
         }
@@ -160,7 +102,7 @@ impl Transcoder {
         loop {
             if self.open_slot().is_some() {
                 self.drain_open_call(out);
-                let more = !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun);
+                let more = !self.late.is_empty() || self.calls.iter().any(|slot| slot.waits());
                 if !more || self.call_in_the_way() {
                     return;
                 }
@@ -168,7 +110,7 @@ impl Transcoder {
                 self.put_late(out);
                 continue;
             }
-            let Some(next) = self.calls.iter().position(|slot| !slot.begun) else { return };
+            let Some(next) = self.calls.iter().position(|slot| slot.waits()) else { return };
             let tools = &self.plan.tools;
             if self.calls.get(next).is_none_or(|slot| {
                 slot.name.is_empty() || slot.waiting.is_empty() && tools.may_go_on(&slot.name)
@@ -190,7 +132,7 @@ impl Transcoder {
         if let Some(id) = generated {
             slot.id = id;
         }
-        slot.begun = true;
+        slot.begin();
         let mut called = json::unescape(&slot.name).unwrap_or_default();
         if let Some(bare) = self.plan.tools.bare(&called) {
             slot.name = json::escape(&bare).into_owned();
@@ -211,7 +153,7 @@ impl Transcoder {
             Called::Tool(route) => Some(route),
             Called::Unknown => None,
             Called::Forbidden => {
-                slot.closed = true;
+                slot.stage = Stage::Closed;
                 slot.waiting.clear();
                 self.dropped += 1;
                 return;
@@ -276,7 +218,7 @@ impl Transcoder {
     }
 
     pub(super) fn waiting(&self) -> bool {
-        !self.late.is_empty() || self.calls.iter().any(|slot| !slot.begun)
+        !self.late.is_empty() || self.calls.iter().any(|slot| slot.waits())
     }
 
     pub(super) fn drain_open_call(&mut self, out: &mut Vec<u8>) {

@@ -6,7 +6,6 @@ use crate::error::Kind as ErrorKind;
 use crate::response::argument_scan::Scan;
 use crate::response::open_item::Kind;
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::calls::Slot;
 
 /// What the upstream said about the end of its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +113,7 @@ impl Transcoder {
         if self.open_slot().is_some() && self.call_in_the_way() {
             return false;
         }
-        self.calls.iter().all(|Slot { begun, waiting, .. }| *begun || Scan::default().complete(waiting))
+        self.calls.iter().all(|slot| !slot.waits() || Scan::default().complete(&slot.waiting))
     }
 
     /// What it means that the answer came to no end.

@@ -9,7 +9,7 @@ use crate::response::native_items::{Sort, Text, Turn};
 use crate::response::open_item::{Call, Family, Kind, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::calls::Slot;
+use crate::response::transcoder::call_slot::{Slot, Stage};
 use crate::response::transcoder::text::is_blank;
 use crate::wire::chat::TokenLogprob;
 use crate::wire::json::{self, compact};
@@ -261,7 +261,12 @@ impl Transcoder {
         entry.slot = slot;
         let (id, name, namespace) = (entry.id.clone(), entry.name.clone(), entry.namespace.clone());
         let call_id = if call_id.is_empty() { self.ids.item("call_") } else { call_id };
-        self.calls.push(Slot { id: call_id.clone(), name: name.clone(), begun: true, ..Slot::default() });
+        self.calls.push(Slot {
+            id: call_id.clone(),
+            name: name.clone(),
+            stage: Stage::Begun,
+            ..Slot::default()
+        });
         let prefix = if custom { "ctc_" } else { "fc_" };
         self.mend.wanted = self.kept(&id, prefix);
         self.begin(Kind::Call(Call { slot, custom, name, namespace, call_id, encrypts: false }), prefix, out);

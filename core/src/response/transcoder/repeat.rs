@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::fields::present;
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::calls::Piece;
+use crate::response::transcoder::call_slot::Piece;
 use crate::response::transcoder::text::Channel;
 use crate::wire::chat::{Chunk, Delta, ToolCall};
 use crate::wire::chunk_template::Mould;
