@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
-use crate::upstream::{Facts, Model, Saves, Seen, Traits, Upstream};
+use crate::upstream::{Model, Saves, ServerInfo, ServerStatus, Traits, Upstream};
 
 /// Codex's first request alone takes this many tokens, as a round number.
 const FIRST_REQUEST: u64 = 8000;
@@ -30,7 +30,7 @@ pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
 }
 
 /// The text for a person, and whether all is well.
-fn report(servers: &[Seen]) -> (String, bool) {
+fn report(servers: &[ServerStatus]) -> (String, bool) {
     let mut text = String::new();
     let mut well = true;
     for server in servers {
@@ -58,7 +58,7 @@ fn report(servers: &[Seen]) -> (String, bool) {
     (text, well)
 }
 
-fn known(facts: &Facts, text: &mut String) {
+fn known(facts: &ServerInfo, text: &mut String) {
     let version =
         facts.version.as_deref().map(|version| format!(" {}", escaped(version))).unwrap_or_default();
     let _ = writeln!(text, "  server: {}{version}", facts.dialect.name);
@@ -87,7 +87,7 @@ fn known(facts: &Facts, text: &mut String) {
 }
 
 /// A model with what is told of it alone, where there are several.
-fn named(facts: &Facts, model: &Model) -> String {
+fn named(facts: &ServerInfo, model: &Model) -> String {
     if facts.models.len() == 1 && !facts.router {
         return model.id.clone();
     }
@@ -97,7 +97,7 @@ fn named(facts: &Facts, model: &Model) -> String {
     format!("{} ({context}{loaded})", model.id)
 }
 
-fn advise(facts: &Facts, server: &Seen) -> Vec<String> {
+fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
     let mut advice = Vec::new();
     if facts.locked {
         advice.push(
@@ -192,8 +192,8 @@ mod tests {
     use super::*;
     use rejoinder_core::dialect::{LLAMA_SERVER, VLLM};
 
-    fn seen(facts: Facts) -> Seen {
-        Seen {
+    fn seen(facts: ServerInfo) -> ServerStatus {
+        ServerStatus {
             label: "http://gpu:8000".into(),
             ready: Ok(()),
             facts: Some(Arc::new(facts)),
@@ -209,11 +209,11 @@ mod tests {
 
     #[test]
     fn a_good_server_needs_no_advice() {
-        let facts = Facts {
+        let facts = ServerInfo {
             models: model("q"),
             traits: Traits { context: Some(32768), tools: Some(true), ..Traits::default() },
             slots: Some(2),
-            ..Facts::of(&LLAMA_SERVER)
+            ..ServerInfo::of(&LLAMA_SERVER)
         };
         let (text, well) = report(&[seen(facts)]);
         assert!(well, "{text}");
@@ -222,13 +222,13 @@ mod tests {
 
     #[test]
     fn what_a_server_says_of_itself_stays_on_its_line() {
-        let facts = Facts {
+        let facts = ServerInfo {
             models: model("q\n  all is well\u{1b}[2J"),
             version: Some("1\r\n  tools: yes".into()),
             traits: Traits { context: Some(32768), ..Traits::default() },
-            ..Facts::of(&VLLM)
+            ..ServerInfo::of(&VLLM)
         };
-        let mut gone = seen(Facts::default());
+        let mut gone = seen(ServerInfo::default());
         gone.ready = Err("http://gpu:8000: \u{9b}1m\nupstream http://gpu:8000\n  all is well".into());
         let (text, _) = report(&[seen(facts), gone]);
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
@@ -243,35 +243,35 @@ mod tests {
 
     #[test]
     fn each_fault_has_its_advice() {
-        let small = Facts {
+        let small = ServerInfo {
             models: model("q"),
             traits: Traits { context: Some(4096), tools: Some(false), ..Traits::default() },
             slots: Some(1),
-            ..Facts::of(&LLAMA_SERVER)
+            ..ServerInfo::of(&LLAMA_SERVER)
         };
-        let locked = Facts { locked: true, ..Facts::of(&VLLM) };
-        let mut wrong = seen(Facts { models: model("q"), ..Facts::of(&VLLM) });
+        let locked = ServerInfo { locked: true, ..ServerInfo::of(&VLLM) };
+        let mut wrong = seen(ServerInfo { models: model("q"), ..ServerInfo::of(&VLLM) });
         wrong.models = Some(vec![("a".into(), "b".into())]);
         let router = |loaded| {
             let mut models = model("q");
             models[0].loaded = Some(loaded);
-            Facts { models, router: true, ..Facts::of(&LLAMA_SERVER) }
+            ServerInfo { models, router: true, ..ServerInfo::of(&LLAMA_SERVER) }
         };
-        let mut gone = seen(Facts::default());
+        let mut gone = seen(ServerInfo::default());
         gone.ready = Err("http://gpu:8000: connection refused".into());
         for (server, words) in [
             (seen(small), &["4096 tokens", "-np 2", "--jinja"][..]),
             (seen(locked), &["api_key_file"]),
             (wrong, &["does not list \"b\""]),
             (
-                seen(Facts { models: model("q"), ..Facts::of(&VLLM) }),
+                seen(ServerInfo { models: model("q"), ..ServerInfo::of(&VLLM) }),
                 &["the context is not known", "images: not told"],
             ),
             (
                 seen(router(false)),
                 &["q (context unknown, not loaded)", "the context of q is not known", "or load it"],
             ),
-            (seen(Facts { models: model("q"), ..Facts::default() }), &["upstream.dialect"]),
+            (seen(ServerInfo { models: model("q"), ..ServerInfo::default() }), &["upstream.dialect"]),
             (gone, &["not ready", "start the server"]),
         ] {
             let (text, well) = report(&[server]);

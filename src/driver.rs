@@ -22,8 +22,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
-use crate::bell::Bell;
-use crate::{spare, upstream};
+use crate::wake_flag::WakeFlag;
+use crate::{buffer_pool, upstream};
 use rejoinder_core::response::events;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
@@ -42,14 +42,14 @@ pub struct Pace {
     pub idle_timeout: Duration,
 }
 
-/// Told once how the stream ended; true: the client left first.
+/// ResponseHead once how the stream ended; true: the client left first.
 pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
 /// An answer on its way.
 pub type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
-/// Asks once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
+/// RequestSummary once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
 pub type AskAgain = Box<dyn FnOnce(String) -> Waiting + Send>;
 
 enum Source {
@@ -68,7 +68,7 @@ pub struct EventBody {
     /// What of the last write is still to leave.
     pieces: VecDeque<Bytes>,
     /// Rings when the source has something.
-    called: Bell,
+    called: WakeFlag,
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
     heard: Instant,
     heard_bytes: u64,
@@ -82,7 +82,7 @@ pub struct EventBody {
     /// The end of the drain.
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Rings for both.
-    alarm: Bell,
+    alarm: WakeFlag,
     ask_again: Option<AskAgain>,
     before_end: Option<BeforeEnd>,
     closing: Option<BoxFuture<'static, ()>>,
@@ -107,7 +107,7 @@ impl EventBody {
             pace,
             out,
             pieces: VecDeque::new(),
-            called: Bell::new(),
+            called: WakeFlag::new(),
             heard: now,
             heard_bytes: 0,
             begun: (now, unix_now()),
@@ -116,7 +116,7 @@ impl EventBody {
             timer: Box::pin(tokio::time::sleep(pace.heartbeat.min(pace.idle_timeout))),
             due: false,
             shutdown: Box::pin(shutdown),
-            alarm: Bell::new(),
+            alarm: WakeFlag::new(),
             ask_again: None,
             before_end: None,
             closing: None,
@@ -163,7 +163,7 @@ impl EventBody {
     /// Takes what the upstream has for us now.
     fn pull(&mut self, now: Instant) {
         if !self.feed(now) {
-            self.called.ring_later();
+            self.called.set();
         }
         if let Source::Events(events) = &self.source
             && events.bytes_read() != self.heard_bytes
@@ -209,7 +209,7 @@ impl EventBody {
                     Poll::Pending => return true,
                     Poll::Ready(Some(Ok(data))) => {
                         if self.out.capacity() == 0 {
-                            self.out = spare::lend();
+                            self.out = buffer_pool::take();
                         }
                         self.transcoder.chunk(&data, unix, &mut self.out);
                     }
@@ -292,10 +292,10 @@ impl Body for EventBody {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         let mut now = None;
-        if this.called.rang(cx) {
+        if this.called.take(cx) {
             this.pull(*now.insert(Instant::now()));
         }
-        if this.alarm.rang(cx) {
+        if this.alarm.take(cx) {
             this.look();
         }
         let events = !this.out.is_empty();
@@ -311,7 +311,7 @@ impl Body for EventBody {
             }
         }
         if this.out.is_empty() {
-            spare::give_back(std::mem::take(&mut this.out));
+            buffer_pool::put(std::mem::take(&mut this.out));
             if this.transcoder.ended() {
                 this.report(false);
                 return Poll::Ready(None);
@@ -331,7 +331,7 @@ impl Body for EventBody {
         let frame = match out.len() {
             ..=SMALL_FRAME => {
                 let frame = Bytes::copy_from_slice(&out);
-                spare::give_back(out);
+                buffer_pool::put(out);
                 frame
             }
             _ => Bytes::from(out),

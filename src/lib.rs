@@ -9,8 +9,8 @@
 //! - The same history always makes the same bytes upstream.
 //! - No prompt text in logs at the default level; a client's key never reaches a log or a metric.
 
-mod bell;
 mod budget;
+mod buffer_pool;
 pub mod cli;
 pub mod config;
 mod descriptors;
@@ -21,8 +21,8 @@ pub mod keyring;
 pub mod scope;
 pub mod server;
 mod signals;
-mod spare;
 pub mod sse;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;
+mod wake_flag;

@@ -20,10 +20,10 @@ use rejoinder_core::ids::Ids;
 use rejoinder_core::item_views::{input_id, listed};
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::{DeveloperMessages, FoundTools, PlanOptions, ThinkTags, Wrappers};
-use rejoinder_core::request::parse::{Context, Conversing, Draft, text};
+use rejoinder_core::request::parse::{Context, ConversationRequest, ParsedRequest, text};
 use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
-use rejoinder_core::responses_profile::{self, Native};
+use rejoinder_core::responses_profile::{self, ResponsesProfile};
 use rejoinder_core::wire::request::elements;
 
 #[global_allocator]
@@ -309,7 +309,10 @@ fn body(random: &mut Random, size: usize) -> String {
 
 /// Whole servers that a request may go to.
 fn options(wrappers: &Wrappers) -> Vec<PlanOptions<'_>> {
-    let native = |native: &'static Native| PlanOptions { native: Some(native), ..PlanOptions::new(&GENERIC) };
+    let native = |native: &'static ResponsesProfile| PlanOptions {
+        native: Some(native),
+        ..PlanOptions::new(&GENERIC)
+    };
     vec![
         PlanOptions::new(&GENERIC),
         PlanOptions {
@@ -325,7 +328,7 @@ fn options(wrappers: &Wrappers) -> Vec<PlanOptions<'_>> {
             ..PlanOptions::new(&VLLM)
         },
         native(&responses_profile::VLLM),
-        native(&responses_profile::WHOLE),
+        native(&responses_profile::FULL),
     ]
 }
 
@@ -337,13 +340,13 @@ fn read(mut body: String, options: &PlanOptions<'_>, limits: &Limits) -> Result<
     }
     let text = &*body;
     if body.starts_with("{\"items\"") || body.starts_with("{\"metadata\"") {
-        let conversing = Conversing::read(text, limits)?;
+        let conversing = ConversationRequest::read(text, limits)?;
         for (n, item) in conversing.items.iter().enumerate() {
             black_box(listed(item, &input_id("resp_1", n, item), true));
         }
         return Ok(());
     }
-    let draft = Draft::read(text, limits)?;
+    let draft = ParsedRequest::read(text, limits)?;
     let asks = draft.asks()?;
     let context = Context::default();
     let planned = draft.plan(options, &context);
@@ -505,7 +508,11 @@ fn answers() {
                 .replace('@', &format!("[{}]", vec![element; (8 << 20) / (element.len() + 1)].join(",")));
             let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
             let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
-            transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off, false);
+            transcoder.hear(
+                native.then(|| ResponsesProfile::of("generic", "http://server")),
+                ThinkTags::Off,
+                false,
+            );
             let before = ALLOCATOR.current_usage() - data.len();
             ALLOCATOR.reset_peak_usage();
             let mut out = Vec::new();

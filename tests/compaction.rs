@@ -7,7 +7,7 @@ use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::{Compact, PlanOptions};
-use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::{Plan, plan};
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::sealing::{Purpose, Seal};
@@ -200,7 +200,7 @@ fn an_empty_summary_is_a_failure() {
 #[test]
 fn a_summary_for_the_server_replaces_what_came_before() {
     let text = json!({"model": "m", "input": history(), "max_output_tokens": 16}).to_string();
-    let draft = Draft::read(&text, &Limits::DEFAULT).unwrap();
+    let draft = ParsedRequest::read(&text, &Limits::DEFAULT).unwrap();
     let wanted = PlanOptions { compact: Some(Compact::Replacing), ..options() };
     let asked: Value =
         serde_json::from_slice(&draft.plan(&wanted, &Context::default()).unwrap().body).unwrap();

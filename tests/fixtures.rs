@@ -15,7 +15,7 @@ use figment::Figment;
 use figment::providers::{Format, Toml};
 use rejoinder_core::options::{ReasoningDisplay, ThinkTags};
 use rejoinder_core::reply_plan::ReplyPlan;
-use rejoinder_core::responses_profile::{self, Native};
+use rejoinder_core::responses_profile::{self, ResponsesProfile};
 use replay::{Payloads, Told, events, read, reply, told, transcode};
 use serde::Deserialize;
 use serde_json::Value;
@@ -70,11 +70,11 @@ struct Expect {
     annotations: Vec<String>,
 }
 
-fn kind(name: &str) -> &'static Native {
+fn kind(name: &str) -> &'static ResponsesProfile {
     match name {
         "codex" => &responses_profile::CODEX_BACKEND,
-        "whole" => &responses_profile::WHOLE,
-        dialect => Native::of(dialect, ""),
+        "whole" => &responses_profile::FULL,
+        dialect => ResponsesProfile::of(dialect, ""),
     }
 }
 

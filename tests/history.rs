@@ -12,7 +12,7 @@ use rejoinder_core::dialect::VLLM;
 use rejoinder_core::error::Error;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::PlanOptions;
-use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ fn planned(earlier: &Value, input: &Value) -> Result<Plan, Error> {
     let mut context = Context::default();
     push_items(&mut context.earlier, &earlier);
     context.strict = !context.earlier.is_empty();
-    Draft::read(&text, &Limits::DEFAULT)?.plan(&PlanOptions::new(&VLLM), &context)
+    ParsedRequest::read(&text, &Limits::DEFAULT)?.plan(&PlanOptions::new(&VLLM), &context)
 }
 
 fn chained(earlier: &Value, input: &Value) -> Value {

@@ -30,7 +30,7 @@ const CORE: &[&[&str]] = &[
 
 /// The modules of `rejoinder`.
 const PROXY: &[&[&str]] = &[
-    &["bell", "descriptors", "heavy", "scope", "signals", "spare"],
+    &["wake_flag", "descriptors", "heavy", "scope", "signals", "spare"],
     &["budget", "keyring", "sse"],
     &["config"],
     &["store", "telemetry"],

@@ -10,7 +10,7 @@
 use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::PlanOptions;
-use rejoinder_core::request::parse::{Context, Conversing, Draft};
+use rejoinder_core::request::parse::{Context, ConversationRequest, ParsedRequest};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn planned(request: &str, limits: &Limits) -> Result<Plan, Value> {
         assert_eq!(error.status(), 400);
         serde_json::from_slice::<Value>(&error.envelope()).unwrap()["error"].take()
     };
-    let draft = Draft::read(request, limits).map_err(envelope)?;
+    let draft = ParsedRequest::read(request, limits).map_err(envelope)?;
     draft.asks().map_err(envelope)?;
     draft.plan(&PlanOptions::new(&GENERIC), &Context::default()).map_err(envelope)
 }
@@ -213,7 +213,7 @@ fn what_is_stored_grows_no_further() {
     let call = json!({"type": "custom_tool_call", "call_id": "a", "name": "f", "input": quotes});
     let with = |store: bool| json!({"model": "m", "input": [call], "store": store}).to_string();
     let options = PlanOptions::new(&GENERIC);
-    let plan = |body: &str| Draft::read(body, &LIMITS).unwrap().plan(&options, &Context::default());
+    let plan = |body: &str| ParsedRequest::read(body, &LIMITS).unwrap().plan(&options, &Context::default());
     assert!(plan(&with(false)).unwrap().body.len() > 36 << 20);
     let error = plan(&with(true)).unwrap_err();
     assert_eq!((error.status(), error.param.as_deref()), (413, Some("input")), "{error}");
@@ -360,7 +360,8 @@ fn metadata_of_requests_and_conversations() {
         ),
     ] {
         refused(&request("metadata", metadata.clone()), &param, code, message);
-        let error = Conversing::read(&json!({ "metadata": metadata }).to_string(), &LIMITS).unwrap_err();
+        let error =
+            ConversationRequest::read(&json!({ "metadata": metadata }).to_string(), &LIMITS).unwrap_err();
         assert_eq!((error.message.as_str(), error.param.as_deref()), (message, Some(param.as_str())));
         assert_eq!(error.code().as_deref(), Some(code));
     }
@@ -369,7 +370,8 @@ fn metadata_of_requests_and_conversations() {
 #[test]
 fn items_of_a_conversation() {
     let read = |items: Value| {
-        Conversing::read(&json!({ "items": items }).to_string(), &LIMITS).map(|read| read.items.len())
+        ConversationRequest::read(&json!({ "items": items }).to_string(), &LIMITS)
+            .map(|read| read.items.len())
     };
     let item = json!({"role": "user", "content": "x"});
     assert_eq!(read(vec![item.clone(); 20].into()).unwrap(), 20);
@@ -397,7 +399,7 @@ fn stored_history_is_never_refused() {
         {"role": "user", "content": "y"},
     ])
     .to_string();
-    let draft = Draft::read(r#"{"model":"m","input":"z"}"#, &LIMITS).unwrap();
+    let draft = ParsedRequest::read(r#"{"model":"m","input":"z"}"#, &LIMITS).unwrap();
     let mut context = Context { strict: true, ..Context::default() };
     push_items(&mut context.earlier, &stored);
     // an output whose call is not there is another matter
@@ -407,7 +409,7 @@ fn stored_history_is_never_refused() {
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
     assert!(chat.get("tools").is_none(), "names over the limit are left out: {chat}");
     let short = Limits { name_bytes: 128, ..LIMITS };
-    let draft = Draft::read(r#"{"model":"m","input":"z"}"#, &short).unwrap();
+    let draft = ParsedRequest::read(r#"{"model":"m","input":"z"}"#, &short).unwrap();
     let plan = draft.plan(&PlanOptions::new(&GENERIC), &context).unwrap();
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
     assert_eq!(chat["tools"].as_array().unwrap().len(), 4, "so many as a request may have");

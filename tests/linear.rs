@@ -12,7 +12,7 @@ use rejoinder_core::dialect::GENERIC;
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::{FoundTools, PlanOptions};
-use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::wire::request::{item, push_items};
@@ -148,7 +148,7 @@ fn functions(n: usize) -> String {
 fn planned(named: &str, n: usize) {
     let (_, body) = LISTS.iter().find(|(name, _)| *name == named).unwrap();
     let (body, held) = (body(n), if named == TOLD_AGAIN { held_calls(n) } else { "[]".to_owned() });
-    let draft = Draft::read(&body, &Limits::DEFAULT).unwrap();
+    let draft = ParsedRequest::read(&body, &Limits::DEFAULT).unwrap();
     let asks = draft.asks().unwrap();
     let stored: Vec<String> = asks
         .references

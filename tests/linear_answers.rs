@@ -13,7 +13,7 @@ use rejoinder_core::ids::Ids;
 use rejoinder_core::options::{PlanOptions, ThinkTags};
 use rejoinder_core::request::plan::plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use serde_json::json;
 
 #[path = "support/valgrind.rs"]
@@ -35,7 +35,7 @@ fn many(kind: &str, pieces: usize) {
     let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
     let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
     let native = kind == "native_items";
-    transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off, false);
+    transcoder.hear(native.then(|| ResponsesProfile::of("generic", "http://server")), ThinkTags::Off, false);
     let mut out = Vec::new();
     let call = |index: usize, arguments: &str| {
         let function = json!({"name": "f", "arguments": arguments});

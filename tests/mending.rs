@@ -1,4 +1,4 @@
-//! Native streams that lose events, get them twice or out of order, lose members, or mix two answers: whatever comes,
+//! ResponsesProfile streams that lose events, get them twice or out of order, lose members, or mix two answers: whatever comes,
 //! the client's stream is well, and ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // tests may panic
 
@@ -81,7 +81,7 @@ fn spoil(payloads: &mut Vec<String>, other: &[String], dice: &mut Dice) {
 fn whatever_comes_the_stream_is_well() {
     let streams = streams();
     let mut dice = Dice(7);
-    for native in [&responses_profile::WHOLE, &responses_profile::LLAMA_SERVER] {
+    for native in [&responses_profile::FULL, &responses_profile::LLAMA_SERVER] {
         for limit in [None, Some(r#"{"max_output_tokens": 7}"#)] {
             let plan = replay::reply(limit, ReasoningDisplay::Summary, false);
             let plan = ReplyPlan { native: Some(native), ..plan };

@@ -17,11 +17,11 @@ use rejoinder_core::dialect::{Dialect, GENERIC, LLAMA_SERVER, VLLM};
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::{Compact, PlanOptions};
-use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::{Plan, plan};
 use rejoinder_core::response::transcoder::Transcoder;
 use rejoinder_core::responses_profile;
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use rejoinder_core::sealing::{Purpose, Seal};
 use rejoinder_core::wire::request::item;
 use serde_json::value::RawValue;
@@ -40,7 +40,7 @@ impl Seal for Named {
     }
 }
 
-fn options(dialect: &'static Dialect, native: &'static Native) -> PlanOptions<'static> {
+fn options(dialect: &'static Dialect, native: &'static ResponsesProfile) -> PlanOptions<'static> {
     PlanOptions { native: Some(native), seal: Some(Arc::new(Named)), ..PlanOptions::new(dialect) }
 }
 
@@ -65,7 +65,7 @@ fn the_body_goes_on_in_the_clients_own_words() {
     let request = r#"{"input": [ {"type":"mystery","x":1.50},{"role":"user","content":"hi"}], "temperature":0.70,
         "previous_response_id":null,"store":true,"client_metadata":{"a":"b"},"tools":[{"type":"web_search","b":1,"a":2}],
         "unknown":{"z":1,"y":2},"stream":true,"model":"m","background":false,"max_output_tokens":20}"#;
-    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_profile::WHOLE)).unwrap();
+    let sent = plan(request.as_bytes(), &options(&GENERIC, &responses_profile::FULL)).unwrap();
     assert_eq!(
         text(&sent),
         r#"{"model":"m","input":[{"type":"mystery","x":1.50},{"role":"user","content":"hi"}],"temperature":0.70,"tools":[{"type":"web_search","b":1,"a":2}],"unknown":{"z":1,"y":2},"max_output_tokens":20,"store":false,"stream":true}"#
@@ -98,8 +98,8 @@ fn earlier_turns_come_first() {
         (json!([{"role": "user", "content": "b"}]), json!({"role": "user", "content": "b"})),
     ] {
         let request = json!({"model": "m", "input": input, "previous_response_id": "resp_1"}).to_string();
-        let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
-        let sent = draft.plan(&options(&GENERIC, &responses_profile::WHOLE), &context).unwrap();
+        let draft = ParsedRequest::read(&request, &Limits::DEFAULT).unwrap();
+        let sent = draft.plan(&options(&GENERIC, &responses_profile::FULL), &context).unwrap();
         let wanted =
             json!([{"role": "user", "content": "a"}, {"id": "ws_1", "type": "web_search_call"}, last]);
         assert_eq!(body(&sent)["input"], wanted);
@@ -121,8 +121,8 @@ fn what_a_chain_holds_is_told_once_here_too() {
     let call: Value = serde_json::from_str(call).unwrap();
     let request =
         json!({"model": "m", "input": [call, output], "previous_response_id": "resp_1"}).to_string();
-    let draft = Draft::read(&request, &Limits::DEFAULT).unwrap();
-    let sent = draft.plan(&options(&GENERIC, &responses_profile::WHOLE), &context).unwrap();
+    let draft = ParsedRequest::read(&request, &Limits::DEFAULT).unwrap();
+    let sent = draft.plan(&options(&GENERIC, &responses_profile::FULL), &context).unwrap();
     assert_eq!(body(&sent)["input"], json!([{"role": "user", "content": "a"}, call, output]));
 }
 
@@ -137,7 +137,7 @@ fn what_we_sealed_is_opened() {
         {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "theirs"},
         {"role": "user", "content": "go on"},
     ]});
-    let sent = plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_profile::WHOLE)).unwrap();
+    let sent = plan(request.to_string().as_bytes(), &options(&GENERIC, &responses_profile::FULL)).unwrap();
     let input = body(&sent)["input"].take();
     assert_eq!(input[0]["role"], "user");
     assert!(input[0]["content"].as_str().unwrap().ends_with("it was long"));
@@ -230,7 +230,7 @@ fn a_format_goes_out_where_the_server_reads_it_and_not_beside_tools_that_may_be_
         );
     }
     // one that keeps both apart has all of it
-    let whole = sent(json!({"tools": tools}), &options(&GENERIC, &responses_profile::WHOLE));
+    let whole = sent(json!({"tools": tools}), &options(&GENERIC, &responses_profile::FULL));
     assert_eq!(whole["text"]["format"], format);
 }
 
@@ -261,10 +261,10 @@ fn which_server_is_asked_how() {
     for (dialect, base, kind) in [
         ("llama_server", "http://h:8080", &responses_profile::LLAMA_SERVER),
         ("vllm", "http://h:8000", &responses_profile::VLLM),
-        ("generic", "https://api.openai.com", &responses_profile::WHOLE),
+        ("generic", "https://api.openai.com", &responses_profile::FULL),
         ("generic", "https://chatgpt.com/backend-api/codex", &responses_profile::CODEX_BACKEND),
     ] {
-        assert_eq!(Native::of(dialect, base), kind, "{base}");
+        assert_eq!(ResponsesProfile::of(dialect, base), kind, "{base}");
     }
 }
 
@@ -305,7 +305,7 @@ fn reasoning_and_text() -> [Value; 6] {
 #[test]
 fn a_summary_is_sealed_not_shown() {
     for (dialect, native) in
-        [(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), (&GENERIC, &responses_profile::WHOLE)]
+        [(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), (&GENERIC, &responses_profile::FULL)]
     {
         let options = PlanOptions { compact: Some(Compact::Beside), ..options(dialect, native) };
         let (_, response) = told(json!({}), &options, &reasoning_and_text());

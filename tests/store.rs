@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use redis_server::Server;
 use rejoinder::keyring::Keyring;
 use rejoinder::store::memory::{Bounds, MemoryStore};
-use rejoinder::store::redis::{RedisStore, Room};
+use rejoinder::store::redis::{QueueLimits, RedisStore};
 use rejoinder::store::{Chain, Scope, Store, Turn, TurnState};
 use rejoinder_core::{Input, Output};
 use support::{ALICE, BOB, completed, config, conversation, ids, in_state, item, turn};
@@ -55,7 +55,7 @@ impl Subject {
             let mut config = config(&server.url(), Duration::from_secs(5));
             config.ttl = TTL;
             config.seal = seal;
-            Arc::new(RedisStore::connect(&config, keyring.clone(), Room::default()).unwrap())
+            Arc::new(RedisStore::connect(&config, keyring.clone(), QueueLimits::default()).unwrap())
         };
         Subject { store: replica(), other: replica(), time: Time::Server(server) }
     }

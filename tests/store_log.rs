@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use redis_server::Server;
 use rejoinder::store::Store;
-use rejoinder::store::redis::{RedisStore, Room};
+use rejoinder::store::redis::{QueueLimits, RedisStore};
 use support::{ALICE, completed, config, keyring, up};
 
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ async fn an_outage_is_two_lines_in_the_log_and_no_password() {
     let _guard = tracing::subscriber::set_default(subscriber);
     let mut server = Server::start(&["--requirepass", "hunter2"]);
     let url = format!("redis://:hunter2@127.0.0.1:{}/0", server.port);
-    let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), Room::default()).unwrap();
+    let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), QueueLimits::default()).unwrap();
     store.put(ALICE, completed("resp_1", None)).await.unwrap();
     let mut errors = Vec::new();
     for _ in 0..2 {
@@ -62,9 +62,10 @@ async fn an_outage_is_two_lines_in_the_log_and_no_password() {
         up(&store).await;
     }
     let wrong = format!("redis://:hunter3@127.0.0.1:{}/0", server.port);
-    let refused = RedisStore::connect(&config(&wrong, TIMEOUT), keyring(), Room::default()).unwrap();
+    let refused = RedisStore::connect(&config(&wrong, TIMEOUT), keyring(), QueueLimits::default()).unwrap();
     errors.push(refused.turn(ALICE, "resp_1").await.unwrap_err().0);
-    let bad = RedisStore::connect(&config("redis://:hunter2@host/x", TIMEOUT), keyring(), Room::default());
+    let bad =
+        RedisStore::connect(&config("redis://:hunter2@host/x", TIMEOUT), keyring(), QueueLimits::default());
     errors.push(bad.map(drop).unwrap_err());
     let log = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert_eq!(log.matches("the store is away").count(), 3, "{log}");

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use redis_server::Server;
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::redis::{RedisStore, Room};
+use rejoinder::store::redis::{QueueLimits, RedisStore};
 use rejoinder::store::{Batch, Chain, SharedRuns, Store, StoreError, TurnState};
 use rejoinder_core::{Input, Output};
 use support::{
@@ -35,7 +35,7 @@ const MARGIN: Duration = Duration::from_millis(500);
 const KEEP: Duration = Duration::from_secs(60);
 
 fn replica(server: &Server, timeout: Duration) -> RedisStore {
-    RedisStore::connect(&config(&server.url(), timeout), keyring(), Room::default()).unwrap()
+    RedisStore::connect(&config(&server.url(), timeout), keyring(), QueueLimits::default()).unwrap()
 }
 
 /// The answer, which must come in time.
@@ -107,7 +107,7 @@ async fn the_server_itself_forgets_what_is_idle() {
     let server = Server::start(&[]);
     let mut short = config(&server.url(), PATIENCE);
     short.ttl = Duration::from_millis(200);
-    let store = RedisStore::connect(&short, keyring(), Room::default()).unwrap();
+    let store = RedisStore::connect(&short, keyring(), QueueLimits::default()).unwrap();
     store.put(ALICE, completed("resp_1", None)).await.unwrap();
     store.put_conversation(ALICE, conversation("conv_1", "{}")).await.unwrap();
     assert!(store.turn(ALICE, "resp_1").await.unwrap().is_some());
@@ -172,7 +172,7 @@ async fn a_log_is_bounded_by_bytes_and_says_what_is_gone() {
     let server = Server::start(&[]);
     let bounded = |most| {
         let config = StoreConfig { replay_max_bytes: most, ..config(&server.url(), PATIENCE) };
-        RedisStore::connect(&config, keyring(), Room::default()).unwrap()
+        RedisStore::connect(&config, keyring(), QueueLimits::default()).unwrap()
     };
     let entry = frames(100, 101).events[0].len() + 3;
     let (a, b) = (bounded(20 * entry), bounded(20 * entry));
@@ -366,7 +366,7 @@ async fn what_is_under_way_on_an_old_connection_is_never_done() {
     let server = Server::start(&[]);
     let (port, held) = slow_way(server.port).await;
     let url = format!("redis://127.0.0.1:{port}/0");
-    let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), Room::default()).unwrap();
+    let store = RedisStore::connect(&config(&url, TIMEOUT), keyring(), QueueLimits::default()).unwrap();
     up(&store).await;
     store.put(ALICE, in_state("resp_1", None, TurnState::Queued)).await.unwrap();
     held.send_replace(true);
@@ -468,8 +468,8 @@ async fn an_idle_connection_that_the_server_closed_costs_no_request() {
 async fn what_waits_is_bounded_and_the_oldest_gives_way() {
     let mut server = Server::start(&[]);
     let connect = |room| RedisStore::connect(&config(&server.url(), TIMEOUT), keyring(), room).unwrap();
-    let by_count = connect(Room { writes: 10, bytes: 1 << 20 });
-    let by_bytes = connect(Room { writes: 1000, bytes: 20_000 });
+    let by_count = connect(QueueLimits { writes: 10, bytes: 1 << 20 });
+    let by_bytes = connect(QueueLimits { writes: 1000, bytes: 20_000 });
     up(&by_count).await;
     up(&by_bytes).await;
     server.kill();
@@ -530,7 +530,7 @@ async fn sealed_records_show_nothing_and_open_only_where_they_belong() {
     let sealing = |seal, keyring: Arc<Keyring>| {
         let mut config = config(&server.url(), PATIENCE);
         config.seal = seal;
-        RedisStore::connect(&config, keyring, Room::default()).unwrap()
+        RedisStore::connect(&config, keyring, QueueLimits::default()).unwrap()
     };
     let keys = keyring();
     let store = sealing(true, keys.clone());

@@ -16,7 +16,7 @@ use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::{FoundTools, PlanOptions, Wrappers};
 use rejoinder_core::reply_plan::ReplyPlan;
-use rejoinder_core::request::parse::{Context, Draft};
+use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::{Plan, plan};
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::tools::table::{Called, Kind, Table};
@@ -513,7 +513,7 @@ fn a_namespace_within_a_namespace_is_left_out_of_history() {
             let stored = format!(r#"[{{"type":"{item}","call_id":"c","tools":{tools}}}]"#);
             let mut context = Context::default();
             push_items(&mut context.earlier, &stored);
-            let draft = Draft::read(r#"{"model":"m","input":"x"}"#, &Limits::DEFAULT).unwrap();
+            let draft = ParsedRequest::read(r#"{"model":"m","input":"x"}"#, &Limits::DEFAULT).unwrap();
             let plan = draft.plan(&PlanOptions::new(&GENERIC), &context).unwrap();
             let chat: Value = serde_json::from_slice(&plan.body).unwrap();
             let shown: Vec<_> = chat["tools"].as_array().unwrap().iter().collect();

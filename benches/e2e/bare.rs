@@ -18,13 +18,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use memchr::memmem;
 use rejoinder::store::memory::{Bounds, MemoryStore};
-use rejoinder::store::{Echoes, Followed, Scope, Store, Turn, TurnState, Used};
+use rejoinder::store::{EchoCache, HasSuccessor, LastUsed, Scope, Store, Turn, TurnState};
 use rejoinder_core::Output;
 use rejoinder_core::dialect::LLAMA_SERVER;
 use rejoinder_core::ids::Ids;
 use rejoinder_core::limits::Limits;
 use rejoinder_core::options::PlanOptions;
-use rejoinder_core::request::parse::{self, Context, Draft};
+use rejoinder_core::request::parse::{self, Context, ParsedRequest};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,14 +42,14 @@ struct Proxy {
 /// What the core keeps between requests.
 struct Core {
     store: MemoryStore,
-    echoes: Echoes,
+    echoes: EchoCache,
 }
 
 /// Serves until it is ended.
 pub fn run(listen: SocketAddr, upstream: SocketAddr, core: bool) -> io::Result<()> {
     let bounds = Bounds { ttl: Duration::from_secs(3600), entries: 1_000_000, bytes: 1 << 30 };
     let core =
-        core.then(|| Core { store: MemoryStore::new(bounds, Arc::new(|| 0)), echoes: Echoes::default() });
+        core.then(|| Core { store: MemoryStore::new(bounds, Arc::new(|| 0)), echoes: EchoCache::default() });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(listen, Box::leak(Box::new(Proxy { upstream, idle: Mutex::default(), core }))))
 }
@@ -137,7 +137,7 @@ impl Core {
     async fn answer(&self, body: &[u8], proxy: &Proxy) -> Option<Vec<u8>> {
         let (chat, reply, input) = {
             let text = parse::text(body).ok()?;
-            let (draft, context) = (Draft::read(&text, &Limits::DEFAULT).ok()?, Context::default());
+            let (draft, context) = (ParsedRequest::read(&text, &Limits::DEFAULT).ok()?, Context::default());
             draft.asks().ok()?;
             let Plan { body, reply, .. } = draft.plan(&PlanOptions::new(&LLAMA_SERVER), &context).ok()?;
             (body, reply, draft.stored_input(&context, &[]))
@@ -157,8 +157,8 @@ impl Core {
             echo: self.echoes.share(std::str::from_utf8(transcoder.echo()).ok()?),
             usage: transcoder.usage(),
             background: false,
-            used: Used::default(),
-            followed: Followed::default(),
+            used: LastUsed::default(),
+            followed: HasSuccessor::default(),
             output: Output::new(transcoder.take_output(), transcoder.id()),
         };
         self.store.put(Scope([0; 16]), Arc::new(turn)).await.ok()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::dialect::Dialect;
-use crate::responses_profile::Native;
+use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Seal;
 
 /// How the upstream's reasoning reaches the client (docs/protocol.md 7).
@@ -113,7 +113,7 @@ pub struct PlanOptions<'a> {
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
     /// How the server takes Responses requests, where it is asked to speak Responses itself.
-    pub native: Option<&'static Native>,
+    pub native: Option<&'static ResponsesProfile>,
     /// Where tools go that are found later.
     pub found_tools: FoundTools,
     /// Whose reasoning is sealed.

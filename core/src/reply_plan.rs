@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::json_schema::Format;
 use crate::options::{Compact, ReasoningDisplay, ThinkTags};
-use crate::responses_profile::Native;
+use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Seal;
 use crate::tools::table::Table;
 
@@ -42,7 +42,7 @@ pub struct ReplyPlan {
     /// The token limit, if there is one.
     pub max_output_tokens: Option<u64>,
     /// The upstream speaks Responses itself.
-    pub native: Option<&'static Native>,
+    pub native: Option<&'static ResponsesProfile>,
     /// What the answer's text has to fit, where the upstream was not told: beside tools that may be called it would take
     /// the format for all that it writes, and call nothing.
     pub format: Option<Arc<Format>>,

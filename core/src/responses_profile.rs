@@ -2,7 +2,7 @@
 
 /// How a kind of server takes Responses requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Native {
+pub struct ResponsesProfile {
     /// Path of its endpoint, behind the base URL.
     pub path: &'static str,
     /// Where it counts the tokens of a request.
@@ -20,13 +20,13 @@ pub struct Native {
 
 /// llama-server b11434 and xllamacpp 2026.10: answers 400 for items that are no message, call, output or reasoning,
 /// drops tools that are no functions, ignores `text.format` and reads `response_format`.
-pub const LLAMA_SERVER: Native = Native { chat_fields: true, ..VLLM };
+pub const LLAMA_SERVER: ResponsesProfile = ResponsesProfile { chat_fields: true, ..VLLM };
 
 /// vLLM 0.32 and 0.33.
-pub const VLLM: Native = Native { functions: true, ..WHOLE };
+pub const VLLM: ResponsesProfile = ResponsesProfile { functions: true, ..FULL };
 
 /// A server that speaks Responses as OpenAI documents it.
-pub const WHOLE: Native = Native {
+pub const FULL: ResponsesProfile = ResponsesProfile {
     path: "/v1/responses",
     count_path: "/v1/responses/input_tokens",
     functions: false,
@@ -37,7 +37,7 @@ pub const WHOLE: Native = Native {
 
 /// The backend of Codex with a ChatGPT login, which answers 400 "Unsupported parameter" to whatever Codex itself does
 /// not send (pydantic-ai#6433, sub2api#589, ChatMock#103), and serves streams alone.
-pub const CODEX_BACKEND: Native = Native {
+pub const CODEX_BACKEND: ResponsesProfile = ResponsesProfile {
     path: "/responses",
     count_path: "/responses/input_tokens",
     streams_only: true,
@@ -55,17 +55,17 @@ pub const CODEX_BACKEND: Native = Native {
         "truncation",
         "user",
     ],
-    ..WHOLE
+    ..FULL
 };
 
-impl Native {
+impl ResponsesProfile {
     /// The kind of the server at `base`, whose dialect has that name.
-    pub fn of(dialect: &str, base: &str) -> &'static Native {
+    pub fn of(dialect: &str, base: &str) -> &'static ResponsesProfile {
         match dialect {
             _ if base.ends_with("/backend-api/codex") => &CODEX_BACKEND,
             "llama_server" => &LLAMA_SERVER,
             "vllm" => &VLLM,
-            _ => &WHOLE,
+            _ => &FULL,
         }
     }
 }

@@ -13,19 +13,19 @@ use rejoinder_core::Usage;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::options::ThinkTags;
 use rejoinder_core::response::transcoder::{End, Transcoder};
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use rejoinder_core::wire::json;
 
 use super::{AskAgain, unix_now};
 use crate::sse::{self, SseError, SseReader};
-use crate::upstream::{self, Broken, Lease, Response, Sent};
+use crate::upstream::{self, Lease, Response, TransportError, UpstreamResponse};
 
 /// How long the rest of an upstream's body may take once the response has ended; then its connection is given up.
 const REST: Duration = Duration::from_secs(1);
 
 /// What an upstream answered to a chat request.
 pub struct Answer {
-    native: Option<&'static Native>,
+    native: Option<&'static ResponsesProfile>,
     think_tags: ThinkTags,
     keeps_format: bool,
     compaction: Option<String>,
@@ -47,7 +47,11 @@ impl Answer {
     ///
     /// # Errors
     /// When a JSON body does not come.
-    pub async fn of(mut sent: Sent, compaction: Option<String>, limit: Duration) -> Result<Answer, Error> {
+    pub async fn of(
+        mut sent: UpstreamResponse,
+        compaction: Option<String>,
+        limit: Duration,
+    ) -> Result<Answer, Error> {
         let (native, think_tags, limits) = (sent.native, sent.think_tags, sent.take_limits());
         let keeps_format = sent.keeps_format;
         let form = match sent.form() {
@@ -134,15 +138,19 @@ pub struct Events {
 }
 
 impl sse::Source for Response {
-    type Error = Broken;
+    type Error = TransportError;
 
-    fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Option<Result<usize, Broken>>> {
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, TransportError>>> {
         Response::poll_more(self, cx, out)
     }
 }
 
 impl Events {
-    fn of(sent: Sent) -> Events {
+    fn of(sent: UpstreamResponse) -> Events {
         let (first, rest, lease) = sent.into_body();
         let mut reader = sse::events(rest);
         reader.put(&first);

@@ -10,7 +10,7 @@ use super::runs::Runs;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::keyring::Keyring;
-use crate::store::{Echoes, Store};
+use crate::store::{EchoCache, Store};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -23,7 +23,7 @@ pub(crate) struct App {
     pub(super) metrics: Metrics,
     pub(super) keyring: Arc<Keyring>,
     pub(super) store: Arc<dyn Store>,
-    pub(super) echoes: Echoes,
+    pub(super) echoes: EchoCache,
     pub(super) runs: Runs,
     /// Who may call `listen`.
     pub(super) callers: Callers,

@@ -20,7 +20,7 @@ use serde_json::{Value, json as value};
 
 use super::app::App;
 use super::ids::seed;
-use super::job::{Job, Made, count};
+use super::prepared_request::{PreparedRequest, Summary, count};
 use super::reply::{self, ResponseBody};
 use crate::driver::{Answer, unix_now};
 use crate::heavy;
@@ -35,7 +35,7 @@ pub async fn answer(
     request: Request<Incoming>,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (job, target) = Job::read(&app, request, request_id).await?;
+    let (job, target) = PreparedRequest::read(&app, request, request_id).await?;
     let own = heavy::run(job.bytes(), || job.own_input(&app)).await?;
     let job = Arc::new(job);
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
@@ -44,7 +44,7 @@ pub async fn answer(
 }
 
 /// The answer: what the user said, and the summary.
-fn compacted(job: &Job, own: &Input, transcoder: &Transcoder) -> String {
+fn compacted(job: &PreparedRequest, own: &Input, transcoder: &Transcoder) -> String {
     let id = transcoder.id();
     let mut items = job.past.whole().earlier;
     let own = own.array();
@@ -73,12 +73,16 @@ fn compacted(job: &Job, own: &Input, transcoder: &Transcoder) -> String {
 ///
 /// # Errors
 /// As [`answer`].
-pub(super) async fn before(app: &Arc<App>, job: &Arc<Job>, target: &Target) -> Result<Option<Made>, Error> {
+pub(super) async fn before(
+    app: &Arc<App>,
+    job: &Arc<PreparedRequest>,
+    target: &Target,
+) -> Result<Option<Summary>, Error> {
     let transcoder = summarise(app, job, target, Compact::Replacing).await?;
     let made = elements(&format!("[{}]", transcoder.snapshot().output)).first().and_then(|item| {
         let parsed: Value = serde_json::from_str(item.get()).ok()?;
         let blob = parsed.get("encrypted_content")?.as_str()?.to_owned();
-        Some(Made { blob, item: RawValue::from_string(item.get().to_owned()).ok()? })
+        Some(Summary { blob, item: RawValue::from_string(item.get().to_owned()).ok()? })
     });
     app.metrics.note("compacted");
     Ok(made)
@@ -86,7 +90,7 @@ pub(super) async fn before(app: &Arc<App>, job: &Arc<Job>, target: &Target) -> R
 
 async fn summarise(
     app: &Arc<App>,
-    job: &Arc<Job>,
+    job: &Arc<PreparedRequest>,
     target: &Target,
     how: Compact,
 ) -> Result<Transcoder, Error> {

@@ -61,7 +61,7 @@ fn head(conversation: &Conversation) -> Value {
 async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
     let text = heavy::run(body.len(), || parse::text(body)).await?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
-    let asked = heavy::run(body.len(), || parse::Conversing::read(text, &app.config.limits)).await?;
+    let asked = heavy::run(body.len(), || parse::ConversationRequest::read(text, &app.config.limits)).await?;
     let id = format!("conv_{}", seed());
     let conversation = Conversation {
         id: id.as_str().into(),
@@ -78,7 +78,7 @@ async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
 
 async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
     let text = parse::text(body)?;
-    let asked = parse::Conversing::read(&text, &app.config.limits)?;
+    let asked = parse::ConversationRequest::read(&text, &app.config.limits)?;
     let mut conversation = state::conversation(app, scope, id).await?;
     if let Some(metadata) = asked.metadata {
         conversation.metadata = metadata.into();
@@ -98,7 +98,8 @@ async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
 
 async fn add(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
     let text = heavy::run(body.len(), || parse::text(body)).await?;
-    let asked = heavy::run(body.len(), || parse::Conversing::read(&text, &app.config.limits)).await?;
+    let asked =
+        heavy::run(body.len(), || parse::ConversationRequest::read(&text, &app.config.limits)).await?;
     if asked.items.is_empty() {
         return Err(Error::new(Kind::MissingParameter, "Missing required parameter: 'items'.").param("items"));
     }

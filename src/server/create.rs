@@ -13,18 +13,18 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::ids::Ids;
-use rejoinder_core::request::parse::{self, Asks, Draft};
+use rejoinder_core::request::parse::{self, ParsedRequest, RequestSummary};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::response::transcoder::Transcoder;
 
 use super::app::App;
 use super::ids::seed_in;
-use super::job::{Job, count, counted};
+use super::prepared_request::{PreparedRequest, count, counted};
 use super::reply::{self, ResponseBody};
 use super::send::{send, send_again};
-use super::state::Keep;
+use super::state::ResponseRecorder;
 use super::{body, run_tasks, stored_run};
-use crate::driver::Waiting as Sent;
+use crate::driver::Waiting as PendingAnswer;
 use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
 use crate::heavy;
 use crate::store::{Scope, TurnState};
@@ -51,13 +51,13 @@ pub async fn answer(
             text => text,
         };
         let (draft, asks) = heavy::run(body.len(), || {
-            let draft = Draft::read(&text, &app.config.limits)?;
+            let draft = ParsedRequest::read(&text, &app.config.limits)?;
             let asks = draft.asks()?;
             Ok::<_, Error>((draft, asks))
         })
         .await?;
-        let kept = Keep::wanted(&asks);
-        let job = Job::new(&app, headers, request_id, body.clone(), asks).await?;
+        let kept = ResponseRecorder::wanted(&asks);
+        let job = PreparedRequest::new(&app, headers, request_id, body.clone(), asks).await?;
         let target = job.target(&app).await?;
         let room = job.room(&app, if kept { body.len() } else { 0 }).await?;
         let planned = heavy::run(job.bytes(), || {
@@ -76,7 +76,7 @@ pub async fn answer(
     count(&app, &notes);
     let keep = input.map(|input| {
         let held = room.as_mut().map(|room| room.split(input.bytes()));
-        Keep::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input, held)
+        ResponseRecorder::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input, held)
     });
     let body = counted(body, room);
     let asks = job.asks.clone();
@@ -86,7 +86,7 @@ pub async fn answer(
     let job = Arc::new(job);
     let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {
         let (app, job, target) = (app.clone(), job.clone(), target.clone());
-        Box::new(move |unfit| -> Sent {
+        Box::new(move |unfit| -> PendingAnswer {
             let sent = send_again(app, job, target, unfit, chat_stream);
             Box::pin(sent.and_then(move |answered| answered.answer(limit)))
         }) as AskAgain
@@ -95,7 +95,7 @@ pub async fn answer(
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
     // an `async` block would have room for it twice
-    let sent: Sent = Box::pin(sent.and_then(move |answered| answered.answer(limit)));
+    let sent: PendingAnswer = Box::pin(sent.and_then(move |answered| answered.answer(limit)));
     let response = PendingResponse { app, transcoder, sent, ask_again, begun, keep };
     match (stream, asks.background) {
         (false, _) => response.whole(limit).await,
@@ -114,13 +114,13 @@ struct PendingResponse {
     app: Arc<App>,
     transcoder: Box<Transcoder>,
     /// The upstream's answer.
-    sent: Sent,
-    /// Asks for it once more, in the form that is wanted.
+    sent: PendingAnswer,
+    /// RequestSummary for it once more, in the form that is wanted.
     ask_again: Option<AskAgain>,
     /// When the request came.
     begun: Instant,
     /// Stores it, where that is wanted.
-    keep: Option<Keep>,
+    keep: Option<ResponseRecorder>,
 }
 
 impl PendingResponse {
@@ -134,7 +134,7 @@ impl PendingResponse {
     }
 
     /// Begins a background response and returns at once: with what it is now, or with its events.
-    async fn background(self, scope: Scope, asks: &Asks) -> Result<Response<ResponseBody>, Error> {
+    async fn background(self, scope: Scope, asks: &RequestSummary) -> Result<Response<ResponseBody>, Error> {
         let app = self.app.clone();
         let id = self.transcoder.id().to_owned();
         let Some(keep) = &self.keep else {

@@ -199,11 +199,11 @@ How to answer
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::{Facts, Model};
+    use crate::upstream::{Model, ServerInfo};
 
     fn listing(data: &[&str], models: Vec<Model>) -> Listing {
         let elements = data.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
-        let facts = Arc::new(Facts { models, ..Facts::default() });
+        let facts = Arc::new(ServerInfo { models, ..ServerInfo::default() });
         Listing { elements, facts, models: None, images: None, efforts: Vec::new() }
     }
 

@@ -7,7 +7,7 @@ use rejoinder_core::options::{Wrappers, is_wrapper};
 use crate::config::{Config, read_budgets};
 
 /// What headers and configuration ask for, the request's own header first.
-pub struct Wishes {
+pub struct RequestOverrides {
     pub wrappers: Wrappers,
     pub budgets: Option<Vec<(String, u64)>>,
     pub quirks_off: Vec<String>,
@@ -34,8 +34,8 @@ const BUDGETS: Names = [
     HeaderName::from_static("x-llama-responses-reasoning-budget-tokens"),
 ];
 
-impl Wishes {
-    pub fn read(headers: &HeaderMap, config: &Config) -> Wishes {
+impl RequestOverrides {
+    pub fn read(headers: &HeaderMap, config: &Config) -> RequestOverrides {
         // they are hardly ever there
         let ours = |name: &HeaderName| OURS.iter().any(|ours| name.as_str().starts_with(ours));
         let any = headers.keys().any(ours);
@@ -60,7 +60,7 @@ impl Wishes {
             }
             None => None,
         };
-        Wishes {
+        RequestOverrides {
             wrappers: Wrappers {
                 web: wrapper(&WEB_SEARCH, &config.tools.web_search_wrapper),
                 file: wrapper(&FILE_SEARCH, &config.tools.file_search_wrapper),

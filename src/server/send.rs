@@ -8,19 +8,19 @@ use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::options::PlanOptions;
 
 use super::app::App;
-use super::job::Job;
+use super::prepared_request::PreparedRequest;
 use super::{compact, tokens};
 use crate::budget::Counted;
 use crate::driver::Answer;
-use crate::upstream::{Sent, Target};
+use crate::upstream::{Target, UpstreamResponse};
 
 /// What the upstream answered, and the summary that was made before it was asked.
-pub struct Answered {
-    pub response: Sent,
+pub struct UpstreamReply {
+    pub response: UpstreamResponse,
     pub compaction: Option<String>,
 }
 
-impl Answered {
+impl UpstreamReply {
     /// Reads on until it is known in which form it comes.
     ///
     /// # Errors
@@ -34,12 +34,12 @@ impl Answered {
 /// `truncation: "auto"` the oldest turns are left out until the server takes it.
 pub async fn send(
     app: Arc<App>,
-    job: Arc<Job>,
+    job: Arc<PreparedRequest>,
     target: Target,
     mut body: Counted,
     mut droppable: usize,
     stream: bool,
-) -> Result<Answered, Error> {
+) -> Result<UpstreamReply, Error> {
     if let Some(threshold) = job.asks.compact_threshold
         // an answer that is asked for in another form is the same answer
         && job.unfit.get().is_none()
@@ -70,7 +70,7 @@ pub async fn send(
             Err(error) => return Err(error),
             Ok(response) => {
                 let made = job.summary.get().filter(|_| job.unfit.get().is_none());
-                return Ok(Answered { response, compaction: made.map(|made| made.blob.clone()) });
+                return Ok(UpstreamReply { response, compaction: made.map(|made| made.blob.clone()) });
             }
         };
         dropped += droppable.div_ceil(4);
@@ -83,14 +83,14 @@ pub async fn send(
     }
 }
 
-/// Asks once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
+/// RequestSummary once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
 pub async fn send_again(
     app: Arc<App>,
-    job: Arc<Job>,
+    job: Arc<PreparedRequest>,
     target: Target,
     unfit: String,
     stream: bool,
-) -> Result<Answered, Error> {
+) -> Result<UpstreamReply, Error> {
     app.metrics.note("format_asked_again");
     tracing::debug!(bytes = unfit.len(), "the text does not fit text.format, which is asked for alone");
     let _ = job.unfit.set(unfit.into());

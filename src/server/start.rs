@@ -17,7 +17,7 @@ use crate::budget::Budget;
 use crate::config::Resolved;
 use crate::descriptors;
 use crate::signals::Stop;
-use crate::store::{self, Echoes};
+use crate::store::{self, EchoCache};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 
@@ -81,7 +81,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         callers,
         admin_callers,
         paths: Paths::new(&resolved.config.passthrough.paths),
-        echoes: Echoes::default(),
+        echoes: EchoCache::default(),
         config: resolved.config,
         upstream,
         budget,

@@ -8,10 +8,10 @@ use std::sync::{Arc, OnceLock};
 use futures::future::BoxFuture;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::item_views::{id_of, input_id, listed, response_of};
-use rejoinder_core::request::parse::{Asks, Context};
+use rejoinder_core::request::parse::{Context, RequestSummary};
 use rejoinder_core::response::object::{Snapshot, Status};
 use rejoinder_core::response::transcoder::Transcoder;
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use rejoinder_core::wire::json;
 use rejoinder_core::wire::request::{InputItem, elements, item, push_items};
 use rejoinder_core::{Input, Output};
@@ -21,7 +21,7 @@ use crate::budget::Held;
 use crate::heavy;
 use crate::keyring::Caller;
 use crate::store::{
-    Chain, Conversation, Followed, Group, Id, Scope, StoreError, StoredItem, Turn, TurnState, Used,
+    Chain, Conversation, Group, HasSuccessor, Id, LastUsed, Scope, StoreError, StoredItem, Turn, TurnState,
 };
 
 /// The most turns of a group.
@@ -32,7 +32,7 @@ const GROUP_BYTES: usize = 256 << 10;
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]
-pub struct Past {
+pub struct StoredContext {
     turns: Vec<Arc<Turn>>,
     items: Vec<StoredItem>,
     references: Vec<(String, Arc<str>)>,
@@ -41,13 +41,13 @@ pub struct Past {
     written: OnceLock<Vec<String>>,
 }
 
-impl Past {
+impl StoredContext {
     /// Fetches what `asks` names.
     ///
     /// # Errors
     /// 400 for an id that names nothing of this caller's, 503 for a store that cannot be asked.
-    pub async fn load(app: &App, caller: &Caller, asks: &Asks) -> Result<Past, Error> {
-        let mut past = Past::default();
+    pub async fn load(app: &App, caller: &Caller, asks: &RequestSummary) -> Result<StoredContext, Error> {
+        let mut past = StoredContext::default();
         if let Some(id) = &asks.previous_response_id {
             past.strict = true;
             past.turns = match app.store.chain(caller.scope(), id, app.config.store.max_turns).await {
@@ -77,7 +77,12 @@ impl Past {
 
     /// The items that `asks` refers to. Each turn is looked through once, however many of its items are wanted; what is
     /// not found is refused by the plan, which knows the field.
-    async fn find(&self, app: &App, scope: Scope, asks: &Asks) -> Result<Vec<(String, Arc<str>)>, Error> {
+    async fn find(
+        &self,
+        app: &App,
+        scope: Scope,
+        asks: &RequestSummary,
+    ) -> Result<Vec<(String, Arc<str>)>, Error> {
         let mut found = Found {
             wanted: asks.references.iter().map(|(_, id)| id.as_str()).collect(),
             items: HashMap::new(),
@@ -107,7 +112,7 @@ impl Past {
     }
 
     /// As the plan for a server needs it. `native`: how that one takes Responses requests, if it does.
-    pub fn context(&self, native: Option<&Native>) -> Context<'_> {
+    pub fn context(&self, native: Option<&ResponsesProfile>) -> Context<'_> {
         if native.is_some_and(|native| !native.functions) {
             return self.whole();
         }
@@ -206,31 +211,31 @@ impl Found<'_> {
 }
 
 /// What is to be kept of a request.
-pub struct Keep {
+pub struct ResponseRecorder {
     app: Arc<App>,
     scope: Scope,
-    asks: Arc<Asks>,
+    asks: Arc<RequestSummary>,
     input: Input,
     last_echo: Option<Arc<str>>,
     /// The count of the input, until the store has it.
     _held: Option<Held>,
 }
 
-impl Keep {
+impl ResponseRecorder {
     /// `input`: the request's own items.
     pub fn new(
         app: Arc<App>,
         scope: Scope,
-        asks: Arc<Asks>,
-        past: &Past,
+        asks: Arc<RequestSummary>,
+        past: &StoredContext,
         input: Input,
         held: Option<Held>,
-    ) -> Keep {
-        Keep { app, scope, asks, input, last_echo: past.last_echo().cloned(), _held: held }
+    ) -> ResponseRecorder {
+        ResponseRecorder { app, scope, asks, input, last_echo: past.last_echo().cloned(), _held: held }
     }
 
     /// Whether anything of this request is kept.
-    pub fn wanted(asks: &Asks) -> bool {
+    pub fn wanted(asks: &RequestSummary) -> bool {
         asks.store || asks.conversation.is_some()
     }
 
@@ -256,8 +261,8 @@ impl Keep {
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
-            used: Used::default(),
-            followed: Followed::default(),
+            used: LastUsed::default(),
+            followed: HasSuccessor::default(),
         }
     }
 

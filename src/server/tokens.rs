@@ -11,7 +11,7 @@ use rejoinder_core::wire::json;
 use serde_json::{Value, json as value};
 
 use super::app::App;
-use super::job::{Job, counted};
+use super::prepared_request::{PreparedRequest, counted};
 use super::reply::{self, ResponseBody};
 use crate::budget::Counted;
 use crate::heavy;
@@ -26,7 +26,7 @@ pub async fn answer(
     request: Request<Incoming>,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    let (job, target) = Job::read(&app, request, request_id).await?;
+    let (job, target) = PreparedRequest::read(&app, request, request_id).await?;
     let tokens = of(&app, &job, &target).await?;
     let body = value!({"object": "response.input_tokens", "input_tokens": tokens});
     Ok(reply::json(StatusCode::OK, body.to_string()))
@@ -36,7 +36,7 @@ pub async fn answer(
 ///
 /// # Errors
 /// As [`answer`].
-pub async fn of(app: &App, job: &Job, target: &Target) -> Result<u64, Error> {
+pub async fn of(app: &App, job: &PreparedRequest, target: &Target) -> Result<u64, Error> {
     if let Some(native) = target.native.filter(|native| !native.functions) {
         let (_, planned) = job.plan_with(app, target, |_| {}).await?;
         let body = altered(planned, &["stream", "store"], "").await.into_bytes();
@@ -56,7 +56,7 @@ fn uncounted() -> Error {
 ///
 /// # Errors
 /// What the upstream refuses; 502 for an answer without a count.
-async fn count(app: &App, job: &Job, target: &Target, chat: Counted) -> Result<u64, Error> {
+async fn count(app: &App, job: &PreparedRequest, target: &Target, chat: Counted) -> Result<u64, Error> {
     let chat = altered(chat, &["stream", "stream_options"], r#""stream":false"#).await.into_bytes();
     if let Some((path, member)) = target.dialect.count_tokens {
         let answer = ask(app, job, path, chat.clone()).await;
@@ -105,7 +105,7 @@ fn with_members(object: &[u8], without: &[&str], with: &str) -> Vec<u8> {
     out
 }
 
-async fn ask(app: &App, job: &Job, path: &'static str, body: Bytes) -> Result<Value, Error> {
+async fn ask(app: &App, job: &PreparedRequest, path: &'static str, body: Bytes) -> Result<Value, Error> {
     // to count is no turn of the conversation
     let route = Arc::new(Route { side: true, ..Route::clone(&job.route) });
     let body = move |_: &Target| Rendered::Now(Body::Shared(body.clone()));

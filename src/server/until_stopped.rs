@@ -9,7 +9,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use pin_project_lite::pin_project;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::bell::Bell;
+use crate::wake_flag::WakeFlag;
 
 /// How long a client may take to send its request's head.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,13 +20,13 @@ pin_project! {
         #[pin]
         connection: C,
         stopped: Pin<Box<WaitForCancellationFutureOwned>>,
-        bell: Bell,
+        wake_flag: WakeFlag,
     }
 }
 
 impl<C> UntilStopped<C> {
     pub(super) fn new(connection: C, stop: CancellationToken) -> UntilStopped<C> {
-        UntilStopped { connection, stopped: Box::pin(stop.cancelled_owned()), bell: Bell::new() }
+        UntilStopped { connection, stopped: Box::pin(stop.cancelled_owned()), wake_flag: WakeFlag::new() }
     }
 }
 
@@ -41,8 +41,8 @@ impl<C: GracefulConnection> Future for UntilStopped<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.bell.rang(cx)
-            && this.stopped.as_mut().poll(&mut Context::from_waker(&this.bell.waker)).is_ready()
+        if this.wake_flag.take(cx)
+            && this.stopped.as_mut().poll(&mut Context::from_waker(&this.wake_flag.waker)).is_ready()
         {
             this.connection.as_mut().graceful_shutdown();
         }

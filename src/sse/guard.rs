@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Limits, SseError};
-use crate::spare;
+use crate::buffer_pool;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 const DATA: &[u8] = b"data: ";
@@ -272,11 +272,11 @@ impl Unread {
     }
 
     fn room(&mut self) -> &mut Vec<u8> {
-        if self.is_empty() && self.buffer.capacity() > spare::LARGEST {
+        if self.is_empty() && self.buffer.capacity() > buffer_pool::LARGEST {
             self.buffer = Vec::new();
         }
         if self.buffer.capacity() == 0 {
-            self.buffer = spare::lend();
+            self.buffer = buffer_pool::take();
         }
         self.buffer.drain(..self.read.min(self.buffer.len()));
         self.read = 0;
@@ -285,7 +285,7 @@ impl Unread {
 
     fn rest(&mut self) {
         if self.is_empty() {
-            spare::give_back(std::mem::take(&mut self.buffer));
+            buffer_pool::put(std::mem::take(&mut self.buffer));
             self.read = 0;
         }
     }

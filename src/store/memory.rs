@@ -11,7 +11,7 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::{Chain, Clock, Conversation, Group, Id, Scope, Store, StoreError, StoredItem, Turn, Used};
+use super::{Chain, Clock, Conversation, Group, Id, LastUsed, Scope, Store, StoreError, StoredItem, Turn};
 
 /// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
 const OVERHEAD: usize = 256;
@@ -133,7 +133,7 @@ impl Record {
 struct Kept {
     head: Conversation,
     items: Vec<StoredItem>,
-    used: Used,
+    used: LastUsed,
 }
 
 impl Kept {
@@ -182,12 +182,12 @@ impl MemoryStore {
         (self.clock)()
     }
 
-    fn fresh(&self, used: &Used, now: u64) -> bool {
+    fn fresh(&self, used: &LastUsed, now: u64) -> bool {
         now.saturating_sub(used.at()) < self.ttl
     }
 
     /// Whether it has not expired; then its idle time begins anew.
-    fn touch(&self, used: &Used, now: u64) -> bool {
+    fn touch(&self, used: &LastUsed, now: u64) -> bool {
         let fresh = self.fresh(used, now);
         if fresh {
             used.set(now);
@@ -313,7 +313,7 @@ impl Store for MemoryStore {
         self.change(Key::new(scope, &(&*head.id).into()), |record| {
             let kept = record.and_then(|record| self.conversation_of(record));
             let items = kept.map(|kept| kept.items.clone()).unwrap_or_default();
-            Some(self.used_now(Kept { head, items, used: Used::default() }))
+            Some(self.used_now(Kept { head, items, used: LastUsed::default() }))
         });
         Ok(())
     }

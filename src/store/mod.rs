@@ -17,10 +17,10 @@ use bytes::Bytes;
 
 pub use crate::scope::Scope;
 pub use id::{Group, Id};
-pub use turn::{Conversation, Echoes, Followed, StoredItem, Turn, TurnState, Used};
+pub use turn::{Conversation, EchoCache, HasSuccessor, LastUsed, StoredItem, Turn, TurnState};
 
 use self::memory::{Bounds, MemoryStore};
-use self::redis::{RedisStore, Room};
+use self::redis::{QueueLimits, RedisStore};
 use crate::config::Resolved;
 
 /// The store that the configuration names. One that is shared connects in the background.
@@ -30,7 +30,7 @@ use crate::config::Resolved;
 pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
     let config = &resolved.config.store;
     if config.url.is_some() {
-        return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), Room::default())?));
+        return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), QueueLimits::default())?));
     }
     let bounds =
         Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
@@ -168,6 +168,6 @@ pub trait SharedRuns: Send + Sync {
     /// How many events a run has sent so far, kept or not.
     async fn count(&self, scope: Scope, id: &str) -> Result<u64, StoreError>;
 
-    /// Asks the replica that holds the lease to cancel.
+    /// RequestSummary the replica that holds the lease to cancel.
     async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError>;
 }

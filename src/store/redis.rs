@@ -23,10 +23,10 @@ use redis::Client;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-pub use waiting::Room;
+pub use waiting::QueueLimits;
 
-use self::ask::{Asker, Write};
-use self::link::Link;
+use self::ask::{Commands, Write};
+use self::link::Connection;
 use self::record::{Codec, HEAD, ITEM, Kind, name};
 use self::runs::Logs;
 use super::{Chain, Conversation, Health, Scope, SharedRuns, Store, StoreError, StoredItem, Turn};
@@ -35,7 +35,7 @@ use crate::keyring::Keyring;
 
 /// Records in Redis.
 pub struct RedisStore {
-    link: Arc<Link>,
+    link: Arc<Connection>,
     logs: Mutex<Logs>,
     keeper: JoinHandle<()>,
 }
@@ -46,12 +46,16 @@ impl RedisStore {
     ///
     /// # Errors
     /// When the configuration names no usable URL, and outside of a tokio runtime.
-    pub fn connect(config: &StoreConfig, keyring: Arc<Keyring>, room: Room) -> Result<RedisStore, String> {
+    pub fn connect(
+        config: &StoreConfig,
+        keyring: Arc<Keyring>,
+        room: QueueLimits,
+    ) -> Result<RedisStore, String> {
         let url = config.url.as_deref().unwrap_or_default().trim();
         let shown = redact_url(url);
         let client = Client::open(url).map_err(|error| format!("store.url ({shown}): {error}"))?;
-        let asker = Asker::new(Codec { keyring, seal: config.seal }, config.ttl, config.replay_max_bytes);
-        let link = Arc::new(Link::new(client, shown, config.timeout, asker, room));
+        let asker = Commands::new(Codec { keyring, seal: config.seal }, config.ttl, config.replay_max_bytes);
+        let link = Arc::new(Connection::new(client, shown, config.timeout, asker, room));
         let runtime = Handle::try_current().map_err(|error| error.to_string())?;
         let keeper = runtime.spawn({
             let link = link.clone();

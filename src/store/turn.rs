@@ -37,18 +37,18 @@ pub struct Turn {
     pub background: bool,
     /// For the store that holds it in memory.
     #[serde(skip)]
-    pub used: Used,
+    pub used: LastUsed,
     /// For the ids of those that come after it.
     #[serde(skip)]
-    pub followed: Followed,
+    pub followed: HasSuccessor,
 }
 
 /// When a record was last asked for: milliseconds, by its store's clock. It lies with the record, since each look at one
 /// is a look elsewhere in memory.
 #[derive(Debug, Default)]
-pub struct Used(AtomicU64);
+pub struct LastUsed(AtomicU64);
 
-impl Used {
+impl LastUsed {
     /// When that was.
     pub fn at(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -62,9 +62,9 @@ impl Used {
 
 /// Whether a conversation has gone on from a turn.
 #[derive(Debug, Default)]
-pub struct Followed(AtomicBool);
+pub struct HasSuccessor(AtomicBool);
 
-impl Followed {
+impl HasSuccessor {
     /// It does now; true if it had before.
     pub fn set(&self) -> bool {
         self.0.swap(true, Ordering::Relaxed)
@@ -90,23 +90,23 @@ macro_rules! noted {
     )*};
 }
 
-noted!(Used, Followed);
+noted!(LastUsed, HasSuccessor);
 
 /// What late turns repeated of their requests. One client's requests are much alike, tools and instructions included, so
 /// that conversations which begin alike share this too.
 #[derive(Debug, Default)]
-pub struct Echoes {
+pub struct EchoCache {
     late: Mutex<[Option<Arc<str>>; 16]>,
     hasher: RandomState,
 }
 
-impl Echoes {
+impl EchoCache {
     /// A longer one is shared within its conversation alone: what is kept here may be of no use to any turn, in bytes.
     const LONGEST: usize = 256 << 10;
 
     /// `echo`, as a late turn has it where one does.
     pub fn share(&self, echo: &str) -> Arc<str> {
-        if echo.len() > Echoes::LONGEST {
+        if echo.len() > EchoCache::LONGEST {
             return echo.into();
         }
         let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn equal_echoes_are_one_and_no_long_one_is_held() {
-        let echoes = Echoes::default();
+        let echoes = EchoCache::default();
         let first = echoes.share("\"model\":\"m\"");
         assert!(Arc::ptr_eq(&first, &echoes.share("\"model\":\"m\"")));
         let shared = Arc::downgrade(&first);
@@ -214,7 +214,7 @@ mod tests {
             let other = format!("\"model\":\"m{n}\"");
             assert_eq!(*echoes.share(&other), *other);
         }
-        let long = "x".repeat(Echoes::LONGEST + 1);
+        let long = "x".repeat(EchoCache::LONGEST + 1);
         assert_eq!(Arc::strong_count(&echoes.share(&long)), 1);
         assert_eq!(*echoes.share(&long), *long);
     }

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::exchange::{Broken, Response, Why};
+use super::exchange::{Response, TransportError, Why};
 
 /// Longest upstream body that is held as a whole, in bytes.
 const WHOLE_BODY: usize = 256 << 20;
@@ -20,7 +20,7 @@ const WHOLE_BODY: usize = 256 << 20;
 const ERROR_BODY: usize = 256 << 10;
 
 /// What it means that a request got no answer.
-pub fn unreachable(broken: Broken) -> Error {
+pub fn unreachable(broken: TransportError) -> Error {
     let error = match broken.why {
         Why::Refused => Error::new(Kind::Unavailable, "The upstream server cannot be reached."),
         Why::NoDescriptor => Error::no_descriptor(),

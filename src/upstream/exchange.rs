@@ -14,10 +14,10 @@ use http_body::Body as _;
 
 use super::body::Body as RequestBody;
 use super::encoded::{self, Arriving, Decoded, Encoding};
-use super::http1::{self, Pool, Told};
+use super::http1::{self, Pool, ResponseHead};
 use crate::descriptors;
 
-pub use super::http1::{Broken, Why};
+pub use super::http1::{TransportError, Why};
 
 /// Both llama-server and vLLM (uvicorn) close an idle connection after 5 s; a request sent just then would be lost.
 const POOL_IDLE: Duration = Duration::from_secs(4);
@@ -40,7 +40,7 @@ struct Plain {
 /// An answer whose body is still to be read; dropped, it takes the request back.
 pub struct Response {
     /// What its head says of it.
-    pub told: Told,
+    pub told: ResponseHead,
     body: Body,
     /// Whether its first bytes were looked at, which tell whether it is encoded.
     looked: bool,
@@ -91,7 +91,7 @@ impl Client {
         path: &str,
         headers: &[(HeaderName, &HeaderValue)],
         body: RequestBody,
-    ) -> Result<Response, Broken> {
+    ) -> Result<Response, TransportError> {
         if let Some(pool) = self.plain(base) {
             let http1::Response { told, body } = http1::post(&pool, path, headers, body).await?;
             return Ok(Response { told, body: Body::Plain(body), looked: false });
@@ -120,7 +120,7 @@ impl Response {
         &mut self,
         cx: &mut Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Poll<Option<Result<usize, Broken>>> {
+    ) -> Poll<Option<Result<usize, TransportError>>> {
         let before = out.len();
         let read = self.body.poll_more(cx, out);
         if !self.looked
@@ -141,20 +141,24 @@ impl Response {
     }
 
     /// The same, waited for.
-    pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, Broken>> {
+    pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, TransportError>> {
         poll_fn(|cx| self.poll_more(cx, out)).await
     }
 }
 
 impl Body {
-    fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Option<Result<usize, Broken>>> {
+    fn poll_more(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Option<Result<usize, TransportError>>> {
         let body = match self {
             Body::Plain(body) => return body.poll_more(cx, out),
             Body::Decoded(body) => {
                 return encoded::poll_more(body, cx, out).map(|read| match read {
                     Ok(0) => None,
                     Ok(read) => Some(Ok(read)),
-                    Err(error) => Some(Err(Broken { why: Why::Cut, cause: error.to_string() })),
+                    Err(error) => Some(Err(TransportError { why: Why::Cut, cause: error.to_string() })),
                 });
             }
             Body::General(body) => body,
@@ -180,20 +184,20 @@ impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Response { told: Told::new(parts.status, headers), body: Body::General(body), looked: false }
+        Response { told: ResponseHead::new(parts.status, headers), body: Body::General(body), looked: false }
     }
 }
 
-impl From<reqwest::Error> for Broken {
-    fn from(error: reqwest::Error) -> Broken {
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> TransportError {
         let lacks = |cause: &(dyn std::error::Error + 'static)| {
             cause.downcast_ref().is_some_and(descriptors::is_lack)
         };
         if sources(&error).any(lacks) {
-            return Broken::no_descriptor();
+            return TransportError::no_descriptor();
         }
         let why = if error.is_connect() { Why::Refused } else { Why::Cut };
-        Broken { why, cause: causes(error) }
+        TransportError { why, cause: causes(error) }
     }
 }
 

@@ -25,7 +25,7 @@ const MOST_CONTEXT: f64 = 4_294_967_296.0;
 
 /// What is known of a server. Absent is unknown, never zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
+pub struct ServerInfo {
     /// Which server it is.
     pub dialect: &'static Dialect,
     /// Its own version.
@@ -72,10 +72,10 @@ pub struct Model {
     pub loaded: Option<bool>,
 }
 
-impl Facts {
+impl ServerInfo {
     /// Nothing but the kind of server.
-    pub fn of(dialect: &'static Dialect) -> Facts {
-        Facts {
+    pub fn of(dialect: &'static Dialect) -> ServerInfo {
+        ServerInfo {
             dialect,
             version: None,
             traits: Traits::default(),
@@ -104,9 +104,9 @@ impl Facts {
     }
 }
 
-impl Default for Facts {
-    fn default() -> Facts {
-        Facts::of(&GENERIC)
+impl Default for ServerInfo {
+    fn default() -> ServerInfo {
+        ServerInfo::of(&GENERIC)
     }
 }
 
@@ -294,7 +294,7 @@ impl Props {
     }
 
     /// What it says beside the kind of server.
-    pub fn teach(&self, facts: &mut Facts) {
+    pub fn teach(&self, facts: &mut ServerInfo) {
         facts.version = self.build_info.as_deref().and_then(version);
         facts.router = self.role.as_deref() == Some("router");
         if !facts.router {
@@ -418,10 +418,10 @@ mod tests {
         }
         assert!(Listing::read(b"{\"data\":null}").unwrap().data.is_empty());
         assert!(Listing::read(b"{}").is_none() && Listing::read(b"<html>").is_none());
-        let facts = Facts {
+        let facts = ServerInfo {
             models: listing(r#"{"data":[{"id":"q","aliases":["r"]}]}"#),
             traits: Traits { context: Some(7), ..Traits::default() },
-            ..Facts::default()
+            ..ServerInfo::default()
         };
         assert!(facts.lists("r") && !facts.lists("s"));
         assert_eq!(facts.traits_of("q").context, Some(7));
@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_router_says_nothing_of_its_models() {
-        let mut facts = Facts::of(&rejoinder_core::dialect::LLAMA_SERVER);
+        let mut facts = ServerInfo::of(&rejoinder_core::dialect::LLAMA_SERVER);
         let props = r#"{"role":"router","model_path":"none","default_generation_settings":{"n_ctx":0},"modalities":{"vision":true},"build_info":"b11549","total_slots":4}"#;
         serde_json::from_str::<Props>(props).unwrap().teach(&mut facts);
         facts.models = listing(
@@ -451,7 +451,7 @@ mod tests {
             let props = format!(
                 r#"{{"default_generation_settings":{{"n_ctx":18446744073709551615}},"total_slots":{claim}}}"#
             );
-            let mut facts = Facts::default();
+            let mut facts = ServerInfo::default();
             serde_json::from_str::<Props>(&props).unwrap().teach(&mut facts);
             assert_eq!((facts.slots, facts.traits.context), (slots, None), "{claim}");
         }

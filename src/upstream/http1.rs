@@ -23,7 +23,7 @@ use super::body::Body as RequestBody;
 use gone::{Gone, LOOK};
 use head::{Arriving, Framing, Head};
 
-pub use head::Told;
+pub use head::ResponseHead;
 pub use pool::{MOST_KEPT, Pool, keepalive};
 
 /// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
@@ -45,7 +45,7 @@ thread_local! {
 /// Why there is no answer, or no more of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
-pub struct Broken {
+pub struct TransportError {
     /// Which sort of reason it is.
     pub why: Why,
     /// For the log.
@@ -63,21 +63,21 @@ pub enum Why {
     Cut,
 }
 
-impl Broken {
-    fn cut(cause: impl ToString) -> Broken {
-        Broken { why: Why::Cut, cause: cause.to_string() }
+impl TransportError {
+    fn cut(cause: impl ToString) -> TransportError {
+        TransportError { why: Why::Cut, cause: cause.to_string() }
     }
 
     /// A lack of our own, which is noted.
-    pub(super) fn no_descriptor() -> Broken {
+    pub(super) fn no_descriptor() -> TransportError {
         crate::descriptors::lacking();
-        Broken { why: Why::NoDescriptor, cause: "no file descriptor for a connection".to_owned() }
+        TransportError { why: Why::NoDescriptor, cause: "no file descriptor for a connection".to_owned() }
     }
 }
 
 /// A response whose body is still to be read.
 pub struct Response {
-    pub told: Told,
+    pub told: ResponseHead,
     pub body: Body,
 }
 
@@ -89,8 +89,8 @@ pub struct Body {
     framing: Framing,
     /// Came with the head.
     held: Vec<u8>,
-    /// Told after the data before it.
-    broken: Option<Broken>,
+    /// ResponseHead after the data before it.
+    broken: Option<TransportError>,
 }
 
 struct Exchange {
@@ -110,7 +110,7 @@ pub async fn post(
     path: &str,
     headers: &[(HeaderName, &HeaderValue)],
     body: RequestBody,
-) -> Result<Response, Broken> {
+) -> Result<Response, TransportError> {
     let head = head::request(&pool.authority, [&pool.prefix, path], headers, body.len());
     let mut kept = pool.take();
     let mut body = Some(body);
@@ -144,7 +144,7 @@ impl Exchange {
         head: &[u8],
         body: &mut Option<RequestBody>,
         was_kept: bool,
-    ) -> Result<(Head, Vec<u8>), Broken> {
+    ) -> Result<(Head, Vec<u8>), TransportError> {
         let begun = Instant::now();
         let mut came = Arriving::default();
         let mut found = Ok(None);
@@ -162,7 +162,7 @@ impl Exchange {
         let whole = !out.has_remaining();
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             *body = None;
-            return Err(Broken::cut(GONE));
+            return Err(TransportError::cut(GONE));
         }
         if !was_kept {
             *body = None;
@@ -174,10 +174,10 @@ impl Exchange {
             match found {
                 Err(cause) => {
                     *body = None;
-                    return Err(Broken::cut(cause));
+                    return Err(TransportError::cut(cause));
                 }
                 Ok(Some(head)) if body.is_some() && head.told.status == StatusCode::REQUEST_TIMEOUT => {
-                    return Err(Broken::cut("answered with 408"));
+                    return Err(TransportError::cut("answered with 408"));
                 }
                 Ok(Some(mut head)) => {
                     *body = None;
@@ -195,7 +195,7 @@ impl Exchange {
             let read = match tokio::time::timeout(patience, read).await {
                 Ok(read) => read,
                 Err(_) if body.is_none() && gone.look(&self.stream).await => {
-                    return Err(Broken::cut(GONE));
+                    return Err(TransportError::cut(GONE));
                 }
                 Err(_) => continue,
             };
@@ -207,7 +207,7 @@ impl Exchange {
             if !came.bytes.is_empty() || begun.elapsed() >= STALE {
                 *body = None;
             }
-            return Err(Broken::cut(broken));
+            return Err(TransportError::cut(broken));
         }
     }
 
@@ -270,7 +270,7 @@ impl Body {
         &mut self,
         cx: &mut Context<'_>,
         out: &mut Vec<u8>,
-    ) -> Poll<Option<Result<usize, Broken>>> {
+    ) -> Poll<Option<Result<usize, TransportError>>> {
         let before = out.len();
         loop {
             if let Some(broken) = self.broken.take() {
@@ -295,7 +295,7 @@ impl Body {
             };
             match whole {
                 Ok(whole) => exchange.keeps &= whole,
-                Err(cause) => self.broken = Some(Broken::cut(cause)),
+                Err(cause) => self.broken = Some(TransportError::cut(cause)),
             }
             self.end_if_over();
             if out.len() > before {
@@ -331,7 +331,7 @@ mod tests {
     use super::*;
 
     /// Posts 32 MB to a server that reads the head alone and writes `answer`, then `more` for ever.
-    async fn post_to(answer: &'static [u8], more: &'static [u8]) -> Result<Response, Broken> {
+    async fn post_to(answer: &'static [u8], more: &'static [u8]) -> Result<Response, TransportError> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {

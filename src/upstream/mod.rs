@@ -31,16 +31,16 @@ use affinity::Affinity;
 use rejoinder_core::dialect::{Dialect, GENERIC};
 use rejoinder_core::error::Error;
 use rejoinder_core::options::ThinkTags;
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use server::Server;
 
 pub use answer::{Form, silent, too_late};
 pub use body::Body;
-pub use exchange::{Broken, Response, causes};
-pub use facts::{Facts, Model, Traits};
+pub use exchange::{Response, TransportError, causes};
+pub use facts::{Model, ServerInfo, Traits};
 pub use http1::keepalive;
 pub use route::Route;
-pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, Sent, copied};
+pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, UpstreamResponse, copied};
 pub use server::{ANY, Lease};
 
 /// How long a request waits for the first look to be over.
@@ -68,7 +68,7 @@ pub struct Target {
     /// Tokens of context of one conversation.
     pub context: Option<u64>,
     /// How it takes Responses requests, where it is asked to speak Responses itself.
-    pub native: Option<&'static Native>,
+    pub native: Option<&'static ResponsesProfile>,
     /// Whether its text may begin with reasoning.
     pub think_tags: ThinkTags,
 }
@@ -111,13 +111,13 @@ impl Target {
 
 /// What one server looks like from here, for people and metrics.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ServerStatus {
     /// Its URL without user and password.
     pub label: String,
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
     /// What was learned, if it was ever ready.
-    pub facts: Option<Arc<Facts>>,
+    pub facts: Option<Arc<ServerInfo>>,
     /// Requests that it has now.
     pub in_flight: usize,
     /// Its names of the configuration: the client's, then its own.
@@ -251,10 +251,10 @@ impl Upstream {
     }
 
     /// Every server as it looks now.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<ServerStatus> {
         let seen = |server: &Arc<Server>| {
             let state = server.state();
-            Seen {
+            ServerStatus {
                 label: server.label(),
                 ready: state.ready,
                 facts: state.facts,
@@ -355,7 +355,7 @@ pub struct Listing {
     /// Values of `reasoning.effort` that the configuration has for it.
     pub efforts: Vec<String>,
     /// What is known of it.
-    pub facts: Arc<Facts>,
+    pub facts: Arc<ServerInfo>,
     /// Its names of the configuration: the client's, then its own.
     pub models: Option<Vec<(String, String)>>,
 }

@@ -12,7 +12,7 @@ use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, header};
 use rejoinder_core::error::{Error, Kind};
 
-use super::exchange::{self, Broken, Why};
+use super::exchange::{self, TransportError, Why};
 use super::server::Lease;
 use super::{Route, Upstream, answer};
 use crate::descriptors::{self, Use};
@@ -57,7 +57,7 @@ impl Upstream {
         server.strip_keys(&mut headers);
         server.authorize(&mut headers, client.as_ref());
         if !descriptors::available(Use::Upstream) {
-            return Err(answer::unreachable(Broken::no_descriptor()));
+            return Err(answer::unreachable(TransportError::no_descriptor()));
         }
         let lease = server.lease_any();
         let idempotent = method.is_idempotent();
@@ -80,7 +80,7 @@ impl Upstream {
                     return Err(Error::body_stalled(silence));
                 }
                 Ok(Err(error)) => {
-                    let broken = Broken::from(error);
+                    let broken = TransportError::from(error);
                     if broken.why == Why::Refused {
                         server.suspect("connection refused");
                     }

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::address::Address;
-use super::exchange::{self, Broken, Why};
-use super::facts::{self, Facts, Listing, Props};
+use super::exchange::{self, TransportError, Why};
+use super::facts::{self, Listing, Props, ServerInfo};
 
 /// Longest look at one path.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ const MOST_LOADED: usize = 16;
 
 /// What a look showed.
 #[derive(Debug)]
-pub enum Sight {
+pub enum ProbeResult {
     /// Nothing there that speaks HTTP, and why.
     Absent(String),
     /// Something that took the connection and did not answer in time.
@@ -33,7 +33,7 @@ pub enum Sight {
     /// Nothing, for a lack of our own.
     Unseen,
     /// A server that can.
-    Ready(Box<Facts>),
+    Ready(Box<ServerInfo>),
 }
 
 struct Answer {
@@ -43,21 +43,21 @@ struct Answer {
 }
 
 /// Where and with which key to look.
-pub struct Look<'a> {
+pub struct Probe<'a> {
     pub client: &'a reqwest::Client,
     pub address: &'a Address,
     pub key: Option<&'a SecretString>,
 }
 
-impl Look<'_> {
-    /// Asks for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
+impl Probe<'_> {
+    /// RequestSummary for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
     /// `/server_info` and `/get_server_info` (SGLang), and `/v1/models`, which every server has. A llama-server that
     /// serves several models is asked for `/props` of each one that is loaded; none is loaded for that.
-    pub async fn run(&self) -> Sight {
+    pub async fn run(&self) -> ProbeResult {
         self.try_run().await.unwrap_or_else(|sight| sight)
     }
 
-    async fn try_run(&self) -> Result<Sight, Sight> {
+    async fn try_run(&self) -> Result<ProbeResult, ProbeResult> {
         let props = self.ask("/props").await?;
         let parsed = props.json::<Props>().filter(Props::is_llama);
         // with --api-key, /props is shut to those who do not have it; the server still says its name
@@ -65,9 +65,9 @@ impl Look<'_> {
         if llama || props.status == StatusCode::SERVICE_UNAVAILABLE {
             let health = self.ask("/health").await?;
             if !(health.status.is_success() && llama) {
-                return Ok(Sight::Loading(format!("/health answers {}", health.status.as_u16())));
+                return Ok(ProbeResult::Loading(format!("/health answers {}", health.status.as_u16())));
             }
-            let mut facts = Facts::of(&LLAMA_SERVER);
+            let mut facts = ServerInfo::of(&LLAMA_SERVER);
             if let Some(props) = parsed {
                 props.teach(&mut facts);
             }
@@ -75,27 +75,29 @@ impl Look<'_> {
         }
         if let Some(version) = self.version("/version").await? {
             return self
-                .with_models(Facts { version: Some(version), ..Facts::of(&VLLM) }, "/v1/models")
+                .with_models(ServerInfo { version: Some(version), ..ServerInfo::of(&VLLM) }, "/v1/models")
                 .await;
         }
         if let Some(version) = self.version("/api/version").await? {
             return self
-                .with_models(Facts { version: Some(version), ..Facts::of(&OLLAMA) }, "/v1/models")
+                .with_models(ServerInfo { version: Some(version), ..ServerInfo::of(&OLLAMA) }, "/v1/models")
                 .await;
         }
         if let Some(info) = self.server_info().await? {
-            let mut facts =
-                Facts { version: info.version.as_deref().and_then(facts::version), ..Facts::of(&SGLANG) };
+            let mut facts = ServerInfo {
+                version: info.version.as_deref().and_then(facts::version),
+                ..ServerInfo::of(&SGLANG)
+            };
             facts.traits.context = info.context_length;
             return self.with_models(facts, "/v1/models").await;
         }
         let studio = self.ask("/api/v0/models").await?;
         if studio.status.is_success() && Listing::read(&studio.body).is_some_and(|list| !list.data.is_empty())
         {
-            return self.with_models(Facts::of(&LM_STUDIO), "/api/v0/models").await;
+            return self.with_models(ServerInfo::of(&LM_STUDIO), "/api/v0/models").await;
         }
-        let mut sight = self.with_models(Facts::of(&GENERIC), "/v1/models").await?;
-        if let Sight::Ready(facts) = &mut sight
+        let mut sight = self.with_models(ServerInfo::of(&GENERIC), "/v1/models").await?;
+        if let ProbeResult::Ready(facts) = &mut sight
             && is_openai(&self.address.root)
         {
             facts.dialect = &OPENAI;
@@ -103,11 +105,11 @@ impl Look<'_> {
         Ok(sight)
     }
 
-    async fn with_models(&self, mut facts: Facts, path: &str) -> Result<Sight, Sight> {
+    async fn with_models(&self, mut facts: ServerInfo, path: &str) -> Result<ProbeResult, ProbeResult> {
         // a server that is known already has said that it can serve
         let known = facts.dialect != &GENERIC;
         let mut models = match self.ask(path).await {
-            Err(_) if known => return Ok(Sight::Ready(Box::new(facts))),
+            Err(_) if known => return Ok(ProbeResult::Ready(Box::new(facts))),
             answer => answer?,
         };
         if models.status == StatusCode::NOT_FOUND && self.address.is_usual() {
@@ -120,7 +122,7 @@ impl Look<'_> {
             }
         }
         if models.status.is_server_error() && !known {
-            return Ok(Sight::Loading(format!("{path} answers {}", models.status.as_u16())));
+            return Ok(ProbeResult::Loading(format!("{path} answers {}", models.status.as_u16())));
         }
         facts.locked = matches!(models.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         facts.models = Listing::read(&models.body).map(Listing::models).unwrap_or_default();
@@ -130,11 +132,11 @@ impl Look<'_> {
             facts.traits = facts.traits.or(only.traits);
             only.traits = facts.traits;
         }
-        Ok(Sight::Ready(Box::new(facts)))
+        Ok(ProbeResult::Ready(Box::new(facts)))
     }
 
-    /// Asks each loaded model for what it can.
-    async fn ask_loaded(&self, facts: &mut Facts) {
+    /// RequestSummary each loaded model for what it can.
+    async fn ask_loaded(&self, facts: &mut ServerInfo) {
         for model in facts.models.iter_mut().filter(|model| model.loaded == Some(true)).take(MOST_LOADED) {
             let Ok(props) = self.ask(&props_of(&model.id)).await else { return };
             if let Some(props) =
@@ -145,7 +147,7 @@ impl Look<'_> {
         }
     }
 
-    async fn version(&self, path: &str) -> Result<Option<String>, Sight> {
+    async fn version(&self, path: &str) -> Result<Option<String>, ProbeResult> {
         #[derive(Deserialize)]
         struct Version {
             version: String,
@@ -158,10 +160,10 @@ impl Look<'_> {
         Ok(version.map(|version| facts::version(&version.version).unwrap_or_default()))
     }
 
-    async fn server_info(&self) -> Result<Option<ServerInfo>, Sight> {
+    async fn server_info(&self) -> Result<Option<ServerInfoBody>, ProbeResult> {
         for path in ["/server_info", "/get_server_info"] {
             let answer = self.ask(path).await?;
-            let info = answer.json::<ServerInfo>().filter(|_| answer.status.is_success());
+            let info = answer.json::<ServerInfoBody>().filter(|_| answer.status.is_success());
             if let Some(info) = info.filter(|info| info.model_path.is_some()) {
                 return Ok(Some(info));
             }
@@ -169,19 +171,19 @@ impl Look<'_> {
         Ok(None)
     }
 
-    async fn ask(&self, path: &str) -> Result<Answer, Sight> {
+    async fn ask(&self, path: &str) -> Result<Answer, ProbeResult> {
         let mut request = self.client.get(self.address.url(path)).timeout(PATIENCE);
         if let Some(key) = self.key {
             request = request.bearer_auth(key.expose_secret());
         }
         let response = exchange::send(request).await.map_err(|error| {
             match (error.is_connect(), error.is_timeout()) {
-                (true, _) => match (unconnected(&error), Broken::from(error).why) {
-                    (_, Why::NoDescriptor) => Sight::Unseen,
-                    (reason, _) => Sight::Absent(reason),
+                (true, _) => match (unconnected(&error), TransportError::from(error).why) {
+                    (_, Why::NoDescriptor) => ProbeResult::Unseen,
+                    (reason, _) => ProbeResult::Absent(reason),
                 },
-                (_, true) => Sight::Silent("no answer in time".to_owned()),
-                _ => Sight::Absent(Broken::from(error).cause),
+                (_, true) => ProbeResult::Silent("no answer in time".to_owned()),
+                _ => ProbeResult::Absent(TransportError::from(error).cause),
             }
         })?;
         let status = response.status();
@@ -220,7 +222,7 @@ impl Answer {
 
 /// The part of SGLang's server info that we read.
 #[derive(Deserialize)]
-struct ServerInfo {
+struct ServerInfoBody {
     model_path: Option<String>,
     version: Option<String>,
     #[serde(default, deserialize_with = "facts::number")]
@@ -256,8 +258,8 @@ mod tests {
 
     async fn absent(base: &str) -> String {
         let (client, address) = (reqwest::Client::new(), Address::of(base));
-        match (Look { client: &client, address: &address, key: None }).run().await {
-            Sight::Absent(reason) => reason,
+        match (Probe { client: &client, address: &address, key: None }).run().await {
+            ProbeResult::Absent(reason) => reason,
             other => panic!("{base}: {other:?}"),
         }
     }

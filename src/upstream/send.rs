@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::options::ThinkTags;
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 
 use super::answer::Form;
 use super::body::Body;
@@ -82,12 +82,12 @@ pub fn copied(value: &HeaderValue) -> Option<HeaderValue> {
 
 /// A success whose body is still to be read. As long as it lives, the request counts as running on its server; dropped,
 /// it takes the request back.
-pub struct Sent {
+pub struct UpstreamResponse {
     response: Response,
     first: Vec<u8>,
     form: Form,
     /// How the server speaks that answered.
-    pub native: Option<&'static Native>,
+    pub native: Option<&'static ResponsesProfile>,
     /// Whether its text may begin with reasoning.
     pub think_tags: ThinkTags,
     /// Whether it was told of a format beside tools, and keeps both apart.
@@ -115,14 +115,17 @@ impl Upstream {
     /// Sends a chat request to the server that the route leads to, waiting for it if need be. The future resolves
     /// with the beginning of an answer, or with what the last refusal means; dropped, it takes the request back. A
     /// second server is asked only while the first has generated nothing.
-    pub fn send(&self, request: ChatRequest) -> impl Future<Output = Result<Sent, Error>> + Send + use<> {
+    pub fn send(
+        &self,
+        request: ChatRequest,
+    ) -> impl Future<Output = Result<UpstreamResponse, Error>> + Send + use<> {
         let shared = self.shared.clone();
-        async move { Trip::new(&shared, request).run().await }
+        async move { Dispatch::new(&shared, request).run().await }
     }
 }
 
 /// One request on its way.
-struct Trip<'a> {
+struct Dispatch<'a> {
     shared: &'a Arc<Shared>,
     request: ChatRequest,
     /// Servers to leave out: those that failed it, and those that broke or hung while there are others.
@@ -135,12 +138,12 @@ struct Trip<'a> {
     since: Option<Instant>,
 }
 
-impl<'a> Trip<'a> {
-    fn new(shared: &'a Arc<Shared>, request: ChatRequest) -> Trip<'a> {
-        Trip { shared, request, tried: Vec::new(), failed: Vec::new(), breaks: 0, hangs: 0, since: None }
+impl<'a> Dispatch<'a> {
+    fn new(shared: &'a Arc<Shared>, request: ChatRequest) -> Dispatch<'a> {
+        Dispatch { shared, request, tried: Vec::new(), failed: Vec::new(), breaks: 0, hangs: 0, since: None }
     }
 
-    async fn run(mut self) -> Result<Sent, Error> {
+    async fn run(mut self) -> Result<UpstreamResponse, Error> {
         let mut last = None;
         loop {
             let place = self.shared.place(&self.request.route, &self.tried, &mut self.since).await;
@@ -155,7 +158,8 @@ impl<'a> Trip<'a> {
                     // one that speaks Responses well has the client's own words
                     let keeps_format =
                         native.map_or(target.dialect.format_beside_tools, |native| !native.functions);
-                    let mut sent = Sent { response, first, form, native, think_tags, keeps_format, lease };
+                    let mut sent =
+                        UpstreamResponse { response, first, form, native, think_tags, keeps_format, lease };
                     sent.lease.succeeded();
                     let _ = self.request.route.answered.set((sent.lease.server.id, sent.lease.slot));
                     return Ok(sent);
@@ -272,7 +276,7 @@ impl<'a> Trip<'a> {
         }
         let path = target.address.path(self.request.path.unwrap_or(target.path()));
         let now = Instant::now();
-        let mut watch = Watch { trip: self, lease, begun: now, quiet: now, answered: false };
+        let mut watch = AttemptTimeout { trip: self, lease, begun: now, quiet: now, answered: false };
         let headers = self.headers(&lease.server);
         let sent = pin!(lease.server.client.post(&target.address.root, &path, &headers, body));
         let response = match watch.over(sent).await? {
@@ -306,7 +310,7 @@ impl<'a> Trip<'a> {
     async fn beginning(
         &self,
         mut response: Response,
-        mut watch: Watch<'_, '_>,
+        mut watch: AttemptTimeout<'_, '_>,
     ) -> Result<(Response, Vec<u8>, Form), Failure> {
         let mut first = answer::Beginning::default();
         let mut form = None;
@@ -345,8 +349,8 @@ impl<'a> Trip<'a> {
 }
 
 /// Watches over one attempt: the clock, and whether the server hangs while another is free.
-struct Watch<'a, 't> {
-    trip: &'a Trip<'t>,
+struct AttemptTimeout<'a, 't> {
+    trip: &'a Dispatch<'t>,
     lease: &'a Lease,
     begun: Instant,
     /// When the server last sent anything.
@@ -354,7 +358,7 @@ struct Watch<'a, 't> {
     answered: bool,
 }
 
-impl Watch<'_, '_> {
+impl AttemptTimeout<'_, '_> {
     /// `work` stays where it is: what is taken and awaited has its room twice.
     async fn over<T>(&mut self, mut work: Pin<&mut impl Future<Output = T>>) -> Result<T, Failure> {
         let config = &self.lease.server.config;
@@ -395,7 +399,7 @@ fn ended() -> Error {
     Error::new(Kind::BadGateway, "The upstream server closed the connection before its answer began.")
 }
 
-impl Sent {
+impl UpstreamResponse {
     /// In which form the body comes.
     pub fn form(&self) -> Form {
         self.form

@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
-use rejoinder_core::responses_profile::Native;
+use rejoinder_core::responses_profile::ResponsesProfile;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
 use super::exchange::Client;
-use super::facts::Facts;
+use super::facts::ServerInfo;
 use super::health::Health;
-use super::probe::{self, Look, Sight};
+use super::probe::{self, Probe, ProbeResult};
 use super::slots::Slots;
-use super::warm::{Line, Warm};
+use super::warm::{SlotCache, SlotClient};
 use super::{Changes, Saves, Target};
 use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts, redact_url};
 use crate::telemetry::Routing;
@@ -36,7 +36,7 @@ pub struct State {
     /// Where it is; `None` while the search has found nothing.
     pub address: Option<Address>,
     /// What was learned; it outlives an outage.
-    pub facts: Option<Arc<Facts>>,
+    pub facts: Option<Arc<ServerInfo>>,
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
     /// Whether any look is over.
@@ -57,10 +57,10 @@ pub struct Server {
     efforts: Option<Arc<[String]>>,
     budgets: Arc<[(String, u64)]>,
     /// The states of its slots on disk, where they are to be kept.
-    pub warm: Option<Arc<Warm>>,
+    pub warm: Option<Arc<SlotCache>>,
     state: watch::Sender<State>,
     load: Mutex<Load>,
-    /// Asks the watch for a look now.
+    /// RequestSummary the watch for a look now.
     suspected: Notify,
     /// Cancelled when the configuration no longer has it.
     pub removed: CancellationToken,
@@ -109,7 +109,7 @@ impl Server {
                 .and_then(|text| read_budgets(text).ok())
                 .unwrap_or_default()
                 .into(),
-            warm: config.slot_save.then(|| Arc::new(Warm::new(&config, metrics))),
+            warm: config.slot_save.then(|| Arc::new(SlotCache::new(&config, metrics))),
             config,
             key: configured.key.clone(),
             bearer: configured.key.as_ref().and_then(bearer),
@@ -190,7 +190,7 @@ impl Server {
     pub fn target(&self, model: &str) -> Option<Target> {
         let state = self.state.borrow();
         let address = state.address.clone()?;
-        let unknown = Facts::default();
+        let unknown = ServerInfo::default();
         let facts = state.facts.as_deref().unwrap_or(&unknown);
         let own = match self.named(model) {
             Named::Own(own) | Named::Any(own) => Some(own),
@@ -200,7 +200,8 @@ impl Server {
         let dialect = probe::chosen(self.config.dialect).unwrap_or(facts.dialect);
         let traits = facts.traits_of(own.unwrap_or(model));
         Some(Target {
-            native: (self.config.api == Api::Responses).then(|| Native::of(dialect.name, &address.root)),
+            native: (self.config.api == Api::Responses)
+                .then(|| ResponsesProfile::of(dialect.name, &address.root)),
             address,
             dialect,
             alternate_roles: match self.config.alternate_roles {
@@ -266,10 +267,10 @@ impl Server {
     }
 
     /// The way to its slots, with the key of this client where that is the one to use.
-    pub fn line(&self, root: Arc<str>, client: Option<&HeaderValue>) -> Line {
+    pub fn line(&self, root: Arc<str>, client: Option<&HeaderValue>) -> SlotClient {
         let mut headers = HeaderMap::new();
         self.authorize(&mut headers, client);
-        Line { client: self.client.general.clone(), base: root, headers }
+        SlotClient { client: self.client.general.clone(), base: root, headers }
     }
 
     /// Looks up what is known of its saved slots, and changes nothing.
@@ -351,7 +352,7 @@ impl Server {
         self.suspected.notify_one();
     }
 
-    /// Asks for a look now.
+    /// RequestSummary for a look now.
     pub fn recheck(&self) {
         self.suspected.notify_one();
     }
@@ -403,15 +404,15 @@ impl Server {
         let mut silent = false;
         for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
             let address = Address::of(base);
-            let look = Look { client: &self.client.general, address: &address, key: self.key.as_ref() };
+            let look = Probe { client: &self.client.general, address: &address, key: self.key.as_ref() };
             match look.run().await {
-                Sight::Unseen => return Looked::Answered(before),
-                Sight::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
-                Sight::Silent(reason) => {
+                ProbeResult::Unseen => return Looked::Answered(before),
+                ProbeResult::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
+                ProbeResult::Silent(reason) => {
                     silent = true;
                     reasons.push(format!("{}: {reason}", redact_url(base)));
                 }
-                Sight::Loading(reason) => {
+                ProbeResult::Loading(reason) => {
                     return Looked::Answered(State {
                         address: before.address.or(Some(address)),
                         facts: before.facts,
@@ -419,7 +420,7 @@ impl Server {
                         looked: true,
                     });
                 }
-                Sight::Ready(facts) => {
+                ProbeResult::Ready(facts) => {
                     let address = if facts.unversioned { address.without_version() } else { address };
                     let (address, facts) = (Some(address), Some(Arc::new(*facts)));
                     return Looked::Answered(State { address, facts, ready: Ok(()), looked: true });

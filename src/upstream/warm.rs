@@ -35,7 +35,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// One way to the server.
 #[derive(Clone)]
-pub struct Line {
+pub struct SlotClient {
     pub client: reqwest::Client,
     /// Base URL.
     pub base: Arc<str>,
@@ -44,7 +44,7 @@ pub struct Line {
 }
 
 /// The states of one server's slots.
-pub struct Warm {
+pub struct SlotCache {
     /// The server's folder, where it is ours to see too.
     folder: Option<Folder>,
     /// What the names of its files begin with.
@@ -80,12 +80,12 @@ struct Held {
     unsaved: bool,
     /// Tokens that were restored for the request, where its answer will show whether that was of use.
     restored: Option<u64>,
-    line: Line,
+    line: SlotClient,
 }
 
 /// `GET /slots`, one element.
 #[derive(Deserialize)]
-struct Seen {
+struct ServerStatus {
     id: u32,
     #[serde(default)]
     n_prompt_tokens: Option<u64>,
@@ -118,12 +118,12 @@ struct Generation {
     n_ctx: Option<u64>,
 }
 
-impl Warm {
+impl SlotCache {
     /// Nothing is read or sent yet.
-    pub fn new(config: &UpstreamConfig, metrics: &Routing) -> Warm {
+    pub fn new(config: &UpstreamConfig, metrics: &Routing) -> SlotCache {
         let names = index::names(config.url.as_deref().unwrap_or_default());
         let folder = |path| Folder { path, names: names.clone() };
-        Warm {
+        SlotCache {
             folder: config.slot_save_dir.clone().map(folder),
             names,
             rest: config.slot_save_after,
@@ -140,7 +140,7 @@ impl Warm {
     }
 
     /// Looks up what is known of that, and changes nothing.
-    pub async fn look(&self, line: &Line) {
+    pub async fn look(&self, line: &SlotClient) {
         if let Some(folder) = &self.folder
             && let Some(server) = line.identity().await
         {
@@ -150,10 +150,10 @@ impl Warm {
 
     /// Makes the slot ready for a request with this body: what it holds of another conversation is saved first, what
     /// it lost of this one is loaded. `conversation`: `None` for a request whose slot is nobody's afterwards. Returns the
-    /// turn, for [`Warm::after`].
+    /// turn, for [`SlotCache::after`].
     pub async fn before(
         &self,
-        line: &Line,
+        line: &SlotClient,
         slot: u32,
         conversation: Option<&str>,
         body: &[u8],
@@ -207,7 +207,7 @@ impl Warm {
 
     /// The server restores states of hybrid, recurrent and sliding-window models, and then reads the prompt anew: the
     /// answer alone shows it.
-    async fn judge(&self, inner: &mut Inner, line: &Line, restored: u64, cached: u64) {
+    async fn judge(&self, inner: &mut Inner, line: &SlotClient, restored: u64, cached: u64) {
         if cached.saturating_mul(GAIN) >= restored {
             return self.metrics.slot_restored("used");
         }
@@ -315,7 +315,7 @@ impl Warm {
     async fn load(
         &self,
         inner: &mut Inner,
-        line: &Line,
+        line: &SlotClient,
         slot: u32,
         conversation: &str,
         asked: &Asked<'_>,
@@ -380,7 +380,7 @@ impl Inner {
     }
 }
 
-impl Line {
+impl SlotClient {
     /// Hash of what a state depends on.
     async fn identity(&self) -> Option<String> {
         let props: Props = self.get("/props").await?;
@@ -393,7 +393,7 @@ impl Line {
 
     /// Tokens that a slot holds; `None` where the server does not say.
     async fn tokens(&self, slot: u32) -> Option<u64> {
-        let seen: Vec<Seen> = self.get("/slots").await?;
+        let seen: Vec<ServerStatus> = self.get("/slots").await?;
         // a slot that had no request since the server's start has no such number
         seen.into_iter().find(|seen| seen.id == slot).map(|seen| seen.n_prompt_tokens.unwrap_or(0))
     }

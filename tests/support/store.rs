@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::{Chain, Conversation, Followed, Id, Scope, Store, StoredItem, Turn, TurnState, Used};
+use rejoinder::store::{
+    Chain, Conversation, HasSuccessor, Id, LastUsed, Scope, Store, StoredItem, Turn, TurnState,
+};
 use rejoinder_core::{Input, Output, Usage};
 
 pub const ALICE: Scope = Scope([1; 16]);
@@ -28,8 +30,8 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         echo: r#""model":"m","tools":[]"#.into(),
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,
-        used: Used::default(),
-        followed: Followed::default(),
+        used: LastUsed::default(),
+        followed: HasSuccessor::default(),
     }
 }
 

@@ -23,12 +23,12 @@ pub fn text(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
     // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
-    Ok(json::Seam::default().join(text))
+    Ok(json::SurrogateJoiner::default().join(text))
 }
 
 /// What a request wants from or for the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Asks {
+pub struct RequestSummary {
     /// The model, where one is named.
     pub model: Option<String>,
     /// What the client calls the prompts that begin alike.
@@ -68,7 +68,7 @@ pub struct Context<'a> {
 
 /// A request whose fields are told apart and not yet understood.
 #[derive(Debug)]
-pub struct Draft<'a> {
+pub struct ParsedRequest<'a> {
     /// The whole request.
     pub(crate) text: &'a str,
     pub(crate) request: CreateResponse<'a>,
@@ -80,12 +80,12 @@ pub struct Draft<'a> {
     pub(crate) references: Vec<(usize, String)>,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> ParsedRequest<'a> {
     /// Takes a body apart.
     ///
     /// # Errors
     /// 400 for a body that is no JSON object, or holds more than `limits` allow.
-    pub fn read(text: &'a str, limits: &Limits) -> Result<Draft<'a>, Error> {
+    pub fn read(text: &'a str, limits: &Limits) -> Result<ParsedRequest<'a>, Error> {
         if !text.trim_start().starts_with('{') {
             return Err(invalid_json("expected one JSON object".to_owned()));
         }
@@ -106,7 +106,7 @@ impl<'a> Draft<'a> {
         let references = items.iter().enumerate();
         let references =
             references.filter_map(|(n, (_, item))| Some((n, reference(item.as_ref()?)?))).collect();
-        Ok(Draft { text, request, limits: *limits, items, references })
+        Ok(ParsedRequest { text, request, limits: *limits, items, references })
     }
 
     /// What it asks of the store.
@@ -114,10 +114,10 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// 400 for a field of the wrong type, for `conversation` beside `previous_response_id`, and for a background
     /// response that may not be stored.
-    pub fn asks(&self) -> Result<Asks, Error> {
+    pub fn asks(&self) -> Result<RequestSummary, Error> {
         let request = &self.request;
         let store = boolean(request.store, "store")?;
-        let asks = Asks {
+        let asks = RequestSummary {
             model: string(request.model, "model")?.filter(|model| !model.is_empty()).map(Cow::into_owned),
             prompt_cache_key: string(request.prompt_cache_key, "prompt_cache_key")?.map(Cow::into_owned),
             previous_response_id: string(request.previous_response_id, "previous_response_id")?
@@ -278,19 +278,19 @@ const MOST_CONVERSATION_ITEMS: usize = 20;
 
 /// The body of a request about a conversation.
 #[derive(Debug)]
-pub struct Conversing<'a> {
+pub struct ConversationRequest<'a> {
     /// `metadata`, an object.
     pub metadata: Option<&'a str>,
     /// `items`
     pub items: Vec<&'a RawValue>,
 }
 
-impl<'a> Conversing<'a> {
+impl<'a> ConversationRequest<'a> {
     /// Reads it.
     ///
     /// # Errors
     /// 400 for a body that is no JSON object, a member of the wrong type, or one that holds more than `limits` allow.
-    pub fn read(text: &'a str, limits: &Limits) -> Result<Conversing<'a>, Error> {
+    pub fn read(text: &'a str, limits: &Limits) -> Result<ConversationRequest<'a>, Error> {
         let body: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(error.to_string()))?;
         let body = object(Some(body), "body")?;
         let mut deep = Ok(());
@@ -307,7 +307,10 @@ impl<'a> Conversing<'a> {
                 return Err(too_wide(&format!("items[{n}]")));
             }
         }
-        Ok(Conversing { metadata: metadata(body.metadata, limits.metadata)?.map(RawValue::get), items })
+        Ok(ConversationRequest {
+            metadata: metadata(body.metadata, limits.metadata)?.map(RawValue::get),
+            items,
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::options::{Compact, PlanOptions, Wrappers};
 use crate::reply_plan::ReplyPlan;
 use crate::request::content::{self, Piece};
 use crate::request::history::{self, Assistant, Entry, History, Role};
-use crate::request::parse::{Context, Draft, text};
+use crate::request::parse::{Context, ParsedRequest, text};
 use crate::request::plan::text_format::TextForm;
 use crate::tools::table::Table;
 use crate::tools::{Choice, Tools};
@@ -54,15 +54,15 @@ pub struct Plan {
 /// Turns the body of `POST /v1/responses` into a plan, without anything that was stored.
 ///
 /// # Errors
-/// As [`Draft::read`], [`Draft::asks`] and [`Draft::plan`].
+/// As [`ParsedRequest::read`], [`ParsedRequest::asks`] and [`ParsedRequest::plan`].
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = text(body)?;
-    let draft = Draft::read(&text, &Limits::DEFAULT)?;
+    let draft = ParsedRequest::read(&text, &Limits::DEFAULT)?;
     draft.asks()?;
     draft.plan(options, &Context::default())
 }
 
-impl<'a> Draft<'a> {
+impl<'a> ParsedRequest<'a> {
     /// Makes the plan: what goes upstream, and what the answer echoes.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl<'a> Draft<'a> {
 }
 
 struct Planner<'a, 'o> {
-    draft: &'o Draft<'a>,
+    draft: &'o ParsedRequest<'a>,
     request: &'o CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
     context: &'o Context<'a>,
@@ -185,7 +185,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok((tools, choice))
     }
 
-    /// Asks for a summary, or once more for the text in its format; holds a format back that would keep the model from
+    /// RequestSummary for a summary, or once more for the text in its format; holds a format back that would keep the model from
     /// calling tools. The tools always stay where they are: without them the prompt would begin differently.
     fn ask_for_form(&self, prompt: &mut Prompt<'a>, reply: &mut ReplyPlan) {
         let entries = &mut prompt.entries;

@@ -10,7 +10,7 @@ use crate::fields::present;
 use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Entry, Role};
 use crate::request::messages::{self, ABORTED};
-use crate::responses_profile::Native;
+use crate::responses_profile::ResponsesProfile;
 use crate::sealing::{Purpose, Seal};
 use crate::wire::json::{self, push_literal, push_string};
 use crate::wire::request::{InputItem, Item, fields};
@@ -21,7 +21,13 @@ pub const OURS: [&str; 6] =
 
 /// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
 /// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
-pub fn whole(request: &str, model: &str, stream: bool, input: Option<&str>, native: &Native) -> Vec<u8> {
+pub fn whole(
+    request: &str,
+    model: &str,
+    stream: bool,
+    input: Option<&str>,
+    native: &ResponsesProfile,
+) -> Vec<u8> {
     let members = json::members(request).unwrap_or_default();
     let own = members.iter().filter(|(key, _)| input.is_some() && key == "input");
     let own: usize = own.map(|(_, value)| value.get().len()).sum();
@@ -127,7 +133,7 @@ fn literal(text: &str) -> String {
 }
 
 /// `store` is always false: what is kept is kept by us, and the Codex backend takes nothing else.
-pub(crate) fn end(out: &mut Vec<u8>, stream: bool, native: &Native) {
+pub(crate) fn end(out: &mut Vec<u8>, stream: bool, native: &ResponsesProfile) {
     out.extend_from_slice(b",\"store\":false,\"stream\":");
     out.extend_from_slice(if stream || native.streams_only { b"true}" } else { b"false}" });
 }

@@ -12,16 +12,16 @@ use serde_json::value::RawValue;
 
 use crate::fields::present;
 use crate::response::native_items::kind::subject;
-use crate::wire::json::{self, Seam};
+use crate::wire::json::{self, SurrogateJoiner};
 use crate::wire::native_event::{Event, Item};
 use crate::wire::request::fields;
 
-pub(crate) use crate::response::native_items::kind::{Sort, Text, Turn};
+pub(crate) use crate::response::native_items::kind::{ItemKind, PartMatch, Text};
 
 /// One item of the upstream's.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub sort: Sort,
+pub(crate) struct NativeItem {
+    pub sort: ItemKind,
     /// Its `type`, or as much of it as is known.
     kind: String,
     /// As the upstream has them, escaped; empty while unknown.
@@ -60,9 +60,9 @@ pub(crate) struct Entry {
     fresh: bool,
 }
 
-impl Entry {
-    fn new(sort: Sort, kind: &str) -> Entry {
-        Entry {
+impl NativeItem {
+    fn new(sort: ItemKind, kind: &str) -> NativeItem {
+        NativeItem {
             sort,
             kind: kind.to_owned(),
             id: String::new(),
@@ -110,9 +110,9 @@ impl Entry {
     /// Whether enough is known to announce it.
     pub fn ready(&self) -> bool {
         match self.sort {
-            Sort::Call(_) => !self.name.is_empty(),
-            Sort::Own => !self.item.is_empty(),
-            Sort::Message | Sort::Reasoning => true,
+            ItemKind::Call(_) => !self.name.is_empty(),
+            ItemKind::Own => !self.item.is_empty(),
+            ItemKind::Message | ItemKind::Reasoning => true,
         }
     }
 
@@ -128,14 +128,14 @@ impl Entry {
     }
 
     /// Where text of this kind and index goes. Parts of one item come one after another.
-    pub fn turn(&mut self, text: Text, index: Option<u64>) -> Turn {
+    pub fn turn(&mut self, text: Text, index: Option<u64>) -> PartMatch {
         let next = match (self.part, index) {
             (None, index) => index.unwrap_or(0),
             (Some((open, at)), index) if open == text => match index {
-                Some(index) if index == at => return Turn::Same,
-                Some(index) if index < at => return Turn::Late,
+                Some(index) if index == at => return PartMatch::Same,
+                Some(index) if index < at => return PartMatch::Late,
                 Some(index) => index,
-                None if !self.fresh => return Turn::Same,
+                None if !self.fresh => return PartMatch::Same,
                 None => at + 1,
             },
             (Some((_, at)), index) => index.unwrap_or(at + 1),
@@ -143,19 +143,19 @@ impl Entry {
         self.part = Some((text, next));
         self.fresh = false;
         *self.count(text) += 1;
-        Turn::New
+        PartMatch::New
     }
 
     /// The same for the part at a position of the finished item.
-    pub fn turn_at(&mut self, text: Text, position: u64) -> Turn {
+    pub fn turn_at(&mut self, text: Text, position: u64) -> PartMatch {
         let seen = *self.count(text);
         match self.part {
             _ if seen <= position => {
                 let next = self.part.map_or(0, |(_, at)| at + 1);
                 self.turn(text, Some(next))
             }
-            Some((open, _)) if seen == position + 1 && open == text => Turn::Same,
-            _ => Turn::Late,
+            Some((open, _)) if seen == position + 1 && open == text => PartMatch::Same,
+            _ => PartMatch::Late,
         }
     }
 
@@ -176,7 +176,7 @@ impl Entry {
         if text(event.item_id).is_some_and(|id| *id != *self.id) {
             fill(&mut self.alias, text(event.item_id));
         }
-        if matches!(self.sort, Sort::Call(_)) {
+        if matches!(self.sort, ItemKind::Call(_)) {
             fill(&mut self.name, text(event.name));
         }
         let Some(item) = item else { return };
@@ -187,7 +187,8 @@ impl Entry {
             self.namespace = text(item.namespace).filter(|name| !name.is_empty()).map(Cow::into_owned);
         }
         let done = event.r#type.is_some_and(|kind| kind.get().ends_with(".done\""));
-        if let Some(raw) = event.item.filter(|_| self.sort == Sort::Own && (done || self.item.is_empty())) {
+        if let Some(raw) = event.item.filter(|_| self.sort == ItemKind::Own && (done || self.item.is_empty()))
+        {
             self.item = json::compact(raw.get()).into_owned();
         }
     }
@@ -195,13 +196,13 @@ impl Entry {
 
 /// All items of one answer.
 #[derive(Debug, Default)]
-pub(crate) struct Mend {
+pub(crate) struct NativeItems {
     /// In order of appearance.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<NativeItem>,
     /// The one whose events are passed on; all before are over.
     pub live: usize,
     /// Half of a surrogate pair of the open part.
-    pub seam: Seam,
+    pub seam: SurrogateJoiner,
     /// Item ids that were sent.
     pub ids: Vec<String>,
     /// The id that the next item should get.
@@ -210,18 +211,19 @@ pub(crate) struct Mend {
     pub extra: String,
 }
 
-impl Mend {
+impl NativeItems {
     /// The item that an event of `kind` is about; it is added where it is the first to speak of it. `None`: it is
     /// about no item.
     pub fn of(&mut self, kind: &str, event: &Event<'_>) -> Option<usize> {
         let item: Option<Item<'_>> = event.item.and_then(fields);
         let told = item.as_ref().and_then(|item| item.r#type).and_then(json::decode);
         let (sort, name) = match (&item, &told) {
-            (Some(_), Some(told)) => (Sort::of(told), &**told),
+            (Some(_), Some(told)) => (ItemKind::of(told), &**told),
             (Some(_), None) => return None,
-            (None, _) => (Sort::of_event(kind, event), subject(kind)),
+            (None, _) => (ItemKind::of_event(kind, event), subject(kind)),
         };
-        if sort == Sort::Own && item.is_none() && event.item_id.is_none() && event.output_index.is_none() {
+        if sort == ItemKind::Own && item.is_none() && event.item_id.is_none() && event.output_index.is_none()
+        {
             return None;
         }
         if item.is_none()
@@ -236,14 +238,14 @@ impl Mend {
         }
         let added = kind == "response.output_item.added";
         let done = kind == "response.output_item.done";
-        let alike = |entry: &Entry| {
+        let alike = |entry: &NativeItem| {
             // `mcp_call_arguments.delta` is about an `mcp_call`
             let same = name.starts_with(&*entry.kind) || entry.kind.starts_with(name);
-            entry.sort == sort && (sort != Sort::Own || same)
+            entry.sort == sort && (sort != ItemKind::Own || same)
         };
         let found = self.find(&alike, event, item.as_ref(), added, done);
         let at = found.unwrap_or_else(|| {
-            self.entries.push(Entry::new(sort, name));
+            self.entries.push(NativeItem::new(sort, name));
             self.entries.len() - 1
         });
         let entry = self.entries.get_mut(at)?;
@@ -254,7 +256,7 @@ impl Mend {
 
     fn find(
         &self,
-        alike: &dyn Fn(&Entry) -> bool,
+        alike: &dyn Fn(&NativeItem) -> bool,
         event: &Event<'_>,
         item: Option<&Item<'_>>,
         added: bool,
@@ -265,7 +267,7 @@ impl Mend {
         let call_id = item.and_then(|item| text(item.call_id)).unwrap_or_default();
         let index = number(event.output_index);
         // told of once more, a call must not become a second one; short ids come again for other items
-        let again = |entry: &Entry| {
+        let again = |entry: &NativeItem| {
             let same_id = tail(&id).is_some() && entry.id == id;
             let same_call = !call_id.is_empty() && entry.call_id == call_id;
             alike(entry) && (same_id || same_call && !entry.differs(&id, index))
@@ -281,25 +283,25 @@ impl Mend {
                 fits.push(at);
             }
         }
-        let of = |wanted: &dyn Fn(&Entry) -> bool| {
+        let of = |wanted: &dyn Fn(&NativeItem) -> bool| {
             fits.iter().rev().copied().find(|at| self.entries.get(*at).is_some_and(wanted))
         };
         // llama-server has named a call by its id in one event and by its call_id in the next
-        let same_id = |entry: &Entry| {
+        let same_id = |entry: &NativeItem| {
             let tails = tail(&id).is_some_and(|rest| Some(rest) == tail(&entry.id));
             !id.is_empty() && ([&*entry.id, &*entry.alias, &*entry.call_id].contains(&&*id) || tails)
         };
         let other_call =
-            |entry: &Entry| !call_id.is_empty() && !entry.call_id.is_empty() && entry.call_id != call_id;
-        let at_index = |entry: &Entry| index.is_some() && entry.index == index && !other_call(entry);
+            |entry: &NativeItem| !call_id.is_empty() && !entry.call_id.is_empty() && entry.call_id != call_id;
+        let at_index = |entry: &NativeItem| index.is_some() && entry.index == index && !other_call(entry);
         of(&|entry| same_id(entry) && (index.is_none() || entry.index == index))
             .or_else(|| of(&same_id))
             .or_else(|| of(&at_index))
             .or_else(|| {
-                let untold = |entry: &Entry| {
+                let untold = |entry: &NativeItem| {
                     entry.part.is_none() && entry.heard.is_empty() && entry.waiting.is_empty()
                 };
-                let unnamed = |entry: &Entry| {
+                let unnamed = |entry: &NativeItem| {
                     !other_call(entry)
                         && !entry.done
                         && (done || id.is_empty() || entry.id.is_empty() || untold(entry))
@@ -314,11 +316,11 @@ impl Mend {
 
     /// The item of a finished response that stands at `position` among those of its sort, or was told of by id.
     pub fn of_output(&self, item: &Item<'_>, matched: &[usize]) -> Option<usize> {
-        let sort = Sort::of(&present(item.r#type).and_then(json::decode)?);
+        let sort = ItemKind::of(&present(item.r#type).and_then(json::decode)?);
         let text = |raw| present(raw).and_then(json::text).filter(|text| !text.is_empty());
         let (id, call_id) = (text(item.id), text(item.call_id));
-        let free = |at: &usize, entry: &Entry| entry.sort == sort && !matched.contains(at);
-        let same = |entry: &Entry| {
+        let free = |at: &usize, entry: &NativeItem| entry.sort == sort && !matched.contains(at);
+        let same = |entry: &NativeItem| {
             id.as_deref() == Some(&entry.id) || call_id.as_deref().is_some_and(|id| id == entry.call_id)
         };
         let mut all = self.entries.iter().enumerate();
@@ -339,13 +341,14 @@ impl Mend {
 
     /// Bytes that are held of all items.
     pub fn held(&self) -> usize {
-        let held =
-            |entry: &Entry| entry.waiting_bytes + entry.heard.len() + entry.blank.len() + entry.item.len();
+        let held = |entry: &NativeItem| {
+            entry.waiting_bytes + entry.heard.len() + entry.blank.len() + entry.item.len()
+        };
         self.entries.iter().map(held).sum()
     }
 
     /// The entry whose turn it is.
-    pub fn current(&mut self) -> Option<&mut Entry> {
+    pub fn current(&mut self) -> Option<&mut NativeItem> {
         self.entries.get_mut(self.live)
     }
 
@@ -355,8 +358,8 @@ impl Mend {
     }
 
     /// The book of another answer to the same request.
-    pub fn anew(&mut self) -> Mend {
-        Mend { ids: std::mem::take(&mut self.ids), ..Mend::default() }
+    pub fn anew(&mut self) -> NativeItems {
+        NativeItems { ids: std::mem::take(&mut self.ids), ..NativeItems::default() }
     }
 
     /// The upstream's id, where it is fit to be ours: unique, stable over servers, with the right prefix.

@@ -28,7 +28,7 @@ use crate::ids::Ids;
 use crate::options::Compact;
 use crate::quirk::{Quirk, Repaired};
 use crate::reply_plan::ReplyPlan;
-use crate::response::native_items::Mend;
+use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Call, Events, Kind, OUTPUT_TEXT, Open};
 use crate::response::shared::{Shared, Text};
@@ -36,13 +36,13 @@ use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::call_slot::{Piece, Slot, Stage};
 use crate::response::transcoder::finish::Finish;
 use crate::response::transcoder::parts::fingerprint;
-use crate::response::transcoder::repeat::Again;
-use crate::response::transcoder::text::{Channel, Flow, is_blank};
+use crate::response::transcoder::repeat::RepeatPath;
+use crate::response::transcoder::text::{Channel, TextChannel, is_blank};
 use crate::response::transcoder::text_format::HeldText;
 use crate::response::transcoder::think::Think;
 use crate::response::usage::Usage;
 use crate::response::{events, upstream_error};
-use crate::responses_profile::Native;
+use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
@@ -69,7 +69,7 @@ pub enum End {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Transcoder {
-    again: Again,
+    again: RepeatPath,
     terminal: Option<Terminal>,
     /// Bytes that have arrived.
     fed: usize,
@@ -78,15 +78,15 @@ pub struct Transcoder {
     events: Events,
     /// Which channel the open message's part belongs to.
     last: Channel,
-    text: Flow,
+    text: TextChannel,
     think: Think,
     calls: Vec<Slot>,
     open: Option<Open>,
     plan: ReplyPlan,
     /// Log probabilities of the tokens of the next piece of text.
     logprobs: String,
-    reasoning: Flow,
-    refusal: Flow,
+    reasoning: TextChannel,
+    refusal: TextChannel,
     /// By which of its names reasoning came first.
     reasoning_name: Option<usize>,
     /// The last finished reasoning.
@@ -121,7 +121,7 @@ pub struct Transcoder {
     dropped: u64,
     repaired: Repaired,
     /// Items of an upstream that speaks Responses itself.
-    mend: Mend,
+    mend: NativeItems,
     body: Vec<u8>,
 }
 
@@ -157,9 +157,9 @@ impl Transcoder {
             late_bytes: 0,
             fed: 0,
             most_held: bounds::HELD,
-            reasoning: Flow::default(),
-            text: Flow::default(),
-            refusal: Flow::default(),
+            reasoning: TextChannel::default(),
+            text: TextChannel::default(),
+            refusal: TextChannel::default(),
             reasoning_name: None,
             reasoned: None,
             annotations: Vec::new(),
@@ -174,8 +174,8 @@ impl Transcoder {
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
-            again: Again::default(),
-            mend: Mend::default(),
+            again: RepeatPath::default(),
+            mend: NativeItems::default(),
             body: Vec::new(),
         }
     }
@@ -269,7 +269,12 @@ impl Transcoder {
 
     /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
     /// `keeps_format`: it was told of a format beside tools, and binds its text to it.
-    pub fn hear(&mut self, native: Option<&'static Native>, think_tags: ThinkTags, keeps_format: bool) {
+    pub fn hear(
+        &mut self,
+        native: Option<&'static ResponsesProfile>,
+        think_tags: ThinkTags,
+        keeps_format: bool,
+    ) {
         if keeps_format && self.holds_text() {
             self.held = None;
         }
@@ -321,7 +326,7 @@ impl Transcoder {
             return;
         }
         let data = data.trim_ascii();
-        if !self.once_more(data, out) && !data.is_empty() {
+        if !self.try_repeat(data, out) && !data.is_empty() {
             self.parse(data, now, out);
         }
     }
@@ -625,7 +630,7 @@ impl Transcoder {
             self.drain_open_call(out);
         }
         self.close(cut, out);
-        let Flow { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
+        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
         if self.count == self.before {
             // an answer of white space alone, or of nothing, is still the answer: clients look for its text
             self.begin(Kind::Message, "msg_", out);

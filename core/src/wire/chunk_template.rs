@@ -4,13 +4,13 @@
 
 /// A chunk without its text.
 #[derive(Debug, Default)]
-pub struct Mould {
+pub struct ChunkTemplate {
     /// What stood before the text, then what stood behind it.
     around: String,
     before: usize,
 }
 
-impl Mould {
+impl ChunkTemplate {
     /// Takes the mould of `chunk`, a valid JSON text of which `text` is a part: the inside of a string literal.
     pub fn take(&mut self, chunk: &str, text: &str) {
         self.around.clear();
@@ -56,8 +56,8 @@ mod tests {
 
     const CHUNK: &str = r#"{"choices":[{"delta":{"content":" a"}}],"id":"a"}"#;
 
-    fn mould() -> Mould {
-        let mut mould = Mould::default();
+    fn mould() -> ChunkTemplate {
+        let mut mould = ChunkTemplate::default();
         let at = CHUNK.find(" a").unwrap();
         mould.take(CHUNK, &CHUNK[at..at + 2]);
         mould
@@ -87,7 +87,7 @@ mod tests {
         ] {
             assert_eq!(mould().text(chunk), None, "{chunk}");
         }
-        assert_eq!(Mould::default().text(""), None);
-        assert_eq!(Mould::default().text(CHUNK), None);
+        assert_eq!(ChunkTemplate::default().text(""), None);
+        assert_eq!(ChunkTemplate::default().text(CHUNK), None);
     }
 }

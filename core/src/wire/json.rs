@@ -94,7 +94,7 @@ pub fn literal(raw: &RawValue) -> Option<&str> {
 /// The inside of a string literal, still escaped and fit to be sent on: lone surrogates, which strict parsers
 /// refuse, are replaced. `None` when the value is no string.
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let mut seam = Seam::default();
+    let mut seam = SurrogateJoiner::default();
     let inner = seam.join(literal(raw)?);
     Some(match seam.flush() {
         "" => inner,
@@ -151,7 +151,7 @@ fn cut(escaped: &str, at: usize) -> usize {
 
 /// Decodes an escaped string; lone surrogates become U+FFFD.
 pub fn unescape(escaped: &str) -> Option<String> {
-    let mut seam = Seam::default();
+    let mut seam = SurrogateJoiner::default();
     let mut whole = seam.join(escaped).into_owned();
     whole.push_str(seam.flush());
     serde_json::from_str(&format!("\"{whole}\"")).ok()
@@ -160,11 +160,11 @@ pub fn unescape(escaped: &str) -> Option<String> {
 /// Joins escaped strings that arrive in pieces: `\ud83d` at the end of one and `\ude00` at the start of the next
 /// are one character, and a surrogate that stays alone becomes U+FFFD.
 #[derive(Debug, Default, Clone)]
-pub struct Seam {
+pub struct SurrogateJoiner {
     high: Option<[u8; 4]>,
 }
 
-impl Seam {
+impl SurrogateJoiner {
     /// Passes a piece on; without lone surrogates it is borrowed as it is.
     pub fn join<'a>(&mut self, piece: &'a str) -> Cow<'a, str> {
         if self.high.is_none() && !has_lone_surrogate(piece) {
@@ -385,7 +385,7 @@ mod tests {
             (r"\\ud83d\ude00", true),
         ] {
             for text in [text.to_owned(), format!("{far}{text}")] {
-                assert_eq!(matches!(Seam::default().join(&text), Cow::Owned(_)), copied, "{text}");
+                assert_eq!(matches!(SurrogateJoiner::default().join(&text), Cow::Owned(_)), copied, "{text}");
             }
         }
     }
@@ -400,7 +400,7 @@ mod tests {
                 && !head.ends_with(r"\u")
                 && !(head.len() > 2 && (1..4).any(|k| head[..head.len().saturating_sub(k)].ends_with(r"\u")))
         }) {
-            let mut seam = Seam::default();
+            let mut seam = SurrogateJoiner::default();
             let mut got = seam.join(&whole[..cut]).into_owned();
             got += &seam.join(&whole[cut..]);
             got += seam.flush();

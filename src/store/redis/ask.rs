@@ -14,21 +14,21 @@ use super::record::{Codec, HEAD, Kind, name, prefix};
 use crate::store::{Batch, Conversation, Scope, StoredItem, Turn};
 
 /// One exchange with the server, which can be sent again.
-pub(super) enum Ask<'a> {
+pub(super) enum Command<'a> {
     Script(ScriptInvocation<'a>),
-    Command(Cmd),
+    Single(Cmd),
     Pipeline(Pipeline),
 }
 
-impl Ask<'_> {
+impl Command<'_> {
     pub(super) async fn on<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<T> {
         match self {
-            Ask::Script(script) => script.invoke_async(connection).await,
-            Ask::Command(command) => command.query_async(connection).await,
-            Ask::Pipeline(pipeline) => pipeline.query_async(connection).await,
+            Command::Script(script) => script.invoke_async(connection).await,
+            Command::Single(command) => command.query_async(connection).await,
+            Command::Pipeline(pipeline) => pipeline.query_async(connection).await,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Write {
 
 /// Makes the asks; knows the records' form and idle time.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct Commands {
     pub codec: Codec,
     ttl: u64,
     chain: Script,
@@ -82,9 +82,9 @@ pub(super) struct Asker {
     log_bytes: usize,
 }
 
-impl Asker {
-    pub(super) fn new(codec: Codec, ttl: Duration, log_bytes: usize) -> Asker {
-        Asker {
+impl Commands {
+    pub(super) fn new(codec: Codec, ttl: Duration, log_bytes: usize) -> Commands {
+        Commands {
             codec,
             ttl: millis(ttl),
             chain: Script::new(include_str!("chain.lua")),
@@ -98,19 +98,19 @@ impl Asker {
     }
 
     /// The write as an ask, which is answered with 0 if there was nothing to write to; `None`: it cannot be sealed.
-    pub(super) fn write(&self, write: &Write) -> Option<Ask<'_>> {
+    pub(super) fn write(&self, write: &Write) -> Option<Command<'_>> {
         Some(match write {
             Write::Turn(scope, turn) => {
                 let key = name(*scope, Kind::Turn, &turn.id.to_string());
                 let mut put = self.put.key(&key);
                 put.arg(self.ttl).arg(self.codec.turn(&key, turn)?);
-                Ask::Script(put)
+                Command::Script(put)
             }
             Write::Head(scope, head) => {
                 let key = name(*scope, Kind::Conversation, &head.id);
                 let mut head_of = self.head.key(&key);
                 head_of.arg(self.ttl).arg(self.codec.head(&key, head)?);
-                Ask::Script(head_of)
+                Command::Script(head_of)
             }
             Write::Items(scope, conversation, items) => {
                 let key = name(*scope, Kind::Conversation, conversation);
@@ -120,7 +120,7 @@ impl Asker {
                     let (field, record) = self.codec.item(&key, item)?;
                     append.arg(field).arg(record);
                 }
-                Ask::Script(append)
+                Command::Script(append)
             }
             Write::Events(scope, run, place, batch, keep) => {
                 let key = name(*scope, Kind::Events, run);
@@ -131,60 +131,60 @@ impl Asker {
                 for (place, entry) in (*place..).zip(entries) {
                     events.arg(self.codec.entry(&key, place, entry)?);
                 }
-                Ask::Script(events)
+                Command::Script(events)
             }
         })
     }
 
-    pub(super) fn turn(&self, key: &str) -> Ask<'_> {
+    pub(super) fn turn(&self, key: &str) -> Command<'_> {
         let mut get = cmd("GETEX");
         get.arg(key).arg("PX").arg(self.ttl);
-        Ask::Command(get)
+        Command::Single(get)
     }
 
-    pub(super) fn chain(&self, scope: Scope, id: &str, limit: usize) -> Ask<'_> {
+    pub(super) fn chain(&self, scope: Scope, id: &str, limit: usize) -> Command<'_> {
         let mut chain = self.chain.key(name(scope, Kind::Turn, id));
         chain.arg(self.ttl).arg(limit).arg(prefix(scope, Kind::Turn));
-        Ask::Script(chain)
+        Command::Script(chain)
     }
 
     /// Answered with how many entries of a run's log are gone, how many there were ever, the last one, and those from
     /// number `from` on.
-    pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Ask<'_> {
+    pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Command<'_> {
         let mut read = self.read.key(name(scope, Kind::Events, run));
         read.key(name(scope, Kind::Gone, run)).arg(from);
-        Ask::Script(read)
+        Command::Script(read)
     }
 
     /// Answered with a list of one: the head, if there is one.
-    pub(super) fn head(&self, key: &str) -> Ask<'_> {
+    pub(super) fn head(&self, key: &str) -> Command<'_> {
         let mut both = pipe();
         both.atomic().cmd("HGET").arg(key).arg(HEAD);
         both.cmd("PEXPIRE").arg(key).arg(self.ttl).ignore();
-        Ask::Pipeline(both)
+        Command::Pipeline(both)
     }
 
     /// Answered with a list of one: fields and values.
-    pub(super) fn items(&self, key: &str) -> Ask<'_> {
+    pub(super) fn items(&self, key: &str) -> Command<'_> {
         let mut both = pipe();
         both.atomic().cmd("HGETALL").arg(key);
         both.cmd("PEXPIRE").arg(key).arg(self.ttl).ignore();
-        Ask::Pipeline(both)
+        Command::Pipeline(both)
     }
 
     /// Answered with a list of one: how many were removed.
-    pub(super) fn delete_item(&self, key: &str, field: &str) -> Ask<'_> {
+    pub(super) fn delete_item(&self, key: &str, field: &str) -> Command<'_> {
         let mut both = pipe();
         both.atomic().cmd("HDEL").arg(key).arg(field);
         both.cmd("PEXPIRE").arg(key).arg(self.ttl).ignore();
-        Ask::Pipeline(both)
+        Command::Pipeline(both)
     }
 
     /// Answered with 1 where there was something to delete.
-    pub(super) fn delete(&self, key: &str) -> Ask<'_> {
+    pub(super) fn delete(&self, key: &str) -> Command<'_> {
         let mut delete = cmd("DEL");
         delete.arg(key);
-        Ask::Command(delete)
+        Command::Single(delete)
     }
 
     pub(super) fn ttl(&self) -> u64 {

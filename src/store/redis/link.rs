@@ -13,17 +13,17 @@ use redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisError, RedisResu
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::ask::{Ask, Asker, Write, is_away};
+use super::ask::{Command, Commands, Write, is_away};
 use super::record::PREFIX;
-use super::waiting::{Room, Waiting};
+use super::waiting::{QueueLimits, Waiting};
 use crate::store::{Health, StoreError};
 
-pub(super) struct Link {
+pub(super) struct Connection {
     client: Client,
     /// The URL without its password.
     shown: String,
     timeout: Duration,
-    pub asker: Asker,
+    pub asker: Commands,
     shared: Mutex<Shared>,
     changed: watch::Sender<()>,
     wake: Notify,
@@ -62,15 +62,21 @@ impl From<Failure> for StoreError {
     }
 }
 
-impl Link {
-    pub(super) fn new(client: Client, shown: String, timeout: Duration, asker: Asker, room: Room) -> Link {
+impl Connection {
+    pub(super) fn new(
+        client: Client,
+        shown: String,
+        timeout: Duration,
+        asker: Commands,
+        room: QueueLimits,
+    ) -> Connection {
         let shared = Shared { state: State::Making, waiting: Waiting::new(room), number: 0, told: false };
         let (changed, _) = watch::channel(());
-        Link { client, shown, timeout, asker, shared: Mutex::new(shared), changed, wake: Notify::new() }
+        Connection { client, shown, timeout, asker, shared: Mutex::new(shared), changed, wake: Notify::new() }
     }
 
-    /// Asks, and asks once more if the connection ended meanwhile. It takes no longer than the time-out.
-    pub(super) async fn call<T: FromRedisValue>(&self, ask: &Ask<'_>) -> Result<T, Failure> {
+    /// RequestSummary, and asks once more if the connection ended meanwhile. It takes no longer than the time-out.
+    pub(super) async fn call<T: FromRedisValue>(&self, ask: &Command<'_>) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut again = true;
         loop {

@@ -10,7 +10,7 @@ use redis::{cmd, pipe};
 use tokio::sync::Mutex;
 
 use super::RedisStore;
-use super::ask::{Ask, Write, millis};
+use super::ask::{Command, Write, millis};
 use super::record::{Kind, name};
 use crate::store::{Batch, Scope, SharedRuns, StoreError};
 
@@ -32,7 +32,7 @@ impl SharedRuns for RedisStore {
             }
         }
         both.cmd("EXISTS").arg(name(scope, Kind::Cancel, id));
-        let (cancelled,): (bool,) = self.link.call(&Ask::Pipeline(both)).await?;
+        let (cancelled,): (bool,) = self.link.call(&Command::Pipeline(both)).await?;
         Ok(cancelled)
     }
 
@@ -40,14 +40,14 @@ impl SharedRuns for RedisStore {
         self.logs().remove(&(scope, Box::from(id)));
         let mut delete = cmd("DEL");
         delete.arg(name(scope, Kind::Lease, id)).arg(name(scope, Kind::Cancel, id));
-        let _: u64 = self.link.call(&Ask::Command(delete)).await?;
+        let _: u64 = self.link.call(&Command::Single(delete)).await?;
         Ok(())
     }
 
     async fn leased(&self, scope: Scope, id: &str) -> Result<bool, StoreError> {
         let mut exists = cmd("EXISTS");
         exists.arg(name(scope, Kind::Lease, id));
-        Ok(self.link.call(&Ask::Command(exists)).await?)
+        Ok(self.link.call(&Command::Single(exists)).await?)
     }
 
     async fn append(&self, scope: Scope, id: &str, batch: Batch, keep: Duration) -> Result<(), StoreError> {
@@ -107,7 +107,7 @@ impl SharedRuns for RedisStore {
     async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError> {
         let mut set = cmd("SET");
         set.arg(name(scope, Kind::Cancel, id)).arg("1").arg("PX").arg(self.link.asker.ttl());
-        let _: () = self.link.call(&Ask::Command(set)).await?;
+        let _: () = self.link.call(&Command::Single(set)).await?;
         Ok(())
     }
 }

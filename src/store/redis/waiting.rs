@@ -8,22 +8,22 @@ use crate::store::{Batch, Chain, Conversation, Id, Scope, Turn};
 
 /// Bounds of what may wait.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct QueueLimits {
     /// Most writes.
     pub writes: usize,
     /// Most bytes of them.
     pub bytes: usize,
 }
 
-impl Default for Room {
+impl Default for QueueLimits {
     fn default() -> Self {
-        Room { writes: 10_000, bytes: 64 << 20 }
+        QueueLimits { writes: 10_000, bytes: 64 << 20 }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Waiting {
-    room: Room,
+    room: QueueLimits,
     queue: VecDeque<(u64, Arc<Write>)>,
     bytes: usize,
     next: u64,
@@ -32,7 +32,7 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(room: Room) -> Waiting {
+    pub(super) fn new(room: QueueLimits) -> Waiting {
         Waiting { room, queue: VecDeque::new(), bytes: 0, next: 0, lost: 0 }
     }
 

@@ -15,7 +15,7 @@ const LONGEST: usize = 256 << 10;
 
 /// What of a response's head says something of its answer.
 #[derive(Debug)]
-pub struct Told {
+pub struct ResponseHead {
     pub status: StatusCode,
     /// Its `Content-Type` in lower case, empty without one.
     pub content_type: String,
@@ -30,7 +30,7 @@ pub struct Told {
 /// What is told of a response before its body.
 #[derive(Debug)]
 pub struct Head {
-    pub told: Told,
+    pub told: ResponseHead,
     pub framing: Framing,
     /// Whether the connection serves another request behind the body's end.
     pub keeps: bool,
@@ -62,10 +62,10 @@ pub enum Framing {
     Close,
 }
 
-impl Told {
+impl ResponseHead {
     /// Of a status and all headers, each as name and value.
-    pub fn new<'h>(status: StatusCode, headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> Told {
-        let mut told = Told {
+    pub fn new<'h>(status: StatusCode, headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> ResponseHead {
+        let mut told = ResponseHead {
             status,
             content_type: String::new(),
             retry_after: None,
@@ -242,7 +242,7 @@ fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
         let http_1_1 = parsed.version == Some(1);
         let framing = framing(status, parsed.headers, http_1_1)?;
         let keeps = keeps(parsed.headers, http_1_1) && !matches!(framing, Framing::Close);
-        let told = Told::new(status, parsed.headers.iter().map(|header| (header.name, header.value)));
+        let told = ResponseHead::new(status, parsed.headers.iter().map(|header| (header.name, header.value)));
         return Ok((Some(Head { told, framing, keeps }), passed));
     }
 }

@@ -9,7 +9,7 @@ use http::Uri;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use super::{Broken, Why};
+use super::{TransportError, Why};
 use crate::descriptors::{self, Use};
 
 /// Most connections to one server that are kept between requests.
@@ -57,15 +57,15 @@ impl Pool {
         }))
     }
 
-    pub(super) async fn connect(&self) -> Result<TcpStream, Broken> {
-        let refused = |cause: String| Broken { why: Why::Refused, cause };
+    pub(super) async fn connect(&self) -> Result<TcpStream, TransportError> {
+        let refused = |cause: String| TransportError { why: Why::Refused, cause };
         let connect = TcpStream::connect((self.host.as_str(), self.port));
         let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
             Ok(Ok(stream)) if !descriptors::within(&stream, Use::Upstream) => {
-                return Err(Broken::no_descriptor());
+                return Err(TransportError::no_descriptor());
             }
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if descriptors::is_lack(&error) => return Err(Broken::no_descriptor()),
+            Ok(Err(error)) if descriptors::is_lack(&error) => return Err(TransportError::no_descriptor()),
             Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
             Err(_) => return Err(refused("cannot connect in time".to_owned())),
         };

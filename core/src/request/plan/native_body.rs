@@ -7,7 +7,7 @@ use crate::fields::{boolean, present};
 use crate::reply_plan::ReplyPlan;
 use crate::request::plan::{Planner, Prompt, push_key};
 use crate::request::{extra_fields, messages, responses_body};
-use crate::responses_profile::Native;
+use crate::responses_profile::ResponsesProfile;
 use crate::wire::json;
 use crate::wire::request::InputItem;
 use serde_json::value::RawValue;
@@ -16,7 +16,7 @@ impl<'a> Planner<'a, '_> {
     /// The body for a server that speaks Responses, and knows functions and plain items alone.
     pub(super) fn functions(
         &mut self,
-        native: &Native,
+        native: &ResponsesProfile,
         model: &str,
         prompt: Prompt<'a>,
         reply: &ReplyPlan,
@@ -65,7 +65,7 @@ impl<'a> Planner<'a, '_> {
     /// The body for a server that speaks Responses well.
     pub(super) fn whole(
         &self,
-        native: &Native,
+        native: &ResponsesProfile,
         model: &str,
         items: &[&InputItem<'a>],
         reply: &ReplyPlan,

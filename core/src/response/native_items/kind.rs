@@ -6,7 +6,7 @@ use crate::wire::request::fields;
 
 /// What an item is, as far as its stream is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sort {
+pub enum ItemKind {
     Message,
     Reasoning,
     /// `function_call`; true: `custom_tool_call`.
@@ -15,32 +15,32 @@ pub enum Sort {
     Own,
 }
 
-impl Sort {
+impl ItemKind {
     /// Of an item's `type`.
-    pub fn of(kind: &str) -> Sort {
+    pub fn of(kind: &str) -> ItemKind {
         match kind {
-            "message" => Sort::Message,
-            "reasoning" => Sort::Reasoning,
-            "function_call" => Sort::Call(false),
-            "custom_tool_call" => Sort::Call(true),
-            _ => Sort::Own,
+            "message" => ItemKind::Message,
+            "reasoning" => ItemKind::Reasoning,
+            "function_call" => ItemKind::Call(false),
+            "custom_tool_call" => ItemKind::Call(true),
+            _ => ItemKind::Own,
         }
     }
 
     /// Of the item that an event of this type is about.
-    pub fn of_event(kind: &str, event: &Event<'_>) -> Sort {
+    pub fn of_event(kind: &str, event: &Event<'_>) -> ItemKind {
         match subject(kind) {
-            "output_text" | "refusal" => Sort::Message,
+            "output_text" | "refusal" => ItemKind::Message,
             "content_part" => {
                 let part: Part<'_> = event.part.and_then(fields).unwrap_or_default();
                 let reasoning =
                     part.r#type.and_then(json::decode).is_some_and(|kind| kind == "reasoning_text");
-                if reasoning { Sort::Reasoning } else { Sort::Message }
+                if reasoning { ItemKind::Reasoning } else { ItemKind::Message }
             }
-            name if name.starts_with("reasoning") => Sort::Reasoning,
-            "function_call_arguments" => Sort::Call(false),
-            "custom_tool_call_input" => Sort::Call(true),
-            _ => Sort::Own,
+            name if name.starts_with("reasoning") => ItemKind::Reasoning,
+            "function_call_arguments" => ItemKind::Call(false),
+            "custom_tool_call_input" => ItemKind::Call(true),
+            _ => ItemKind::Own,
         }
     }
 }
@@ -69,7 +69,7 @@ impl Text {
 
 /// Where a piece of text goes.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum PartMatch {
     /// On with the open part.
     Same,
     /// A part begins.

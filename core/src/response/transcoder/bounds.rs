@@ -52,7 +52,7 @@ mod tests {
     use crate::options::{PlanOptions, ThinkTags};
     use crate::request::plan::plan;
     use crate::response::transcoder::End;
-    use crate::responses_profile::Native;
+    use crate::responses_profile::ResponsesProfile;
 
     const LIMIT: usize = 1 << 20;
 
@@ -65,7 +65,11 @@ mod tests {
         let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
         transcoder.most_held = LIMIT;
-        transcoder.hear(native.then(|| Native::of("generic", "http://server")), ThinkTags::Off, false);
+        transcoder.hear(
+            native.then(|| ResponsesProfile::of("generic", "http://server")),
+            ThinkTags::Off,
+            false,
+        );
         transcoder
     }
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::response::argument_scan::Scan;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::chat::{Function, ToolCall};
-use crate::wire::json::{self, Seam, compact};
+use crate::wire::json::{self, SurrogateJoiner, compact};
 
 /// One call of the answer.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ pub(super) struct Slot {
     pub(super) name: String,
     /// Escaped arguments that have not been sent.
     pub(super) waiting: String,
-    pub(super) seam: Seam,
+    pub(super) seam: SurrogateJoiner,
     pub(super) scan: Scan,
     pub(super) form: Form,
     /// What came behind whole arguments, escaped.

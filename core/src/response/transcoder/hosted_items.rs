@@ -1,7 +1,7 @@
 //! Owns items of types that the upstream runs by itself, and their events: they pass whole, under our numbers. It must
 //! not understand them.
 
-use crate::response::native_items::Entry;
+use crate::response::native_items::NativeItem;
 use crate::response::transcoder::Transcoder;
 use crate::wire::json::{self, compact, push_number, push_string};
 
@@ -66,7 +66,8 @@ impl Transcoder {
 
     /// Ends the current item, if it is one that its upstream left open.
     pub(super) fn end_own(&mut self, out: &mut Vec<u8>) {
-        let left_open = |entry: &Entry| entry.opened.is_some() && !entry.own_id.is_empty() && !entry.done;
+        let left_open =
+            |entry: &NativeItem| entry.opened.is_some() && !entry.own_id.is_empty() && !entry.done;
         if self.mend.current().is_some_and(|entry| left_open(entry)) {
             self.finish_own(Some("completed"), out);
         }

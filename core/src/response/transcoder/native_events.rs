@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::present;
-use crate::response::native_items::{Sort, Text, number};
+use crate::response::native_items::{ItemKind, Text, number};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::finish::Finish;
@@ -122,9 +122,9 @@ impl Transcoder {
         if entry.done {
             return more || !(may_be_cut || entry.cut);
         }
-        let held = entry.sort == Sort::Message && !entry.heard.is_empty();
+        let held = entry.sort == ItemKind::Message && !entry.heard.is_empty();
         let begun = entry.opened.is_some() || entry.skipped || held;
-        more && begun && entry.ready() && entry.sort != Sort::Own && (call_is_whole || entry.skipped)
+        more && begun && entry.ready() && entry.sort != ItemKind::Own && (call_is_whole || entry.skipped)
     }
 
     /// Closes the current item and goes to the next.
@@ -156,12 +156,12 @@ impl Transcoder {
             entry.done |= kind == "response.output_item.done";
             return;
         }
-        if entry.done && (event.delta.is_some() || entry.sort == Sort::Own) {
+        if entry.done && (event.delta.is_some() || entry.sort == ItemKind::Own) {
             self.dropped += 1;
             return;
         }
         let index = number(event.content_index.or(event.summary_index));
-        if entry.sort == Sort::Own {
+        if entry.sort == ItemKind::Own {
             if self.plan.compacts.is_none() {
                 self.own(kind, data, out);
             }
@@ -322,7 +322,7 @@ impl Transcoder {
             }
         }
         if self.mend.live < self.mend.entries.len() {
-            if self.mend.current().is_some_and(|entry| matches!(entry.sort, Sort::Call(_))) {
+            if self.mend.current().is_some_and(|entry| matches!(entry.sort, ItemKind::Call(_))) {
                 // called without arguments
                 self.open_item(out);
             }

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use crate::fields::present;
 use crate::options::ReasoningDisplay;
-use crate::response::native_items::{Sort, Text, Turn};
+use crate::response::native_items::{ItemKind, PartMatch, Text};
 use crate::response::open_item::{Call, Family, Kind, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
@@ -46,9 +46,9 @@ impl Transcoder {
     }
 
     /// Adds a piece to a text, opening item and part where they are not open.
-    fn write_text(&mut self, text: Text, turn: Turn, piece: &str, out: &mut Vec<u8>) {
+    fn write_text(&mut self, text: Text, turn: PartMatch, piece: &str, out: &mut Vec<u8>) {
         let reasoning = matches!(text, Text::Raw | Text::Summary);
-        if turn == Turn::Late {
+        if turn == PartMatch::Late {
             self.dropped += u64::from(!piece.is_empty());
             return;
         }
@@ -69,7 +69,7 @@ impl Transcoder {
             return;
         }
         if holds {
-            if turn == Turn::New {
+            if turn == PartMatch::New {
                 entry.heard.clear();
             }
             entry.heard.push_str(piece);
@@ -91,7 +91,7 @@ impl Transcoder {
             Text::Raw => &REASONING_TEXT,
             Text::Summary => &SUMMARY,
         };
-        if turn == Turn::New {
+        if turn == PartMatch::New {
             self.settle_seam(out);
             if let Some(open) = &mut self.open {
                 open.end_part(&mut self.events, out);
@@ -119,17 +119,17 @@ impl Transcoder {
     }
 
     /// Sends what of a text was not sent yet.
-    fn settle_text(&mut self, text: Text, turn: Turn, whole: &str, out: &mut Vec<u8>) {
-        if turn == Turn::Late {
+    fn settle_text(&mut self, text: Text, turn: PartMatch, whole: &str, out: &mut Vec<u8>) {
+        if turn == PartMatch::Late {
             return;
         }
         self.settle_seam(out);
         // what becomes no text of the client's yet
         let kept = self.plan.compacts.is_some() || text == Text::Output && self.holds_text();
         let Some(entry) = self.mend.current() else { return };
-        let unsent = if kept && turn == Turn::Same { &entry.heard } else { &entry.blank }.clone();
+        let unsent = if kept && turn == PartMatch::Same { &entry.heard } else { &entry.blank }.clone();
         let sent = match (&self.open, &turn) {
-            (Some(open), Turn::Same) if open.has_part() => open.text.clone(),
+            (Some(open), PartMatch::Same) if open.has_part() => open.text.clone(),
             _ => unsent,
         };
         match rest(&sent, whole) {
@@ -139,11 +139,11 @@ impl Transcoder {
         }
     }
 
-    pub(super) fn settle_part(&mut self, part: &Part<'_>, text: Text, turn: Turn, out: &mut Vec<u8>) {
-        if turn == Turn::Late {
+    pub(super) fn settle_part(&mut self, part: &Part<'_>, text: Text, turn: PartMatch, out: &mut Vec<u8>) {
+        if turn == PartMatch::Late {
             return;
         }
-        if turn == Turn::New
+        if turn == PartMatch::New
             && self.plan.logprobs
             && let Some(raw) = part.logprobs
             && let Ok(tokens) = serde_json::from_str::<Vec<TokenLogprob<'_>>>(raw.get())
@@ -170,7 +170,7 @@ impl Transcoder {
         entry.done = true;
         entry.cut = item.status.is_some_and(|status| status.get() == "\"incomplete\"");
         match entry.sort {
-            Sort::Call(custom) => {
+            ItemKind::Call(custom) => {
                 self.settle_arguments(if custom { item.input } else { item.arguments }, out);
             }
             _ => {
@@ -192,7 +192,7 @@ impl Transcoder {
     fn settle_parts(&mut self, list: Option<&RawValue>, default: Text, out: &mut Vec<u8>) {
         let Some(list) = present(list) else { return };
         if let Some(whole) = json::literal(list) {
-            let turn = self.mend.current().map_or(Turn::Late, |entry| entry.turn_at(default, 0));
+            let turn = self.mend.current().map_or(PartMatch::Late, |entry| entry.turn_at(default, 0));
             return self.settle_text(default, turn, whole, out);
         }
         let (parts, count) = first_elements(list.get(), MOST_ITEMS).unwrap_or_default();
@@ -222,15 +222,15 @@ impl Transcoder {
         entry.opened = Some(number);
         let id = entry.id.clone();
         match entry.sort {
-            Sort::Message => {
+            ItemKind::Message => {
                 self.mend.wanted = self.kept(&id, "msg_");
                 self.begin(Kind::Message, "msg_", out);
             }
-            Sort::Reasoning => {
+            ItemKind::Reasoning => {
                 self.mend.wanted = self.kept(&id, "rs_");
                 self.begin(Kind::Reasoning, "rs_", out);
             }
-            Sort::Call(custom) => {
+            ItemKind::Call(custom) => {
                 let call_id = call_id(&entry.call_id, &entry.id).unwrap_or_default();
                 let call_id = match self.mend.twin(&call_id) {
                     None => call_id,
@@ -244,7 +244,7 @@ impl Transcoder {
                     self.open_function(call_id, out);
                 }
             }
-            Sort::Own => {}
+            ItemKind::Own => {}
         }
     }
 

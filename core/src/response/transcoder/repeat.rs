@@ -8,13 +8,13 @@ use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::call_slot::Piece;
 use crate::response::transcoder::text::Channel;
 use crate::wire::chat::{Chunk, Delta, ToolCall};
-use crate::wire::chunk_template::Mould;
+use crate::wire::chunk_template::ChunkTemplate;
 use crate::wire::json;
 
 /// What the last chunk did, and what it looked like around its text.
 #[derive(Debug, Default)]
-pub(super) struct Again {
-    mould: Mould,
+pub(super) struct RepeatPath {
+    mould: ChunkTemplate,
     adds: Option<Adds>,
 }
 
@@ -26,7 +26,7 @@ enum Adds {
     Arguments(Option<u64>),
 }
 
-impl Again {
+impl RepeatPath {
     /// The next chunk has to be parsed.
     pub fn forget(&mut self) {
         self.adds = None;
@@ -44,7 +44,7 @@ impl Again {
 
 impl Transcoder {
     /// Takes a chunk that differs from the one before it in its text alone; false: it has to be parsed.
-    pub(super) fn once_more(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
+    pub(super) fn try_repeat(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
         let Some(adds) = self.again.adds else { return false };
         let Some(text) = self.again.mould.text(data) else { return false };
         match adds {

@@ -11,7 +11,7 @@ use crate::response::open_item::{
 };
 use crate::response::transcoder::Transcoder;
 use crate::wire::chat::{Logprobs, TokenLogprob};
-use crate::wire::json::{self, Seam, compact};
+use crate::wire::json::{self, SurrogateJoiner, compact};
 
 /// Where text goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub(super) enum Channel {
 /// What a channel holds back.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(super) struct Flow {
+pub(super) struct TextChannel {
     /// Half of a surrogate pair.
-    pub(super) seam: Seam,
+    pub(super) seam: SurrogateJoiner,
     /// White space that has opened no item yet, and its log probabilities.
     pub(super) blank: String,
     pub(super) blank_logprobs: String,
@@ -62,7 +62,7 @@ impl Transcoder {
         self.plan.reasoning == ReasoningDisplay::Hidden
     }
 
-    pub(super) fn flow(&mut self, channel: Channel) -> &mut Flow {
+    pub(super) fn flow(&mut self, channel: Channel) -> &mut TextChannel {
         match channel {
             Channel::Reasoning => &mut self.reasoning,
             Channel::Text => &mut self.text,

@@ -13,13 +13,13 @@ use rejoinder_core::Input;
 use rejoinder_core::error::Error;
 use rejoinder_core::notes::Notes;
 use rejoinder_core::options::PlanOptions;
-use rejoinder_core::request::parse::{self, Asks, Context, Draft};
+use rejoinder_core::request::parse::{self, Context, ParsedRequest, RequestSummary};
 use rejoinder_core::request::plan::Plan;
 use rejoinder_core::wire::request;
 
 use super::app::App;
-use super::overrides::Wishes;
-use super::state::Past;
+use super::overrides::RequestOverrides;
+use super::state::StoredContext;
 use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;
@@ -28,50 +28,50 @@ use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Target};
 use serde_json::value::RawValue;
 
 /// A request, with all that is needed to plan it anew.
-pub struct Job {
+pub struct PreparedRequest {
     pub headers: Arc<Forwarded>,
     body: Bytes,
-    wishes: Wishes,
+    wishes: RequestOverrides,
     /// Whether Codex asks.
     pub codex: bool,
     pub caller: Arc<Caller>,
-    pub asks: Arc<Asks>,
-    pub past: Past,
+    pub asks: Arc<RequestSummary>,
+    pub past: StoredContext,
     pub route: Arc<Route>,
     /// The summary that was made before the upstream was asked.
-    pub(super) summary: OnceLock<Arc<Made>>,
+    pub(super) summary: OnceLock<Arc<Summary>>,
     /// What the upstream answered, where it has to be asked once more for another form of it.
     pub(super) unfit: OnceLock<Arc<str>>,
 }
 
 /// A summary that stands for all that came before.
-pub struct Made {
+pub struct Summary {
     /// `encrypted_content`
     pub blob: String,
     /// The item that holds it, as the plan takes it.
     pub item: Box<RawValue>,
 }
 
-impl Job {
+impl PreparedRequest {
     /// Fetches what the request names of the store.
     ///
     /// # Errors
-    /// As [`Past::load`].
+    /// As [`StoredContext::load`].
     pub async fn new(
         app: &App,
         headers: HeaderMap,
         request_id: &HeaderValue,
         body: Bytes,
-        asks: Asks,
-    ) -> Result<Job, Error> {
+        asks: RequestSummary,
+    ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
-        let past = Past::load(app, &caller, &asks).await?;
+        let past = StoredContext::load(app, &caller, &asks).await?;
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
         let route =
             conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
-        Ok(Job {
+        Ok(PreparedRequest {
             body,
-            wishes: Wishes::read(&headers, &app.config),
+            wishes: RequestOverrides::read(&headers, &app.config),
             codex: is_codex(&headers),
             headers: Arc::new(Forwarded::of(&headers, request_id)),
             caller: Arc::new(caller),
@@ -91,12 +91,13 @@ impl Job {
         app: &App,
         request: Request<Incoming>,
         request_id: &HeaderValue,
-    ) -> Result<(Job, Target), Error> {
+    ) -> Result<(PreparedRequest, Target), Error> {
         let (Parts { headers, .. }, incoming) = request.into_parts();
         let body = body::read(app, &headers, incoming).await?;
         let asks =
-            heavy::run(body.len(), || Draft::read(&parse::text(&body)?, &app.config.limits)?.asks()).await?;
-        let job = Job::new(app, headers, request_id, body, asks).await?;
+            heavy::run(body.len(), || ParsedRequest::read(&parse::text(&body)?, &app.config.limits)?.asks())
+                .await?;
+        let job = PreparedRequest::new(app, headers, request_id, body, asks).await?;
         let target = job.target(app).await?;
         Ok((job, target))
     }
@@ -104,10 +105,10 @@ impl Job {
     /// Its own items, references as they are.
     ///
     /// # Errors
-    /// As [`Draft::read`].
+    /// As [`ParsedRequest::read`].
     pub fn own_input(&self, app: &App) -> Result<Input, Error> {
         let text = parse::text(&self.body)?;
-        Ok(Draft::read(&text, &app.config.limits)?.stored_input(&Context::default(), &[]))
+        Ok(ParsedRequest::read(&text, &app.config.limits)?.stored_input(&Context::default(), &[]))
     }
 
     /// Bytes of it and of its past.
@@ -200,7 +201,7 @@ impl Job {
         let room = self.room(app, 0).await?;
         let plan = || {
             let text = parse::text(&self.body)?;
-            let draft = Draft::read(&text, &app.config.limits)?;
+            let draft = ParsedRequest::read(&text, &app.config.limits)?;
             let mut options = self.options(app, target);
             change(&mut options);
             let summary = self.summary.get().map(|made| &*made.item);
