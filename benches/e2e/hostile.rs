@@ -56,8 +56,22 @@ pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// Reads so many streams of so many tokens each.
+/// Reads so many streams of so many tokens each, on a thread of their own: the upstream, which reads large bodies on this
+/// one, must not delay what is measured.
 pub async fn streams(address: SocketAddr, count: usize, tokens: usize) -> Pauses {
+    let read = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok::<_, std::io::Error>(tokio::task::LocalSet::new().block_on(&runtime, read(address, count, tokens)))
+    };
+    let failed = |why: String| Pauses { longest: Vec::new(), failures: vec![why], own: Duration::ZERO };
+    match tokio::task::spawn_blocking(read).await {
+        Ok(Ok(pauses)) => pauses,
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+async fn read(address: SocketAddr, count: usize, tokens: usize) -> Pauses {
     let watch = tokio::task::spawn_local(lateness());
     let limit = EVERY * u32::try_from(tokens).unwrap_or(u32::MAX) + PATIENCE;
     let tasks = (0..count).map(|n| {
@@ -160,8 +174,11 @@ pub fn attacks() -> Vec<(&'static str, Vec<u8>)> {
     };
     let numbers = format!("\"input\":[{}1]", "1,".repeat(1_999_999));
     let call = r#"{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},"#;
-    let calls =
-        format!("\"input\":[{}{{\"role\":\"user\",\"content\":\"x\"}}]", call.repeat(16_000 / SLOWER));
+    // what is stored stays in memory, as it should
+    let calls = format!(
+        "\"store\":false,\"input\":[{}{{\"role\":\"user\",\"content\":\"x\"}}]",
+        call.repeat(16_000 / SLOWER)
+    );
     let allowed = r#"{"type":"function","name":"f"},"#.repeat(30_000 / SLOWER);
     let allowed = format!(
         "\"input\":\"x\",\"tools\":[{{\"type\":\"function\",\"name\":\"f\",\"parameters\":{{}}}}],\"tool_choice\":{{\"type\":\"allowed_tools\",\"mode\":\"auto\",\"tools\":[{}]}}",
