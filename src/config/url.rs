@@ -61,11 +61,11 @@ fn version(url: &str) -> Option<usize> {
     slashes.rfind(|at| segment(at).is_some_and(is_version))
 }
 
-/// `v1`, `v3`, `v1beta`, `v1alpha2`
+/// `v1`, `V1`, `v3`, `v1beta`, `v1alpha2`; the path keeps its letters, as servers tell them apart.
 fn is_version(segment: &str) -> bool {
     let digits = |text: &str| text.trim_start_matches(|c: char| c.is_ascii_digit()).to_owned();
     let Some(number) =
-        segment.strip_prefix('v').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        segment.strip_prefix(['v', 'V']).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
     else {
         return false;
     };
@@ -107,6 +107,9 @@ mod tests {
             ("https://p/chat/completions", "https://p/chat/completions", "https://p", ""),
             ("https://gpu/llm", "https://gpu/llm", "https://gpu/llm", "/v1"),
             ("https://openrouter/api/v1", "https://openrouter/api", "https://openrouter/api", "/v1"),
+            ("http://gpu/V1", "http://gpu/V1", "http://gpu", "/V1"),
+            ("http://gpu/V1/chat/completions", "http://gpu/V1", "http://gpu", "/V1"),
+            ("https://ark/API/V3/", "https://ark/API/V3", "https://ark/API", "/V3"),
             // no version: a host, a word that begins like one
             ("http://v1", "http://v1", "http://v1", "/v1"),
             ("http://gpu/v2ray", "http://gpu/v2ray", "http://gpu/v2ray", "/v1"),

@@ -376,8 +376,10 @@ impl Transcoder {
             return self.fail(error, out);
         }
         let usage = match chunk.usage {
-            // the last chunk of a choice has it in some other place
-            None if choice.is_none_or(|choice| choice.finish_reason.is_some()) => usage_elsewhere(data),
+            // the last chunk of a choice, or one behind it, has it in some other place
+            None if self.finish.is_some() || choice.is_none_or(|choice| choice.finish_reason.is_some()) => {
+                usage_elsewhere(data)
+            }
             usage => usage,
         };
         // zeros behind real counts say nothing

@@ -30,30 +30,53 @@ impl Usage {
         let usage: chat::Usage<'_> = trusted_json::fields(raw.get())?;
         let prompt = details(usage.prompt_tokens_details.or(usage.input_tokens_details));
         let completion = details(usage.completion_tokens_details.or(usage.output_tokens_details));
-        let mut input = first([usage.prompt_tokens, usage.input_tokens])?;
-        let mut output = first([usage.completion_tokens, usage.output_tokens]).unwrap_or(0);
-        let cached = first([
-            prompt.cached_tokens,
-            usage.cached_tokens,
-            usage.prompt_cache_hit_tokens,
-            usage.cache_read_input_tokens,
-        ]);
-        let reasoning = first([completion.reasoning_tokens, usage.reasoning_tokens]);
-        let told = input.saturating_add(output);
-        // more than both: what is not among them lies on top
-        match usage.total_tokens.and_then(count).and_then(|total| total.checked_sub(told)) {
-            None | Some(0) => {}
-            // Anthropic's input is without what the cache held
-            more if more == cached && reasoning.is_none() => {
-                input = input.saturating_add(cached.unwrap_or(0))
-            }
-            // xAI tells the reasoning, Gemini the total alone
-            Some(more) if reasoning.is_none_or(|reasoning| reasoning == more) => {
-                output = output.saturating_add(more);
-            }
-            Some(_) => {}
-        }
-        Usage::within(input, cached, first([prompt.created_cache_tokens]), output, reasoning)
+        let Some(input) = first([usage.prompt_tokens, usage.input_tokens]) else {
+            return Usage::from_camel_case(raw);
+        };
+        let told = Told {
+            input,
+            cached: first([
+                prompt.cached_tokens,
+                usage.cached_tokens,
+                usage.prompt_cache_hit_tokens,
+                usage.cache_read_input_tokens,
+            ]),
+            written: first([prompt.created_cache_tokens]),
+            output: first([usage.completion_tokens, usage.output_tokens]).unwrap_or(0),
+            reasoning: first([completion.reasoning_tokens, usage.reasoning_tokens]),
+            total: usage.total_tokens.and_then(count),
+        };
+        told.usage()
+    }
+
+    /// The same by names that few servers have.
+    fn from_camel_case(raw: &RawValue) -> Option<Usage> {
+        let usage: chat::CamelUsage<'_> = trusted_json::fields(raw.get())?;
+        let details = |raw: Option<&RawValue>| {
+            raw.and_then(|raw| trusted_json::fields::<chat::CamelDetails<'_>>(raw.get()))
+                .map_or((None, None), |details| {
+                    (details.cached_tokens.and_then(count), details.reasoning_tokens.and_then(count))
+                })
+        };
+        let (cached, _) = details(usage.prompt_tokens_details);
+        let (_, reasoning) = details(usage.completion_tokens_details);
+        let input = first([usage.prompt_tokens, usage.input_tokens, usage.prompt_token_count])?;
+        let output = first([usage.completion_tokens, usage.output_tokens, usage.candidates_token_count]);
+        let output = output.unwrap_or(0);
+        let thoughts = first([usage.thoughts_token_count]);
+        // by Gemini's definition these lie on top, whether a total says so or not
+        let on_top = thoughts.map(|thoughts| input.saturating_add(output).saturating_add(thoughts));
+        let told = Told {
+            input,
+            cached: cached.or_else(|| {
+                first([usage.cached_tokens, usage.cached_input_tokens, usage.cached_content_token_count])
+            }),
+            written: None,
+            output,
+            reasoning: reasoning.or_else(|| first([usage.reasoning_tokens])).or(thoughts),
+            total: first([usage.total_tokens, usage.total_token_count]).or(on_top),
+        };
+        told.usage()
     }
 
     /// Reads llama-server's `timings`, for streams on which `usage` never comes.
@@ -113,6 +136,37 @@ impl Usage {
             push_number(out, value.into());
         }
         out.push(b'}');
+    }
+}
+
+/// Counts as a server told them.
+struct Told {
+    input: u64,
+    cached: Option<u64>,
+    written: Option<u64>,
+    output: u64,
+    reasoning: Option<u64>,
+    total: Option<u64>,
+}
+
+impl Told {
+    fn usage(self) -> Option<Usage> {
+        let Told { mut input, cached, written, mut output, reasoning, total } = self;
+        let told = input.saturating_add(output);
+        // more than both: what is not among them lies on top
+        match total.and_then(|total| total.checked_sub(told)) {
+            None | Some(0) => {}
+            // Anthropic's input is without what the cache held
+            more if more == cached && reasoning.is_none() => {
+                input = input.saturating_add(cached.unwrap_or(0))
+            }
+            // xAI tells the reasoning, Gemini the total alone
+            Some(more) if reasoning.is_none_or(|reasoning| reasoning == more) => {
+                output = output.saturating_add(more);
+            }
+            Some(_) => {}
+        }
+        Usage::within(input, cached, written, output, reasoning)
     }
 }
 
@@ -177,6 +231,27 @@ mod tests {
                 r#"{"input_tokens":9,"output_tokens":5,"input_tokens_details":{"cached_tokens":4},"output_tokens_details":{"reasoning_tokens":3}}"#,
                 Some([9, 4, 5, 3]),
             ),
+            // camelCase; Gemini's own names, with a total and without
+            (r#"{"promptTokens":9,"completionTokens":5,"totalTokens":14}"#, Some([9, 0, 5, 0])),
+            (
+                r#"{"inputTokens":9,"outputTokens":5,"cachedInputTokens":4,"reasoningTokens":3}"#,
+                Some([9, 4, 5, 3]),
+            ),
+            (
+                r#"{"promptTokens":9,"completionTokens":5,"promptTokensDetails":{"cachedTokens":4},"completionTokensDetails":{"reasoningTokens":3}}"#,
+                Some([9, 4, 5, 3]),
+            ),
+            (
+                r#"{"promptTokenCount":9,"candidatesTokenCount":5,"thoughtsTokenCount":30,"cachedContentTokenCount":4,"totalTokenCount":44,"promptTokensDetails":[{"modality":"TEXT","tokenCount":9}]}"#,
+                Some([9, 4, 35, 30]),
+            ),
+            (r#"{"promptTokenCount":9,"thoughtsTokenCount":30}"#, Some([9, 0, 30, 30])),
+            (
+                r#"{"prompt_token_count":9,"candidates_token_count":35,"thoughts_token_count":30,"total_token_count":44}"#,
+                Some([9, 0, 35, 30]),
+            ),
+            (r#"{"prompt_tokens":9,"promptTokens":9,"completion_tokens":5}"#, Some([9, 0, 5, 0])),
+            (r#"{"promptTokens":0,"completionTokens":0}"#, None),
             // on top: xAI, Gemini
             (
                 r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820,"completion_tokens_details":{"reasoning_tokens":300}}"#,

@@ -273,6 +273,69 @@ pub struct Usage<'a> {
     pub reasoning_tokens: Option<&'a RawValue>,
 }
 
+/// Counts in camelCase: what JavaScript proxies make of OpenAI's names, and Gemini's own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CamelUsage<'a> {
+    /// The whole prompt, cached part included.
+    #[serde(borrow, default)]
+    pub prompt_tokens: Option<&'a RawValue>,
+    /// The same in the words of Responses.
+    #[serde(borrow, default)]
+    pub input_tokens: Option<&'a RawValue>,
+    /// Gemini: the same.
+    #[serde(borrow, default, alias = "prompt_token_count")]
+    pub prompt_token_count: Option<&'a RawValue>,
+    /// What was generated.
+    #[serde(borrow, default)]
+    pub completion_tokens: Option<&'a RawValue>,
+    /// The same in the words of Responses.
+    #[serde(borrow, default)]
+    pub output_tokens: Option<&'a RawValue>,
+    /// Gemini: the same without reasoning.
+    #[serde(borrow, default, alias = "candidates_token_count")]
+    pub candidates_token_count: Option<&'a RawValue>,
+    /// All of both.
+    #[serde(borrow, default)]
+    pub total_tokens: Option<&'a RawValue>,
+    /// Gemini: the same, with reasoning.
+    #[serde(borrow, default, alias = "total_token_count")]
+    pub total_token_count: Option<&'a RawValue>,
+    /// Part of the prompt that came from the cache.
+    #[serde(borrow, default)]
+    pub cached_tokens: Option<&'a RawValue>,
+    /// The same in the words of Responses.
+    #[serde(borrow, default)]
+    pub cached_input_tokens: Option<&'a RawValue>,
+    /// Gemini: the same.
+    #[serde(borrow, default, alias = "cached_content_token_count")]
+    pub cached_content_token_count: Option<&'a RawValue>,
+    /// Part of the completion that was reasoning.
+    #[serde(borrow, default)]
+    pub reasoning_tokens: Option<&'a RawValue>,
+    /// Gemini: reasoning, beside the completion.
+    #[serde(borrow, default, alias = "thoughts_token_count")]
+    pub thoughts_token_count: Option<&'a RawValue>,
+    /// Parts of the prompt.
+    #[serde(borrow, default)]
+    pub prompt_tokens_details: Option<&'a RawValue>,
+    /// Parts of the completion.
+    #[serde(borrow, default)]
+    pub completion_tokens_details: Option<&'a RawValue>,
+}
+
+/// Details of a prompt or of a completion in camelCase.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CamelDetails<'a> {
+    /// Tokens that the prefix cache held.
+    #[serde(borrow, default)]
+    pub cached_tokens: Option<&'a RawValue>,
+    /// Tokens of reasoning.
+    #[serde(borrow, default)]
+    pub reasoning_tokens: Option<&'a RawValue>,
+}
+
 /// Details of a prompt or of a completion.
 #[derive(Debug, Default, Deserialize)]
 pub struct Details<'a> {
@@ -287,12 +350,14 @@ pub struct Details<'a> {
     pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// `usage` of a chunk that has none at its top: in the choice (Moonshot), or under `x_groq`.
+/// `usage` of a chunk that has none at its top: in the choice (Moonshot), under `x_groq`, or by Gemini's name.
 pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
     #[derive(Deserialize)]
     struct Places<'a> {
         #[serde(borrow, default)]
         x_groq: Option<&'a RawValue>,
+        #[serde(borrow, default, rename = "usageMetadata", alias = "usage_metadata")]
+        usage_metadata: Option<&'a RawValue>,
         #[serde(borrow, default)]
         choices: Option<&'a RawValue>,
     }
@@ -312,7 +377,7 @@ pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
     let choice = places.choices.and_then(|raw| trusted_json::elements(raw.get())?.first().copied());
     let choice: Option<Place<'_>> = choice.and_then(|raw| trusted_json::fields(raw.get()));
     let inside = choice.and_then(|choice| choice.usage.or_else(|| usage(choice.message.or(choice.delta)?)));
-    inside.or_else(|| usage(places.x_groq?))
+    inside.or(places.usage_metadata).or_else(|| usage(places.x_groq?))
 }
 
 /// llama-server's `timings`, which stand in when `usage` never comes.
