@@ -19,10 +19,16 @@ pub enum Quirk {
     NullArguments,
     /// `tool_calls` that is no list, or has entries that are no calls, is read as the calls that it has.
     CallList,
+    /// Arguments of which each piece repeats all before it are told once: proxies that stream whole states.
+    CumulativeArguments,
+    /// Arguments that are a list of one object become that object.
+    ListedArguments,
+    /// Arguments in a Markdown block of code are taken out of it.
+    FencedArguments,
 }
 
 /// How many there are.
-const COUNT: usize = 7;
+const COUNT: usize = 10;
 
 impl Quirk {
     /// All of them.
@@ -34,6 +40,9 @@ impl Quirk {
         Quirk::EncodedArguments,
         Quirk::NullArguments,
         Quirk::CallList,
+        Quirk::CumulativeArguments,
+        Quirk::ListedArguments,
+        Quirk::FencedArguments,
     ];
 
     /// Its name in the configuration and in metrics.
@@ -46,6 +55,9 @@ impl Quirk {
             Quirk::EncodedArguments => "encoded_arguments",
             Quirk::NullArguments => "null_arguments",
             Quirk::CallList => "call_list",
+            Quirk::CumulativeArguments => "cumulative_arguments",
+            Quirk::ListedArguments => "listed_arguments",
+            Quirk::FencedArguments => "fenced_arguments",
         }
     }
 }

@@ -21,6 +21,11 @@ impl Scan {
         self.complete && self.depth == 0 && !self.in_string
     }
 
+    /// Whether what was read ends within a string.
+    pub fn in_string(&self) -> bool {
+        self.in_string
+    }
+
     /// Reads on, up to where an object or array is closed that is in no other; how far that is.
     pub fn feed(&mut self, more: &str) -> Option<usize> {
         let all = more.as_bytes();

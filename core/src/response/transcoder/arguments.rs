@@ -1,20 +1,23 @@
 //! Owns the arguments of one call between the upstream's pieces and what is sent: what waits, what came twice, what is
-//! wrapped in a string. It must not know which item the call becomes.
+//! wrapped in a string, a list or a block of code. It must not know which item the call becomes.
 //!
 //! Arguments stream. Only a beginning that may be no arguments at all (`{}`, `null`, a JSON text within a string) waits
 //! for what follows.
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::quirk::{Quirk, Repaired};
 use crate::response::argument_scan::Scan;
 use crate::response::transcoder::call_slot::{Form, Slot};
 use crate::tools::table::Table;
-use crate::wire::escaped::{next, trim, trim_start};
+use crate::wire::escaped::{next, trim, trim_end, trim_start};
 use crate::wire::json;
 
 /// Longest beginning that is held, in bytes; no empty object is longer.
 const LONGEST_NOTHING: usize = 256;
+/// Opens and closes a block of code in Markdown.
+const FENCE: &str = "```";
 /// Longest piece of which only the beginning is looked at, in bytes: a token.
 const TOKEN: usize = 16;
 
@@ -44,12 +47,36 @@ impl Slot {
         match self.form {
             Form::Undecided => nothing(&self.waiting) == Some(true),
             Form::Encoded { .. } => self.string_closes(),
+            Form::Wrapped => self.scan.complete(&self.waiting),
             Form::Again => true,
             Form::Plain => match &self.custom {
                 Some(custom) => custom.complete(),
                 None => self.scan.complete(sent),
             },
         }
+    }
+
+    /// What a piece adds, where it repeats all that came before; `sent` as above.
+    pub(super) fn more<'p>(&self, sent: &str, piece: &'p str) -> Option<&'p str> {
+        let more = piece.strip_prefix(sent)?.strip_prefix(self.waiting.as_str())?;
+        if self.cumulative {
+            return Some(more);
+        }
+        let before = piece.strip_suffix(more)?;
+        let mut scan = Scan::default();
+        // what is sent of a freeform call is not what came
+        if before.is_empty() || self.custom.is_some() || scan.complete(before) {
+            return None;
+        }
+        // an object within the arguments may begin as they do
+        let goes_on = match scan.in_string() {
+            true => piece
+                .split_once("\\\"")
+                .and_then(|(_, behind)| next(behind, 0))
+                .is_none_or(|(c, _)| c.is_ascii_whitespace() || ":,}]".contains(c)),
+            false => trim_end(before).ends_with([':', '[', ',']),
+        };
+        (!goes_on).then_some(more)
     }
 
     /// The last whole arguments, where others than those that were sent came behind them.
@@ -78,6 +105,20 @@ impl Slot {
                         repaired.count(Quirk::EncodedArguments);
                     }
                     self.form = Form::Plain;
+                }
+                Form::Wrapped => {
+                    if !last {
+                        return String::new();
+                    }
+                    self.scan = Scan::default();
+                    self.form = match bare(&self.waiting) {
+                        Some((inner, quirk)) => {
+                            self.waiting = inner;
+                            repaired.count(quirk);
+                            Form::Undecided
+                        }
+                        None => Form::Plain,
+                    };
                 }
                 Form::Plain => return self.plain(sent, table, repaired),
                 Form::Again => {
@@ -111,6 +152,14 @@ impl Slot {
             self.waiting = rest.to_owned();
             repaired.count(Quirk::RepeatedArguments);
             return true;
+        }
+        match wrapper(text) {
+            Some(Some(quirk)) if table.quirk(quirk) => {
+                self.form = Form::Wrapped;
+                return true;
+            }
+            None if !last => return false,
+            _ => {}
         }
         self.form = match encodes(text) {
             Some(true) if table.quirk(Quirk::EncodedArguments) => {
@@ -182,6 +231,33 @@ fn nothing(text: &str) -> Option<bool> {
         return trim(inside).is_empty().then_some(true);
     }
     "null".starts_with(text).then_some(text == "null")
+}
+
+/// What stands around the arguments that begin so; `None`: that cannot be told yet.
+fn wrapper(text: &str) -> Option<Option<Quirk>> {
+    if let Some(inside) = text.strip_prefix('[') {
+        let Some((first, _)) = next(trim_start(inside), 0) else {
+            return (text.len() > LONGEST_NOTHING).then_some(None);
+        };
+        return Some((first == '{').then_some(Quirk::ListedArguments));
+    }
+    match text.starts_with(FENCE) {
+        true => Some(Some(Quirk::FencedArguments)),
+        false => (!FENCE.starts_with(text)).then_some(None),
+    }
+}
+
+/// The arguments without what stands around them, escaped, and what that was.
+fn bare(waiting: &str) -> Option<(String, Quirk)> {
+    let text = json::unescape(waiting)?;
+    if let Some(code) = text.trim_start().strip_prefix(FENCE) {
+        let code = code.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
+        let inner = serde_json::Deserializer::from_str(code).into_iter::<&RawValue>().next()?.ok()?;
+        let holds = inner.get().starts_with(['{', '[']);
+        return holds.then(|| (json::escape(inner.get()).into_owned(), Quirk::FencedArguments));
+    }
+    let [inner]: [&RawValue; 1] = serde_json::from_str(&text).ok()?;
+    inner.get().starts_with('{').then(|| (json::escape(inner.get()).into_owned(), Quirk::ListedArguments))
 }
 
 /// Whether it is a JSON text within a JSON string; `None`: that cannot be told yet.

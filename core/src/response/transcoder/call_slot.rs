@@ -20,6 +20,8 @@ pub(super) struct Slot {
     pub(super) seam: SurrogateJoiner,
     pub(super) scan: Scan,
     pub(super) form: Form,
+    /// Whether each piece of the arguments repeats all before it.
+    pub(super) cumulative: bool,
     /// What came behind whole arguments, escaped.
     pub(super) second: String,
     /// Decodes the arguments of a freeform tool.
@@ -61,6 +63,8 @@ pub(super) enum Form {
     Undecided,
     /// A JSON text within a JSON string, read up to there.
     Encoded { read: usize, escaped: bool, closed: bool },
+    /// In a list or in a block of code.
+    Wrapped,
     /// As they should.
     Plain,
     /// They were whole, and begin once more.

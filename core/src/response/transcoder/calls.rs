@@ -59,6 +59,8 @@ impl Transcoder {
         };
         let taken = !piece.id.is_empty()
             && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
+        let may_repeat = piece.arguments.starts_with('{');
+        let is_open = may_repeat && self.open_slot() == Some(at);
         let Some(slot) = self.calls.get_mut(at) else { return };
         if slot.id.is_empty() && !piece.id.is_empty() && slot.waits() {
             // two calls of one id would be executed twice under it
@@ -78,7 +80,16 @@ impl Transcoder {
             return;
         }
         let arguments = slot.seam.join(&piece.arguments);
-        slot.waiting.push_str(&arguments);
+        let sent = if is_open { self.open.as_ref().map_or("", |open| open.text.as_str()) } else { "" };
+        match may_repeat.then(|| slot.more(sent, &arguments)).flatten() {
+            Some(more) if self.plan.tools.quirk(Quirk::CumulativeArguments) => {
+                if !std::mem::replace(&mut slot.cumulative, true) {
+                    self.repaired.count(Quirk::CumulativeArguments);
+                }
+                slot.waiting.push_str(more);
+            }
+            _ => slot.waiting.push_str(&arguments),
+        }
         self.advance(out);
     }
 
