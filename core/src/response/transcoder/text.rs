@@ -36,11 +36,21 @@ impl Transcoder {
     /// Takes a piece of text, escaped.
     pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if self.think.reads() && !piece.is_empty() {
-            if channel == Channel::Text {
-                return self.think(piece, out);
+            match channel {
+                Channel::Text => return self.think(piece, out),
+                Channel::Reasoning if self.think.awaits_text() => {}
+                Channel::Reasoning => self.begin_separate(out),
+                Channel::Refusal => self.end_think(out),
             }
-            self.end_think(out);
         }
+        if channel == Channel::Text && self.think.marks(piece) {
+            return self.say_marked(piece, out);
+        }
+        self.say_on(channel, piece, out);
+    }
+
+    /// Takes a piece of text that has been looked at.
+    pub(super) fn say_on(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
             _ if self.plan.compacts.is_some() => {
                 if channel == Channel::Text {

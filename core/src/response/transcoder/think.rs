@@ -44,6 +44,12 @@ static TAGS: [Tag; 11] = [
 const BETWEEN: [&str; 3] =
     ["<|START_RESPONSE|>", "<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>"];
 
+/// Marks that end a message of gpt-oss, and are no text of it.
+const END_MARKS: [&str; 3] = ["<|return|>", "<|end|>", "<|call|>"];
+
+/// Longest attributes of a tag, in bytes.
+const LONGEST_ATTRIBUTES: usize = 128;
+
 /// Longest white space that waits for a tag, in bytes: a model that writes nothing else is not to be read over and over.
 const LONGEST_BLANK: usize = 256;
 
@@ -53,6 +59,8 @@ enum At {
     Text,
     /// At the beginning, or behind a block: a tag may come.
     Beginning,
+    /// Behind reasoning that came by itself: a block may come that is empty, or the end of one.
+    Separate,
     /// Within a block.
     Block(&'static Tag),
     /// In text that is not shown before it is whole: a closing tag may come, whose opening one the prompt had.
@@ -66,6 +74,8 @@ pub(super) struct Think {
     at: At,
     /// Whether what is said now has been looked at.
     saying: bool,
+    /// The mark that the text ends with, if that is its end.
+    mark: &'static str,
     /// Escaped text that waits, and its log probabilities.
     held: String,
     logprobs: String,
@@ -88,6 +98,7 @@ impl Think {
                 ThinkTags::Off => At::Text,
             },
             saying: false,
+            mark: "",
             held: String::new(),
             logprobs: String::new(),
             read: false,
@@ -99,6 +110,16 @@ impl Think {
     /// The same at the beginning of another answer.
     pub fn anew(&self) -> Think {
         Think::new(self.tags)
+    }
+
+    /// Whether a piece of text ends with what may be a mark, or comes behind one.
+    pub fn marks(&self, piece: &str) -> bool {
+        piece.ends_with("|>") || !self.mark.is_empty()
+    }
+
+    /// Whether reasoning that comes by itself changes nothing.
+    pub fn awaits_text(&self) -> bool {
+        matches!(self.at, At::Separate) && self.held.is_empty()
     }
 
     /// Whether text has to be looked at.
@@ -150,6 +171,26 @@ impl Transcoder {
                     Beginning::May if rest.len() <= LONGEST_BLANK => return self.hold(rest),
                     _ => return self.begin_text(rest, out),
                 },
+                At::Separate => {
+                    let behind = match beginning(rest) {
+                        Beginning::Closes(behind) => Match::Whole(behind),
+                        Beginning::Opens(tag, behind) => matches(tag.close, trim_start(behind)),
+                        Beginning::May => Match::Part,
+                        Beginning::Text => Match::No,
+                    };
+                    match behind {
+                        Match::Whole(behind) => {
+                            (self.think.at, self.think.read) = (At::Beginning, true);
+                            self.logprobs.clear();
+                            rest = behind;
+                        }
+                        Match::Part if rest.len() <= LONGEST_BLANK => return self.hold(rest),
+                        _ => {
+                            self.think.at = At::Text;
+                            return self.say_held(rest, out);
+                        }
+                    }
+                }
                 At::Block(tag) => {
                     if self.think.fresh {
                         rest = trim_start(rest);
@@ -185,6 +226,28 @@ impl Transcoder {
         }
     }
 
+    /// Reasoning comes by itself.
+    pub(super) fn begin_separate(&mut self, out: &mut Vec<u8>) {
+        let begins = matches!(self.think.at, At::Beginning | At::Separate);
+        self.end_think(out);
+        if begins {
+            self.think.at = At::Separate;
+        }
+    }
+
+    /// Takes a piece of text without the mark at its end, which waits: it may be the end of the text.
+    pub(super) fn say_marked(&mut self, piece: &str, out: &mut Vec<u8>) {
+        let before = std::mem::take(&mut self.think.mark);
+        let mark = END_MARKS.into_iter().find(|mark| piece.ends_with(mark));
+        let mark = mark.filter(|_| self.think.tags != ThinkTags::Off).unwrap_or_default();
+        let text = piece.strip_suffix(mark).unwrap_or(piece);
+        match before {
+            "" => self.say_on(Channel::Text, text, out),
+            before => self.say_on(Channel::Text, &[before, text].concat(), out),
+        }
+        self.think.mark = mark;
+    }
+
     /// Nothing more can be a tag: what waits goes where it belongs.
     pub(super) fn end_think(&mut self, out: &mut Vec<u8>) {
         self.think.saying = true;
@@ -192,6 +255,7 @@ impl Transcoder {
         match std::mem::replace(&mut self.think.at, At::Text) {
             At::Text => {}
             At::Beginning => self.say_held(if self.think.read { trim_start(&held) } else { &held }, out),
+            At::Separate => self.say_held(&held, out),
             At::Block(_) => self.reason(trim_end(&held), out),
             At::Unseen => match unopened(&held) {
                 Some((inside, behind)) => {
@@ -279,7 +343,7 @@ fn beginning(text: &str) -> Beginning<'_> {
     let text = trim_start(text);
     let mut may = text.is_empty();
     for tag in &TAGS {
-        match matches(tag.open, text) {
+        match opens(tag, text) {
             Match::Whole(behind) => return Beginning::Opens(tag, behind),
             Match::Part => may = true,
             Match::No => {}
@@ -293,6 +357,27 @@ fn beginning(text: &str) -> Beginning<'_> {
         }
     }
     if may { Beginning::May } else { Beginning::Text }
+}
+
+/// Whether a text begins with the opening tag, which may have attributes.
+fn opens<'a>(tag: &Tag, text: &'a str) -> Match<'a> {
+    let name = tag.open.strip_suffix('>').filter(|name| !name.ends_with('|'));
+    let (Match::No, Some(name)) = (matches(tag.open, text), name) else { return matches(tag.open, text) };
+    let Match::Whole(rest) = matches(name, text) else { return Match::No };
+    if !next(rest, 0).is_some_and(|(c, _)| c.is_ascii_whitespace()) {
+        return Match::No;
+    }
+    let (mut at, mut assigns) = (0, false);
+    while let Some((c, behind)) = next(rest, at) {
+        match c {
+            '>' if assigns => return Match::Whole(rest.get(behind..).unwrap_or_default()),
+            '>' | '<' | '\n' => return Match::No,
+            _ if behind > LONGEST_ATTRIBUTES => return Match::No,
+            _ => assigns |= c == '=',
+        }
+        at = behind;
+    }
+    Match::Part
 }
 
 /// What follows the text of a block.
