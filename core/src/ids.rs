@@ -34,6 +34,56 @@ impl Ids {
     }
 }
 
+/// Prefix of a message's id.
+pub const MESSAGE: &str = "msg_";
+/// Prefix of a reasoning item's id.
+pub const REASONING: &str = "rs_";
+/// Prefix of a function call's id.
+pub const FUNCTION_CALL: &str = "fc_";
+/// Prefix of a custom tool call's id.
+pub const CUSTOM_TOOL_CALL: &str = "ctc_";
+/// Prefix of a compaction item's id.
+pub const COMPACTION: &str = "cmp_";
+/// Prefix of a tool search's id.
+pub const TOOL_SEARCH_CALL: &str = "tsc_";
+/// Prefix of a local shell call's id.
+pub const LOCAL_SHELL_CALL: &str = "lsh_";
+/// Prefix of a shell call's id.
+pub const SHELL_CALL: &str = "sh_";
+
+/// Types of items, and the prefix of their ids (docs/protocol.md 6).
+const PREFIXES: [(&str, &str); 24] = [
+    ("message", MESSAGE),
+    ("reasoning", REASONING),
+    ("function_call", FUNCTION_CALL),
+    ("function_call_output", "fco_"),
+    ("custom_tool_call", CUSTOM_TOOL_CALL),
+    ("custom_tool_call_output", "ctco_"),
+    ("compaction", COMPACTION),
+    ("tool_search_call", TOOL_SEARCH_CALL),
+    ("tool_search_output", "tso_"),
+    ("local_shell_call", LOCAL_SHELL_CALL),
+    ("local_shell_call_output", LOCAL_SHELL_CALL),
+    ("shell_call", SHELL_CALL),
+    ("shell_call_output", "sho_"),
+    ("apply_patch_call", "apc_"),
+    ("apply_patch_call_output", "apc_"),
+    ("web_search_call", "ws_"),
+    ("file_search_call", "fs_"),
+    ("code_interpreter_call", "ci_"),
+    ("image_generation_call", "ig_"),
+    ("computer_call", "cu_"),
+    ("mcp_call", "mcp_"),
+    ("mcp_list_tools", "mcpl_"),
+    ("mcp_approval_request", "mcpr_"),
+    ("program", "cm_"),
+];
+
+/// The prefix of the ids of items of that type; `item_` for one that is not known.
+pub fn prefix_of(kind: &str) -> &'static str {
+    PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
+}
+
 /// What all ids of a response share: what is behind the prefix of its own.
 pub fn seed_of(response: &str) -> &str {
     response.strip_prefix("resp_").unwrap_or(response)
@@ -41,7 +91,7 @@ pub fn seed_of(response: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::Ids;
+    use super::{Ids, PREFIXES, prefix_of};
 
     #[test]
     fn ids_are_counted_in_hexadecimal() {
@@ -54,5 +104,18 @@ mod tests {
             assert_eq!(ids.item("a_"), want);
         }
         assert_eq!(ids.next, 0);
+    }
+
+    #[test]
+    fn every_known_type_has_one_prefix_of_its_own() {
+        assert_eq!(
+            ["message", "web_search_call", "mcp_call", "function_call_output", "made_up"].map(prefix_of),
+            ["msg_", "ws_", "mcp_", "fco_", "item_"]
+        );
+        let known = PREFIXES.map(|(kind, prefix)| (kind, prefix.trim_end_matches('_')));
+        for (kind, prefix) in known {
+            assert!(prefix.len() >= 2 && prefix.bytes().all(|byte| byte.is_ascii_lowercase()), "{kind}");
+            assert_eq!(known.iter().filter(|(other, _)| *other == kind).count(), 1, "{kind}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
+use crate::ids;
 use crate::ids::seed_of;
 use crate::wire::json::{self, tree};
 use crate::wire::request::{Item, fields};
@@ -101,20 +102,5 @@ fn complete_part(part: &mut Value, images: bool) {
 /// The letters before an item's id, by its type (docs/protocol.md 6).
 fn prefix(item: &RawValue) -> &'static str {
     let kind = fields::<Item<'_>>(item).and_then(|item| item.r#type).and_then(json::decode);
-    match kind.as_deref() {
-        Some("function_call") => "fc_",
-        Some("function_call_output") => "fco_",
-        Some("custom_tool_call") => "ctc_",
-        Some("custom_tool_call_output") => "ctco_",
-        Some("reasoning") => "rs_",
-        Some("compaction") => "cmp_",
-        Some("tool_search_call") => "tsc_",
-        Some("tool_search_output") => "tso_",
-        Some("local_shell_call" | "local_shell_call_output") => "lsh_",
-        Some("shell_call") => "sh_",
-        Some("shell_call_output") => "sho_",
-        Some("apply_patch_call" | "apply_patch_call_output") => "apc_",
-        Some("message") | None => "msg_",
-        Some(_) => "item_",
-    }
+    kind.as_deref().map_or(ids::MESSAGE, ids::prefix_of)
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
 use crate::fields::present;
+use crate::ids;
 use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Entry, Role};
 use crate::request::messages::{self, ABORTED};
@@ -215,7 +216,7 @@ impl Items<'_> {
         let Assistant { reasoning, text, calls } = assistant;
         if !reasoning.iter().all(Piece::is_empty) {
             self.begin("reasoning");
-            self.id("rs_");
+            self.id(ids::REASONING);
             self.out
                 .extend_from_slice(b",\"summary\":[],\"content\":[{\"type\":\"reasoning_text\",\"text\":");
             content::write_text(self.out, reasoning.iter(), "\\n\\n");
@@ -223,7 +224,7 @@ impl Items<'_> {
         }
         if !text.iter().all(Piece::is_empty) {
             self.begin("message");
-            self.id("msg_");
+            self.id(ids::MESSAGE);
             self.out.extend_from_slice(b",\"role\":\"assistant\",\"status\":\"completed\",\"content\":");
             self.out.extend_from_slice(b"[{\"type\":\"output_text\",\"annotations\":[],\"text\":");
             content::write_text(self.out, text.iter(), "");

@@ -216,9 +216,8 @@ struct Parts {
     count: u64,
 }
 
-/// One open item. What every piece of text touches comes first, see `Transcoder`.
+/// One open item.
 #[derive(Debug)]
-#[repr(C)]
 pub(crate) struct Open {
     /// The open part's family; calls have none.
     family: Option<&'static Family>,

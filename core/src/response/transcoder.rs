@@ -24,6 +24,7 @@ use crate::compaction::Summary;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::present;
+use crate::ids;
 use crate::ids::Ids;
 use crate::options::Compact;
 use crate::quirk::{Quirk, Repaired};
@@ -63,11 +64,7 @@ pub enum End {
 }
 
 /// Turns one chat answer into one response.
-///
-/// What every token touches comes first, in this order in memory too: of a thousand streams that is more than a core's
-/// cache holds.
 #[derive(Debug)]
-#[repr(C)]
 pub struct Transcoder {
     again: RepeatPath,
     terminal: Option<Terminal>,
@@ -296,7 +293,7 @@ impl Transcoder {
 
     /// Puts a `compaction` item with this blob first: the conversation was summarised before it was answered.
     pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
-        self.begin(Kind::Compaction { blob: blob.to_owned() }, "cmp_", out);
+        self.begin(Kind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
         self.close(false, out);
         self.before = self.count;
     }
@@ -635,7 +632,7 @@ impl Transcoder {
         let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
         if self.count == self.before {
             // an answer of white space alone, or of nothing, is still the answer: clients look for its text
-            self.begin(Kind::Message, "msg_", out);
+            self.begin(Kind::Message, ids::MESSAGE, out);
             if let Some(open) = &mut self.open {
                 open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
                 open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));

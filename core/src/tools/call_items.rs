@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::ids;
 use crate::tools::search::{Search, ShellForm};
 use crate::tools::table::{Called, Kind, Route, Table};
 use crate::wire::json::tree;
@@ -88,7 +89,7 @@ fn tool_search(parsed: Option<&Value>, arguments: &str) -> Item {
         Some(Value::Object(object)) => Value::Object(object.clone()),
         _ => json!({ "query": arguments.trim() }),
     };
-    own("tool_search_call", "tsc_", [("execution", json!("client")), ("arguments", object)])
+    own("tool_search_call", ids::TOOL_SEARCH_CALL, [("execution", json!("client")), ("arguments", object)])
 }
 
 fn local_shell(arguments: &Value) -> Option<Item> {
@@ -104,7 +105,7 @@ fn local_shell(arguments: &Value) -> Option<Item> {
             object.insert(key.to_owned(), value.clone());
         }
     }
-    Some(own("local_shell_call", "lsh_", [("action", action)]))
+    Some(own("local_shell_call", ids::LOCAL_SHELL_CALL, [("action", action)]))
 }
 
 fn shell(arguments: &Value) -> Option<Item> {
@@ -118,7 +119,7 @@ fn shell(arguments: &Value) -> Option<Item> {
         "timeout_ms": number("timeout_ms"),
         "max_output_length": number("max_output_length"),
     });
-    Some(own("shell_call", "sh_", [("action", action)]))
+    Some(own("shell_call", ids::SHELL_CALL, [("action", action)]))
 }
 
 fn apply_patch(arguments: &Value) -> Option<Item> {

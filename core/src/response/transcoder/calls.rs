@@ -1,6 +1,7 @@
 //! Owns the calls of an answer: which chunk's piece belongs to which, when one opens and closes, what each becomes. It
 //! must not end the response.
 
+use crate::ids;
 use crate::quirk::Quirk;
 use crate::response::open_item::{Call, Kind, Open};
 use crate::response::transcoder::Transcoder;
@@ -182,9 +183,9 @@ impl Transcoder {
                     };
                     slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
                     call.custom = true;
-                    "ctc_"
+                    ids::CUSTOM_TOOL_CALL
                 } else {
-                    "fc_"
+                    ids::FUNCTION_CALL
                 }
             }
             Some(_) => {
@@ -193,7 +194,7 @@ impl Transcoder {
                 self.open = Some(Open::begin(&mut self.events, out, held, id, index, String::new()));
                 return;
             }
-            None => "fc_",
+            None => ids::FUNCTION_CALL,
         };
         self.begin(Kind::Call(call), prefix, out);
     }
@@ -214,7 +215,11 @@ impl Transcoder {
                 let encrypts = self.plan.tools.routes.iter().any(|route| route.encrypts && same(route));
                 let namespace = namespace.as_deref().map(escaped);
                 let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id, encrypts };
-                self.begin(Kind::Call(call), if custom { "ctc_" } else { "fc_" }, out);
+                self.begin(
+                    Kind::Call(call),
+                    if custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL },
+                    out,
+                );
                 let empty = arguments.trim().is_empty() && !cut && !custom;
                 let arguments = if empty { "{}" } else { &arguments };
                 if let Some(open) = &mut self.open {

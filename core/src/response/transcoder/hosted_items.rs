@@ -1,6 +1,7 @@
 //! Owns items of types that the upstream runs by itself, and their events: they pass whole, under our numbers. It must
 //! not understand them.
 
+use crate::ids;
 use crate::response::native_items::NativeItem;
 use crate::response::transcoder::Transcoder;
 use crate::wire::json::{self, compact, push_number, push_string};
@@ -50,8 +51,8 @@ impl Transcoder {
         entry.opened = Some(number);
         let (id, item) = (entry.id.clone(), entry.item.clone());
         let kind = kind_of(&item);
-        let kept = self.mend.keep(&id, prefix(&kind));
-        let id = kept.unwrap_or_else(|| self.ids.item(prefix(&kind)));
+        let kept = self.mend.keep(&id, ids::prefix_of(&kind));
+        let id = kept.unwrap_or_else(|| self.ids.item(ids::prefix_of(&kind)));
         self.count += 1;
         self.events.write(out, "response.output_item.added", |out| {
             out.extend_from_slice(b",\"output_index\":");
@@ -115,26 +116,3 @@ fn write_item(out: &mut Vec<u8>, item: &str, id: &str, status: Option<&str>) {
     }
     out.push(b'}');
 }
-
-/// Prefix of an item's id by its type (docs/protocol.md 6).
-fn prefix(kind: &str) -> &'static str {
-    PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
-}
-
-const PREFIXES: [(&str, &str); 15] = [
-    ("web_search_call", "ws_"),
-    ("file_search_call", "fs_"),
-    ("code_interpreter_call", "ci_"),
-    ("image_generation_call", "ig_"),
-    ("computer_call", "cu_"),
-    ("mcp_call", "mcp_"),
-    ("mcp_list_tools", "mcpl_"),
-    ("mcp_approval_request", "mcpr_"),
-    ("local_shell_call", "lsh_"),
-    ("shell_call", "sh_"),
-    ("apply_patch_call", "apc_"),
-    ("tool_search_call", "tsc_"),
-    ("tool_search_output", "tso_"),
-    ("compaction", "cmp_"),
-    ("program", "cm_"),
-];

@@ -4,6 +4,7 @@
 use serde_json::value::RawValue;
 
 use crate::fields::present;
+use crate::ids;
 use crate::options::ReasoningDisplay;
 use crate::response::native_items::{ItemKind, PartMatch, Text};
 use crate::response::open_item::{Call, Family, Kind, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
@@ -223,12 +224,12 @@ impl Transcoder {
         let id = entry.id.clone();
         match entry.sort {
             ItemKind::Message => {
-                self.mend.wanted = self.kept(&id, "msg_");
-                self.begin(Kind::Message, "msg_", out);
+                self.mend.wanted = self.kept(&id, ids::MESSAGE);
+                self.begin(Kind::Message, ids::MESSAGE, out);
             }
             ItemKind::Reasoning => {
-                self.mend.wanted = self.kept(&id, "rs_");
-                self.begin(Kind::Reasoning, "rs_", out);
+                self.mend.wanted = self.kept(&id, ids::REASONING);
+                self.begin(Kind::Reasoning, ids::REASONING, out);
             }
             ItemKind::Call(custom) => {
                 let call_id = call_id(&entry.call_id, &entry.id).unwrap_or_default();
@@ -267,7 +268,7 @@ impl Transcoder {
             stage: Stage::Begun,
             ..Slot::default()
         });
-        let prefix = if custom { "ctc_" } else { "fc_" };
+        let prefix = if custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL };
         self.mend.wanted = self.kept(&id, prefix);
         self.begin(Kind::Call(Call { slot, custom, name, namespace, call_id, encrypts: false }), prefix, out);
     }

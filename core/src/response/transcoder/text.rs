@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use crate::ids;
 use crate::options::ReasoningDisplay;
 use crate::response::open_item::{
     Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
@@ -23,7 +24,6 @@ pub(super) enum Channel {
 
 /// What a channel holds back.
 #[derive(Debug, Default)]
-#[repr(C)]
 pub(super) struct TextChannel {
     /// Half of a surrogate pair.
     pub(super) seam: SurrogateJoiner,
@@ -106,8 +106,8 @@ impl Transcoder {
             }
             self.close(false, out);
             let (kind, prefix) = match channel {
-                Channel::Reasoning => (Kind::Reasoning, "rs_"),
-                _ => (Kind::Message, "msg_"),
+                Channel::Reasoning => (Kind::Reasoning, ids::REASONING),
+                _ => (Kind::Message, ids::MESSAGE),
             };
             self.begin(kind, prefix, out);
         }
