@@ -30,7 +30,7 @@ const CORE: &[&[&str]] = &[
 
 /// The modules of `rejoinder`.
 const PROXY: &[&[&str]] = &[
-    &["wake_flag", "descriptors", "heavy", "scope", "signals", "spare"],
+    &["wake_flag", "descriptors", "heavy", "scope", "signals", "buffer_pool"],
     &["budget", "keyring", "sse"],
     &["config"],
     &["store", "telemetry"],

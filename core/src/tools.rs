@@ -2,30 +2,31 @@
 //! what the client hears back of its own list. It must not look at messages.
 
 pub mod call_items;
+mod choice;
 pub mod custom_input;
 pub mod names;
 mod parameters;
 pub mod search;
+mod shown;
 pub mod table;
 
+pub use choice::Choice;
+
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use serde_json::value::RawValue;
 
 use crate::dialect::Dialect;
 use crate::error::Error;
-use crate::error::Kind as ErrorKind;
-use crate::fields::{
-    array, beginning, fields, literal, missing, not_one_of, object, present, string, word, wrong_type,
-};
+use crate::fields::{array, fields, literal, missing, not_one_of, object, present, string, wrong_type};
 use crate::limits::{Limits, arrays_too_long, string_too_long};
 use crate::notes::Notes;
 use crate::options::{FoundTools, Wrappers};
 use crate::tools::search::{Search, ShellForm, ShellTool};
+use crate::tools::shown::{Shown, grammar, head};
 use crate::tools::table::{Kind, Table};
 use crate::wire::json::{self, compact};
-use crate::wire::request::{self, CustomFormat, InputItem, Item, Tool, ToolChoice};
+use crate::wire::request::{InputItem, Item, Tool};
 use crate::wire::trusted_json;
 
 /// The tools that a chat model is shown, and what else was declared.
@@ -37,35 +38,6 @@ pub struct Tools<'a> {
     /// The `tools` array as the response shows it.
     pub echo: Vec<u8>,
     limits: Limits,
-}
-
-/// A chat function's definition; the name is the table's.
-#[derive(Debug)]
-struct Shown<'a> {
-    /// Escaped.
-    description: Option<Cow<'a, str>>,
-    /// Of a freeform tool the syntax and the definition of its grammar, escaped; empty ones without a grammar.
-    freeform: Option<[Cow<'a, str>; 2]>,
-    /// JSON text, whose root need not be an object's schema.
-    parameters: Option<&'a str>,
-    strict: Option<&'a str>,
-    /// Known, and not shown among the tools.
-    behind: bool,
-}
-
-/// `tool_choice`, read; names are chat names.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// Absent, or `auto`.
-    Auto,
-    /// The model may not call.
-    None,
-    /// The model must call.
-    Required,
-    /// It must call this function.
-    Function(String),
-    /// It may (or, if true, must) call an allowed one; the table says which are.
-    Allowed(bool),
 }
 
 const CUSTOM_PARAMETERS: &str =
@@ -420,201 +392,4 @@ impl<'a> Tools<'a> {
             Choice::None => out.extend_from_slice(b"\"none\""),
         }
     }
-}
-
-/// The syntax and the definition of a freeform tool's grammar, if it has one.
-fn grammar<'a>(tool: &Tool<'a>) -> [Cow<'a, str>; 2] {
-    let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
-    match present(format.definition).and_then(json::text) {
-        Some(definition) => [present(format.syntax).and_then(json::text).unwrap_or_default(), definition],
-        None => <[Cow<'_, str>; 2]>::default(),
-    }
-}
-
-impl Shown<'_> {
-    /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
-    fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
-        out.extend_from_slice(head(flat));
-        json::push_string(out, name);
-        if self.description.is_some() || self.freeform.is_some() {
-            out.extend_from_slice(b",\"description\":\"");
-            let description = self.description.as_deref().unwrap_or_default();
-            out.extend_from_slice(description.as_bytes());
-            if let Some(grammar) = &self.freeform {
-                // what a model needs besides that only knows JSON arguments
-                out.extend_from_slice(if description.is_empty() { b"" } else { b"\\n\\n" });
-                out.extend_from_slice(
-                    b"Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.",
-                );
-                push_grammar(out, grammar);
-            }
-            out.push(b'"');
-        }
-        out.extend_from_slice(b",\"parameters\":");
-        parameters::push_object_rooted(out, self.parameters.unwrap_or("{}"));
-        if let Some(strict) = self.strict {
-            out.extend_from_slice(b",\"strict\":");
-            out.extend_from_slice(strict.as_bytes());
-        }
-        out.extend_from_slice(if flat { b"}" } else { b"}}" });
-    }
-}
-
-fn push_grammar(out: &mut Vec<u8>, [syntax, definition]: &[Cow<'_, str>; 2]) {
-    if !definition.is_empty() {
-        for text in ["\\n\\nThe text must match this ", syntax, " grammar:\\n", definition] {
-            out.extend_from_slice(text.as_bytes());
-        }
-    }
-}
-
-/// A function up to its name.
-fn head(flat: bool) -> &'static [u8] {
-    match flat {
-        true => b"{\"type\":\"function\",\"name\":",
-        false => b"{\"type\":\"function\",\"function\":{\"name\":",
-    }
-}
-
-impl Choice {
-    /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
-    pub fn read(
-        raw: Option<&RawValue>,
-        table: &mut Table,
-        limits: &Limits,
-        notes: &mut Notes,
-    ) -> Result<Choice, Error> {
-        const PATH: &str = "tool_choice";
-        let Some(raw) = word(raw, PATH)? else { return Ok(Choice::Auto) };
-        if let Some(word) = json::decode(raw) {
-            return match &*word {
-                "auto" => Ok(Choice::Auto),
-                "none" => {
-                    table.closed = true;
-                    Ok(Choice::None)
-                }
-                "required" => Ok(Choice::Required),
-                other => Err(not_one_of(PATH, other, &["none", "auto", "required"])),
-            };
-        }
-        if !raw.get().starts_with('{') {
-            return Err(wrong_type(raw, PATH, "a string or an object"));
-        }
-        let choice: ToolChoice<'_> = fields(Some(raw), PATH)?;
-        let kind = string(choice.r#type, "tool_choice.type")?.ok_or_else(|| missing("tool_choice.type"))?;
-        match &*kind {
-            "function" | "custom" => {
-                // the chat form nests the name; SDK users mix the two up
-                let name = match string(choice.name, "tool_choice.name")? {
-                    Some(name) => name,
-                    None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
-                };
-                let namespace = string(choice.namespace, "tool_choice.namespace")?;
-                match Named::of(&table.routes).find(&kind, namespace.as_deref(), &name) {
-                    Some(at) => Ok(Choice::Function(only(table, at))),
-                    None => {
-                        let name = beginning(&name, 200);
-                        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
-                        Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
-                    }
-                }
-            }
-            "allowed_tools" => {
-                let mode = string(choice.mode, "tool_choice.mode")?;
-                let required = match mode.as_deref() {
-                    None | Some("auto") => false,
-                    Some("required") => true,
-                    Some(other) => {
-                        return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
-                    }
-                };
-                let mut allowed = vec![false; table.routes.len()];
-                let named = Named::of(&table.routes);
-                let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
-                for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
-                    let path = format!("tool_choice.tools[{n}]");
-                    let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
-                    let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
-                    let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
-                    let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
-                    let at = named.find(&kind, namespace.as_deref(), &name);
-                    if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
-                        *allowed = true;
-                    }
-                }
-                for (route, allowed) in table.routes.iter_mut().zip(allowed) {
-                    route.allowed = allowed;
-                }
-                Ok(Choice::Allowed(required))
-            }
-            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search") => {
-                match Named::of(&table.routes).find(builtin, None, builtin) {
-                    Some(at) => Ok(Choice::Function(only(table, at))),
-                    None => {
-                        notes.add("hidden_tool_choice", builtin);
-                        Ok(Choice::Auto)
-                    }
-                }
-            }
-            other => {
-                notes.add("hidden_tool_choice", other);
-                Ok(Choice::Auto)
-            }
-        }
-    }
-}
-
-/// Tools by the words of a choice, so that a long list of them costs no look at every tool for each.
-struct Named<'t> {
-    /// By name, and namespace where the choice says one; the first of any kind, of the functions, of the freeform ones.
-    places: HashMap<(&'t str, Option<&'t str>), [Option<usize>; 3]>,
-}
-
-impl<'t> Named<'t> {
-    fn of(routes: &'t [table::Route]) -> Named<'t> {
-        let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
-        for (at, route) in routes.iter().enumerate() {
-            let function = matches!(route.kind, Kind::Function).then_some(at);
-            let custom = matches!(route.kind, Kind::Custom(_)).then_some(at);
-            for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
-                let Some(namespace) = namespace else { continue };
-                let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
-                *any = any.or(Some(at));
-                *functions = functions.or(function);
-                *customs = customs.or(custom);
-            }
-        }
-        Named { places }
-    }
-
-    fn find(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
-        let [any, function, custom] = *self.places.get(&(name, namespace))?;
-        match kind {
-            "function" => function,
-            "custom" => custom,
-            _ => any,
-        }
-    }
-}
-
-/// Lets the model call the tool at that place alone, and returns its chat name.
-fn only(table: &mut Table, at: usize) -> String {
-    for (n, route) in table.routes.iter_mut().enumerate() {
-        route.allowed = n == at;
-    }
-    table.routes.get(at).map(|route| route.chat.clone()).unwrap_or_default()
-}
-
-fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {
-    #[derive(serde::Deserialize)]
-    struct Chat<'a> {
-        #[serde(borrow)]
-        function: Function<'a>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Function<'a> {
-        #[serde(borrow)]
-        name: &'a RawValue,
-    }
-    serde_json::from_str::<Chat<'_>>(raw.get()).ok().and_then(|chat| json::decode(chat.function.name))
 }

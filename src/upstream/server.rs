@@ -1,6 +1,11 @@
 //! Owns one server behind: what is known of it, what runs on it now, and the watch over both. It must not choose
 //! between servers or send chat requests.
 
+mod lease;
+mod probing;
+
+pub use lease::Lease;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,11 +21,10 @@ use super::address::Address;
 use super::exchange::Client;
 use super::facts::ServerInfo;
 use super::health::Health;
-use super::probe::{self, Probe, ProbeResult};
 use super::slots::Slots;
 use super::warm::{SlotCache, SlotClient};
-use super::{Changes, Saves, Target};
-use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts, redact_url};
+use super::{Changes, Saves, Target, probe};
+use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts};
 use crate::telemetry::Routing;
 
 /// Where servers usually listen, looked at in this order when none is named.
@@ -344,126 +348,6 @@ impl Server {
     }
 
     // the watch
-
-    /// Takes it for unable to serve until a look, which is asked for now, shows otherwise.
-    pub fn suspect(&self, reason: &str) {
-        let before = self.state();
-        self.announce(State { ready: Err(reason.to_owned()), looked: true, ..before });
-        self.suspected.notify_one();
-    }
-
-    /// RequestSummary for a look now.
-    pub fn recheck(&self) {
-        self.suspected.notify_one();
-    }
-
-    /// Looks at the server until it is removed: often until it is ready, then every `probe_interval`. `own_port` is
-    /// skipped in the search, so that we never take ourselves for the upstream.
-    pub async fn watch(self: Arc<Server>, own_port: u16) {
-        let mut silences = 0;
-        loop {
-            let looked = tokio::select! {
-                looked = self.look(own_port) => looked,
-                () = self.removed.cancelled() => return,
-            };
-            let was_ready = self.ready();
-            let next = match looked {
-                Looked::Silent(_) if was_ready && silences + 1 < SILENCES => {
-                    silences += 1;
-                    None
-                }
-                Looked::Silent(state) | Looked::Answered(state) => {
-                    silences = 0;
-                    Some(state)
-                }
-            };
-            if let Some(next) = next {
-                self.announce(next);
-            }
-            let pause = if self.ready() && silences == 0 { self.config.probe_interval } else { RETRY };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = self.suspected.notified() => {}
-                () = self.removed.cancelled() => return,
-            }
-        }
-    }
-
-    /// One look now.
-    pub async fn look_once(&self, own_port: u16) {
-        let (Looked::Answered(state) | Looked::Silent(state)) = self.look(own_port).await;
-        self.announce(state);
-    }
-
-    async fn look(&self, own_port: u16) -> Looked {
-        let named = self.config.url.as_deref();
-        let own = format!(":{own_port}");
-        let places = named.into_iter().chain(USUAL.into_iter().filter(|_| named.is_none()));
-        let before = self.state();
-        let mut reasons = Vec::new();
-        let mut silent = false;
-        for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
-            let address = Address::of(base);
-            let look = Probe { client: &self.client.general, address: &address, key: self.key.as_ref() };
-            match look.run().await {
-                ProbeResult::Unseen => return Looked::Answered(before),
-                ProbeResult::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
-                ProbeResult::Silent(reason) => {
-                    silent = true;
-                    reasons.push(format!("{}: {reason}", redact_url(base)));
-                }
-                ProbeResult::Loading(reason) => {
-                    return Looked::Answered(State {
-                        address: before.address.or(Some(address)),
-                        facts: before.facts,
-                        ready: Err(reason),
-                        looked: true,
-                    });
-                }
-                ProbeResult::Ready(facts) => {
-                    let address = if facts.unversioned { address.without_version() } else { address };
-                    let (address, facts) = (Some(address), Some(Arc::new(*facts)));
-                    return Looked::Answered(State { address, facts, ready: Ok(()), looked: true });
-                }
-            }
-        }
-        // what was learned of a server that is away for a moment stays true, where it was named
-        let kept = named.is_some();
-        let state = State {
-            address: before.address.filter(|_| kept),
-            facts: before.facts.filter(|_| kept),
-            ready: Err(reasons.join("; ")),
-            looked: true,
-        };
-        if silent { Looked::Silent(state) } else { Looked::Answered(state) }
-    }
-
-    fn announce(&self, next: State) {
-        let changed = self.state.send_if_modified(|state| {
-            if *state == next {
-                return false;
-            }
-            let base = next.address.as_ref().map(Address::label).unwrap_or_default();
-            match &next.ready {
-                Ok(()) if state.ready.is_ok() => tracing::info!(upstream = %base, "upstream has changed"),
-                Ok(()) => {
-                    let facts = next.facts.as_deref();
-                    let dialect = facts.map_or("", |facts| facts.dialect.name);
-                    let context = facts.and_then(|facts| facts.traits.context).unwrap_or_default();
-                    tracing::info!(upstream = %base, dialect, context, "upstream is ready");
-                }
-                Err(reason) if state.ready.is_ok() || !state.looked => {
-                    tracing::warn!(upstream = %base, %reason, "upstream is not ready");
-                }
-                Err(reason) => tracing::debug!(upstream = %base, %reason, "upstream is still not ready"),
-            }
-            *state = next;
-            true
-        });
-        if changed {
-            self.changes.tell();
-        }
-    }
 }
 
 /// What `models` says of a name.
@@ -482,67 +366,8 @@ pub enum Named<'n> {
 /// The name in `models` that stands for every other.
 pub const ANY: &str = "*";
 
-enum Looked {
-    Answered(State),
-    /// It took the connection, no more.
-    Silent(State),
-}
-
 fn bearer(key: &SecretString) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret())).ok()?;
     value.set_sensitive(true);
     Some(value)
-}
-
-/// One request's place on a server, from its choice to the end of its answer.
-pub struct Lease {
-    /// Where.
-    pub(super) server: Arc<Server>,
-    /// Which slot of it, where the choice is ours.
-    pub(super) slot: Option<u32>,
-    /// Which request to that slot it is, where the slot's state is kept.
-    pub(super) turn: OnceLock<u64>,
-    /// Tokens of its prompt that were in the server's cache, once that is told.
-    cached: Option<u64>,
-    told: bool,
-}
-
-impl Lease {
-    /// The answer has begun.
-    pub fn succeeded(&mut self) {
-        self.told = true;
-        self.server.load().health.succeeded();
-    }
-
-    /// The answer is over, and says how many tokens of its prompt were in the server's cache.
-    pub fn found_cached(&mut self, tokens: u64) {
-        self.cached = Some(tokens);
-    }
-
-    /// The server failed, by no fault of the request.
-    pub fn failed(&mut self) {
-        self.told = true;
-        self.server.load().health.failed(Instant::now());
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut load = self.server.load();
-        load.in_flight = load.in_flight.saturating_sub(1);
-        if !self.told {
-            load.health.gave_up();
-        }
-        if let Some(slot) = self.slot {
-            load.slots.free(slot);
-        }
-        drop(load);
-        self.server.changes.tell();
-        if let (Some(warm), Some(slot), Some(turn)) = (&self.server.warm, self.slot, self.turn.get())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (warm, turn, cached) = (warm.clone(), *turn, self.cached);
-            runtime.spawn(async move { warm.after(slot, turn, cached).await });
-        }
-    }
 }

@@ -4,8 +4,11 @@
 //! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
 //! far is kept in the form in which `done` and the terminal snapshot need it.
 
-use crate::response::shared::{LONG, Shared, Text};
-use crate::wire::json::{push_literal, push_number, push_string};
+mod item_json;
+
+use crate::response::event_writer::{Events, head, push_text};
+use crate::response::shared::Text;
+use crate::wire::json::{push_literal, push_number};
 
 /// Adds log probabilities to others, joined with commas.
 pub(crate) fn append_logprobs(all: &mut String, new: &str) {
@@ -13,83 +16,6 @@ pub(crate) fn append_logprobs(all: &mut String, new: &str) {
         all.push(',');
     }
     all.push_str(new);
-}
-
-/// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
-#[derive(Debug, Default)]
-pub(crate) struct Events {
-    next: u64,
-    /// False for an answer without a stream: nothing is written.
-    pub enabled: bool,
-    /// Long texts that belong into what was written, where its reader takes them so.
-    pub shared: Option<Box<Shared>>,
-}
-
-impl Events {
-    pub fn new(enabled: bool) -> Self {
-        Events { next: 0, enabled, shared: None }
-    }
-
-    /// As [`Events::write`], for members that may be long.
-    pub fn write_sharing(
-        &mut self,
-        out: &mut Vec<u8>,
-        kind: &str,
-        members: impl FnOnce(&mut Vec<u8>, &mut Shared),
-    ) {
-        let mut shared = self.shared.take();
-        // where nobody takes shared texts none is made
-        let mut none = Vec::new();
-        self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
-        self.shared = shared;
-    }
-
-    /// Whether a text of so many bytes is shared.
-    fn shares(&self, length: usize) -> bool {
-        length >= LONG && self.shared.is_some()
-    }
-
-    fn text(&self, text: String) -> Text {
-        match self.shares(text.len()) {
-            true => Text::shared(text),
-            false => text.into(),
-        }
-    }
-
-    /// Writes one event; `members` appends `,"key":value` pairs.
-    pub fn write(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Vec<u8>)) {
-        if !self.enabled {
-            return;
-        }
-        head(out, kind);
-        out.extend_from_slice(b"\"sequence_number\":");
-        self.number(out);
-        members(out);
-        out.extend_from_slice(b"}\n\n");
-    }
-
-    fn number(&mut self, out: &mut Vec<u8>) {
-        push_number(out, self.next);
-        self.next += 1;
-    }
-}
-
-/// `event: T\ndata: {"type":T,`
-fn head(out: &mut Vec<u8>, kind: &str) {
-    out.extend_from_slice(b"event: ");
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(b"\ndata: {\"type\":");
-    push_literal(out, kind);
-    out.push(b',');
-}
-
-/// `,"name":"escaped"`
-fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, escaped: &Text) {
-    out.push(b',');
-    push_literal(out, name);
-    out.extend_from_slice(b":\"");
-    escaped.write(out, shared);
-    out.push(b'"');
 }
 
 /// What kinds of text stream in parts, and how their events are called (docs/protocol.md 7).
@@ -510,95 +436,5 @@ impl Open {
         }
         prefix.extend_from_slice(b",\"sequence_number\":");
         self.prefix = prefix;
-    }
-
-    fn part_json(
-        &self,
-        out: &mut Vec<u8>,
-        shared: &mut Shared,
-        family: &Family,
-        text: &Text,
-        logprobs: &str,
-    ) {
-        out.extend_from_slice(b"{\"type\":");
-        push_literal(out, family.kind);
-        push_text(out, shared, family.field, text);
-        if *family == OUTPUT_TEXT {
-            out.extend_from_slice(b",\"annotations\":[");
-            out.extend_from_slice(self.annotations.as_bytes());
-            out.extend_from_slice(b"],\"logprobs\":[");
-            out.extend_from_slice(logprobs.as_bytes());
-            out.push(b']');
-        }
-        out.push(b'}');
-    }
-
-    fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
-        out.extend_from_slice(b"{\"id\":");
-        push_literal(out, &self.id);
-        out.extend_from_slice(b",\"type\":");
-        push_literal(
-            out,
-            match &self.kind {
-                Kind::Message => "message",
-                Kind::Reasoning => "reasoning",
-                Kind::Call(call) if call.custom => "custom_tool_call",
-                Kind::Call(_) | Kind::Held { .. } => "function_call",
-                Kind::Compaction { .. } => "compaction",
-                Kind::Whole { kind, .. } => kind,
-            },
-        );
-        if let Kind::Compaction { blob } = &self.kind {
-            out.extend_from_slice(b",\"encrypted_content\":");
-            push_string(out, blob);
-            out.push(b'}');
-            return;
-        }
-        out.extend_from_slice(b",\"status\":");
-        push_literal(out, status);
-        match &self.kind {
-            Kind::Message => {
-                out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
-                self.content.json.write(out, shared);
-                out.push(b']');
-            }
-            Kind::Reasoning => {
-                out.extend_from_slice(b",\"summary\":[");
-                self.summary.json.write(out, shared);
-                out.push(b']');
-                // summary is always there; content only where the text itself is shown
-                if self.content.count > 0 {
-                    out.extend_from_slice(b",\"content\":[");
-                    self.content.json.write(out, shared);
-                    out.push(b']');
-                }
-            }
-            Kind::Call(call) => {
-                push_text(out, shared, call.field(), &self.arguments);
-                out.extend_from_slice(b",\"call_id\":");
-                push_literal(out, &call.call_id);
-                out.extend_from_slice(b",\"name\":");
-                push_literal(out, &call.name);
-                if let Some(namespace) = &call.namespace {
-                    out.extend_from_slice(b",\"namespace\":");
-                    push_literal(out, namespace);
-                }
-                if call.encrypts {
-                    out.extend_from_slice(b",\"encrypted_function_args\":[]");
-                }
-            }
-            Kind::Held { .. } | Kind::Compaction { .. } => {}
-            Kind::Whole { call_id, members, .. } => {
-                out.extend_from_slice(b",\"call_id\":");
-                push_literal(out, call_id);
-                out.extend_from_slice(members.as_bytes());
-            }
-        }
-        out.extend_from_slice(self.extra.as_bytes());
-        if let Some(sealed) = &self.sealed {
-            out.extend_from_slice(b",\"encrypted_content\":");
-            push_string(out, sealed);
-        }
-        out.push(b'}');
     }
 }

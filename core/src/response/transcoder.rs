@@ -10,6 +10,8 @@ mod arguments;
 mod bounds;
 mod call_slot;
 mod calls;
+mod chunk;
+mod ending;
 mod finish;
 mod hosted_items;
 mod native_events;
@@ -20,21 +22,18 @@ mod text;
 mod text_format;
 mod think;
 
-use crate::compaction::Summary;
 use crate::error::Error;
-use crate::error::Kind as ErrorKind;
-use crate::fields::present;
 use crate::ids;
 use crate::ids::Ids;
-use crate::options::Compact;
-use crate::quirk::{Quirk, Repaired};
+use crate::quirk::Repaired;
 use crate::reply_plan::ReplyPlan;
+use crate::response::event_writer::Events;
 use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
-use crate::response::open_item::{Call, Events, Kind, OUTPUT_TEXT, Open};
+use crate::response::open_item::{Call, Kind, Open};
 use crate::response::shared::{Shared, Text};
-use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::call_slot::{Piece, Slot, Stage};
+use crate::response::transcoder::call_slot::{Slot, Stage};
+use crate::response::transcoder::ending::failed;
 use crate::response::transcoder::finish::Finish;
 use crate::response::transcoder::parts::fingerprint;
 use crate::response::transcoder::repeat::RepeatPath;
@@ -42,13 +41,10 @@ use crate::response::transcoder::text::{Channel, TextChannel, is_blank};
 use crate::response::transcoder::text_format::HeldText;
 use crate::response::transcoder::think::Think;
 use crate::response::usage::Usage;
-use crate::response::{events, upstream_error};
 use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
-use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
 use crate::wire::json;
-use crate::wire::trusted_json::first_elements;
 
 pub use crate::options::ThinkTags;
 
@@ -328,73 +324,6 @@ impl Transcoder {
         }
     }
 
-    fn parse(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
-        if self.plan.native.is_some() {
-            return self.native(data, now, out);
-        }
-        if data.eq_ignore_ascii_case("[DONE]") {
-            return self.done(now, out);
-        }
-        if data.starts_with('[')
-            && let Some((chunks, _)) = first_elements(data, MOST_ITEMS)
-        {
-            // Gemini lists its errors
-            for chunk in chunks {
-                self.chunk(chunk.get(), now, out);
-            }
-            return;
-        }
-        // serde would read an array by position
-        let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
-        let chunk = match parsed {
-            Some(Ok(chunk)) => chunk,
-            // the answer is whole, and this is no part of it
-            _ if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) => {
-                self.dropped += 1;
-                return;
-            }
-            other => {
-                let message = "The upstream server sent an event that is no chat completion chunk.";
-                let detail =
-                    other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
-                return self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
-            }
-        };
-        let error = chunk.error.is_some_and(|error| error.get() != "null");
-        if error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
-            return self.fail(upstream_error::from_stream(data), out);
-        }
-        let choice = chunk.choices.as_ref();
-        if choice.is_none()
-            && chunk.usage.is_none()
-            && chunk.timings.is_none()
-            && let Some(error) = upstream_error::alone(data)
-        {
-            return self.fail(error, out);
-        }
-        let usage = match chunk.usage {
-            // the last chunk of a choice, or one behind it, has it in some other place
-            None if self.finish.is_some() || choice.is_none_or(|choice| choice.finish_reason.is_some()) => {
-                usage_elsewhere(data)
-            }
-            usage => usage,
-        };
-        // zeros behind real counts say nothing
-        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
-        if self.usage.is_none() {
-            // on every chunk with timings_per_token: the last one counts
-            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
-        }
-        let last = chunk.choices.is_none() && chunk.usage.is_some();
-        self.again.learn(data, &chunk, self.plan.logprobs);
-        if let Some(choice) = &chunk.choices {
-            self.choice(choice, out);
-        }
-        if last && self.finish.is_some() {
-            self.complete(now, out);
-        }
-    }
-
     /// Takes the end of the upstream's answer. Afterwards the response has ended, whatever came before, or wants its
     /// text in another form ([`Transcoder::take_unfit`]).
     pub fn end(&mut self, end: End, now: u64, out: &mut Vec<u8>) {
@@ -409,56 +338,6 @@ impl Transcoder {
                 let error = self.unfinished();
                 self.fail(error, out);
             }
-        }
-    }
-
-    fn choice(&mut self, choice: &Choice<'_>, out: &mut Vec<u8>) {
-        if self.plan.logprobs
-            && let Some(raw) = choice.logprobs
-        {
-            self.take_logprobs(raw);
-        }
-        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
-            // a completion is one piece, and here is all of it
-            self.whole |= choice.delta.is_none();
-            self.delta(delta, choice.delta.is_none(), out);
-        }
-        self.logprobs.clear();
-        if let Some(reason) = choice
-            .finish_reason
-            .and_then(json::decode)
-            .filter(|reason| !reason.is_empty() && reason != "null")
-        {
-            self.finish = Some(Finish::of(&reason));
-        }
-        if let Some(error) = present(choice.error) {
-            self.fail(upstream_error::from_stream(error.get()), out);
-        }
-    }
-
-    fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
-        self.say_reasoning(delta, out);
-        if let Some(content) = delta.content {
-            self.say_value(Channel::Text, content, out);
-        }
-        if let Some(refusal) = delta.refusal {
-            self.say_value(Channel::Refusal, refusal, out);
-        }
-        if let Some(annotations) = delta.annotations {
-            self.annotate(annotations, out);
-        }
-        if let Some(function) = &delta.function_call {
-            self.call(&Piece::of_function(Some(0), function), out);
-        }
-        if delta.tool_calls.odd {
-            if !self.plan.tools.quirk(Quirk::CallList) {
-                let message = "The upstream server sent tool_calls that are no list of calls.";
-                return self.fail(Error::new(ErrorKind::BadGateway, message), out);
-            }
-            self.repaired.count(Quirk::CallList);
-        }
-        for (position, call) in delta.tool_calls.list.iter().enumerate() {
-            self.call(&Piece::of(call, whole.then_some(position as u64)), out);
         }
     }
 
@@ -546,164 +425,4 @@ impl Transcoder {
         let seal = self.plan.seal.as_ref().filter(|_| self.plan.seals_reasoning && !raw.is_empty())?;
         seal.seal(Purpose::Reasoning, &json::unescape(&raw)?)
     }
-
-    /// The summary becomes the one item of the answer. One that the token limit cut is still the best there is.
-    fn complete_summary(&mut self, now: u64, out: &mut Vec<u8>) {
-        let text = json::unescape(&self.summary).unwrap_or_default();
-        let seal = self.plan.seal.as_ref().filter(|_| !text.trim().is_empty());
-        let replaces = self.plan.compacts == Some(Compact::Replacing);
-        let summary = Summary { text: text.trim().to_owned(), replaces };
-        match seal.and_then(|seal| seal.seal(Purpose::Compaction, &summary.to_json())) {
-            Some(blob) => {
-                self.compacted(&blob, out);
-                self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out);
-            }
-            None => {
-                let message = "The model wrote no summary of the conversation.";
-                self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
-            }
-        }
-    }
-
-    fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
-        if self.is_unfit() {
-            return;
-        }
-        self.end_think(out);
-        if self.open.is_none() && self.count == self.before {
-            let rest = self.flow(Channel::Text).seam.flush();
-            self.put(Channel::Text, rest, out);
-        }
-        let finish = self.finish.clone().unwrap_or(Finish::Stop);
-        if let Finish::Failed(reason) = &finish {
-            let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
-            return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
-        }
-        if self.plan.compacts.is_some() {
-            return self.complete_summary(now, out);
-        }
-        let cut = matches!(finish, Finish::Cut(_));
-        if !cut {
-            self.answer_assumed(out);
-        }
-        if !self.release_held(cut, out) {
-            return;
-        }
-        self.flush(cut, out);
-        match finish {
-            Finish::Cut(reason) => {
-                let (status, terminal) = (Status::Incomplete(reason), Terminal::Incomplete(reason));
-                self.terminate("response.incomplete", status, terminal, out);
-            }
-            _ => self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out),
-        }
-    }
-
-    /// Brings everything that waits into the output. Only the last item may be incomplete: what waits behind a call
-    /// that was cut was cut too.
-    fn flush(&mut self, cut: bool, out: &mut Vec<u8>) {
-        loop {
-            if cut && self.call_in_the_way() && self.waiting() {
-                // the open call keeps its own rest; see close()
-                self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
-                self.late.clear();
-                break;
-            }
-            let next = self.calls.iter().position(|slot| slot.waits());
-            let late = !self.late.is_empty();
-            if next.is_none() && !late {
-                break;
-            }
-            self.close(false, out);
-            self.put_late(out);
-            let Some(next) = next else { continue };
-            if self.calls.get(next).is_some_and(|slot| slot.name.is_empty()) {
-                // nobody can execute a call without a name
-                self.dropped += 1;
-                if let Some(slot) = self.calls.get_mut(next) {
-                    slot.stage = Stage::Closed;
-                }
-                continue;
-            }
-            self.begin_call(next, out);
-            self.drain_open_call(out);
-        }
-        self.close(cut, out);
-        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
-        if self.count == self.before {
-            // an answer of white space alone, or of nothing, is still the answer: clients look for its text
-            self.begin(Kind::Message, ids::MESSAGE, out);
-            if let Some(open) = &mut self.open {
-                open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
-                open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));
-            }
-            self.close(cut, out);
-        }
-    }
-
-    /// `error` in both published shapes, then `response.failed`: each other form breaks at least one SDK. The open
-    /// item stays open, as it never became what it was to be; finished ones are in the snapshot.
-    fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
-        if error.code().is_none() {
-            error.code = Some(error.failed_code().to_owned());
-        }
-        if self.events.enabled {
-            // without a stream, its status says it
-            error.message = error.last_words().into_owned();
-        }
-        self.events.write(out, "error", |out| {
-            out.extend_from_slice(b",\"code\":");
-            json::push_string(out, error.failed_code());
-            out.extend_from_slice(b",\"message\":");
-            json::push_string(out, &error.message);
-            out.extend_from_slice(b",\"param\":");
-            json::push_option(out, error.param.as_deref());
-            out.extend_from_slice(b",\"error\":");
-            error.write_object(out);
-        });
-        self.open = None;
-        self.terminate("response.failed", failed(Some(&error)), Terminal::Failed, out);
-        self.failure = Some(error);
-    }
-
-    fn terminate(&mut self, kind: &str, status: Status<'_>, terminal: Terminal, out: &mut Vec<u8>) {
-        self.terminal = Some(terminal);
-        self.announce(out, kind, status);
-        if self.events.enabled {
-            out.extend_from_slice(events::DONE);
-        } else {
-            let texts = self.items.copied() + self.output_text.copied() + self.plan.echo.len();
-            let mut body = Vec::with_capacity(texts + 512);
-            self.state(status).write(&mut body, &self.plan.echo, None);
-            self.body = body;
-        }
-    }
-
-    fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
-        let mut events = std::mem::take(&mut self.events);
-        events.write_sharing(out, kind, |out, shared| {
-            out.reserve_exact(self.items.copied() + self.plan.echo.len() + 512);
-            out.extend_from_slice(b",\"response\":");
-            self.state(status).write(out, &self.plan.echo, Some(shared));
-        });
-        self.events = events;
-    }
-
-    fn state<'a>(&'a self, status: Status<'a>) -> Snapshot<'a> {
-        let running = status.runs();
-        Snapshot {
-            id: &self.id,
-            created_at: self.created_at,
-            status,
-            output: if running { &NOTHING } else { &self.items },
-            output_text: &self.output_text,
-            previous_response_id: self.plan.previous_response_id.as_deref(),
-            usage: if running { None } else { self.usage() },
-        }
-    }
-}
-
-fn failed(error: Option<&Error>) -> Status<'_> {
-    let (code, message) = error.map_or(("server_error", ""), |error| (error.failed_code(), &error.message));
-    Status::Failed { code, message }
 }

@@ -1,0 +1,237 @@
+//! Owns calls and their outputs, as chat messages have them.
+
+use crate::fields::present;
+use crate::notes::Notes;
+use crate::request::content::{Piece, pieces_of_any};
+use crate::request::history::{Step, escaped};
+use crate::tools::search::{Search, vector_line};
+use crate::tools::table::{Kind, Table};
+use crate::wire::quoted::Quoted;
+use crate::wire::request::{Item, Tool};
+use crate::wire::{json, trusted_json};
+use serde_json::Value;
+use serde_json::json as value;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+
+/// The namespace and the name of a call; `None` without a name, and for one that no tool can have.
+pub(super) fn named<'a>(item: &Item<'a>) -> Option<(Option<Cow<'a, str>>, Cow<'a, str>)> {
+    let short = |raw: &&RawValue| raw.get().len() < LONG_NAME;
+    let name = present(item.name).filter(short).and_then(json::decode).filter(|name| !name.is_empty())?;
+    let namespace = match present(item.namespace) {
+        Some(namespace) => Some(Some(namespace).filter(short)?).and_then(json::decode),
+        None => None,
+    };
+    Some((namespace, name))
+}
+
+/// Bytes of a name's literal that no tool has.
+pub(super) const LONG_NAME: usize = 4096;
+
+pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
+    let (namespace, name) = named(item)?;
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let arguments = present(item.arguments);
+    if table.shell.is_some()
+        && let Some(text) = arguments.and_then(json::decode)
+        && let Some((search, call)) = table.search_in(&name, &text)
+    {
+        return Some(search_call(id, search, &call));
+    }
+    let chat = table.chat_name(namespace.as_deref(), &name);
+    let arguments = arguments_object(arguments, notes);
+    if let Some(caller) = table.through(&chat) {
+        // as the model wrote it; both are escaped already
+        let before = json::escape(&format!("{{\"name\":{},\"arguments\":", value!(chat))).into_owned();
+        let mut call = Vec::with_capacity(before.len() + arguments.length());
+        call.extend_from_slice(before.as_bytes());
+        arguments.push_text(&mut call);
+        call.push(b'}');
+        let arguments = Piece::Text(Cow::Owned(String::from_utf8(call).unwrap_or_default()));
+        return Some(Step::Call { id, name: escaped(&caller.chat), arguments });
+    }
+    Some(Step::Call { id, name: escaped(&chat), arguments })
+}
+
+/// The model's own search, which the client ran through its shell.
+pub(super) fn search_call<'a>(id: Cow<'a, str>, search: Search, call: &Value) -> Step<'a> {
+    Step::Call { id, name: Cow::Borrowed(search.function().0), arguments: Piece::owned(&call.to_string()) }
+}
+
+/// A freeform call is shown as the model wrote it: `{"input": "..."}`.
+pub(super) fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
+    let (namespace, name) = named(item)?;
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let name = escaped(&table.chat_name(namespace.as_deref(), &name));
+    let input = present(item.input).filter(|input| input.get().starts_with('"'));
+    let arguments = match input {
+        // the same, but that it keeps the client's way of escaping
+        Some(input) if !notes.rewrite(input.get().len()) => {
+            Piece::Quoted(Quoted::member("{\"input\":", input.get()))
+        }
+        _ => Piece::owned(&value!({ "input": input.and_then(json::decode).unwrap_or_default() }).to_string()),
+    };
+    Some(Step::Call { id, name, arguments })
+}
+
+/// A call of a type of its own. `arguments`: the member that holds what the model wrote.
+pub(super) fn own_call<'a>(
+    item: &Item<'a>,
+    table: &Table,
+    kind: Kind,
+    arguments: Option<&'a RawValue>,
+    notes: &mut Notes,
+) -> Option<Step<'a>> {
+    let name = match kind {
+        Kind::ToolSearch => "tool_search",
+        Kind::LocalShell => "local_shell",
+        Kind::Shell => "shell",
+        _ => "apply_patch",
+    };
+    let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
+    let mut tree = |raw: &RawValue| notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();
+    let mut arguments: Value = match present(arguments).map(|raw| (raw, tree(raw))) {
+        Some((_, Some(value))) => value,
+        // too wide or too long to be looked into
+        Some((raw, None)) => {
+            let name = escaped(table.of_kind(kind).map_or(name, |route| &route.chat));
+            return Some(Step::Call { id, name, arguments: arguments_object(Some(raw), notes) });
+        }
+        None => value!({}),
+    };
+    if kind == Kind::LocalShell {
+        let line = arguments.get("command").and_then(vector_line);
+        if let Some((search, call)) = line.and_then(|line| Search::from_line(&table.wrappers, &line)) {
+            return Some(search_call(id, search, &call));
+        }
+    }
+    if let Some(object) = arguments.as_object_mut() {
+        // what the client or we put in, not the model
+        object.retain(|key, value| !(value.is_null() || key == "env" && *value == value!({})));
+        if kind == Kind::LocalShell {
+            object.shift_remove("type");
+        }
+    }
+    let name = table.of_kind(kind).map_or(name, |route| &route.chat);
+    Some(Step::Call { id, name: escaped(name), arguments: Piece::owned(&arguments.to_string()) })
+}
+
+/// What a `shell` call printed, command by command.
+pub(super) fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let results = present(item.output).filter(|raw| raw.get().starts_with('['))?;
+    if !notes.rewrite(results.get().len()) {
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(results.get()))] });
+    }
+    let results = json::tree(results.get())?;
+    let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
+    let mut shown = String::new();
+    for result in results.as_array()? {
+        shown.push_str(&text(result, "stdout"));
+        let stderr = text(result, "stderr");
+        if !stderr.is_empty() {
+            shown.push_str(&format!("\n[stderr]\n{stderr}"));
+        }
+        match result.get("outcome").and_then(|outcome| outcome.get("exit_code")) {
+            Some(code) => shown.push_str(&format!("\n[exit code {code}]\n")),
+            None => shown.push_str("\n[timed out]\n"),
+        }
+    }
+    Some(Step::Output { id, pieces: vec![Piece::Text(escaped(&shown))] })
+}
+
+/// What a tool search found: names and descriptions, where the tools themselves are among the request's tools by now.
+pub(super) fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
+    let id = present(item.call_id).and_then(json::text).unwrap_or_default();
+    let mut shown = String::new();
+    let mut left = MOST_FOUND;
+    let tools = present(item.tools)?;
+    if !notes.rewrite(tools.get().len()) {
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(tools.get()))] });
+    }
+    list(tools, None, table, &mut left, &mut shown)?;
+    if shown.is_empty() {
+        shown.push_str("No tools were found.");
+    }
+    Some(Step::Output { id, pieces: vec![Piece::Text(escaped(shown.trim_end()))] })
+}
+
+/// Most tools of one output that are told of; a request may declare no more.
+pub(super) const MOST_FOUND: usize = 2048;
+
+/// A line for each tool. `None` for what is no array.
+pub(super) fn list(
+    tools: &RawValue,
+    namespace: Option<&str>,
+    table: &Table,
+    left: &mut usize,
+    into: &mut String,
+) -> Option<()> {
+    trusted_json::objects(tools.get(), &mut Vec::<()>::new(), |_, tool: Option<Tool<'_>>| {
+        let tool = tool?;
+        let text = |raw: Option<&RawValue>| raw.and_then(json::decode).unwrap_or_default().into_owned();
+        if let Some(nested) = tool.tools.filter(|nested| nested.get().starts_with('[')) {
+            // a namespace within a namespace was left out of the tools
+            if namespace.is_none() {
+                list(nested, Some(&text(tool.name)), table, left, into);
+            }
+            return None;
+        }
+        *left = left.checked_sub(1)?;
+        let name = text(tool.name);
+        let chat = table.chat_name(namespace, &name);
+        into.push_str(&chat);
+        into.push_str(": ");
+        let description = text(tool.description);
+        if table.through(&chat).is_some() {
+            // this is all that the model will see of it
+            let parameters = tool.parameters.map_or(Cow::Borrowed(""), |raw| json::compact(raw.get()));
+            into.push_str(&format!("{description}\nIts parameters: {parameters}\n"));
+        } else {
+            into.push_str(description.lines().next().unwrap_or(""));
+            into.push('\n');
+        }
+        None
+    })
+    .map(drop)
+}
+
+/// Arguments as the upstream can take them: llama-server and vLLM both parse them, and refuse the whole request for
+/// ones that are no JSON object. What the model wrote amiss stays readable to it inside an object.
+pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes) -> Piece<'a> {
+    let empty = Piece::Text(Cow::Borrowed("{}"));
+    let Some(raw) = raw else { return empty };
+    let whole = Piece::Quoted(Quoted::member("{\"invalid_arguments\":", raw.get()));
+    let Some(text) = json::decode(raw) else {
+        // not a string: an object is taken as it is, anything else is wrapped
+        return match (raw.get().starts_with('{'), notes.rewrite(raw.get().len())) {
+            (true, true) => Piece::owned(&json::compact(raw.get())),
+            (true, false) => Piece::Quoted(Quoted::of(raw.get())),
+            (false, true) => wrapped(raw.get()),
+            (false, false) => whole,
+        };
+    };
+    if text.trim().is_empty() {
+        return empty;
+    }
+    let object =
+        text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+    match json::text(raw) {
+        Some(escaped) if object => Piece::Text(escaped),
+        _ if notes.rewrite(raw.get().len()) => wrapped(&text),
+        _ => whole,
+    }
+}
+
+pub(super) fn wrapped<'a>(text: &str) -> Piece<'a> {
+    Piece::owned(&value!({ "invalid_arguments": text }).to_string())
+}
+
+pub(super) fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
+    let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
+    let content = match present(item.output) {
+        None => present(item.status).and_then(json::text).map(Piece::Text).into_iter().collect(),
+        Some(raw) => pieces_of_any(raw, notes),
+    };
+    Some(Step::Output { id, pieces: content })
+}

@@ -1,0 +1,81 @@
+//! Owns the writing of events: their names, their numbers, and long texts that several of them share.
+
+use crate::response::shared::{LONG, Shared, Text};
+use crate::wire::json::{push_literal, push_number};
+
+/// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    next: u64,
+    /// False for an answer without a stream: nothing is written.
+    pub enabled: bool,
+    /// Long texts that belong into what was written, where its reader takes them so.
+    pub shared: Option<Box<Shared>>,
+}
+
+impl Events {
+    pub fn new(enabled: bool) -> Self {
+        Events { next: 0, enabled, shared: None }
+    }
+
+    /// As [`Events::write`], for members that may be long.
+    pub fn write_sharing(
+        &mut self,
+        out: &mut Vec<u8>,
+        kind: &str,
+        members: impl FnOnce(&mut Vec<u8>, &mut Shared),
+    ) {
+        let mut shared = self.shared.take();
+        // where nobody takes shared texts none is made
+        let mut none = Vec::new();
+        self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
+        self.shared = shared;
+    }
+
+    /// Whether a text of so many bytes is shared.
+    pub fn shares(&self, length: usize) -> bool {
+        length >= LONG && self.shared.is_some()
+    }
+
+    pub fn text(&self, text: String) -> Text {
+        match self.shares(text.len()) {
+            true => Text::shared(text),
+            false => text.into(),
+        }
+    }
+
+    /// Writes one event; `members` appends `,"key":value` pairs.
+    pub fn write(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Vec<u8>)) {
+        if !self.enabled {
+            return;
+        }
+        head(out, kind);
+        out.extend_from_slice(b"\"sequence_number\":");
+        self.number(out);
+        members(out);
+        out.extend_from_slice(b"}\n\n");
+    }
+
+    pub fn number(&mut self, out: &mut Vec<u8>) {
+        push_number(out, self.next);
+        self.next += 1;
+    }
+}
+
+/// `event: T\ndata: {"type":T,`
+pub(crate) fn head(out: &mut Vec<u8>, kind: &str) {
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\ndata: {\"type\":");
+    push_literal(out, kind);
+    out.push(b',');
+}
+
+/// `,"name":"escaped"`
+pub(crate) fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, escaped: &Text) {
+    out.push(b',');
+    push_literal(out, name);
+    out.extend_from_slice(b":\"");
+    escaped.write(out, shared);
+    out.push(b'"');
+}

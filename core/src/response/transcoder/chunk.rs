@@ -1,0 +1,135 @@
+//! Owns the reading of a chat chunk: its choices, their deltas, its usage.
+
+use crate::error::Error;
+use crate::error::Kind as ErrorKind;
+use crate::fields::present;
+use crate::quirk::Quirk;
+use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::bounds::MOST_ITEMS;
+use crate::response::transcoder::call_slot::Piece;
+use crate::response::transcoder::finish::Finish;
+use crate::response::transcoder::text::Channel;
+use crate::response::upstream_error;
+use crate::response::usage::Usage;
+use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
+use crate::wire::json;
+use crate::wire::trusted_json::first_elements;
+
+impl Transcoder {
+    pub(super) fn parse(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
+        if self.plan.native.is_some() {
+            return self.native(data, now, out);
+        }
+        if data.eq_ignore_ascii_case("[DONE]") {
+            return self.done(now, out);
+        }
+        if data.starts_with('[')
+            && let Some((chunks, _)) = first_elements(data, MOST_ITEMS)
+        {
+            // Gemini lists its errors
+            for chunk in chunks {
+                self.chunk(chunk.get(), now, out);
+            }
+            return;
+        }
+        // serde would read an array by position
+        let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
+        let chunk = match parsed {
+            Some(Ok(chunk)) => chunk,
+            // the answer is whole, and this is no part of it
+            _ if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) => {
+                self.dropped += 1;
+                return;
+            }
+            other => {
+                let message = "The upstream server sent an event that is no chat completion chunk.";
+                let detail =
+                    other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
+                return self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
+            }
+        };
+        let error = chunk.error.is_some_and(|error| error.get() != "null");
+        if error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
+            return self.fail(upstream_error::from_stream(data), out);
+        }
+        let choice = chunk.choices.as_ref();
+        if choice.is_none()
+            && chunk.usage.is_none()
+            && chunk.timings.is_none()
+            && let Some(error) = upstream_error::alone(data)
+        {
+            return self.fail(error, out);
+        }
+        let usage = match chunk.usage {
+            // the last chunk of a choice, or one behind it, has it in some other place
+            None if self.finish.is_some() || choice.is_none_or(|choice| choice.finish_reason.is_some()) => {
+                usage_elsewhere(data)
+            }
+            usage => usage,
+        };
+        // zeros behind real counts say nothing
+        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
+        if self.usage.is_none() {
+            // on every chunk with timings_per_token: the last one counts
+            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
+        }
+        let last = chunk.choices.is_none() && chunk.usage.is_some();
+        self.again.learn(data, &chunk, self.plan.logprobs);
+        if let Some(choice) = &chunk.choices {
+            self.choice(choice, out);
+        }
+        if last && self.finish.is_some() {
+            self.complete(now, out);
+        }
+    }
+
+    pub(super) fn choice(&mut self, choice: &Choice<'_>, out: &mut Vec<u8>) {
+        if self.plan.logprobs
+            && let Some(raw) = choice.logprobs
+        {
+            self.take_logprobs(raw);
+        }
+        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
+            // a completion is one piece, and here is all of it
+            self.whole |= choice.delta.is_none();
+            self.delta(delta, choice.delta.is_none(), out);
+        }
+        self.logprobs.clear();
+        if let Some(reason) = choice
+            .finish_reason
+            .and_then(json::decode)
+            .filter(|reason| !reason.is_empty() && reason != "null")
+        {
+            self.finish = Some(Finish::of(&reason));
+        }
+        if let Some(error) = present(choice.error) {
+            self.fail(upstream_error::from_stream(error.get()), out);
+        }
+    }
+
+    pub(super) fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
+        self.say_reasoning(delta, out);
+        if let Some(content) = delta.content {
+            self.say_value(Channel::Text, content, out);
+        }
+        if let Some(refusal) = delta.refusal {
+            self.say_value(Channel::Refusal, refusal, out);
+        }
+        if let Some(annotations) = delta.annotations {
+            self.annotate(annotations, out);
+        }
+        if let Some(function) = &delta.function_call {
+            self.call(&Piece::of_function(Some(0), function), out);
+        }
+        if delta.tool_calls.odd {
+            if !self.plan.tools.quirk(Quirk::CallList) {
+                let message = "The upstream server sent tool_calls that are no list of calls.";
+                return self.fail(Error::new(ErrorKind::BadGateway, message), out);
+            }
+            self.repaired.count(Quirk::CallList);
+        }
+        for (position, call) in delta.tool_calls.list.iter().enumerate() {
+            self.call(&Piece::of(call, whole.then_some(position as u64)), out);
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Owns the end of a response: what is still open is closed, and the last event is written.
+
+use crate::compaction::Summary;
+use crate::error::Error;
+use crate::error::Kind as ErrorKind;
+use crate::ids;
+use crate::options::Compact;
+use crate::response::events;
+use crate::response::object::{Snapshot, Status};
+use crate::response::open_item::{Kind, OUTPUT_TEXT};
+use crate::response::transcoder::call_slot::Stage;
+use crate::response::transcoder::finish::Finish;
+use crate::response::transcoder::text::{Channel, TextChannel};
+use crate::response::transcoder::{NOTHING, Terminal, Transcoder};
+use crate::sealing::Purpose;
+use crate::wire::json;
+
+impl Transcoder {
+    /// The summary becomes the one item of the answer. One that the token limit cut is still the best there is.
+    pub(super) fn complete_summary(&mut self, now: u64, out: &mut Vec<u8>) {
+        let text = json::unescape(&self.summary).unwrap_or_default();
+        let seal = self.plan.seal.as_ref().filter(|_| !text.trim().is_empty());
+        let replaces = self.plan.compacts == Some(Compact::Replacing);
+        let summary = Summary { text: text.trim().to_owned(), replaces };
+        match seal.and_then(|seal| seal.seal(Purpose::Compaction, &summary.to_json())) {
+            Some(blob) => {
+                self.compacted(&blob, out);
+                self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out);
+            }
+            None => {
+                let message = "The model wrote no summary of the conversation.";
+                self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
+            }
+        }
+    }
+
+    pub(super) fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
+        if self.is_unfit() {
+            return;
+        }
+        self.end_think(out);
+        if self.open.is_none() && self.count == self.before {
+            let rest = self.flow(Channel::Text).seam.flush();
+            self.put(Channel::Text, rest, out);
+        }
+        let finish = self.finish.clone().unwrap_or(Finish::Stop);
+        if let Finish::Failed(reason) = &finish {
+            let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
+            return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
+        }
+        if self.plan.compacts.is_some() {
+            return self.complete_summary(now, out);
+        }
+        let cut = matches!(finish, Finish::Cut(_));
+        if !cut {
+            self.answer_assumed(out);
+        }
+        if !self.release_held(cut, out) {
+            return;
+        }
+        self.flush(cut, out);
+        match finish {
+            Finish::Cut(reason) => {
+                let (status, terminal) = (Status::Incomplete(reason), Terminal::Incomplete(reason));
+                self.terminate("response.incomplete", status, terminal, out);
+            }
+            _ => self.terminate("response.completed", Status::Completed(now), Terminal::Completed(now), out),
+        }
+    }
+
+    /// Brings everything that waits into the output. Only the last item may be incomplete: what waits behind a call
+    /// that was cut was cut too.
+    pub(super) fn flush(&mut self, cut: bool, out: &mut Vec<u8>) {
+        loop {
+            if cut && self.call_in_the_way() && self.waiting() {
+                // the open call keeps its own rest; see close()
+                self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
+                self.late.clear();
+                break;
+            }
+            let next = self.calls.iter().position(|slot| slot.waits());
+            let late = !self.late.is_empty();
+            if next.is_none() && !late {
+                break;
+            }
+            self.close(false, out);
+            self.put_late(out);
+            let Some(next) = next else { continue };
+            if self.calls.get(next).is_some_and(|slot| slot.name.is_empty()) {
+                // nobody can execute a call without a name
+                self.dropped += 1;
+                if let Some(slot) = self.calls.get_mut(next) {
+                    slot.stage = Stage::Closed;
+                }
+                continue;
+            }
+            self.begin_call(next, out);
+            self.drain_open_call(out);
+        }
+        self.close(cut, out);
+        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
+        if self.count == self.before {
+            // an answer of white space alone, or of nothing, is still the answer: clients look for its text
+            self.begin(Kind::Message, ids::MESSAGE, out);
+            if let Some(open) = &mut self.open {
+                open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
+                open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));
+            }
+            self.close(cut, out);
+        }
+    }
+
+    /// `error` in both published shapes, then `response.failed`: each other form breaks at least one SDK. The open
+    /// item stays open, as it never became what it was to be; finished ones are in the snapshot.
+    pub(super) fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
+        if error.code().is_none() {
+            error.code = Some(error.failed_code().to_owned());
+        }
+        if self.events.enabled {
+            // without a stream, its status says it
+            error.message = error.last_words().into_owned();
+        }
+        self.events.write(out, "error", |out| {
+            out.extend_from_slice(b",\"code\":");
+            json::push_string(out, error.failed_code());
+            out.extend_from_slice(b",\"message\":");
+            json::push_string(out, &error.message);
+            out.extend_from_slice(b",\"param\":");
+            json::push_option(out, error.param.as_deref());
+            out.extend_from_slice(b",\"error\":");
+            error.write_object(out);
+        });
+        self.open = None;
+        self.terminate("response.failed", failed(Some(&error)), Terminal::Failed, out);
+        self.failure = Some(error);
+    }
+
+    pub(super) fn terminate(
+        &mut self,
+        kind: &str,
+        status: Status<'_>,
+        terminal: Terminal,
+        out: &mut Vec<u8>,
+    ) {
+        self.terminal = Some(terminal);
+        self.announce(out, kind, status);
+        if self.events.enabled {
+            out.extend_from_slice(events::DONE);
+        } else {
+            let texts = self.items.copied() + self.output_text.copied() + self.plan.echo.len();
+            let mut body = Vec::with_capacity(texts + 512);
+            self.state(status).write(&mut body, &self.plan.echo, None);
+            self.body = body;
+        }
+    }
+
+    pub(super) fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
+        let mut events = std::mem::take(&mut self.events);
+        events.write_sharing(out, kind, |out, shared| {
+            out.reserve_exact(self.items.copied() + self.plan.echo.len() + 512);
+            out.extend_from_slice(b",\"response\":");
+            self.state(status).write(out, &self.plan.echo, Some(shared));
+        });
+        self.events = events;
+    }
+
+    pub(super) fn state<'a>(&'a self, status: Status<'a>) -> Snapshot<'a> {
+        let running = status.runs();
+        Snapshot {
+            id: &self.id,
+            created_at: self.created_at,
+            status,
+            output: if running { &NOTHING } else { &self.items },
+            output_text: &self.output_text,
+            previous_response_id: self.plan.previous_response_id.as_deref(),
+            usage: if running { None } else { self.usage() },
+        }
+    }
+}
+
+pub(super) fn failed(error: Option<&Error>) -> Status<'_> {
+    let (code, message) = error.map_or(("server_error", ""), |error| (error.failed_code(), &error.message));
+    Status::Failed { code, message }
+}

@@ -1,0 +1,171 @@
+//! Owns `tool_choice`: which of the declared tools may or must be called.
+
+use crate::error::Error;
+use crate::error::Kind as ErrorKind;
+use crate::fields::{array, beginning, fields, missing, not_one_of, string, word, wrong_type};
+use crate::limits::Limits;
+use crate::notes::Notes;
+use crate::tools::table::{self, Kind, Table};
+use crate::wire::json;
+use crate::wire::request::ToolChoice;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// `tool_choice`, read; names are chat names.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Absent, or `auto`.
+    Auto,
+    /// The model may not call.
+    None,
+    /// The model must call.
+    Required,
+    /// It must call this function.
+    Function(String),
+    /// It may (or, if true, must) call an allowed one; the table says which are.
+    Allowed(bool),
+}
+
+impl Choice {
+    /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
+    pub fn read(
+        raw: Option<&RawValue>,
+        table: &mut Table,
+        limits: &Limits,
+        notes: &mut Notes,
+    ) -> Result<Choice, Error> {
+        const PATH: &str = "tool_choice";
+        let Some(raw) = word(raw, PATH)? else { return Ok(Choice::Auto) };
+        if let Some(word) = json::decode(raw) {
+            return match &*word {
+                "auto" => Ok(Choice::Auto),
+                "none" => {
+                    table.closed = true;
+                    Ok(Choice::None)
+                }
+                "required" => Ok(Choice::Required),
+                other => Err(not_one_of(PATH, other, &["none", "auto", "required"])),
+            };
+        }
+        if !raw.get().starts_with('{') {
+            return Err(wrong_type(raw, PATH, "a string or an object"));
+        }
+        let choice: ToolChoice<'_> = fields(Some(raw), PATH)?;
+        let kind = string(choice.r#type, "tool_choice.type")?.ok_or_else(|| missing("tool_choice.type"))?;
+        match &*kind {
+            "function" | "custom" => {
+                // the chat form nests the name; SDK users mix the two up
+                let name = match string(choice.name, "tool_choice.name")? {
+                    Some(name) => name,
+                    None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
+                };
+                let namespace = string(choice.namespace, "tool_choice.namespace")?;
+                match Named::of(&table.routes).find(&kind, namespace.as_deref(), &name) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
+                    None => {
+                        let name = beginning(&name, 200);
+                        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
+                        Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
+                    }
+                }
+            }
+            "allowed_tools" => {
+                let mode = string(choice.mode, "tool_choice.mode")?;
+                let required = match mode.as_deref() {
+                    None | Some("auto") => false,
+                    Some("required") => true,
+                    Some(other) => {
+                        return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
+                    }
+                };
+                let mut allowed = vec![false; table.routes.len()];
+                let named = Named::of(&table.routes);
+                let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
+                for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
+                    let path = format!("tool_choice.tools[{n}]");
+                    let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
+                    let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
+                    let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
+                    let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
+                    let at = named.find(&kind, namespace.as_deref(), &name);
+                    if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
+                        *allowed = true;
+                    }
+                }
+                for (route, allowed) in table.routes.iter_mut().zip(allowed) {
+                    route.allowed = allowed;
+                }
+                Ok(Choice::Allowed(required))
+            }
+            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search") => {
+                match Named::of(&table.routes).find(builtin, None, builtin) {
+                    Some(at) => Ok(Choice::Function(only(table, at))),
+                    None => {
+                        notes.add("hidden_tool_choice", builtin);
+                        Ok(Choice::Auto)
+                    }
+                }
+            }
+            other => {
+                notes.add("hidden_tool_choice", other);
+                Ok(Choice::Auto)
+            }
+        }
+    }
+}
+
+/// Tools by the words of a choice, so that a long list of them costs no look at every tool for each.
+struct Named<'t> {
+    /// By name, and namespace where the choice says one; the first of any kind, of the functions, of the freeform ones.
+    places: HashMap<(&'t str, Option<&'t str>), [Option<usize>; 3]>,
+}
+
+impl<'t> Named<'t> {
+    fn of(routes: &'t [table::Route]) -> Named<'t> {
+        let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
+        for (at, route) in routes.iter().enumerate() {
+            let function = matches!(route.kind, Kind::Function).then_some(at);
+            let custom = matches!(route.kind, Kind::Custom(_)).then_some(at);
+            for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
+                let Some(namespace) = namespace else { continue };
+                let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
+                *any = any.or(Some(at));
+                *functions = functions.or(function);
+                *customs = customs.or(custom);
+            }
+        }
+        Named { places }
+    }
+
+    fn find(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
+        let [any, function, custom] = *self.places.get(&(name, namespace))?;
+        match kind {
+            "function" => function,
+            "custom" => custom,
+            _ => any,
+        }
+    }
+}
+
+/// Lets the model call the tool at that place alone, and returns its chat name.
+fn only(table: &mut Table, at: usize) -> String {
+    for (n, route) in table.routes.iter_mut().enumerate() {
+        route.allowed = n == at;
+    }
+    table.routes.get(at).map(|route| route.chat.clone()).unwrap_or_default()
+}
+
+fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct Chat<'a> {
+        #[serde(borrow)]
+        function: Function<'a>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Function<'a> {
+        #[serde(borrow)]
+        name: &'a RawValue,
+    }
+    serde_json::from_str::<Chat<'_>>(raw.get()).ok().and_then(|chat| json::decode(chat.function.name))
+}

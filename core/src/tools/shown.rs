@@ -1,0 +1,75 @@
+//! Owns the definition of one function as the model is shown it.
+
+use crate::fields::present;
+use crate::tools::parameters;
+use crate::wire::json;
+use crate::wire::request::{self, CustomFormat, Tool};
+use std::borrow::Cow;
+
+/// A chat function's definition; the name is the table's.
+#[derive(Debug)]
+pub(super) struct Shown<'a> {
+    /// Escaped.
+    pub(super) description: Option<Cow<'a, str>>,
+    /// Of a freeform tool the syntax and the definition of its grammar, escaped; empty ones without a grammar.
+    pub(super) freeform: Option<[Cow<'a, str>; 2]>,
+    /// JSON text, whose root need not be an object's schema.
+    pub(super) parameters: Option<&'a str>,
+    pub(super) strict: Option<&'a str>,
+    /// Known, and not shown among the tools.
+    pub(super) behind: bool,
+}
+
+impl Shown<'_> {
+    /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
+    pub(super) fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
+        out.extend_from_slice(head(flat));
+        json::push_string(out, name);
+        if self.description.is_some() || self.freeform.is_some() {
+            out.extend_from_slice(b",\"description\":\"");
+            let description = self.description.as_deref().unwrap_or_default();
+            out.extend_from_slice(description.as_bytes());
+            if let Some(grammar) = &self.freeform {
+                // what a model needs besides that only knows JSON arguments
+                out.extend_from_slice(if description.is_empty() { b"" } else { b"\\n\\n" });
+                out.extend_from_slice(
+                    b"Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.",
+                );
+                push_grammar(out, grammar);
+            }
+            out.push(b'"');
+        }
+        out.extend_from_slice(b",\"parameters\":");
+        parameters::push_object_rooted(out, self.parameters.unwrap_or("{}"));
+        if let Some(strict) = self.strict {
+            out.extend_from_slice(b",\"strict\":");
+            out.extend_from_slice(strict.as_bytes());
+        }
+        out.extend_from_slice(if flat { b"}" } else { b"}}" });
+    }
+}
+
+/// The syntax and the definition of a freeform tool's grammar, if it has one.
+pub(super) fn grammar<'a>(tool: &Tool<'a>) -> [Cow<'a, str>; 2] {
+    let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
+    match present(format.definition).and_then(json::text) {
+        Some(definition) => [present(format.syntax).and_then(json::text).unwrap_or_default(), definition],
+        None => <[Cow<'_, str>; 2]>::default(),
+    }
+}
+
+pub(super) fn push_grammar(out: &mut Vec<u8>, [syntax, definition]: &[Cow<'_, str>; 2]) {
+    if !definition.is_empty() {
+        for text in ["\\n\\nThe text must match this ", syntax, " grammar:\\n", definition] {
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+/// A function up to its name.
+pub(super) fn head(flat: bool) -> &'static [u8] {
+    match flat {
+        true => b"{\"type\":\"function\",\"name\":",
+        false => b"{\"type\":\"function\",\"function\":{\"name\":",
+    }
+}
