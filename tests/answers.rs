@@ -44,7 +44,10 @@ async fn an_answer_is_what_its_bytes_are() {
     let message =
         json!({"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"});
     let whole = json!({"object": "chat.completion", "choices": [message]}).to_string();
-    for body in [events, whole] {
+    // a chunk a line, with [DONE] and without
+    let lines = events.replace("data: ", "").replace("\n\n", "\n");
+    let chunks_alone = lines.replace("[DONE]\n", "");
+    for body in [events, whole, lines.replace('\n', "\r\n"), lines, chunks_alone] {
         for label in
             ["text/event-stream", "application/json", "text/plain", "application/x-ndjson", "text/html"]
         {

@@ -15,6 +15,7 @@ use rejoinder_core::options::ThinkTags;
 use rejoinder_core::response::transcoder::{End, Transcoder};
 use rejoinder_core::responses_profile::ResponsesProfile;
 use rejoinder_core::wire::json;
+use serde::de::IgnoredAny;
 
 use super::{AskAgain, unix_now};
 use crate::sse::{self, SseError, SseReader};
@@ -78,7 +79,9 @@ impl Answer {
             Form::Whole(body) => {
                 let now = unix_now();
                 // JSON has no other encoding; what is not UTF-8 fails as no JSON
-                transcoder.chunk(&json::lossy(&body), now, out);
+                for chunk in chunks(&json::lossy(&body)) {
+                    transcoder.chunk(chunk, now, out);
+                }
                 transcoder.end(End::Eof, now, out);
                 None
             }
@@ -129,6 +132,13 @@ impl Answer {
             events.let_end(transcoder.usage());
         }
     }
+}
+
+/// The chunks of a body that is no event stream: all of it is one, or each of its lines (NDJSON).
+fn chunks(body: &str) -> impl Iterator<Item = &str> {
+    let is_json = |line: &str| serde_json::from_str::<IgnoredAny>(line).is_ok();
+    let lines = body.trim_ascii().split_once('\n').is_some_and(|(first, _)| is_json(first));
+    body.split(move |c| lines && c == '\n')
 }
 
 /// The events of a stream. Dropped, they take the request back.
