@@ -69,6 +69,19 @@ async fn an_answer_is_what_its_bytes_are() {
 }
 
 #[tokio::test]
+async fn sources_are_cited_in_either_form() {
+    let message =
+        json!({"index": 0, "message": {"role": "assistant", "content": "Oslo[1]"}, "finish_reason": "stop"});
+    let body = json!({"choices": [message], "citations": ["https://a.example/"]}).to_string();
+    let proxy = answering("200 OK\r\nContent-Type: application/json", body.as_bytes()).await;
+    for stream in [true, false] {
+        let answer = said(&proxy, stream).await;
+        let citation = r#"{"type":"url_citation","start_index":4,"end_index":7,"url":"https://a.example/""#;
+        assert!(answer.contains(citation), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn an_encoding_that_nobody_asked_for_is_undone() {
     let events = format!("{}{STOP}", text("hello"));
     let events = events.as_bytes();

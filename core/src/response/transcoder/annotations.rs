@@ -1,18 +1,23 @@
 //! Owns the annotations of a text as Chat Completions servers send them: their sorts, each flat as Responses has it, and
-//! when their text is open. It must not change where they point.
+//! when their text is open; the sources that a text names by number. It must not change where they point.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::text::Channel;
-use crate::wire::json::{compact, decode, members};
-use crate::wire::trusted_json::first_elements;
+use crate::wire::json::{self, compact, decode, members};
+use crate::wire::trusted_json::{fields, first_elements};
 
 /// The members that an annotation of a sort has, and what stands for one that is absent; without one it cannot be.
 type Members = &'static [(&'static str, Option<&'static str>)];
+
+/// The title of a page that has none, as JSON.
+const NO_TITLE: &str = r#""""#;
 
 /// The sorts that clients know.
 const SORTS: [(&str, Members); 4] = [
@@ -48,6 +53,29 @@ impl Transcoder {
         self.put_annotations(out);
     }
 
+    /// Takes the sources beside a text that is over (Perplexity): each number in it that names one, `[1]`, is an
+    /// annotation. Without a number nothing tells which words a source stands for: then it is left out.
+    pub(super) fn cite(&mut self, chunk: &str, out: &mut Vec<u8>) {
+        let Some(sources) = sources(chunk) else { return };
+        self.end_think(out);
+        let Some(open) = self.open.as_mut().filter(|open| open.takes_annotations()) else { return };
+        // a server that tells the places itself knows them better
+        if open.annotated() > 0 {
+            return;
+        }
+        let text = json::unescape(&open.text).unwrap_or_default();
+        for (start, end, number) in marks(&text).into_iter().take(MOST_ITEMS) {
+            if let Some(Source { url, title }) =
+                number.checked_sub(1).and_then(|at| sources.get(at)?.as_ref())
+            {
+                let annotation = format!(
+                    "{{\"type\":\"url_citation\",\"start_index\":{start},\"end_index\":{end},\"url\":{url},\"title\":{title}}}"
+                );
+                open.annotate(&mut self.events, out, &annotation);
+            }
+        }
+    }
+
     /// Sends what waits, if its text is open.
     pub(super) fn put_annotations(&mut self, out: &mut Vec<u8>) {
         if let Some(open) = &mut self.open
@@ -66,6 +94,92 @@ impl Transcoder {
     pub(super) fn owes_annotations(&self, channel: Channel) -> bool {
         channel == Channel::Text && !self.annotations.is_empty()
     }
+}
+
+/// What a text may name by number, as JSON literals.
+struct Source<'a> {
+    url: &'a str,
+    title: &'a str,
+}
+
+impl<'a> Source<'a> {
+    /// Of an address alone, or of a page.
+    fn of(raw: &'a RawValue) -> Option<Source<'a>> {
+        #[derive(Deserialize)]
+        struct Page<'a> {
+            #[serde(borrow, default)]
+            url: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            title: Option<&'a RawValue>,
+        }
+        let literal = |raw: &'a RawValue| Some(raw.get()).filter(|text| text.starts_with('"'));
+        if let Some(url) = literal(raw) {
+            return Some(Source { url, title: NO_TITLE });
+        }
+        let page: Page<'a> = fields(raw.get())?;
+        Some(Source { url: literal(page.url?)?, title: page.title.and_then(literal).unwrap_or(NO_TITLE) })
+    }
+}
+
+/// The sources that a chunk tells, in the order of their numbers.
+fn sources<'c>(chunk: &'c str) -> Option<Vec<Option<Source<'c>>>> {
+    #[derive(Deserialize)]
+    struct Told<'a> {
+        #[serde(borrow, default)]
+        citations: Option<&'a RawValue>,
+        #[serde(borrow, default)]
+        search_results: Option<&'a RawValue>,
+    }
+    // most answers have none, and are not read twice for it
+    let names = |name: &[u8]| memchr::memmem::find(chunk.as_bytes(), name).is_some();
+    if !names(b"\"citations\"") && !names(b"\"search_results\"") {
+        return None;
+    }
+    let told: Told<'_> = fields(chunk)?;
+    let (results, _) =
+        told.search_results.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)).unwrap_or_default();
+    let results: Vec<_> = results.into_iter().map(Source::of).collect();
+    let Some((citations, _)) = told.citations.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)) else {
+        return Some(results);
+    };
+    let titles: HashMap<&str, &'c str> =
+        results.iter().flatten().map(|source| (source.url, source.title)).collect();
+    let titled = |source: Source<'c>| match titles.get(source.url) {
+        Some(title) if source.title == NO_TITLE => Source { title, ..source },
+        _ => source,
+    };
+    Some(citations.into_iter().map(|raw| Source::of(raw).map(titled)).collect())
+}
+
+/// The numbers in brackets outside code, and from where to where each stands, in characters.
+fn marks(text: &str) -> Vec<(usize, usize, usize)> {
+    let (mut marks, mut code, mut ticks, mut opened) = (Vec::new(), 0, 0, None);
+    for (at, c) in text.chars().enumerate() {
+        if c == '`' {
+            ticks += 1;
+            continue;
+        }
+        if ticks > 0 {
+            code = match code {
+                0 => ticks,
+                code if code == ticks => 0,
+                code => code,
+            };
+            ticks = 0;
+        }
+        opened = match (c, opened) {
+            ('[', _) if code == 0 => Some((at, 0_usize)),
+            (']', Some((start, number))) if number > 0 => {
+                marks.push((start, at + 1, number));
+                None
+            }
+            (c, Some((start, number))) if number <= MOST_ITEMS => {
+                c.to_digit(10).map(|digit| (start, number * 10 + digit as usize))
+            }
+            _ => None,
+        };
+    }
+    marks
 }
 
 /// An annotation in one level, with every member that its sort has.

@@ -78,6 +78,9 @@ impl Transcoder {
         if let Some(choice) = &chunk.choices {
             self.choice(choice, out);
         }
+        if self.finish.is_some() {
+            self.cite(data, out);
+        }
         if last && self.finish.is_some() {
             self.complete(now, out);
         }
