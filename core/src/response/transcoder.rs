@@ -21,6 +21,7 @@ mod repeat;
 mod text;
 mod text_format;
 mod think;
+mod think_tags;
 
 use crate::error::Error;
 use crate::ids;

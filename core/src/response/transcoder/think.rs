@@ -1,6 +1,6 @@
 //! Owns the reasoning that a server without a reasoning parser leaves in the text: a block between two tags at the very
-//! beginning, which its tags may be cut over chunks. It must not touch text behind the beginning: that may speak of
-//! the tags.
+//! beginning, which its tags may be cut over chunks, and a mark at the very end. It must not touch text in between: that
+//! may speak of the tags.
 //!
 //! A stream stays one: no more is held back than what may still become a tag, with the white space before it.
 
@@ -8,50 +8,13 @@ use crate::options::ThinkTags;
 use crate::response::open_item::append_logprobs;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::text::Channel;
-use crate::wire::escaped::{next, trim, trim_end, trim_start};
-
-/// What stands before and behind a block of reasoning.
-#[derive(Debug, PartialEq, Eq)]
-struct Tag {
-    open: &'static str,
-    close: &'static str,
-}
-
-/// The tags that models write, by their chat templates and by the parsers of vLLM, SGLang and llama.cpp for them.
-static TAGS: [Tag; 11] = [
-    // DeepSeek, Qwen, GLM, MiniMax, Kimi, Nemotron, ...
-    Tag { open: "<think>", close: "</think>" },
-    Tag { open: "<thinking>", close: "</thinking>" },
-    Tag { open: "<thought>", close: "</thought>" },
-    Tag { open: "<reasoning>", close: "</reasoning>" },
-    // Mistral
-    Tag { open: "[THINK]", close: "[/THINK]" },
-    // Cohere
-    Tag { open: "<|START_THINKING|>", close: "<|END_THINKING|>" },
-    // Seed-OSS
-    Tag { open: "<seed:think>", close: "</seed:think>" },
-    // LongCat
-    Tag { open: "<longcat_think>", close: "</longcat_think>" },
-    // Kimi-VL
-    Tag { open: "◁think▷", close: "◁/think▷" },
-    // Gemma
-    Tag { open: "<|channel>thought", close: "<channel|>" },
-    // gpt-oss
-    Tag { open: "<|channel|>analysis<|message|>", close: "<|end|>" },
-];
-
-/// Marks between a block and the answer.
-const BETWEEN: [&str; 3] =
-    ["<|START_RESPONSE|>", "<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>"];
+use crate::response::transcoder::think_tags::{
+    Beginning, LONGEST_BLANK, Match, TAGS, Tag, Then, beginning, block, matches, unopened,
+};
+use crate::wire::escaped::{trim, trim_end, trim_start};
 
 /// Marks that end a message of gpt-oss, and are no text of it.
 const END_MARKS: [&str; 3] = ["<|return|>", "<|end|>", "<|call|>"];
-
-/// Longest attributes of a tag, in bytes.
-const LONGEST_ATTRIBUTES: usize = 128;
-
-/// Longest white space that waits for a tag, in bytes: a model that writes nothing else is not to be read over and over.
-const LONGEST_BLANK: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
@@ -324,148 +287,4 @@ impl Transcoder {
         }
         self.say(Channel::Reasoning, text, out);
     }
-}
-
-/// How a text begins, behind white space.
-#[derive(Debug, PartialEq, Eq)]
-enum Beginning<'a> {
-    /// With a tag that opens a block; what stands behind it.
-    Opens(&'static Tag, &'a str),
-    /// With a tag that closes one, or with a mark behind one.
-    Closes(&'a str),
-    /// With what may become a tag.
-    May,
-    /// With text.
-    Text,
-}
-
-fn beginning(text: &str) -> Beginning<'_> {
-    let text = trim_start(text);
-    let mut may = text.is_empty();
-    for tag in &TAGS {
-        match opens(tag, text) {
-            Match::Whole(behind) => return Beginning::Opens(tag, behind),
-            Match::Part => may = true,
-            Match::No => {}
-        }
-    }
-    for mark in TAGS.iter().map(|tag| tag.close).chain(BETWEEN) {
-        match matches(mark, text) {
-            Match::Whole(behind) => return Beginning::Closes(behind),
-            Match::Part => may = true,
-            Match::No => {}
-        }
-    }
-    if may { Beginning::May } else { Beginning::Text }
-}
-
-/// Whether a text begins with the opening tag, which may have attributes.
-fn opens<'a>(tag: &Tag, text: &'a str) -> Match<'a> {
-    let name = tag.open.strip_suffix('>').filter(|name| !name.ends_with('|'));
-    let (Match::No, Some(name)) = (matches(tag.open, text), name) else { return matches(tag.open, text) };
-    let Match::Whole(rest) = matches(name, text) else { return Match::No };
-    if !next(rest, 0).is_some_and(|(c, _)| c.is_ascii_whitespace()) {
-        return Match::No;
-    }
-    let (mut at, mut assigns) = (0, false);
-    while let Some((c, behind)) = next(rest, at) {
-        match c {
-            '>' if assigns => return Match::Whole(rest.get(behind..).unwrap_or_default()),
-            '>' | '<' | '\n' => return Match::No,
-            _ if behind > LONGEST_ATTRIBUTES => return Match::No,
-            _ => assigns |= c == '=',
-        }
-        at = behind;
-    }
-    Match::Part
-}
-
-/// What follows the text of a block.
-enum Then<'a> {
-    Closes(&'a str),
-    /// What may be the beginning of the closing tag, with the white space before; empty: nothing.
-    Waits(&'a str),
-}
-
-/// The text of a block up to its closing tag, without the white space before that.
-fn block<'a>(text: &'a str, close: &str) -> (&'a str, Then<'a>) {
-    let (mut at, mut blank) = (0, None);
-    while let Some((c, behind)) = next(text, at) {
-        if c.is_ascii_whitespace() {
-            blank.get_or_insert(at);
-        } else {
-            let end = blank.take().unwrap_or(at);
-            if close.starts_with(c) {
-                match matches(close, text.get(at..).unwrap_or_default()) {
-                    Match::Whole(behind) => {
-                        return (text.get(..end).unwrap_or_default(), Then::Closes(behind));
-                    }
-                    Match::Part => return split(text, end),
-                    Match::No => {}
-                }
-            }
-        }
-        at = behind;
-    }
-    split(text, blank.filter(|blank| at - blank <= LONGEST_BLANK).unwrap_or(at))
-}
-
-fn split(text: &str, at: usize) -> (&str, Then<'_>) {
-    let (inside, waits) = text.split_at_checked(at).unwrap_or((text, ""));
-    (inside, Then::Waits(waits))
-}
-
-/// The two sides of a closing tag whose opening one stands in the prompt. It ends a line or a sentence there; in text
-/// that speaks of it, it stands in quotes, in code, or among other words.
-fn unopened(text: &str) -> Option<(&str, &str)> {
-    if !text.contains("think") && !text.contains("THINK") {
-        return None;
-    }
-    let (mut at, mut before, mut fences, mut in_code) = (0, '\n', 0, false);
-    while let Some((c, behind)) = next(text, at) {
-        if c == '`' {
-            fences += 1;
-        } else {
-            in_code ^= fences >= 3;
-            fences = 0;
-        }
-        let rest = text.get(at..).unwrap_or_default();
-        for tag in TAGS.iter().filter(|tag| tag.open.starts_with(c) || tag.close.starts_with(c)) {
-            if let Match::Whole(_) = matches(tag.open, rest) {
-                return None;
-            }
-            let ends = before == '\n' || before.is_alphanumeric() || ".!?:;)]}…。！？".contains(before);
-            if let Match::Whole(behind) = matches(tag.close, rest)
-                && ends
-                && !in_code
-            {
-                let spoken_of = next(behind, 0).is_some_and(|(c, _)| "`'\"),.;".contains(c));
-                return (!spoken_of).then(|| (text.get(..at).unwrap_or_default(), behind));
-            }
-        }
-        before = c;
-        at = behind;
-    }
-    None
-}
-
-enum Match<'a> {
-    /// All of it is there; what stands behind it.
-    Whole(&'a str),
-    /// The text ends within it.
-    Part,
-    No,
-}
-
-/// Whether an escaped text begins with `mark`, whatever its letters' case.
-fn matches<'a>(mark: &str, text: &'a str) -> Match<'a> {
-    let mut at = 0;
-    for wanted in mark.chars() {
-        match next(text, at) {
-            None => return Match::Part,
-            Some((c, behind)) if c.eq_ignore_ascii_case(&wanted) => at = behind,
-            Some(_) => return Match::No,
-        }
-    }
-    Match::Whole(text.get(at..).unwrap_or_default())
 }
