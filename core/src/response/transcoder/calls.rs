@@ -60,7 +60,7 @@ impl Transcoder {
         };
         let taken = !piece.id.is_empty()
             && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
-        let may_repeat = piece.arguments.starts_with('{');
+        let may_repeat = matches!(piece.arguments.as_bytes(), [b'{', ..]);
         let is_open = may_repeat && self.open_slot() == Some(at);
         let Some(slot) = self.calls.get_mut(at) else { return };
         if slot.id.is_empty() && !piece.id.is_empty() && slot.waits() {
@@ -81,8 +81,12 @@ impl Transcoder {
             return;
         }
         let arguments = slot.seam.join(&piece.arguments);
+        if !may_repeat {
+            slot.waiting.push_str(&arguments);
+            return self.advance(out);
+        }
         let sent = if is_open { self.open.as_ref().map_or("", |open| open.text.as_str()) } else { "" };
-        match may_repeat.then(|| slot.more(sent, &arguments)).flatten() {
+        match slot.more(sent, &arguments) {
             Some(more) if self.plan.tools.quirk(Quirk::CumulativeArguments) => {
                 if !std::mem::replace(&mut slot.cumulative, true) {
                     self.repaired.count(Quirk::CumulativeArguments);

@@ -77,7 +77,7 @@ impl Think {
 
     /// Whether a piece of text ends with what may be a mark, or comes behind one.
     pub fn marks(&self, piece: &str) -> bool {
-        piece.ends_with("|>") || !self.mark.is_empty()
+        matches!(piece.as_bytes(), [.., b'|', b'>']) || !self.mark.is_empty()
     }
 
     /// Whether reasoning that comes by itself changes nothing.
