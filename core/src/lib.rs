@@ -34,6 +34,7 @@ pub mod fields;
 pub mod ids;
 pub mod item_views;
 pub mod json_schema;
+pub mod large_buffer;
 pub mod limits;
 pub mod notes;
 pub mod options;

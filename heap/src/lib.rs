@@ -24,18 +24,3 @@ pub fn share_among_threads(places: usize) {
     #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
     let _ = places;
 }
-
-/// Has buffers of `mapped` bytes and more mapped and unmapped by themselves, and up to `kept` bytes of what is freed kept in
-/// each place that memory is taken from. By default each freed buffer up to 32 MiB teaches the library that such sizes are
-/// worth keeping: after some of 20 MB it keeps half a gigabyte.
-pub fn keep_up_to(mapped: usize, kept: usize) {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (setting, bytes) in [(libc::M_MMAP_THRESHOLD, mapped), (libc::M_TRIM_THRESHOLD, kept)] {
-        // SAFETY: mallopt changes a setting of the allocator and touches no memory that is in use.
-        unsafe {
-            libc::mallopt(setting, libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX));
-        }
-    }
-    #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-    let _ = (mapped, kept);
-}

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::app::App;
 use crate::budget::{Budget, Held, SMALL};
 use crate::heavy;
+use rejoinder_core::large_buffer;
 
 /// Most that is set aside for a body before it comes, in bytes.
 const EXPECTED: usize = 16 << 20;
@@ -79,7 +80,7 @@ async fn collect(
 ) -> Result<(Vec<u8>, Held), Error> {
     let mut held = budget.begin();
     // a length that is only claimed must not cost memory
-    let mut whole = Vec::with_capacity(claimed.min(EXPECTED));
+    let mut whole = Vec::with_capacity(large_buffer::capacity(claimed.min(EXPECTED)));
     let mut turn = STEP;
     loop {
         let frame = tokio::time::timeout(pause, body.frame()).await;
@@ -94,11 +95,7 @@ async fn collect(
         // a little ahead, and no further than the body
         held.reach(claimed.clamp(length, length + length.min(STEP))).await?;
         // what arrived is let go at once, so that a long body is held once
-        if length > whole.capacity() {
-            // twice of it, but no more than is to come
-            let left = claimed.saturating_sub(whole.len()).min(whole.len());
-            whole.reserve_exact(left.max(data.len()));
-        }
+        large_buffer::reserve(&mut whole, data.len());
         whole.extend_from_slice(data);
         if length >= turn {
             turn = length + STEP;
@@ -161,6 +158,7 @@ async fn decode(
         // no more than is counted; small bodies are done at the first step
         let step = before.clamp(SMALL, STEP);
         grown.reach(before + step).await?;
+        large_buffer::reserve(&mut decoded, step);
         let mut part = (&mut reader).take(step as u64);
         // it reads from memory, so it is never pending
         let read =

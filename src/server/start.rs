@@ -24,20 +24,11 @@ use crate::upstream::Upstream;
 /// Longest wait for servers to save their slots, at the very end.
 const SAVING: Duration = Duration::from_secs(20);
 
-/// Bytes from which on a buffer is mapped by itself, so that its memory goes back when it is freed. To map and unmap costs
-/// half as much again as all else that is done to a request, and smaller ones are more often wanted again.
-const LARGE_BUFFER: usize = 16 << 20;
-
-/// Bytes of freed memory that are kept for the next request, in each place that memory is taken from. What is kept there
-/// stays: the trim after a quiet time does not reach the end of a thread's own place.
-const KEPT: usize = 8 << 20;
-
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
-    heap::keep_up_to(LARGE_BUFFER, KEPT);
     heap::share_among_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =

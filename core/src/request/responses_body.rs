@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
 use crate::fields::present;
 use crate::ids;
+use crate::large_buffer;
 use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Entry, Role};
 use crate::request::messages::{self, ABORTED};
@@ -32,7 +33,9 @@ pub fn whole(
     let members = json::members(request).unwrap_or_default();
     let own = members.iter().filter(|(key, _)| input.is_some() && key == "input");
     let own: usize = own.map(|(_, value)| value.get().len()).sum();
-    let mut out = Vec::with_capacity(request.len() - own + input.map_or(0, str::len) + model.len() + 64);
+    let mut out = Vec::with_capacity(large_buffer::capacity(
+        request.len() - own + input.map_or(0, str::len) + model.len() + 64,
+    ));
     out.extend_from_slice(b"{\"model\":");
     push_string(&mut out, model);
     let mut input = input;

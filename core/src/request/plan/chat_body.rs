@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Kind};
 use crate::fields::{boolean, fields, literal, number, string, word};
+use crate::large_buffer;
 use crate::options::Compact;
 use crate::reply_plan::ReplyPlan;
 use crate::request::plan::{Planner, Prompt, push_key};
@@ -82,7 +83,7 @@ impl<'a> Planner<'a, '_> {
         let most = self.draft.text.len() + earlier + MOST_GROWTH;
         let kept = boolean(request.store, "store")?.unwrap_or(true) || request.conversation.is_some();
         if !kept || length <= most {
-            return Ok(Vec::with_capacity(length));
+            return Ok(Vec::with_capacity(large_buffer::capacity(length)));
         }
         let message = format!(
             "Invalid 'input': escapes within escapes make it {length} bytes for the model, {most} may be stored. Send it \
