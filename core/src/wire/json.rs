@@ -44,6 +44,7 @@ pub fn push_literal(out: &mut Vec<u8>, escaped: &str) {
 }
 
 /// Appends an unsigned integer.
+#[inline(always)]
 pub fn push_number(out: &mut Vec<u8>, n: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }

@@ -43,13 +43,18 @@ impl Transcoder {
                 Channel::Refusal => self.end_think(out),
             }
         }
-        if channel == Channel::Text && self.think.marks(piece) {
+        // hardly any piece does
+        if (self.think.marked || matches!(piece.as_bytes(), [.., b'>']))
+            && channel == Channel::Text
+            && self.think.marks(piece)
+        {
             return self.say_marked(piece, out);
         }
         self.say_on(channel, piece, out);
     }
 
     /// Takes a piece of text that has been looked at.
+    #[inline(always)]
     pub(super) fn say_on(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         let channel = match channel {
             _ if self.plan.compacts.is_some() => {
@@ -72,6 +77,7 @@ impl Transcoder {
         self.plan.reasoning == ReasoningDisplay::Hidden
     }
 
+    #[inline(always)]
     pub(super) fn flow(&mut self, channel: Channel) -> &mut TextChannel {
         match channel {
             Channel::Reasoning => &mut self.reasoning,

@@ -39,6 +39,8 @@ pub(super) struct Think {
     saying: bool,
     /// The mark that the text ends with, if that is its end.
     mark: &'static str,
+    /// Whether there is such a mark.
+    pub(super) marked: bool,
     /// Escaped text that waits, and its log probabilities.
     held: String,
     logprobs: String,
@@ -62,6 +64,7 @@ impl Think {
             },
             saying: false,
             mark: "",
+            marked: false,
             held: String::new(),
             logprobs: String::new(),
             read: false,
@@ -77,7 +80,7 @@ impl Think {
 
     /// Whether a piece of text ends with what may be a mark, or comes behind one.
     pub fn marks(&self, piece: &str) -> bool {
-        matches!(piece.as_bytes(), [.., b'|', b'>']) || !self.mark.is_empty()
+        matches!(piece.as_bytes(), [.., b'|', b'>']) || self.marked
     }
 
     /// Whether reasoning that comes by itself changes nothing.
@@ -86,6 +89,7 @@ impl Think {
     }
 
     /// Whether text has to be looked at.
+    #[inline(always)]
     pub fn reads(&self) -> bool {
         !self.saying && !matches!(self.at, At::Text)
     }
@@ -208,7 +212,7 @@ impl Transcoder {
             "" => self.say_on(Channel::Text, text, out),
             before => self.say_on(Channel::Text, &[before, text].concat(), out),
         }
-        self.think.mark = mark;
+        (self.think.mark, self.think.marked) = (mark, !mark.is_empty());
     }
 
     /// Nothing more can be a tag: what waits goes where it belongs.
