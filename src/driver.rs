@@ -42,14 +42,14 @@ pub struct Pace {
     pub idle_timeout: Duration,
 }
 
-/// ResponseHead once how the stream ended; true: the client left first.
+/// Told once how the stream ended; true: the client left first.
 pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
 /// An answer on its way.
 pub type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
-/// RequestSummary once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
+/// Asks once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
 pub type AskAgain = Box<dyn FnOnce(String) -> Waiting + Send>;
 
 enum Source {

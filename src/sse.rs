@@ -1,4 +1,4 @@
-//! Reading Server-UpstreamResponse Events: bytes in, the `data` payload of each event out.
+//! Reading Server-Sent Events: bytes in, the `data` payload of each event out.
 //!
 //! `eventsource-stream` does the parsing. It panics on a byte order mark, caps nothing, takes quadratic time on a
 //! long line in small pieces and on many events in one read, keeps everything back behind an invalid byte, clones the

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 const MB: usize = 1 << 20;
-/// QueueLimits for little more than two of the requests below.
+/// Room for little more than two of the requests below.
 const TIGHT: [(&str, &str); 2] =
     [("REJOINDER_MAX_BUFFERED_BYTES", "8388608"), ("REJOINDER_BUFFER_TIMEOUT", "100ms")];
 

@@ -1,4 +1,4 @@
-//! ResponsesProfile streams that lose events, get them twice or out of order, lose members, or mix two answers: whatever comes,
+//! Native streams that lose events, get them twice or out of order, lose members, or mix two answers: whatever comes,
 //! the client's stream is well, and ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // tests may panic
 

@@ -44,7 +44,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 pub struct ClientStream {
     stream: TcpStream,
     send_timeout: Duration,
-    /// Summary at the first wait, set anew at each.
+    /// Made at the first wait, set anew at each.
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the last write found no room.
     waits: bool,

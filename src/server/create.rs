@@ -24,8 +24,7 @@ use super::reply::{self, ResponseBody};
 use super::send::{send, send_again};
 use super::state::ResponseRecorder;
 use super::{body, run_tasks, stored_run};
-use crate::driver::Waiting as PendingAnswer;
-use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, unix_now};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as PendingAnswer, unix_now};
 use crate::heavy;
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
@@ -115,7 +114,7 @@ struct PendingResponse {
     transcoder: Box<Transcoder>,
     /// The upstream's answer.
     sent: PendingAnswer,
-    /// RequestSummary for it once more, in the form that is wanted.
+    /// Asks for it once more, in the form that is wanted.
     ask_again: Option<AskAgain>,
     /// When the request came.
     begun: Instant,

@@ -83,7 +83,7 @@ pub async fn send(
     }
 }
 
-/// RequestSummary once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
+/// Asks once more for an answer whose text, `unfit`, does not fit its format: for that format alone.
 pub async fn send_again(
     app: Arc<App>,
     job: Arc<PreparedRequest>,

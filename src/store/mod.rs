@@ -168,6 +168,6 @@ pub trait SharedRuns: Send + Sync {
     /// How many events a run has sent so far, kept or not.
     async fn count(&self, scope: Scope, id: &str) -> Result<u64, StoreError>;
 
-    /// RequestSummary the replica that holds the lease to cancel.
+    /// Asks the replica that holds the lease to cancel.
     async fn cancel(&self, scope: Scope, id: &str) -> Result<(), StoreError>;
 }

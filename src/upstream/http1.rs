@@ -89,7 +89,7 @@ pub struct Body {
     framing: Framing,
     /// Came with the head.
     held: Vec<u8>,
-    /// ResponseHead after the data before it.
+    /// Told after the data before it.
     broken: Option<TransportError>,
 }
 

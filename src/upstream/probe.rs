@@ -50,7 +50,7 @@ pub struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    /// RequestSummary for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
+    /// Asks for `/props` (llama-server), `/version` (vLLM), `/api/version` (Ollama), `/api/v0/models` (LM Studio),
     /// `/server_info` and `/get_server_info` (SGLang), and `/v1/models`, which every server has. A llama-server that
     /// serves several models is asked for `/props` of each one that is loaded; none is loaded for that.
     pub async fn run(&self) -> ProbeResult {
@@ -135,7 +135,7 @@ impl Probe<'_> {
         Ok(ProbeResult::Ready(Box::new(facts)))
     }
 
-    /// RequestSummary each loaded model for what it can.
+    /// Asks each loaded model for what it can.
     async fn ask_loaded(&self, facts: &mut ServerInfo) {
         for model in facts.models.iter_mut().filter(|model| model.loaded == Some(true)).take(MOST_LOADED) {
             let Ok(props) = self.ask(&props_of(&model.id)).await else { return };

@@ -64,7 +64,7 @@ pub struct Server {
     pub warm: Option<Arc<SlotCache>>,
     state: watch::Sender<State>,
     load: Mutex<Load>,
-    /// RequestSummary the watch for a look now.
+    /// Asks the watch for a look now.
     suspected: Notify,
     /// Cancelled when the configuration no longer has it.
     pub removed: CancellationToken,

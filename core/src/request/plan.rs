@@ -185,7 +185,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok((tools, choice))
     }
 
-    /// RequestSummary for a summary, or once more for the text in its format; holds a format back that would keep the model from
+    /// Asks for a summary, or once more for the text in its format; holds a format back that would keep the model from
     /// calling tools. The tools always stay where they are: without them the prompt would begin differently.
     fn ask_for_form(&self, prompt: &mut Prompt<'a>, reply: &mut ReplyPlan) {
         let entries = &mut prompt.entries;

@@ -11,7 +11,7 @@ pub struct ChunkTemplate {
 }
 
 impl ChunkTemplate {
-    /// Takes the mould of `chunk`, a valid JSON text of which `text` is a part: the inside of a string literal.
+    /// Takes the template of `chunk`, a valid JSON text of which `text` is a part: the inside of a string literal.
     pub fn take(&mut self, chunk: &str, text: &str) {
         self.around.clear();
         // where a part lies in its whole, only the addresses tell
@@ -56,11 +56,11 @@ mod tests {
 
     const CHUNK: &str = r#"{"choices":[{"delta":{"content":" a"}}],"id":"a"}"#;
 
-    fn mould() -> ChunkTemplate {
-        let mut mould = ChunkTemplate::default();
+    fn template() -> ChunkTemplate {
+        let mut template = ChunkTemplate::default();
         let at = CHUNK.find(" a").unwrap();
-        mould.take(CHUNK, &CHUNK[at..at + 2]);
-        mould
+        template.take(CHUNK, &CHUNK[at..at + 2]);
+        template
     }
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
         for text in [" a", "", "ä 😀", r#" \"x\"\n\\"#, "a\"}}],\"id\":\"a".replace('"', "\\\"").as_str()]
         {
             let chunk = CHUNK.replace(" a", text);
-            assert_eq!(mould().text(&chunk), Some(text));
+            assert_eq!(template().text(&chunk), Some(text));
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
             r#"{"choices":[{"delta":{"content":""#,
             "",
         ] {
-            assert_eq!(mould().text(chunk), None, "{chunk}");
+            assert_eq!(template().text(chunk), None, "{chunk}");
         }
         assert_eq!(ChunkTemplate::default().text(""), None);
         assert_eq!(ChunkTemplate::default().text(CHUNK), None);

@@ -75,7 +75,7 @@ impl Connection {
         Connection { client, shown, timeout, asker, shared: Mutex::new(shared), changed, wake: Notify::new() }
     }
 
-    /// RequestSummary, and asks once more if the connection ended meanwhile. It takes no longer than the time-out.
+    /// Asks, and asks once more if the connection ended meanwhile. It takes no longer than the time-out.
     pub(super) async fn call<T: FromRedisValue>(&self, ask: &Command<'_>) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let mut again = true;

@@ -122,7 +122,7 @@ impl Server {
         self.suspected.notify_one();
     }
 
-    /// RequestSummary for a look now.
+    /// Asks for a look now.
     pub fn recheck(&self) {
         self.suspected.notify_one();
     }

@@ -14,11 +14,11 @@ use crate::wire::json;
 /// What the last chunk did, and what it looked like around its text.
 #[derive(Debug, Default)]
 pub(super) struct RepeatPath {
-    mould: ChunkTemplate,
+    template: ChunkTemplate,
     adds: Option<Adds>,
 }
 
-/// What a chunk with a mould does with its text, which is all that it does.
+/// What a chunk with a template does with its text, which is all that it does.
 #[derive(Debug, Clone, Copy)]
 enum Adds {
     Text(Channel),
@@ -32,11 +32,11 @@ impl RepeatPath {
         self.adds = None;
     }
 
-    /// Takes the mould of a chunk that adds one text and does nothing else.
+    /// Takes the template of a chunk that adds one text and does nothing else.
     pub fn learn(&mut self, data: &str, chunk: &Chunk<'_>, logprobs: bool) {
         self.adds = None;
         if let Some((adds, text)) = only_text(chunk, logprobs) {
-            self.mould.take(data, text);
+            self.template.take(data, text);
             self.adds = Some(adds);
         }
     }
@@ -46,7 +46,7 @@ impl Transcoder {
     /// Takes a chunk that differs from the one before it in its text alone; false: it has to be parsed.
     pub(super) fn try_repeat(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
         let Some(adds) = self.again.adds else { return false };
-        let Some(text) = self.again.mould.text(data) else { return false };
+        let Some(text) = self.again.template.text(data) else { return false };
         match adds {
             Adds::Text(channel) => self.say(channel, text, out),
             Adds::Arguments(index) => {
