@@ -1,5 +1,6 @@
 //! Owns connections: accepting them, which protocol they speak, and their end. It must not look into a request.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -45,29 +46,9 @@ where
     let send_timeout = app.config.send_timeout;
     let mut full = false;
     loop {
-        // others wait in the kernel's queue
-        while full && !stop.is_cancelled() {
-            full = !descriptors::available(Use::Client);
-            if full {
-                descriptors::lacking();
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let stream = tokio::select! {
+            stream = next(&listener, full) => stream,
             () = stop.cancelled() => return connections,
-        };
-        let stream: TcpStream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                match descriptors::is_lack(&error) {
-                    true => descriptors::lacking(),
-                    false => tracing::warn!(%error, "cannot accept a connection"),
-                }
-                // busy looping would not help
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
         };
         if !reserve {
             full = !descriptors::within(&stream, Use::Client);
@@ -79,31 +60,63 @@ where
         let service = service_fn(move |request| {
             // 22 KB that the connection would otherwise hold for as long as it lives
             let answer = Box::pin(handle(app.clone(), request));
-            async move { Ok::<_, std::convert::Infallible>(answer.await) }
+            async move { Ok::<_, Infallible>(answer.await) }
         });
-        let (http1, stop) = (http1.clone(), stop.clone());
-        connections.spawn(async move {
-            let mut first = [0; PREFACE.len()];
-            let first = tokio::select! {
-                biased;
-                read = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => match read {
-                    Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
-                    _ => return,
-                },
-                () = stop.cancelled() => return,
-            };
-            let begins_http2 = PREFACE.starts_with(first);
-            let stream = TokioIo::new(ClientStream::new(stream, send_timeout));
-            let ended = if begins_http2 {
-                Box::pin(http2::serve(stream, service, stop, send_timeout)).await
-            } else {
-                // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
-                let connection = http1.serve_connection(stream, service);
-                UntilStopped::new(connection, stop).await.map_err(|error| error.to_string())
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended badly");
-            }
-        });
+        connections.spawn(serve(stream, http1.clone(), service, stop.clone(), send_timeout));
+    }
+}
+
+/// The next connection. `full`: the last one took the last file descriptor that clients may have, so that others wait in
+/// the kernel's queue until one is free. May be dropped at any time: no connection is lost.
+async fn next(listener: &TcpListener, full: bool) -> TcpStream {
+    if full {
+        while !descriptors::available(Use::Client) {
+            descriptors::lacking();
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+    }
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if descriptors::is_lack(&error) => descriptors::lacking(),
+            Err(error) => tracing::warn!(%error, "cannot accept a connection"),
+        }
+        // busy looping would not help
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Serves one connection, by the protocol that its first bytes speak, to its end or to that of the requests that it has
+/// at `stop`.
+async fn serve<S>(
+    stream: TcpStream,
+    http1: http1::Builder,
+    service: S,
+    stop: CancellationToken,
+    send_timeout: Duration,
+) where
+    S: HttpService<Incoming, ResBody = ResponseBody, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    let mut first = [0; PREFACE.len()];
+    let first = tokio::select! {
+        biased;
+        read = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => match read {
+            Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
+            _ => return,
+        },
+        () = stop.cancelled() => return,
+    };
+    let begins_http2 = PREFACE.starts_with(first);
+    let stream = TokioIo::new(ClientStream::new(stream, send_timeout));
+    let ended = if begins_http2 {
+        Box::pin(http2::serve(stream, service, stop, send_timeout)).await
+    } else {
+        // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
+        let connection = http1.serve_connection(stream, service);
+        UntilStopped::new(connection, stop).await.map_err(|error| error.to_string())
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended badly");
     }
 }
