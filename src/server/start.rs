@@ -1,5 +1,6 @@
 //! Owns the life of the process: what is set up at its start, in which order, and the way to its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,8 +47,6 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let (own, own_admin) = (address(&listener)?, address(&admin)?);
     let metrics = Metrics::new();
-    let (bytes, timeout) = (resolved.config.max_buffered_bytes, resolved.config.buffer_timeout);
-    let budget = Budget::new(bytes, timeout, metrics.over_capacity.clone());
     let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -57,31 +56,7 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     );
     upstream.watch(own.port());
     tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
-    let (hosts, origins) = (&resolved.config.allowed_hosts, &resolved.config.cors.origins);
-    let callers = Callers::of_api(own, hosts, origins);
-    if callers.any_origin() {
-        tracing::warn!(
-            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
-        );
-    }
-    let admin_callers = Callers::of_admin(own_admin, hosts);
-    let store = store::open(&resolved)?;
-    let app = Arc::new(App {
-        keyring: resolved.keyring,
-        runs: Runs::new(&resolved.config.store),
-        store,
-        callers,
-        admin_callers,
-        paths: Paths::new(&resolved.config.passthrough.paths),
-        echoes: EchoCache::default(),
-        config: resolved.config,
-        upstream,
-        budget,
-        metrics,
-        cut: CancellationToken::new(),
-        draining: CancellationToken::new(),
-    });
-
+    let app = Arc::new(app(resolved, [own, own_admin], upstream, metrics)?);
     tokio::spawn(sweep(app.clone()));
     tokio::spawn(crate::heavy::give_memory_back());
     // the admin port answers until the very end: a probe must see the drain
@@ -100,6 +75,40 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
         () = tokio::time::sleep(SAVING) => {}
     }
     Ok(())
+}
+
+/// What every handler needs, for a process that listens on these two addresses: the API's, and the admin port's.
+fn app(
+    resolved: Resolved,
+    [own, own_admin]: [SocketAddr; 2],
+    upstream: Upstream,
+    metrics: Metrics,
+) -> Result<App, String> {
+    let store = store::open(&resolved)?;
+    let Resolved { config, keyring, .. } = resolved;
+    let (hosts, origins) = (&config.allowed_hosts, &config.cors.origins);
+    let callers = Callers::of_api(own, hosts, origins);
+    if callers.any_origin() {
+        tracing::warn!(
+            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
+        );
+    }
+    let (bytes, timeout) = (config.max_buffered_bytes, config.buffer_timeout);
+    Ok(App {
+        keyring,
+        runs: Runs::new(&config.store),
+        store,
+        callers,
+        admin_callers: Callers::of_admin(own_admin, hosts),
+        paths: Paths::new(&config.passthrough.paths),
+        echoes: EchoCache::default(),
+        budget: Budget::new(bytes, timeout, metrics.over_capacity.clone()),
+        config,
+        upstream,
+        metrics,
+        cut: CancellationToken::new(),
+        draining: CancellationToken::new(),
+    })
 }
 
 /// Has the store remove what has expired, for ever.
