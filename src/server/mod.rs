@@ -17,6 +17,7 @@ mod origin;
 mod overrides;
 mod passthrough;
 mod paths;
+mod pending_response;
 mod prepared_request;
 mod query;
 mod reload;

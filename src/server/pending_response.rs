@@ -1,0 +1,231 @@
+//! Owns a response that was sent for, until its body: which of the four forms it takes (an HTTP error, one JSON object,
+//! a stream, a run in the background), and what is logged and counted of its end. It must not plan.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::BodyExt;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::request::parse::RequestSummary;
+use rejoinder_core::response::transcoder::Transcoder;
+
+use super::app::App;
+use super::reply::{self, ResponseBody};
+use super::state::ResponseRecorder;
+use super::{run_tasks, stored_run};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as PendingAnswer};
+use crate::store::{Scope, TurnState};
+use crate::telemetry::Ended;
+use crate::upstream::too_late;
+
+/// A response that was sent for, and has not begun.
+pub(super) struct PendingResponse {
+    pub app: Arc<App>,
+    pub asks: Arc<RequestSummary>,
+    /// Whose it is.
+    pub scope: Scope,
+    /// Whether its client wants events.
+    pub stream: bool,
+    /// Whether Codex asks.
+    pub codex: bool,
+    pub transcoder: Box<Transcoder>,
+    /// The upstream's answer.
+    pub sent: PendingAnswer,
+    /// Asks for it once more, in the form that is wanted.
+    pub ask_again: Option<AskAgain>,
+    /// When the request came.
+    pub begun: Instant,
+    /// Longest time until the answer is whole.
+    pub timeout: Duration,
+    /// Stores it, where that is wanted.
+    pub keep: Option<ResponseRecorder>,
+}
+
+impl PendingResponse {
+    /// Answers in the form that the request asks for.
+    ///
+    /// # Errors
+    /// What becomes known before a stream has begun.
+    pub(super) async fn answer(self) -> Result<Response<ResponseBody>, Error> {
+        match (self.stream, self.asks.background) {
+            (false, _) => self.whole().await,
+            (true, true) => self.background().await,
+            (true, false) if self.asks.store_named => self.resumable().await,
+            (true, false) => {
+                let (body, limits) = self.streamed().await?;
+                let body = body.in_pieces().map_err(|never| match never {}).boxed_unsync();
+                Ok(reply::limited(reply::event_stream(body), limits))
+            }
+        }
+    }
+
+    /// Streams it, and goes on where the client can read it later: who says `"store": true` means to come back for the rest.
+    async fn resumable(self) -> Result<Response<ResponseBody>, Error> {
+        let (app, scope, id) = (self.app.clone(), self.scope, self.transcoder.id().to_owned());
+        let turn = self.keep.as_ref().map(|keep| keep.turn(&self.transcoder));
+        let (body, limits) = self.streamed().await?;
+        let run = run_tasks::start(&app, scope, &id, body, turn, Some(app.config.store.resume_window));
+        Ok(reply::limited(reply::events(run.read(0, app.config.heartbeat)), limits))
+    }
+
+    /// Begins a background response and returns at once: with what it is now, or with its events.
+    async fn background(self) -> Result<Response<ResponseBody>, Error> {
+        let (app, scope, events) = (self.app.clone(), self.scope, self.asks.stream);
+        let id = self.transcoder.id().to_owned();
+        let Some(keep) = &self.keep else {
+            return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
+        };
+        if let Some(runs) = app.store.runs() {
+            // before its record: a run without a lease is taken for dead
+            runs.renew(scope, &id, app.config.store.lease).await?;
+        }
+        // what is not in the store can be neither polled nor fetched
+        let mut turn = keep.turn(&self.transcoder);
+        app.store.put(scope, Arc::new(turn.clone())).await?;
+        turn.state = TurnState::Queued;
+        let body = self.open();
+        let run = run_tasks::start(&app, scope, &id, body, None, None);
+        Ok(match events {
+            true => reply::events(run.read(0, app.config.heartbeat)),
+            false => reply::json(StatusCode::OK, stored_run::render(&turn)),
+        })
+    }
+
+    /// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
+    /// limits. Codex knows an overflow from a failed response alone, and takes an HTTP error for another one.
+    async fn streamed(mut self) -> Result<(EventBody, HeaderMap), Error> {
+        let (app, begun) = (self.app.clone(), self.begun);
+        let waiting = Waiting { app: &app, begun, stream: "true", over: false };
+        let early = tokio::time::timeout(app.config.commit_after, &mut self.sent).await;
+        waiting.over();
+        let mut limits = HeaderMap::new();
+        self.sent = match early {
+            Ok(answer) => {
+                let answer = match answer {
+                    Ok(mut answer) => {
+                        limits = answer.take_limits();
+                        Ok(answer)
+                    }
+                    Err(error) if !(self.codex && error.kind == Kind::ContextLength) => return Err(error),
+                    Err(error) => Err(error),
+                };
+                app.metrics.first_answer(begun.elapsed().as_secs_f64());
+                Box::pin(std::future::ready(answer))
+            }
+            Err(_) => {
+                let (app, sent) = (app.clone(), self.sent);
+                Box::pin(async move {
+                    let answer = sent.await;
+                    app.metrics.first_answer(begun.elapsed().as_secs_f64());
+                    answer
+                })
+            }
+        };
+        Ok((self.open(), limits))
+    }
+
+    /// The body of a stream that begins now.
+    fn open(self) -> EventBody {
+        let PendingResponse { app, transcoder, sent, ask_again, begun, keep, .. } = self;
+        let pace = Pace {
+            heartbeat: app.config.heartbeat,
+            in_progress_after: app.config.in_progress_after,
+            idle_timeout: app.upstream.idle_timeout(),
+        };
+        app.metrics.open_streams.inc();
+        let shutdown = app.cut.clone().cancelled_owned();
+        let span = tracing::Span::current();
+        let keep = keep.map(Arc::new);
+        let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
+        let on_end: OnEnd = Box::new(move |transcoder, client_left| {
+            let _entered = span.enter();
+            app.metrics.open_streams.dec();
+            ended(&app, transcoder, client_left, "true", begun.elapsed());
+            if let Some(keep) = keep.filter(|_| client_left) {
+                tokio::spawn(keep.keep_cancelled(transcoder));
+            }
+        });
+        EventBody::new(transcoder, sent, pace, shutdown, on_end).ask_again(ask_again).before_end(before_end)
+    }
+
+    /// One completion is one chunk.
+    async fn whole(self) -> Result<Response<ResponseBody>, Error> {
+        let PendingResponse { app, mut transcoder, sent, ask_again, begun, timeout, keep, .. } = self;
+        let waiting = Waiting { app: &app, begun, stream: "false", over: false };
+        let idle_timeout = app.upstream.idle_timeout();
+        let read = async {
+            let mut answer = sent.await?;
+            let limits = answer.take_limits();
+            let read = answer.read(&mut transcoder, idle_timeout, ask_again);
+            tokio::time::timeout(timeout, read).await.map_err(|_| too_late(timeout))??;
+            Ok::<_, Error>(limits)
+        }
+        .await;
+        waiting.over();
+        let limits = read?;
+        ended(&app, &transcoder, false, "false", begun.elapsed());
+        if let Some(error) = transcoder.failure() {
+            return Err(error.clone());
+        }
+        if let Some(keep) = keep {
+            keep.keep(&mut transcoder).await;
+        }
+        Ok(reply::limited(reply::json(StatusCode::OK, transcoder.into_body()), limits))
+    }
+}
+
+/// A client that leaves before its answer: the request's future is dropped, and so is this.
+struct Waiting<'a> {
+    app: &'a App,
+    begun: Instant,
+    stream: &'static str,
+    over: bool,
+}
+
+impl Waiting<'_> {
+    fn over(mut self) {
+        self.over = true;
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let stream = self.stream;
+            self.app.metrics.responses.get_or_create(&Ended { outcome: "cancelled", stream }).inc();
+            let ms = self.begun.elapsed().as_millis() as u64;
+            tracing::info!(outcome = "cancelled", ms, "response ended");
+        }
+    }
+}
+
+/// The one line about how a response ended.
+fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static str, took: Duration) {
+    let outcome = if client_left { "cancelled" } else { transcoder.outcome() };
+    app.metrics.responses.get_or_create(&Ended { outcome, stream }).inc();
+    app.metrics.duration(took.as_secs_f64());
+    let usage = transcoder.usage();
+    if let Some(usage) = usage {
+        app.metrics.usage(usage);
+    }
+    for _ in 0..transcoder.dropped() {
+        app.metrics.note("dropped_output");
+    }
+    for (quirk, times) in transcoder.repaired().counts() {
+        app.metrics.repair(quirk.name(), times);
+    }
+    let (response, ms) = (transcoder.id(), took.as_millis() as u64);
+    let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));
+    match transcoder.failure() {
+        // without a stream it becomes an HTTP error, which is logged and counted as such
+        Some(error) if stream == "true" => {
+            let code = error.label();
+            app.metrics.error(code);
+            tracing::warn!(response, outcome, ms, code, "response ended");
+            let detail = error.detail.as_deref().unwrap_or("");
+            tracing::debug!(response, error = error.message, detail, "why it failed");
+        }
+        _ => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
+    }
+}
