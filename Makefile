@@ -9,7 +9,7 @@ NODE_STAMP := $(CLIENTS)/node_modules/.installed
 AGENTS := $(CLIENTS)/coding_agents
 AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 
-# Tests of one process and no other program: each takes seconds.
+# Modules of tests/integration that start no other program: each takes seconds.
 QUICK := checker history imports limits native prefix request tools
 
 .PHONY: build quick lint unit documents bench clients test test-agents demo venv node programs clean
@@ -24,7 +24,7 @@ lint:
 
 quick: lint ## format, clippy, core and unit tests: no network, no other program, under a minute after a build
 	cargo test --locked --quiet --workspace --lib
-	cargo test --locked --quiet $(addprefix --test ,$(QUICK))
+	cargo test --locked --quiet --test integration -- $(addsuffix ::,$(QUICK))
 	scripts/check-docs
 
 unit:

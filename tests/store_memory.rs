@@ -7,7 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "support/store.rs"]
+#[path = "integration/support/store.rs"]
+#[allow(dead_code, reason = "shared with tests/integration")]
 mod support;
 
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::upstream::{Kind, Script};
+use super::upstream::{Kind, Script};
 
 /// Between two tokens of a stream.
 pub const EVERY: Duration = Duration::from_millis(50);

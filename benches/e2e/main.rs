@@ -17,7 +17,7 @@
 )]
 
 mod bare;
-#[path = "../../tests/support/checker.rs"]
+#[path = "../../tests/integration/support/checker.rs"]
 mod checker;
 mod client;
 mod hostile;

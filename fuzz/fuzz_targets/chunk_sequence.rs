@@ -1,9 +1,9 @@
 //! Any sequence of upstream payloads becomes a stream that keeps every rule and that async-openai can read.
 #![no_main]
 
-#[path = "../../tests/support/checker.rs"]
+#[path = "../../tests/integration/support/checker.rs"]
 mod checker;
-#[path = "../../tests/support/replay.rs"]
+#[path = "../../tests/integration/support/replay.rs"]
 mod replay;
 
 use std::sync::LazyLock;

@@ -1,9 +1,9 @@
 //! Any request body is refused by name, or becomes a chat request that servers can read and a sound response.
 #![no_main]
 
-#[path = "../../tests/support/checker.rs"]
+#[path = "../../tests/integration/support/checker.rs"]
 mod checker;
-#[path = "../../tests/support/replay.rs"]
+#[path = "../../tests/integration/support/replay.rs"]
 mod replay;
 
 use std::collections::HashSet;

@@ -1,0 +1,43 @@
+//! All tests that may share a process: of the core from outside, and of the running binary between a client and a
+//! scripted upstream. `cargo test --test integration NAME::` runs those of one file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and shows what it measured"
+)]
+
+mod answers;
+mod budget;
+mod callers;
+mod checker;
+mod compaction;
+mod config;
+mod descriptors;
+mod fixtures;
+mod history;
+mod hostile;
+mod imports;
+mod limits;
+mod log;
+mod mending;
+mod models;
+mod native;
+mod passthrough;
+mod peers;
+mod prefix;
+mod properties;
+mod request;
+mod server;
+mod stopped;
+mod store;
+mod store_log;
+mod store_redis;
+mod support;
+mod text_format;
+mod tools;
+mod upstreams;
+mod warm;

@@ -1,0 +1,102 @@
+//! A client that stops reading before the end of a long answer: what the running binary holds for it.
+
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, text, upstream};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// Bytes of the text of each answer.
+const TEXT: usize = 2 << 20;
+const STREAMS: usize = 10;
+/// Of it in a chunk of the upstream's.
+const CHUNK: usize = 1 << 10;
+
+fn memory(proxy: &Proxy) -> usize {
+    let file = format!("/proc/{}/smaps_rollup", proxy.child.id().unwrap());
+    let text = std::fs::read_to_string(file).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
+}
+
+async fn writes_much() -> std::net::SocketAddr {
+    upstream(|_, mut stream| async move {
+        stream.write_all(EVENTS).await.unwrap();
+        let chunk = text(&"0123456789abcdef".repeat(CHUNK / 16));
+        for _ in 0..TEXT / CHUNK {
+            if stream.write_all(chunk.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        let _ = stream.write_all(STOP.as_bytes()).await;
+    })
+    .await
+}
+
+/// A connection that takes little at a time, so that the proxy cannot leave the answer to the kernel.
+async fn connect(proxy: &Proxy) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(proxy.base.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
+}
+
+/// Reads until `seen` says so: all that came.
+async fn read_until(stream: &mut TcpStream, seen: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    let mut all = Vec::new();
+    let read = async {
+        while !seen(&all) {
+            assert!(stream.read_buf(&mut all).await.unwrap() > 0, "cut off");
+        }
+    };
+    tokio::time::timeout(PATIENCE, read).await.expect("it came in time");
+    all
+}
+
+/// Whether these bytes end near one of that event.
+fn came(bytes: &[u8], event: &str) -> bool {
+    let from = bytes.len().saturating_sub(100 << 10);
+    bytes[from..].windows(event.len()).any(|window| window == event.as_bytes())
+}
+
+#[tokio::test]
+async fn a_long_text_is_held_about_once() {
+    let at = writes_much().await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let body = STREAM.replace("true}", "true,\"store\":false}");
+    let request = format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // one to its end, so that what a process takes once is not counted
+    let mut first = connect(&proxy).await;
+    first.write_all(request.as_bytes()).await.unwrap();
+    let whole = read_until(&mut first, |all| came(all, "data: [DONE]")).await;
+    let events = String::from_utf8(unchunked(&whole)).unwrap();
+    let last = events.lines().filter_map(|line| line.strip_prefix("data: {")).next_back().unwrap();
+    let last: Value = serde_json::from_str(&format!("{{{last}")).unwrap();
+    assert_eq!(last["response"]["output_text"].as_str().unwrap().len(), TEXT);
+    assert_eq!(last["response"]["output"][0]["content"][0]["text"], last["response"]["output_text"]);
+    let before = memory(&proxy);
+    let mut stopped = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = connect(&proxy).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        read_until(&mut stream, |all| came(all, "event: response.output_text.done")).await;
+        stopped.push(stream);
+    }
+    // each has ended, as far as its upstream goes, and waits for its client
+    let each = memory(&proxy).saturating_sub(before) / STREAMS;
+    println!("{each} bytes held for a text of {TEXT}");
+    assert!(each < TEXT + TEXT / 2, "{each} bytes for a text of {TEXT}");
+}
+
+/// What a chunked answer says.
+fn unchunked(answer: &[u8]) -> Vec<u8> {
+    let mut rest = &answer[answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4..];
+    let mut all = Vec::new();
+    while let Some(end) = rest.windows(2).position(|window| window == b"\r\n") {
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).unwrap(), 16).unwrap();
+        all.extend_from_slice(&rest[end + 2..(end + 2 + size).min(rest.len())]);
+        rest = &rest[(end + 4 + size).min(rest.len())..];
+    }
+    all
+}

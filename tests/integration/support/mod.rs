@@ -1,0 +1,7 @@
+//! Owns what several files of tests share. It must not test anything itself.
+
+pub mod checker;
+pub mod proxy;
+pub mod redis;
+pub mod replay;
+pub mod store;
