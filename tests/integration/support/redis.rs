@@ -1,7 +1,9 @@
 //! Owns a real redis-server for a test: on a port of its own, in a folder of its own, ended by its process id. It must
 //! not talk to any server that it did not start.
 
+use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
@@ -111,6 +113,14 @@ fn spawn(port: u16, dir: &TempDir, options: &[String]) -> Child {
         .unwrap()
 }
 
+/// A port that nobody listens on, and that no other test of this process was given: two servers that begin at once
+/// would else be sent to the same one.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
