@@ -4,6 +4,7 @@
 mod calls;
 mod held;
 mod items;
+mod reader;
 mod reasoning;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use crate::fields::present;
 use crate::notes::Notes;
 use crate::request::content::Piece;
 use crate::request::history::items::{chat_calls, step};
+use crate::request::history::reader::Reader;
 use crate::request::history::reasoning::thoughts;
 use crate::sealing::Seal;
 use crate::tools::table::Table;
@@ -125,109 +127,108 @@ const WITHOUT_ANSWER: &str = "without_answer";
 /// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
 pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> History<'a> {
     let mut history = History::default();
-    let all = items;
-    let mut items: Vec<Step<'a>> = Vec::with_capacity(all.len());
-    // of each step the item
-    let mut places: Vec<usize> = Vec::with_capacity(all.len());
-    let id_of = |n: usize| {
-        let (_, item) = all.get(n)?;
-        present(item.as_ref()?.id).and_then(json::decode).map(Cow::into_owned)
-    };
-    for (n, (raw, item)) in all.iter().enumerate() {
-        match step(n, raw, item.as_ref(), reading, notes) {
-            Step::Stranger(role, pieces) => {
-                if let Some(own) = n.checked_sub(reading.earlier) {
-                    history.unknown_role.get_or_insert((own, role));
-                }
-                items.push(Step::Prompt(Role::User, pieces));
-            }
-            step @ Step::Message(_) => {
-                items.extend(
-                    thoughts(raw, item.as_ref(), notes).map(|text| Step::Reasoning(vec![Piece::Text(text)])),
-                );
-                items.push(step);
-                items.extend(chat_calls(raw, item.as_ref(), reading.table, notes));
-            }
-            Step::Reasoning(text) => {
-                let sealed =
-                    text.is_empty() && item.is_some_and(|item| present(item.encrypted_content).is_some());
-                history.left_out.extend(id_of(n).filter(|_| sealed).map(|id| (id, UNREADABLE)));
-                items.push(Step::Reasoning(text));
-            }
-            step => items.push(step),
-        }
-        places.resize(items.len(), n);
-    }
-    replace_summarised(&mut items);
+    let (mut steps, places) = history.steps(items, reading, notes);
+    replace_summarised(&mut steps);
     if reading.earlier > 0 {
-        let held::Told { repeated, clash } = held::skip_repeats(&mut items, all, reading.earlier, &places);
+        let held::Told { repeated, clash } = held::skip_repeats(&mut steps, items, reading.earlier, &places);
         (history.repeated, history.clash) = (repeated, clash);
     }
-    let mut outputs: HashMap<Cow<'a, str>, VecDeque<usize>> = HashMap::new();
-    for (at, item) in items.iter().enumerate() {
-        if let Step::Output { id, .. } = item {
-            outputs.entry(id.clone()).or_default().push_back(at);
-        }
-    }
-    // outputs whose call was found; they go where it is
-    let mut owned = vec![false; items.len()];
-    let answers: Vec<Option<usize>> = items
-        .iter()
-        .map(|item| {
-            let Step::Call { id, .. } = item else { return None };
-            let at = outputs.get_mut(id).and_then(VecDeque::pop_front)?;
-            owned.get_mut(at).map(|owned| *owned = true).map(|()| at)
-        })
-        .collect();
-
-    let order = if reading.earlier > 0 { held::order(&items, &answers) } else { None };
+    let answers = Answers::find(&steps);
+    let order = if reading.earlier > 0 { held::order(&steps, &answers.of_calls) } else { None };
     let mut reader = Reader::default();
-    for n in 0..items.len() {
+    for n in 0..steps.len() {
         let at = order.as_ref().map_or(n, |order| order.get(n).copied().unwrap_or(n));
-        if owned.get(at) == Some(&true) {
+        if answers.owned.get(at) == Some(&true) {
             reader.close();
             continue;
         }
-        let answer = answers.get(at).copied().flatten();
-        match items.get_mut(at).map(std::mem::take).unwrap_or_default() {
-            Step::Prompt(role, pieces) => reader.prompt(role, pieces),
-            Step::Message(text) => reader.assistant().say(text),
-            Step::Reasoning(text) => {
-                if !text.is_empty() {
-                    reader.reasoned.push(at);
-                }
-                reader.assistant().reasoning.extend(text);
-            }
-            Step::Call { id, name, arguments } => {
-                let output = match answer.and_then(|at| items.get_mut(at)) {
-                    Some(Step::Output { pieces, .. }) => Some(std::mem::take(pieces)),
-                    _ => None,
-                };
-                if output.is_none() {
-                    notes.add("missing_output", &id);
-                }
-                let id = reader.unique(id, notes);
-                reader.assistant().calls.push(Call { id, name, arguments, output });
-            }
-            Step::Output { id, pieces } => {
-                notes.add("orphan_output", &id);
-                let told = Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")));
-                reader.prompt(Role::User, std::iter::once(told).chain(pieces).collect());
-            }
-            Step::Summary { text, .. } => reader.prompt(Role::User, vec![Piece::Text(text)]),
-            Step::Stranger(..) | Step::Skipped => {}
-        }
+        let answer = answers.of_calls.get(at).copied().flatten();
+        let answer = answer.and_then(|at| match steps.get_mut(at) {
+            Some(Step::Output { pieces, .. }) => Some(std::mem::take(pieces)),
+            _ => None,
+        });
+        reader.read(at, steps.get_mut(at).map(std::mem::take).unwrap_or_default(), answer, notes);
     }
-    reader.close();
-    reader.entries.retain(|entry| match entry {
-        Entry::Prompt(_, pieces) => !pieces.is_empty(),
-        // a template has no place for reasoning that led to nothing
-        Entry::Assistant(assistant) => assistant.says_anything(),
-    });
-    let item = |at: &usize| id_of(places.get(*at).copied()?);
-    history.left_out.extend(reader.unheard.iter().filter_map(item).map(|id| (id, WITHOUT_ANSWER)));
-    history.entries = reader.entries;
+    let (entries, unheard) = reader.end();
+    let item = |at: &usize| id_of(items, places.get(*at).copied()?);
+    history.left_out.extend(unheard.iter().filter_map(item).map(|id| (id, WITHOUT_ANSWER)));
+    history.entries = entries;
     history
+}
+
+/// The id of the item at that place.
+fn id_of(items: &[&InputItem<'_>], at: usize) -> Option<String> {
+    let (_, item) = items.get(at)?;
+    present(item.as_ref()?.id).and_then(json::decode).map(Cow::into_owned)
+}
+
+impl<'a> History<'a> {
+    /// What each item contributes, and of each step the place of its item.
+    fn steps(
+        &mut self,
+        items: &[&InputItem<'a>],
+        reading: &Reading<'_>,
+        notes: &mut Notes,
+    ) -> (Vec<Step<'a>>, Vec<usize>) {
+        let mut steps: Vec<Step<'a>> = Vec::with_capacity(items.len());
+        let mut places: Vec<usize> = Vec::with_capacity(items.len());
+        for (n, (raw, item)) in items.iter().enumerate() {
+            let item = item.as_ref();
+            match step(n, raw, item, reading, notes) {
+                Step::Stranger(role, pieces) => {
+                    if let Some(own) = n.checked_sub(reading.earlier) {
+                        self.unknown_role.get_or_insert((own, role));
+                    }
+                    steps.push(Step::Prompt(Role::User, pieces));
+                }
+                step @ Step::Message(_) => {
+                    let thoughts = thoughts(raw, item, notes);
+                    steps.extend(thoughts.map(|text| Step::Reasoning(vec![Piece::Text(text)])));
+                    steps.push(step);
+                    steps.extend(chat_calls(raw, item, reading.table, notes));
+                }
+                Step::Reasoning(text) => {
+                    let sealed =
+                        text.is_empty() && item.is_some_and(|item| present(item.encrypted_content).is_some());
+                    self.left_out.extend(id_of(items, n).filter(|_| sealed).map(|id| (id, UNREADABLE)));
+                    steps.push(Step::Reasoning(text));
+                }
+                step => steps.push(step),
+            }
+            places.resize(steps.len(), n);
+        }
+        (steps, places)
+    }
+}
+
+/// Which output answers which call.
+struct Answers {
+    /// By the place of a call, that of its output; `None` for all other steps.
+    of_calls: Vec<Option<usize>>,
+    /// By the place of an output, whether its call was found: it goes where that is.
+    owned: Vec<bool>,
+}
+
+impl Answers {
+    /// Of several outputs for one id, the first goes to its first call, and so on.
+    fn find(steps: &[Step<'_>]) -> Answers {
+        let mut outputs: HashMap<&str, VecDeque<usize>> = HashMap::new();
+        for (at, step) in steps.iter().enumerate() {
+            if let Step::Output { id, .. } = step {
+                outputs.entry(id).or_default().push_back(at);
+            }
+        }
+        let mut owned = vec![false; steps.len()];
+        let of_calls = steps
+            .iter()
+            .map(|step| {
+                let Step::Call { id, .. } = step else { return None };
+                let at = outputs.get_mut(&**id).and_then(VecDeque::pop_front)?;
+                owned.get_mut(at).map(|owned| *owned = true).map(|()| at)
+            })
+            .collect();
+        Answers { of_calls, owned }
+    }
 }
 
 /// What one item contributes.
@@ -308,67 +309,6 @@ pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
         });
     }
     turns - 1 - whole + inner - single
-}
-
-/// Bytes from which on an id is long: none that repeats.
-const LONG_ID: usize = 1024;
-
-#[derive(Default)]
-struct Reader<'a> {
-    entries: Vec<Entry<'a>>,
-    /// The assistant message that may still grow.
-    open: Option<Assistant<'a>>,
-    /// The steps of its reasoning.
-    reasoned: Vec<usize>,
-    /// Those of messages that came to nothing.
-    unheard: Vec<usize>,
-    /// Ids that are taken, and how often each was wanted again.
-    ids: HashMap<Cow<'a, str>, usize>,
-    calls: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn prompt(&mut self, role: Role, pieces: Vec<Piece<'a>>) {
-        self.close();
-        self.entries.push(Entry::Prompt(role, pieces));
-    }
-
-    fn close(&mut self) {
-        if let Some(open) = self.open.take() {
-            if !open.says_anything() {
-                self.unheard.append(&mut self.reasoned);
-            }
-            self.reasoned.clear();
-            self.entries.push(Entry::Assistant(open));
-        }
-    }
-
-    fn assistant(&mut self) -> &mut Assistant<'a> {
-        self.open.get_or_insert_default()
-    }
-
-    /// The id for the upstream: the client's own, told apart where it repeats or is empty. A function of what came
-    /// before it alone, so that the prompt's beginning stays the same when the history grows.
-    fn unique(&mut self, id: Cow<'a, str>, notes: &mut Notes) -> Cow<'a, str> {
-        self.calls += 1;
-        let wanted = if id.is_empty() { Cow::Owned(format!("call_{}", self.calls)) } else { id };
-        let Some(again) = self.ids.get(&*wanted).copied() else {
-            self.ids.insert(wanted.clone(), 1);
-            return wanted;
-        };
-        notes.add("duplicate_call_id", &wanted);
-        // not copied once for each call that has it
-        let wanted = if wanted.len() > LONG_ID { Cow::Owned(format!("call_{}", self.calls)) } else { wanted };
-        let mut n = again + 1;
-        // goes on where the last one with this id ended: a thousand of them are not looked at a thousand times
-        while self.ids.contains_key(&*format!("{wanted}_{n}")) {
-            n += 1;
-        }
-        let apart: Cow<'a, str> = Cow::Owned(format!("{wanted}_{n}"));
-        self.ids.insert(apart.clone(), 1);
-        self.ids.insert(wanted, n);
-        apart
-    }
 }
 
 fn escaped<'a>(text: &str) -> Cow<'a, str> {
