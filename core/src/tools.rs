@@ -231,60 +231,37 @@ impl<'a> Tools<'a> {
             return;
         }
         let name = present(tool.name).and_then(json::decode).unwrap_or_default();
-        let client = present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
-        let route = match kind {
-            "function" => self.table.add(namespace, &name, Kind::Function),
-            "custom" => {
-                // Codex's name for it, and Droid's
-                let patch = matches!(&*name, "apply_patch" | "ApplyPatch");
-                self.table.add(namespace, &name, Kind::Custom(patch))
-            }
-            "tool_search" if client => self.table.add(None, "tool_search", Kind::ToolSearch),
-            "local_shell" => self.table.add(None, "local_shell", Kind::LocalShell),
-            "shell" => self.table.add(None, "shell", Kind::Shell),
-            "apply_patch" => self.table.add(None, "apply_patch", Kind::ApplyPatch),
-            other => {
-                notes.add("hidden_tool", other);
-                return;
-            }
+        let Some(declared) = kind_of(kind, &name, tool) else {
+            notes.add("hidden_tool", kind);
+            return;
+        };
+        let route = match declared {
+            Kind::Function | Kind::Custom(_) => self.table.add(namespace, &name, declared),
+            // a tool of the API's has the name of its type
+            _ => self.table.add(None, kind, declared),
         };
         let Some(route) = route else {
             notes.add("repeated_tool", &name);
             return;
         };
         let own = present(tool.parameters).map(RawValue::get);
-        let given = present(tool.description).and_then(json::text);
-        let default = |text: &'static str| given.clone().or(Some(Cow::Borrowed(text)));
-        let (description, parameters) = match kind {
-            "function" => (given, own),
-            "custom" => (given, Some(CUSTOM_PARAMETERS)),
-            "tool_search" => {
-                (default("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
-            }
-            "local_shell" => (default("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
-            "shell" => (default("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
-            _ => (default("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
-        };
         if own.is_some_and(parameters::encrypts)
             && let Some(route) = self.table.routes.get_mut(route)
         {
             route.encrypts = true;
         }
-        let strict = present(tool.strict).map(RawValue::get);
-        let strict = strict.filter(|strict| kind == "function" && matches!(*strict, "true" | "false"));
         if self.table.shell.is_none() {
-            self.table.shell = match kind {
-                "local_shell" => Some(ShellTool {
+            self.table.shell = match declared {
+                Kind::LocalShell => Some(ShellTool {
                     route,
                     form: ShellForm::Vector("command".to_owned()),
                     others: Vec::new(),
                 }),
-                "function" => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
+                Kind::Function => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
                 _ => None,
             };
         }
-        let freeform = (kind == "custom").then(|| grammar(tool));
-        self.shown.push(Shown { description, freeform, parameters, strict, behind: false });
+        self.shown.push(shown_as(declared, tool, own));
     }
 
     /// The search functions, where a wrapper was named and the client has a shell to run it.
@@ -391,5 +368,43 @@ impl<'a> Tools<'a> {
             Choice::Auto | Choice::Allowed(false) => out.extend_from_slice(b"\"auto\""),
             Choice::None => out.extend_from_slice(b"\"none\""),
         }
+    }
+}
+
+/// What a declared tool is; `None` for hosted tools.
+fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<Kind> {
+    let client = || present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
+    match kind {
+        "function" => Some(Kind::Function),
+        // Codex's name for it, and Droid's
+        "custom" => Some(Kind::Custom(matches!(name, "apply_patch" | "ApplyPatch"))),
+        "tool_search" => client().then_some(Kind::ToolSearch),
+        "local_shell" => Some(Kind::LocalShell),
+        "shell" => Some(Kind::Shell),
+        "apply_patch" => Some(Kind::ApplyPatch),
+        _ => None,
+    }
+}
+
+/// A declared tool as the model is shown it. `own`: the parameters that its client declares.
+fn shown_as<'a>(kind: Kind, tool: &Tool<'a>, own: Option<&'a str>) -> Shown<'a> {
+    let given = present(tool.description).and_then(json::text);
+    let (description, parameters) = match kind {
+        Kind::Function => (None, own),
+        Kind::Custom(_) => (None, Some(CUSTOM_PARAMETERS)),
+        Kind::ToolSearch => {
+            (Some("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
+        }
+        Kind::LocalShell => (Some("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
+        Kind::Shell => (Some("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
+        _ => (Some("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
+    };
+    let strict = present(tool.strict).map(RawValue::get);
+    Shown {
+        description: given.or(description.map(Cow::Borrowed)),
+        freeform: matches!(kind, Kind::Custom(_)).then(|| grammar(tool)),
+        parameters,
+        strict: strict.filter(|strict| kind == Kind::Function && matches!(*strict, "true" | "false")),
+        behind: false,
     }
 }

@@ -27,6 +27,8 @@ pub enum Choice {
     Allowed(bool),
 }
 
+const PATH: &str = "tool_choice";
+
 impl Choice {
     /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
     pub fn read(
@@ -35,7 +37,6 @@ impl Choice {
         limits: &Limits,
         notes: &mut Notes,
     ) -> Result<Choice, Error> {
-        const PATH: &str = "tool_choice";
         let Some(raw) = word(raw, PATH)? else { return Ok(Choice::Auto) };
         if let Some(word) = json::decode(raw) {
             return match &*word {
@@ -54,64 +55,73 @@ impl Choice {
         let choice: ToolChoice<'_> = fields(Some(raw), PATH)?;
         let kind = string(choice.r#type, "tool_choice.type")?.ok_or_else(|| missing("tool_choice.type"))?;
         match &*kind {
-            "function" | "custom" => {
-                // the chat form nests the name; SDK users mix the two up
-                let name = match string(choice.name, "tool_choice.name")? {
-                    Some(name) => name,
-                    None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
-                };
-                let namespace = string(choice.namespace, "tool_choice.namespace")?;
-                match Named::of(&table.routes).find(&kind, namespace.as_deref(), &name) {
-                    Some(at) => Ok(Choice::Function(only(table, at))),
-                    None => {
-                        let name = beginning(&name, 200);
-                        let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
-                        Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
-                    }
-                }
-            }
-            "allowed_tools" => {
-                let mode = string(choice.mode, "tool_choice.mode")?;
-                let required = match mode.as_deref() {
-                    None | Some("auto") => false,
-                    Some("required") => true,
-                    Some(other) => {
-                        return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
-                    }
-                };
-                let mut allowed = vec![false; table.routes.len()];
-                let named = Named::of(&table.routes);
-                let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
-                for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
-                    let path = format!("tool_choice.tools[{n}]");
-                    let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
-                    let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
-                    let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
-                    let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
-                    let at = named.find(&kind, namespace.as_deref(), &name);
-                    if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
-                        *allowed = true;
-                    }
-                }
-                for (route, allowed) in table.routes.iter_mut().zip(allowed) {
-                    route.allowed = allowed;
-                }
-                Ok(Choice::Allowed(required))
-            }
-            builtin @ ("local_shell" | "shell" | "apply_patch" | "tool_search") => {
-                match Named::of(&table.routes).find(builtin, None, builtin) {
-                    Some(at) => Ok(Choice::Function(only(table, at))),
-                    None => {
-                        notes.add("hidden_tool_choice", builtin);
-                        Ok(Choice::Auto)
-                    }
-                }
-            }
+            "function" | "custom" => Choice::declared(&kind, raw, &choice, table),
+            "allowed_tools" => Choice::allowed(&choice, table, limits),
             other => {
-                notes.add("hidden_tool_choice", other);
-                Ok(Choice::Auto)
+                let builtin = matches!(other, "local_shell" | "shell" | "apply_patch" | "tool_search");
+                let at = builtin.then(|| Named::of(&table.routes).find(other, None, other)).flatten();
+                Ok(match at {
+                    Some(at) => Choice::Function(only(table, at)),
+                    None => {
+                        notes.add("hidden_tool_choice", other);
+                        Choice::Auto
+                    }
+                })
             }
         }
+    }
+
+    /// A choice of one tool of the client's own.
+    fn declared(
+        kind: &str,
+        raw: &RawValue,
+        choice: &ToolChoice<'_>,
+        table: &mut Table,
+    ) -> Result<Choice, Error> {
+        // the chat form nests the name; SDK users mix the two up
+        let name = match string(choice.name, "tool_choice.name")? {
+            Some(name) => name,
+            None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
+        };
+        let namespace = string(choice.namespace, "tool_choice.namespace")?;
+        match Named::of(&table.routes).find(kind, namespace.as_deref(), &name) {
+            Some(at) => Ok(Choice::Function(only(table, at))),
+            None => {
+                let name = beginning(&name, 200);
+                let message = format!("Tool choice '{name}' not found in 'tools' parameter.");
+                Err(Error::new(ErrorKind::InvalidValue, message).param(PATH))
+            }
+        }
+    }
+
+    /// A choice among a list of tools.
+    fn allowed(choice: &ToolChoice<'_>, table: &mut Table, limits: &Limits) -> Result<Choice, Error> {
+        let mode = string(choice.mode, "tool_choice.mode")?;
+        let required = match mode.as_deref() {
+            None | Some("auto") => false,
+            Some("required") => true,
+            Some(other) => {
+                return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
+            }
+        };
+        let mut allowed = vec![false; table.routes.len()];
+        let named = Named::of(&table.routes);
+        let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
+        for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
+            let path = format!("tool_choice.tools[{n}]");
+            let tool: ToolChoice<'_> = fields(Some(raw), &path)?;
+            let kind = string(tool.r#type, &format!("{path}.type"))?.unwrap_or_default();
+            let name = string(tool.name, &format!("{path}.name"))?.unwrap_or(Cow::Borrowed(&kind));
+            let namespace = string(tool.namespace, &format!("{path}.namespace"))?;
+            let at = named.find(&kind, namespace.as_deref(), &name);
+            if let Some(allowed) = at.and_then(|at| allowed.get_mut(at)) {
+                *allowed = true;
+            }
+        }
+        for (route, allowed) in table.routes.iter_mut().zip(allowed) {
+            route.allowed = allowed;
+        }
+        Ok(Choice::Allowed(required))
     }
 }
 
