@@ -32,6 +32,46 @@ impl Status<'_> {
     pub fn runs(&self) -> bool {
         matches!(self, Status::Queued | Status::InProgress)
     }
+
+    /// Appends the members that say how a response of that time stands: `status`, `completed_at`, `error` and
+    /// `incomplete_details`.
+    fn write(self, out: &mut Vec<u8>, created_at: u64) {
+        out.extend_from_slice(b",\"status\":\"");
+        out.extend_from_slice(match self {
+            Status::Queued => b"queued".as_slice(),
+            Status::InProgress => b"in_progress",
+            Status::Completed(_) => b"completed",
+            Status::Incomplete(_) => b"incomplete",
+            Status::Failed { .. } => b"failed",
+            Status::Cancelled => b"cancelled",
+        });
+        out.extend_from_slice(b"\",\"completed_at\":");
+        match self {
+            // a clock that was set back must not make an answer end before it began
+            Status::Completed(at) => push_number(out, at.max(created_at)),
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"error\":");
+        match self {
+            Status::Failed { code, message } => {
+                out.extend_from_slice(b"{\"code\":");
+                json::push_string(out, code);
+                out.extend_from_slice(b",\"message\":");
+                json::push_string(out, message);
+                out.push(b'}');
+            }
+            _ => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"incomplete_details\":");
+        match self {
+            Status::Incomplete(reason) => {
+                out.extend_from_slice(b"{\"reason\":");
+                json::push_string(out, reason);
+                out.push(b'}');
+            }
+            _ => out.extend_from_slice(b"null"),
+        }
+    }
 }
 
 /// The part of a snapshot that changes.
@@ -65,41 +105,7 @@ impl Snapshot<'_> {
         json::push_string(out, snapshot.id);
         out.extend_from_slice(b",\"object\":\"response\",\"created_at\":");
         push_number(out, snapshot.created_at);
-        out.extend_from_slice(b",\"status\":\"");
-        out.extend_from_slice(match snapshot.status {
-            Status::Queued => b"queued".as_slice(),
-            Status::InProgress => b"in_progress",
-            Status::Completed(_) => b"completed",
-            Status::Incomplete(_) => b"incomplete",
-            Status::Failed { .. } => b"failed",
-            Status::Cancelled => b"cancelled",
-        });
-        out.extend_from_slice(b"\",\"completed_at\":");
-        match snapshot.status {
-            // a clock that was set back must not make an answer end before it began
-            Status::Completed(at) => push_number(out, at.max(snapshot.created_at)),
-            _ => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"error\":");
-        match snapshot.status {
-            Status::Failed { code, message } => {
-                out.extend_from_slice(b"{\"code\":");
-                json::push_string(out, code);
-                out.extend_from_slice(b",\"message\":");
-                json::push_string(out, message);
-                out.push(b'}');
-            }
-            _ => out.extend_from_slice(b"null"),
-        }
-        out.extend_from_slice(b",\"incomplete_details\":");
-        match snapshot.status {
-            Status::Incomplete(reason) => {
-                out.extend_from_slice(b"{\"reason\":");
-                json::push_string(out, reason);
-                out.push(b'}');
-            }
-            _ => out.extend_from_slice(b"null"),
-        }
+        snapshot.status.write(out, snapshot.created_at);
         out.extend_from_slice(b",\"output\":[");
         text(out, snapshot.output);
         out.extend_from_slice(b"],");

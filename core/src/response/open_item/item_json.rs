@@ -31,17 +31,7 @@ impl Open {
         out.extend_from_slice(b"{\"id\":");
         push_literal(out, &self.id);
         out.extend_from_slice(b",\"type\":");
-        push_literal(
-            out,
-            match &self.kind {
-                Kind::Message => "message",
-                Kind::Reasoning => "reasoning",
-                Kind::Call(call) if call.custom => "custom_tool_call",
-                Kind::Call(_) | Kind::Held { .. } => "function_call",
-                Kind::Compaction { .. } => "compaction",
-                Kind::Whole { kind, .. } => kind,
-            },
-        );
+        push_literal(out, self.item_type());
         if let Kind::Compaction { blob } = &self.kind {
             out.extend_from_slice(b",\"encrypted_content\":");
             push_string(out, blob);
@@ -50,6 +40,28 @@ impl Open {
         }
         out.extend_from_slice(b",\"status\":");
         push_literal(out, status);
+        self.own_members(out, shared);
+        out.extend_from_slice(self.extra.as_bytes());
+        if let Some(sealed) = &self.sealed {
+            out.extend_from_slice(b",\"encrypted_content\":");
+            push_string(out, sealed);
+        }
+        out.push(b'}');
+    }
+
+    fn item_type(&self) -> &str {
+        match &self.kind {
+            Kind::Message => "message",
+            Kind::Reasoning => "reasoning",
+            Kind::Call(call) if call.custom => "custom_tool_call",
+            Kind::Call(_) | Kind::Held { .. } => "function_call",
+            Kind::Compaction { .. } => "compaction",
+            Kind::Whole { kind, .. } => kind,
+        }
+    }
+
+    /// The members that only items of its type have.
+    fn own_members(&self, out: &mut Vec<u8>, shared: &mut Shared) {
         match &self.kind {
             Kind::Message => {
                 out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
@@ -88,11 +100,5 @@ impl Open {
                 out.extend_from_slice(members.as_bytes());
             }
         }
-        out.extend_from_slice(self.extra.as_bytes());
-        if let Some(sealed) = &self.sealed {
-            out.extend_from_slice(b",\"encrypted_content\":");
-            push_string(out, sealed);
-        }
-        out.push(b'}');
     }
 }
