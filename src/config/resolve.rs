@@ -15,7 +15,7 @@ use reqwest::Url;
 use secrecy::SecretString;
 
 use super::keys::{KEYS, Key};
-use super::layers::{self, Flags, Problem, Source, place};
+use super::layers::{self, Entry, Flags, Problem, Source, place};
 use super::{Config, UpstreamConfig};
 use crate::keyring::Keyring;
 
@@ -53,62 +53,16 @@ pub fn load_from(
     flags: &Flags,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Resolved, Vec<Problem>> {
-    let mut problems = Vec::new();
-    let mut figment = Figment::from(Serialized::defaults(Config::default()));
-    let mut checks = Checks {
-        sources: KEYS.iter().map(|key| (key.name.to_owned(), Source::Default)).collect(),
-        bad: BTreeSet::new(),
-    };
-    // values of `[[upstream]]` tables, and where the tables are
-    let mut tables: BTreeMap<usize, Vec<(&'static str, Value)>> = BTreeMap::new();
+    let mut merged = Merged::new();
     for found in layers::collect(flags, env) {
-        let entry = match found {
-            Ok(entry) => entry,
-            Err(problem) => {
-                problems.push(problem);
-                continue;
-            }
-        };
-        let name = entry.name();
-        match entry.key.read(&entry.value) {
-            Ok(value) => {
-                match entry.server {
-                    Some(n) => tables.entry(n).or_default().push((entry.key.name, value)),
-                    None => {
-                        // a URL from a stronger layer stands for all the file's servers
-                        if entry.key.name == "upstream.url" {
-                            tables.clear();
-                        }
-                        figment = figment.merge((entry.key.name, value.clone()));
-                        for table in tables.values_mut() {
-                            table.push((entry.key.name, value.clone()));
-                        }
-                    }
-                }
-                checks.sources.insert(name, entry.source);
-            }
-            Err(message) => {
-                problems.push(entry.source.problem(&name, message));
-                checks.bad.insert(name);
-            }
+        match found {
+            Ok(entry) => merged.add(entry),
+            Err(problem) => merged.problems.push(problem),
         }
     }
-    let mut extract = |figment: &Figment| {
-        let config = figment.extract::<Config>();
-        config.map_err(|error| problems.push(Source::Default.problem("", error.to_string()))).ok()
-    };
-    let mut places = Vec::new();
-    for (n, values) in tables {
-        let figment = values
-            .into_iter()
-            .filter(|(key, _)| key.starts_with("upstream."))
-            .fold(Figment::from(Serialized::defaults(Config::default())), Figment::merge);
-        places.extend(extract(&figment).map(|config| (Some(n), config.upstream)));
-    }
-    let Some(config) = extract(&figment) else { return Err(problems) };
-    if places.is_empty() {
-        places.push((None, config.upstream.clone()));
-    }
+    let extracted = merged.extract();
+    let Merged { checks, mut problems, .. } = merged;
+    let Some((config, places)) = extracted else { return Err(problems) };
     problems.extend(checks.addresses(&config, &places));
     problems.extend(checks.silences(&config));
     let mut servers = Vec::new();
@@ -133,6 +87,79 @@ pub fn load_from(
     };
     let sources = checks.sources.into_iter().map(|(key, source)| (key, source.to_string())).collect();
     Ok(Resolved { config, servers, keyring, sources, flags: flags.clone() })
+}
+
+/// The values of one server, and the place of its table among several.
+type PlacedServer = (Option<usize>, UpstreamConfig);
+
+/// The values of all layers, the stronger ones over the weaker, and what is wrong with single ones.
+struct Merged {
+    figment: Figment,
+    /// Values of `[[upstream]]` tables, by where the tables are.
+    tables: BTreeMap<usize, Vec<(&'static str, Value)>>,
+    checks: Checks,
+    problems: Vec<Problem>,
+}
+
+impl Merged {
+    /// The defaults alone.
+    fn new() -> Merged {
+        let sources = KEYS.iter().map(|key| (key.name.to_owned(), Source::Default)).collect();
+        Merged {
+            figment: Figment::from(Serialized::defaults(Config::default())),
+            tables: BTreeMap::new(),
+            checks: Checks { sources, bad: BTreeSet::new() },
+            problems: Vec::new(),
+        }
+    }
+
+    /// Puts a value over those that were added before.
+    fn add(&mut self, entry: Entry) {
+        let name = entry.name();
+        let key = entry.key.name;
+        match (entry.key.read(&entry.value), entry.server) {
+            (Err(message), _) => {
+                self.problems.push(entry.source.problem(&name, message));
+                self.checks.bad.insert(name);
+                return;
+            }
+            (Ok(value), Some(n)) => self.tables.entry(n).or_default().push((key, value)),
+            (Ok(value), None) => {
+                // a URL from a stronger layer stands for all the file's servers
+                if key == "upstream.url" {
+                    self.tables.clear();
+                }
+                let figment = std::mem::replace(&mut self.figment, Figment::new());
+                self.figment = figment.merge((key, value.clone()));
+                for table in self.tables.values_mut() {
+                    table.push((key, value.clone()));
+                }
+            }
+        }
+        self.checks.sources.insert(name, entry.source);
+    }
+
+    /// The configuration, and that of each server; `None` where it cannot be put together.
+    fn extract(&mut self) -> Option<(Config, Vec<PlacedServer>)> {
+        let problems = &mut self.problems;
+        let mut extract = |figment: &Figment| {
+            let config = figment.extract::<Config>();
+            config.map_err(|error| problems.push(Source::Default.problem("", error.to_string()))).ok()
+        };
+        let mut places = Vec::new();
+        for (n, values) in std::mem::take(&mut self.tables) {
+            let figment = values
+                .into_iter()
+                .filter(|(key, _)| key.starts_with("upstream."))
+                .fold(Figment::from(Serialized::defaults(Config::default())), Figment::merge);
+            places.extend(extract(&figment).map(|config| (Some(n), config.upstream)));
+        }
+        let config = extract(&self.figment)?;
+        if places.is_empty() {
+            places.push((None, config.upstream.clone()));
+        }
+        Some((config, places))
+    }
 }
 
 impl Resolved {
@@ -264,7 +291,7 @@ impl Checks {
         keys.iter().all(|key| !self.bad.contains(*key))
     }
 
-    fn addresses(&self, config: &Config, servers: &[(Option<usize>, UpstreamConfig)]) -> Vec<Problem> {
+    fn addresses(&self, config: &Config, servers: &[PlacedServer]) -> Vec<Problem> {
         let mut problems = Vec::new();
         if self.good(&["listen", "admin"]) && collide(config.listen, config.admin) {
             let message = format!("listen ({}) and admin ({}) must differ", config.listen, config.admin);
