@@ -108,6 +108,20 @@ fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
     } else if facts.models.is_empty() {
         advice.push("it lists no model: load one".to_owned());
     }
+    advise_on_models(facts, &mut advice);
+    if facts.dialect.slot_key.is_some() && facts.slots == Some(1) {
+        advice.push(
+            "it has one slot: a client's side requests (Codex asks for a title) push the conversation out of its \
+             cache; start it with -np 2"
+                .to_owned(),
+        );
+    }
+    advise_on_settings(facts, server, &mut advice);
+    advice
+}
+
+/// What keeps agents from working with its models.
+fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
     // of every model that is told of, or of the one that is not
     let all: Vec<(&str, Traits)> = match facts.models.as_slice() {
         [] | [_] if !facts.router => vec![("", facts.traits)],
@@ -139,13 +153,10 @@ fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
             of(name)
         ));
     }
-    if facts.dialect.slot_key.is_some() && facts.slots == Some(1) {
-        advice.push(
-            "it has one slot: a client's side requests (Codex asks for a title) push the conversation out of its \
-             cache; start it with -np 2"
-                .to_owned(),
-        );
-    }
+}
+
+/// Keys of our own configuration that do not fit it.
+fn advise_on_settings(facts: &ServerInfo, server: &ServerStatus, advice: &mut Vec<String>) {
     let any = facts.dialect.any_model && !facts.router;
     let unlisted = |own: &String| !facts.models.is_empty() && !facts.lists(own) && !any;
     for (name, own) in server.models.iter().flatten().filter(|(_, own)| unlisted(own)) {
@@ -167,7 +178,6 @@ fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
                 .to_owned(),
         );
     }
-    advice
 }
 
 fn absent(reason: &str) -> String {
