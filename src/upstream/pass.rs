@@ -12,8 +12,10 @@ use futures::{Stream, StreamExt, stream};
 use http::{HeaderMap, Method, header};
 use rejoinder_core::error::{Error, Kind};
 
+use super::address::Address;
 use super::exchange::{self, TransportError, Why};
-use super::server::Lease;
+use super::route::NO_SERVER_FOUND;
+use super::server::{Lease, Server};
 use super::{Route, Upstream, answer};
 use crate::descriptors::{self, Use};
 
@@ -26,6 +28,16 @@ pub struct Passed {
 }
 
 impl Upstream {
+    /// The server for a request of which nothing is known, and where it is.
+    async fn for_any_request(&self) -> Result<(Address, Arc<Server>), Error> {
+        let route = Route::default();
+        let _ = self.likely(&route).await;
+        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
+        let chosen = self.shared.preferred(&candidates, &route);
+        let place = chosen.and_then(|server| Some((server.address()?, server)));
+        place.ok_or_else(|| Error::new(Kind::Unavailable, NO_SERVER_FOUND))
+    }
+
     /// Passes a request on as it is and returns the upstream's answer, whatever its status. `silence`: how long the
     /// client may pause within its body.
     ///
@@ -42,16 +54,7 @@ impl Upstream {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
-        let route = Route::default();
-        let _ = self.likely(&route).await;
-        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
-        let chosen = self.shared.preferred(&candidates, &route);
-        let place = chosen.and_then(|server| Some((server.address()?, server)));
-        let (address, server) = place.ok_or_else(|| {
-            let message =
-                "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
-            Error::new(Kind::Unavailable, message)
-        })?;
+        let (address, server) = self.for_any_request().await?;
         let client = headers.get(header::AUTHORIZATION).cloned();
         headers.remove(header::HOST);
         server.strip_keys(&mut headers);

@@ -308,11 +308,14 @@ fn why(candidates: &[Arc<Server>]) -> Why {
     if reasons.len() < candidates.len() { Why::Busy } else { Why::NotReady(reasons.join("; ")) }
 }
 
+/// What a client is told where no server is configured, and none listens on the usual ports.
+pub(super) const NO_SERVER_FOUND: &str =
+    "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured.";
+
 fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error {
     let searched = candidates.iter().any(|server| server.config.url.is_none() && server.address().is_none());
     let message = match searched {
-        true => "No upstream server was found on 127.0.0.1:8080 or 127.0.0.1:8000, and none is configured."
-            .to_owned(),
+        true => NO_SERVER_FOUND.to_owned(),
         false => format!("The upstream server is not ready, also not after {} s.", limit.as_secs_f64()),
     };
     Error::new(Kind::Unavailable, message).detail(reason)
