@@ -32,6 +32,7 @@ mod prefix;
 mod properties;
 mod request;
 mod server;
+mod sizes;
 mod stopped;
 mod store;
 mod store_log;
