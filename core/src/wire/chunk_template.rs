@@ -38,14 +38,13 @@ impl ChunkTemplate {
 
 /// Whether `text` between two quotes is a string literal. Escapes by number are left to a parser.
 fn is_inside_of_literal(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' if matches!(bytes.next(), Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => {
-            }
-            b'\\' | b'"' | 0..=0x1f => return false,
-            _ => {}
-        }
+    let mut rest = text.as_bytes();
+    while let [byte, behind @ ..] = rest {
+        rest = match (byte, behind) {
+            (b'\\', [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..]) => behind,
+            (b'\\' | b'"' | 0..=0x1f, _) => return false,
+            _ => behind,
+        };
     }
     true
 }

@@ -72,17 +72,22 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
     if delta.tool_calls.odd || delta.has_rare() {
         return None;
     }
-    let mut texts = [
+    let texts = [
         (Channel::Reasoning, reasoning_content),
         (Channel::Reasoning, reasoning),
         (Channel::Text, content),
         (Channel::Refusal, refusal),
-    ]
-    .into_iter()
-    .filter_map(|(channel, raw)| Some((channel, present(*raw)?)));
-    let (text, more) = (texts.next(), texts.next().is_some());
-    match (text, delta.tool_calls.list.as_slice()) {
-        (Some((channel, raw)), []) if !more => Some((Adds::Text(channel), json::literal(raw)?)),
+    ];
+    let mut only = None;
+    for (channel, raw) in &texts {
+        if let Some(raw) = present(**raw)
+            && only.replace((*channel, raw)).is_some()
+        {
+            return None;
+        }
+    }
+    match (only, delta.tool_calls.list.as_slice()) {
+        (Some((channel, raw)), []) => Some((Adds::Text(channel), json::literal(raw)?)),
         (None, [call]) => only_arguments(call),
         _ => None,
     }
