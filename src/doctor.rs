@@ -3,12 +3,12 @@
 
 use std::fmt::Write;
 
+use rejoinder_core::client::{CODEX, CODEX_MODELS, compact_at};
+
 use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
 use crate::upstream::{Model, Saves, ServerInfo, ServerStatus, Traits, Upstream};
 
-/// Codex's first request alone takes this many tokens, as a round number.
-const FIRST_REQUEST: u64 = 8000;
 /// Most models that are told of one by one.
 const SHOWN: usize = 8;
 
@@ -71,11 +71,8 @@ fn known(facts: &ServerInfo, text: &mut String) {
     if let Some(context) = facts.traits.context {
         let slots = facts.slots.map(|slots| format!(" for each of {slots} slots")).unwrap_or_default();
         let _ = writeln!(text, "  context: {context} tokens{slots}");
-        let limit = context * 4 / 5;
-        let _ = writeln!(
-            text,
-            "  for Codex: model_context_window = {context}, model_auto_compact_token_limit = {limit}"
-        );
+        let ([window, summary], limit) = (CODEX_MODELS.keys, compact_at(context));
+        let _ = writeln!(text, "  for {}: {window} = {context}, {summary} = {limit}", CODEX.name);
     }
     let told = |told: Option<bool>| told.map_or("not told", |yes| if yes { "yes" } else { "no" });
     if !facts.router {
@@ -127,6 +124,7 @@ fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
         [] | [_] if !facts.router => vec![("", facts.traits)],
         models => models.iter().take(SHOWN).map(|model| (&*model.id, facts.traits_of(&model.id))).collect(),
     };
+    let client = CODEX.name;
     let of = |name: &str| if name.is_empty() { String::new() } else { format!("{name}: ") };
     for (name, _) in all.iter().filter(|(_, traits)| traits.tools == Some(false)) {
         advice.push(format!(
@@ -140,16 +138,18 @@ fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
         let names = unknown.join(", ");
         let of = if names.is_empty() { String::new() } else { format!(" of {names}") };
         let load = if facts.router { ", or load it" } else { "" };
+        let ([window, summary], assumed) = (CODEX_MODELS.keys, CODEX_MODELS.assumed_context);
         advice.push(format!(
-            "the context{of} is not known: Codex would take it for 272000 tokens; set model_context_window and \
-             model_auto_compact_token_limit there{load}"
+            "the context{of} is not known: {client} would take it for {assumed} tokens; set {window} and {summary} \
+             there{load}"
         ));
     }
+    let first = CODEX_MODELS.first_request;
     let small = all.iter().filter_map(|(name, traits)| Some((*name, traits.context?)));
-    for (name, context) in small.filter(|(_, context)| *context < 2 * FIRST_REQUEST) {
+    for (name, context) in small.filter(|(_, context)| *context < 2 * first) {
         advice.push(format!(
-            "{}{context} tokens of context are few, Codex's first request takes about {FIRST_REQUEST}: start it with more (llama-server: \
-             -c is shared among the -np slots; vLLM: --max-model-len)",
+            "{}{context} tokens of context are few, {client}'s first request takes about {first}: start it with more \
+             (llama-server: -c is shared among the -np slots; vLLM: --max-model-len)",
             of(name)
         ));
     }

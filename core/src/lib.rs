@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+pub mod client;
 pub mod compaction;
 pub mod dialect;
 pub mod error;

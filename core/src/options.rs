@@ -100,7 +100,7 @@ pub struct PlanOptions<'a> {
     pub alternate_roles: bool,
     /// How reasoning is shown.
     pub reasoning: ReasoningDisplay,
-    /// Whether a refusal is sent as `output_text`: Codex drops a message with a `refusal` part.
+    /// Whether a refusal is sent as `output_text` (`Client::drops_refusals`).
     pub refusal_as_text: bool,
     /// Whether the model takes images; one that does not gets a short text in their place.
     pub sees: bool,

@@ -16,6 +16,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
+use crate::client;
 use crate::dialect::Dialect;
 use crate::error::Error;
 use crate::fields::{array, fields, literal, missing, not_one_of, object, present, string, wrong_type};
@@ -373,12 +374,11 @@ impl<'a> Tools<'a> {
 
 /// What a declared tool is; `None` for hosted tools.
 fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<Kind> {
-    let client = || present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
+    let by_client = || present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
     match kind {
         "function" => Some(Kind::Function),
-        // Codex's name for it, and Droid's
-        "custom" => Some(Kind::Custom(matches!(name, "apply_patch" | "ApplyPatch"))),
-        "tool_search" => client().then_some(Kind::ToolSearch),
+        "custom" => Some(Kind::Custom(client::is_patch_tool(name))),
+        "tool_search" => by_client().then_some(Kind::ToolSearch),
         "local_shell" => Some(Kind::LocalShell),
         "shell" => Some(Kind::Shell),
         "apply_patch" => Some(Kind::ApplyPatch),

@@ -2,13 +2,14 @@
 //! choose a server.
 
 use http::{HeaderMap, HeaderName};
-use serde::Deserialize;
+use rejoinder_core::client::CODEX_HEADERS;
+use serde_json::Value;
 
 use crate::upstream::Route;
 
 /// The route of a request for `model`. A conversation is known by `prompt_cache_key`, else by the `thread-id` or
-/// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Codex's sub-agents share
-/// the key of their parent, and differ by `thread-id` (docs/clients.md).
+/// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Sub-agents share the key of
+/// their parent, and differ by `thread-id`.
 pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, chain: Option<&str>) -> Route {
     let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
@@ -24,24 +25,19 @@ pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, c
     }
 }
 
-const THREAD: HeaderName = HeaderName::from_static("thread-id");
-const SESSION: HeaderName = HeaderName::from_static("session-id");
-const METADATA: HeaderName = HeaderName::from_static("x-codex-turn-metadata");
+const THREAD: HeaderName = HeaderName::from_static(CODEX_HEADERS.thread);
+const SESSION: HeaderName = HeaderName::from_static(CODEX_HEADERS.session);
+const METADATA: HeaderName = HeaderName::from_static(CODEX_HEADERS.metadata);
 /// A name longer than this is nobody's conversation.
 const LONGEST: usize = 512;
 
-/// Whether Codex asks for something beside the conversation: its title, or a summary of it (docs/clients.md).
+/// Whether a request is beside the conversation: for its title, or a summary of it.
 fn is_side(metadata: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Metadata {
-        thread_source: Option<String>,
-        request_kind: Option<String>,
-    }
-    let metadata = serde_json::from_str::<Metadata>(metadata).ok();
-    metadata.is_some_and(|metadata| {
-        metadata.thread_source.as_deref() == Some("thread_title")
-            || metadata.request_kind.as_deref() == Some("compaction")
-    })
+    let Ok(Value::Object(members)) = serde_json::from_str(metadata) else { return false };
+    CODEX_HEADERS
+        .beside
+        .iter()
+        .any(|(name, value)| members.get(*name).and_then(Value::as_str) == Some(*value))
 }
 
 #[cfg(test)]

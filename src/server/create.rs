@@ -107,7 +107,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant) -> PendingResponse {
         ResponseRecorder::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input, held)
     });
     let body = counted(body, room);
-    let (asks, scope, codex) = (job.asks.clone(), job.caller.scope(), job.codex);
+    let (asks, scope, client) = (job.asks.clone(), job.caller.scope(), job.client);
     let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));
     let timeout = app.upstream.response_timeout();
     let job = Arc::new(job);
@@ -123,5 +123,5 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant) -> PendingResponse {
     let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
     // an `async` block would have room for it twice
     let sent: PendingAnswer = Box::pin(sent.and_then(move |answered| answered.answer(timeout)));
-    PendingResponse { app, asks, scope, stream, codex, transcoder, sent, ask_again, begun, timeout, keep }
+    PendingResponse { app, asks, scope, stream, client, transcoder, sent, ask_again, begun, timeout, keep }
 }

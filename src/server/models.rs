@@ -1,15 +1,14 @@
 //! Owns `GET /v1/models`: the lists of all servers as one, in OpenAI's format and in that of Codex's catalog. It must
 //! not ask the servers itself.
-//!
-//! Codex reads `models` where its provider has `model_catalog_url` and a key (docs/clients.md), and so learns the
-//! context window, without which it takes a local model for one of 272000 tokens. One entry that it cannot read makes
-//! it drop the whole list; `tests/clients/test_upstreams.py` shows this list to the real Codex.
+
+mod codex_catalog;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use rejoinder_core::client::CODEX_MODELS;
 use rejoinder_core::error::{Error, Kind};
 use serde_json::{Map, Value, json};
 
@@ -30,7 +29,8 @@ pub async fn answer(
     }
     let body = match id {
         None => {
-            let catalog: Vec<Value> = entries.iter().enumerate().map(|(n, entry)| entry.codex(n)).collect();
+            let catalog: Vec<Value> =
+                entries.iter().enumerate().map(|(n, entry)| entry.in_catalog(n)).collect();
             let data: Vec<Value> = entries.into_iter().map(|entry| Value::Object(entry.listed)).collect();
             json!({ "object": "list", "data": data, "models": catalog })
         }
@@ -115,7 +115,8 @@ fn told_efforts(listed: &Map<String, Value>) -> Vec<String> {
     };
     let told = words(listed.get("reasoning").and_then(|reasoning| reasoning.get("supported_efforts")));
     if !told.is_empty() {
-        return LEVELS
+        return CODEX_MODELS
+            .efforts
             .iter()
             .filter(|level| told.iter().any(|told| told == *level))
             .map(ToString::to_string)
@@ -127,75 +128,10 @@ fn told_efforts(listed: &Map<String, Value>) -> Vec<String> {
     }
 }
 
-impl Entry {
-    /// Codex's `ModelInfo`. Every member that its parser demands is there; `base_instructions` is one of them, and
-    /// takes the place of the 17 KB that Codex sends for models it does not know.
-    fn codex(&self, priority: usize) -> Value {
-        let context = self.traits.context;
-        // an output that fills the context leaves no room to act on it
-        let output = context.map_or(LONGEST_OUTPUT, |context| (context / 8).clamp(1000, LONGEST_OUTPUT));
-        // left out, Codex would take it for one that sees
-        let modalities = match self.traits.sees {
-            Some(true) => json!(["text", "image"]),
-            _ => json!(["text"]),
-        };
-        let level = |effort: &String| json!({ "effort": effort, "description": format!("{effort} reasoning effort") });
-        let levels: Vec<Value> = self.efforts.iter().map(level).collect();
-        let mut model = json!({
-            "slug": self.id,
-            "display_name": self.id,
-            "description": null,
-            "supported_reasoning_levels": levels,
-            "shell_type": "unified_exec",
-            "visibility": "list",
-            "supported_in_api": true,
-            "priority": priority,
-            "base_instructions": INSTRUCTIONS,
-            "support_verbosity": false,
-            "apply_patch_tool_type": "freeform",
-            "truncation_policy": { "mode": "tokens", "limit": output },
-            "supports_parallel_tool_calls": true,
-            "experimental_supported_tools": [],
-            "input_modalities": modalities,
-        });
-        if let (Some(members), Some(context)) = (model.as_object_mut(), context) {
-            members.insert("context_window".to_owned(), context.into());
-            members.insert("max_context_window".to_owned(), context.into());
-            // a summary has to be written, too
-            members.insert("auto_compact_token_limit".to_owned(), (context * 4 / 5).into());
-        }
-        model
-    }
-}
-
 /// The longest element of a server's list that is shown as it is, in bytes; it is left out otherwise.
 const LONGEST_ENTRY: usize = 64 << 10;
-/// Levels that Codex knows, the least first.
-const LEVELS: [&str; 7] = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 /// What a chat template that knows efforts is known to take.
 const EFFORTS: [&str; 3] = ["low", "medium", "high"];
-/// Most tokens of a tool's output that Codex shows the model, its own default.
-const LONGEST_OUTPUT: u64 = 10_000;
-
-/// What a coding model is told by default. Short on purpose: it is part of every prompt.
-const INSTRUCTIONS: &str = "\
-You are a coding agent that works in a user's project through the Codex CLI. You can run commands and change files.
-
-How to work
-- Look before you change: read the files that matter, and search with `rg` where it is there, else with `grep`.
-- Go on until the task is done. Make no plan without acting on it, and do not ask for what you can find out yourself.
-- Change files with the `apply_patch` tool. Change as little as the task needs, in the style of the code around it.
-- Follow the instructions of AGENTS.md files: the nearest one above a file counts most.
-- Never undo changes that are not yours, never commit or push unless you are asked to.
-- After a change, run the build or the tests that are near it, if there are any, and mend what you broke.
-- Do not repeat a command that failed in the same way twice; find out why it failed.
-
-How to answer
-- Before you run something that takes long, say in one sentence what it is for.
-- When you are done, say in a few sentences what you changed and what you checked. Name files by their path.
-- Say so when something did not work, or was not tried.
-";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,9 +165,9 @@ mod tests {
             Value::Object(first.listed.clone()),
             json!({"id":"gpt-5","object":"model","meta":{"n":1}})
         );
-        assert_eq!(first.codex(0)["context_window"], 4096);
+        assert_eq!(first.in_catalog(0)["context_window"], 4096);
         assert_eq!(second.listed["object"], "model");
-        assert_eq!(second.codex(1).get("context_window"), None, "unknown is left out, never made up");
+        assert_eq!(second.in_catalog(1).get("context_window"), None, "unknown is left out, never made up");
         let any = |name: &str, own: &str| Some(vec![(name.into(), own.into())]);
         listing.models = any("*", "qwen3");
         assert_eq!(ids(&listing), ["qwen3"], "a name that stands for all others is no model's");
@@ -246,12 +182,12 @@ mod tests {
         let data = [r#"{"id":"None"}"#, r#"{"id":"Some(true)"}"#, r#"{"id":"Some(false)"}"#];
         let modalities: Vec<Value> = listed(&listing(&data, models))
             .iter()
-            .map(|entry| entry.codex(0)["input_modalities"].clone())
+            .map(|entry| entry.in_catalog(0)["input_modalities"].clone())
             .collect();
         assert_eq!(modalities, [json!(["text"]), json!(["text", "image"]), json!(["text"])]);
         let mut told = listing(&[r#"{"id":"None"}"#], Vec::new());
         told.images = Some(true);
-        assert_eq!(listed(&told)[0].codex(0)["input_modalities"], json!(["text", "image"]));
+        assert_eq!(listed(&told)[0].in_catalog(0)["input_modalities"], json!(["text", "image"]));
     }
 
     #[test]
@@ -260,7 +196,7 @@ mod tests {
             let mut listing =
                 listing(&[r#"{"id":"m"}"#], vec![model("m", Traits { efforts, ..Traits::default() })]);
             listing.efforts = budgets.iter().map(|budget| (*budget).to_owned()).collect();
-            let levels = listed(&listing)[0].codex(0)["supported_reasoning_levels"].clone();
+            let levels = listed(&listing)[0].in_catalog(0)["supported_reasoning_levels"].clone();
             let levels =
                 levels.as_array().unwrap().iter().map(|level| level["effort"].as_str().unwrap().to_owned());
             levels.collect::<Vec<_>>()

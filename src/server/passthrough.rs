@@ -1,7 +1,7 @@
 //! Owns every path that is not ours, if it is let through: it goes upstream and back unchanged, both ways streamed, so that rejoinder can
 //! stand at the server's own address. It must not look into a body.
 
-use super::paths::plain;
+use super::paths::{plain, without_client_prefix};
 use futures::TryStreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Request, Response};
@@ -38,9 +38,7 @@ const CORS: [HeaderName; 7] = [
 
 pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let (parts, body) = request.into_parts();
-    let path = parts.uri.path();
-    // Codex's backend paths, for what is not /codex/v1/responses
-    let path = path.strip_prefix("/codex").filter(|rest| rest.starts_with("/v1/")).unwrap_or(path);
+    let path = without_client_prefix(parts.uri.path());
     app.paths.check(&parts.method, &plain(path)?)?;
     let query = parts.uri.query();
     let target = query.map_or_else(|| path.to_owned(), |query| [path, "?", query].concat());

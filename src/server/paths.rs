@@ -2,6 +2,7 @@
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use rejoinder_core::client::CODEX;
 use rejoinder_core::error::{Error, Kind};
 use reqwest::Url;
 use wildmatch::WildMatch;
@@ -44,6 +45,12 @@ impl Paths {
         };
         Err(Error::new(Kind::Forbidden, message).code_as("path_not_allowed"))
     }
+}
+
+/// The path without what a client puts before it for its own backend.
+pub fn without_client_prefix(path: &str) -> &str {
+    let behind = CODEX.path_prefix.and_then(|prefix| path.strip_prefix(prefix));
+    behind.filter(|path| path.starts_with("/v1/")).unwrap_or(path)
 }
 
 /// The path as a server may read it at most: decoded, without regard to case, and to doubled or last slashes.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::BodyExt;
+use rejoinder_core::client::Client;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::request::parse::RequestSummary;
 use rejoinder_core::response::transcoder::Transcoder;
@@ -27,8 +28,8 @@ pub(super) struct PendingResponse {
     pub scope: Scope,
     /// Whether its client wants events.
     pub stream: bool,
-    /// Whether Codex asks.
-    pub codex: bool,
+    /// Who asked.
+    pub client: &'static Client,
     pub transcoder: Box<Transcoder>,
     /// The upstream's answer.
     pub sent: PendingAnswer,
@@ -93,7 +94,7 @@ impl PendingResponse {
     }
 
     /// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
-    /// limits. Codex knows an overflow from a failed response alone, and takes an HTTP error for another one.
+    /// limits.
     async fn streamed(mut self) -> Result<(EventBody, HeaderMap), Error> {
         let (app, begun) = (self.app.clone(), self.begun);
         let waiting = Waiting { app: &app, begun, stream: "true", over: false };
@@ -107,7 +108,9 @@ impl PendingResponse {
                         limits = answer.take_limits();
                         Ok(answer)
                     }
-                    Err(error) if !(self.codex && error.kind == Kind::ContextLength) => return Err(error),
+                    Err(error) if !(self.client.overflow_in_stream && error.kind == Kind::ContextLength) => {
+                        return Err(error);
+                    }
                     Err(error) => Err(error),
                 };
                 app.metrics.first_answer(begun.elapsed().as_secs_f64());

@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use rejoinder_core::Input;
+use rejoinder_core::client::Client;
 use rejoinder_core::error::Error;
 use rejoinder_core::notes::Notes;
 use rejoinder_core::options::PlanOptions;
@@ -32,8 +33,8 @@ pub struct PreparedRequest {
     pub headers: Arc<Forwarded>,
     body: Bytes,
     wishes: RequestOverrides,
-    /// Whether Codex asks.
-    pub codex: bool,
+    /// Who asks.
+    pub client: &'static Client,
     pub caller: Arc<Caller>,
     pub asks: Arc<RequestSummary>,
     pub past: StoredContext,
@@ -72,7 +73,7 @@ impl PreparedRequest {
         Ok(PreparedRequest {
             body,
             wishes: RequestOverrides::read(&headers, &app.config),
-            codex: is_codex(&headers),
+            client: client(&headers),
             headers: Arc::new(Forwarded::of(&headers, request_id)),
             caller: Arc::new(caller),
             asks: Arc::new(asks),
@@ -174,7 +175,7 @@ impl PreparedRequest {
             alternate_roles: target.alternate_roles,
             reasoning: app.config.reasoning,
             seal_reasoning: app.config.seal_reasoning,
-            refusal_as_text: self.codex,
+            refusal_as_text: self.client.drops_refusals,
             sees: target.sees,
             wrappers: Some(&self.wishes.wrappers),
             efforts: target.efforts.as_deref(),
@@ -225,11 +226,10 @@ pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
     }
 }
 
-/// Codex drops a message whole when one part of it is a refusal.
-fn is_codex(headers: &HeaderMap) -> bool {
-    let begins =
-        |value: &HeaderValue| value.as_bytes().get(..5).is_some_and(|b| b.eq_ignore_ascii_case(b"codex"));
-    headers.get("originator").is_some_and(begins) || headers.get(header::USER_AGENT).is_some_and(begins)
+/// The client by its headers.
+fn client(headers: &HeaderMap) -> &'static Client {
+    let own = headers.get("originator").map(HeaderValue::as_bytes);
+    Client::announced([own, headers.get(header::USER_AGENT).map(HeaderValue::as_bytes)])
 }
 
 pub fn count(app: &App, notes: &Notes) {

@@ -62,22 +62,19 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     if path == "/health" && method == Method::GET {
         return Route::Health;
     }
-    let below = |names: &[&str]| {
-        let rest = names.iter().find_map(|base| path.strip_prefix(base))?;
-        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
-    };
+    let own = paths::without_client_prefix(path);
     if method == Method::GET
-        && let Some(id) = below(&["/v1/models", "/models", "/codex/v1/models"])
+        && let Some(id) = below("/models", own)
     {
         return Route::Models(Some(id).filter(|id| !id.is_empty()));
     }
-    if let Some(rest) = below(&["/v1/conversations", "/conversations"]) {
+    if let Some(rest) = below("/conversations", path) {
         return match method {
             &Method::OPTIONS => Route::Pass,
             _ => Route::Conversations(rest),
         };
     }
-    let Some(rest) = below(&["/v1/responses", "/responses", "/codex/v1/responses"]) else {
+    let Some(rest) = below("/responses", own) else {
         return Route::Pass;
     };
     match (rest, method) {
@@ -93,6 +90,12 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
             Route::Stored(id, what)
         }
     }
+}
+
+/// What a path has below that one, with or without `/v1` before it.
+fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
+    let rest = path.strip_prefix("/v1").unwrap_or(path).strip_prefix(base)?;
+    (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_matches('/'))
 }
 
 /// What is known of a request beside itself.

@@ -10,7 +10,17 @@ use syn::{Attribute, File, Item, UseTree, Visibility};
 /// The modules of `rejoinder-core`, each line above those that it may import from.
 const CORE: &[&[&str]] = &[
     &["wire"],
-    &["compaction", "dialect", "ids", "json_schema", "large_buffer", "quirk", "responses_profile", "sealing"],
+    &[
+        "client",
+        "compaction",
+        "dialect",
+        "ids",
+        "json_schema",
+        "large_buffer",
+        "quirk",
+        "responses_profile",
+        "sealing",
+    ],
     &["error", "item_views", "options", "stored_items"],
     &["limits"],
     &["fields"],

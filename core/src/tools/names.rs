@@ -3,13 +3,16 @@
 
 use std::borrow::Cow;
 
+use crate::client::CODEX;
+
 /// Longest function name that every server takes.
 const LIMIT: usize = 64;
 
-/// The name of a tool in a namespace, where no other tool has it. Codex's own namespace is `functions`.
+/// The name of a tool in a namespace, where no other tool has it.
 pub fn flat<'a>(namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
     let joined = match namespace {
-        None | Some("" | "functions") => Cow::Borrowed(name),
+        None | Some("") => Cow::Borrowed(name),
+        Some(_) if namespace == CODEX.namespace => Cow::Borrowed(name),
         Some(namespace) => Cow::Owned(format!("{namespace}__{name}")),
     };
     let legal = !joined.is_empty() && joined.len() <= LIMIT && joined.bytes().all(is_legal);
@@ -36,10 +39,9 @@ pub fn hashed(namespace: Option<&str>, name: &str, round: u32) -> String {
 
 /// The same name with the separators that models put in place of `__`, and without Codex's own namespace.
 pub fn normal(called: &str) -> Cow<'_, str> {
-    let bare = ["functions.", "functions__", "functions:", "functions/"]
-        .iter()
-        .find_map(|prefix| called.strip_prefix(prefix))
-        .unwrap_or(called);
+    let own = CODEX.namespace.and_then(|namespace| called.strip_prefix(namespace));
+    let bare = own.and_then(|rest| [".", "__", ":", "/"].iter().find_map(|mark| rest.strip_prefix(mark)));
+    let bare = bare.unwrap_or(called);
     if bare.contains(['.', ':', '/']) {
         Cow::Owned(bare.replace(['.', ':', '/'], "__"))
     } else {

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::client::is_shell_tool;
 use crate::options::Wrappers;
 use crate::wire::json::tree;
 
@@ -182,10 +183,7 @@ pub struct ShellTool {
 impl ShellTool {
     /// Reads a function's parameters; `None` when it cannot be a shell tool.
     pub fn of(route: usize, name: &str, parameters: &str) -> Option<ShellTool> {
-        if !matches!(
-            name,
-            "exec_command" | "shell" | "shell_command" | "local_shell" | "Execute" | "bash" | "Bash"
-        ) {
+        if !is_shell_tool(name) {
             return None;
         }
         let schema = tree(parameters)?;

@@ -8,6 +8,7 @@ use std::hash::BuildHasher as _;
 use serde_json::Value;
 use smallvec::SmallVec;
 
+use crate::client::CODEX;
 use crate::options::Wrappers;
 use crate::quirk::Quirk;
 use crate::tools::names;
@@ -151,7 +152,7 @@ impl Table {
     pub fn chat_name<'a>(&self, namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
         let namespace = namespace.filter(|namespace| !namespace.is_empty());
         // Codex leaves its own namespace out on return
-        let own = || self.declared(Some("functions"), name).next().filter(|_| namespace.is_none());
+        let own = || self.declared(CODEX.namespace, name).next().filter(|_| namespace.is_none());
         match self.declared(namespace, name).next().or_else(own) {
             Some(route) => Cow::Owned(route.chat.clone()),
             None => names::flat(namespace, name),
