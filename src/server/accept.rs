@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::app::App;
-use super::client::ClientStream;
+use super::client_socket::ClientStream;
 use super::http2;
 use super::reply::ResponseBody;
 use super::until_stopped::{HEAD_TIMEOUT, UntilStopped};

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::client::ClientStream;
+use super::client_socket::ClientStream;
 use super::reply::ResponseBody;
 use super::until_stopped::{HEAD_TIMEOUT, UntilStopped};
 

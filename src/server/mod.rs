@@ -4,7 +4,7 @@ mod accept;
 mod admin;
 mod app;
 mod body;
-mod client;
+mod client_socket;
 mod compact;
 mod conversation;
 mod conversations;

@@ -13,7 +13,7 @@ use super::drain::drain;
 use super::origin::Callers;
 use super::paths::Paths;
 use super::runs::Runs;
-use super::{admin, client, reload, routes};
+use super::{admin, client_socket, reload, routes};
 use crate::budget::Budget;
 use crate::config::Resolved;
 use crate::descriptors;
@@ -42,8 +42,8 @@ pub fn run(resolved: Resolved) -> Result<(), String> {
 async fn serve(resolved: Resolved) -> Result<(), String> {
     descriptors::raise();
     let mut signals = Stop::new().map_err(|error| format!("cannot handle signals: {error}"))?;
-    let listener = client::listen(resolved.config.listen)?;
-    let admin = client::listen(resolved.config.admin)?;
+    let listener = client_socket::listen(resolved.config.listen)?;
+    let admin = client_socket::listen(resolved.config.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let (own, own_admin) = (address(&listener)?, address(&admin)?);
     let metrics = Metrics::new();
