@@ -67,10 +67,7 @@ pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Opt
         }
         _ => "response.incomplete",
     };
-    let last = || {
-        let response = serde_json::from_slice(&render(&turn)).unwrap_or_default();
-        events::last(kind, number + written.len(), response)
-    };
+    let last = || events::last(kind, number + written.len(), &render(&turn));
     let last = heavy::run(turn.bytes(), last).await;
     written.push(last);
     Some(written)

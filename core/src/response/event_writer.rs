@@ -18,6 +18,11 @@ impl Events {
         Events { next: 0, enabled, shared: None }
     }
 
+    /// Goes on with that number.
+    pub fn from_number(next: u64) -> Self {
+        Events { next, enabled: true, shared: None }
+    }
+
     /// As [`Events::write`], for members that may be long.
     pub fn write_sharing(
         &mut self,

@@ -1,9 +1,11 @@
-//! Owns what stands around the events of a stream, and the events that are written for a run whose own writer is gone.
+//! Owns what stands around the events of a stream, the members of an `error` event, and the events that are written for a
+//! run whose own writer is gone.
 
 use bytes::Bytes;
-use serde_json::{Map, Value, json as value};
 
 use crate::error::Error;
+use crate::response::event_writer::Events;
+use crate::wire::json;
 
 /// What every stream ends with.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
@@ -11,29 +13,34 @@ pub const DONE: &[u8] = b"data: [DONE]\n\n";
 /// A comment, which shows that the connection is alive.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// An `error` event of that number. It has both published shapes: its members flat, and as `error`.
+/// An `error` event of that number.
 pub fn error(error: &Error, number: usize) -> Bytes {
-    let mut object = Vec::new();
-    error.write_object(&mut object);
-    event("error", number, |body| {
-        body.insert("code".to_owned(), value!(error.failed_code()));
-        body.insert("message".to_owned(), value!(error.message));
-        body.insert("param".to_owned(), value!(error.param));
-        body.insert("error".to_owned(), serde_json::from_slice(&object).unwrap_or_default());
+    one("error", number, |out| push_error(out, error))
+}
+
+/// The last event of a stream, of that number: `response.completed`, `.incomplete` or `.failed`, with the JSON of the
+/// Response object.
+pub fn last(kind: &str, number: usize, response: &[u8]) -> Bytes {
+    one(kind, number, |out| {
+        out.extend_from_slice(b",\"response\":");
+        out.extend_from_slice(response);
     })
 }
 
-/// The last event of a stream, of that number: `response.completed`, `.incomplete` or `.failed`.
-pub fn last(kind: &str, number: usize, response: Value) -> Bytes {
-    event(kind, number, |body| {
-        body.insert("response".to_owned(), response);
-    })
+fn one(kind: &str, number: usize, members: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = Vec::new();
+    Events::from_number(number as u64).write(&mut out, kind, members);
+    Bytes::from(out)
 }
 
-fn event(kind: &str, number: usize, fill: impl FnOnce(&mut Map<String, Value>)) -> Bytes {
-    let mut body = Map::new();
-    body.insert("type".to_owned(), value!(kind));
-    body.insert("sequence_number".to_owned(), value!(number));
-    fill(&mut body);
-    Bytes::from(format!("event: {kind}\ndata: {}\n\n", Value::Object(body)))
+/// Appends the members of an `error` event in both published shapes: flat, and as `error`.
+pub(super) fn push_error(out: &mut Vec<u8>, error: &Error) {
+    out.extend_from_slice(b",\"code\":");
+    json::push_string(out, error.failed_code());
+    out.extend_from_slice(b",\"message\":");
+    json::push_string(out, &error.message);
+    out.extend_from_slice(b",\"param\":");
+    json::push_option(out, error.param.as_deref());
+    out.extend_from_slice(b",\"error\":");
+    error.write_object(out);
 }

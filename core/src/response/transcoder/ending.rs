@@ -120,16 +120,7 @@ impl Transcoder {
             // without a stream, its status says it
             error.message = error.last_words().into_owned();
         }
-        self.events.write(out, "error", |out| {
-            out.extend_from_slice(b",\"code\":");
-            json::push_string(out, error.failed_code());
-            out.extend_from_slice(b",\"message\":");
-            json::push_string(out, &error.message);
-            out.extend_from_slice(b",\"param\":");
-            json::push_option(out, error.param.as_deref());
-            out.extend_from_slice(b",\"error\":");
-            error.write_object(out);
-        });
+        self.events.write(out, "error", |out| events::push_error(out, &error));
         self.open = None;
         self.terminate("response.failed", failed(Some(&error)), Terminal::Failed, out);
         self.failure = Some(error);
