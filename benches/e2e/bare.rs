@@ -18,7 +18,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use memchr::memmem;
 use rejoinder::store::memory::{Bounds, MemoryStore};
-use rejoinder::store::{EchoCache, HasSuccessor, LastUsed, Scope, Store, Turn, TurnState};
+use rejoinder::store::{EchoCache, Marks, Scope, Store, Turn, TurnState};
 use rejoinder_core::Output;
 use rejoinder_core::dialect::LLAMA_SERVER;
 use rejoinder_core::ids::Ids;
@@ -157,8 +157,7 @@ impl Core {
             echo: self.echoes.share(std::str::from_utf8(transcoder.echo()).ok()?),
             usage: transcoder.usage(),
             background: false,
-            used: LastUsed::default(),
-            followed: HasSuccessor::default(),
+            marks: Marks::default(),
             output: Output::new(transcoder.take_output(), transcoder.id()),
         };
         self.store.put(Scope([0; 16]), Arc::new(turn)).await.ok()?;

@@ -19,7 +19,7 @@ use rejoinder_core::response::transcoder::Transcoder;
 
 use super::app::App;
 use super::body;
-use super::ids::seed_in;
+use super::ids::seed_ending;
 use super::pending_response::PendingResponse;
 use super::prepared_request::{PreparedRequest, count, counted};
 use super::reply::ResponseBody;
@@ -108,7 +108,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant) -> PendingResponse {
     });
     let body = counted(body, room);
     let (asks, scope, client) = (job.asks.clone(), job.caller.scope(), job.client);
-    let ids = Ids::new(seed_in(keep.as_ref().and_then(|_| job.past.group())));
+    let ids = Ids::new(seed_ending(keep.as_ref().and_then(|_| app.store.id_ending(job.past.turns()))));
     let timeout = app.upstream.response_timeout();
     let job = Arc::new(job);
     let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {

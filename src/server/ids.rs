@@ -1,17 +1,16 @@
 //! Owns what makes an id unique.
 
-use crate::store::Group;
-
 /// What makes an id unique: letters and digits that come in the order of time.
 pub(super) fn seed() -> String {
-    seed_in(None)
+    seed_ending(None)
 }
 
-/// One whose end names a group. What is before it is a time and a counter, unique in this process and random otherwise.
-pub(super) fn seed_in(group: Option<Group>) -> String {
+/// One with these last bytes (`Store::id_ending`). Before them are a time and a counter, unique in this process and random
+/// otherwise.
+pub(super) fn seed_ending(ending: Option<[u8; 4]>) -> String {
     let mut bytes = uuid::Uuid::now_v7().into_bytes();
-    if let (Some(group), Some(end)) = (group, bytes.last_chunk_mut()) {
-        *end = group;
+    if let (Some(ending), Some(end)) = (ending, bytes.last_chunk_mut()) {
+        *end = ending;
     }
     uuid::Uuid::from_bytes(bytes).simple().encode_lower(&mut uuid::Uuid::encode_buffer()).to_owned()
 }
@@ -21,10 +20,10 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// Those that end alike differ before it, also when many are made within one millisecond.
+    /// Also when many are made within one millisecond.
     #[test]
-    fn ids_of_one_group_are_unique() {
-        let made = || (0..20_000).map(|_| seed_in(Some([0xab; 4]))).collect::<Vec<_>>();
+    fn ids_that_end_alike_differ() {
+        let made = || (0..20_000).map(|_| seed_ending(Some([0xab; 4]))).collect::<Vec<_>>();
         let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(made)).collect();
         let made: Vec<String> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
         assert!(made.iter().all(|seed| seed.len() == 32 && seed.ends_with("abababab")));

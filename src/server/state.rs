@@ -20,15 +20,7 @@ use super::app::App;
 use crate::budget::Held;
 use crate::heavy;
 use crate::keyring::Caller;
-use crate::store::{
-    Chain, Conversation, Group, HasSuccessor, Id, LastUsed, Scope, StoreError, StoredItem, Turn, TurnState,
-};
-
-/// The most turns of a group.
-const GROUP_TURNS: usize = 32;
-
-/// Bytes of a group from which on no other joins.
-const GROUP_BYTES: usize = 256 << 10;
+use crate::store::{Chain, Conversation, Id, Marks, Scope, StoreError, StoredItem, Turn, TurnState};
 
 /// What the store holds of a request's past.
 #[derive(Debug, Default)]
@@ -161,17 +153,9 @@ impl StoredContext {
         self.turns.first().map(|turn| turn.id.to_string())
     }
 
-    /// The group that the response joins, if there is room in that of the turn before it. The first that goes on from a
-    /// turn joins, and no other: else all that begin alike would be kept together, and be given up together.
-    pub fn group(&self) -> Option<Group> {
-        let last = self.turns.last()?;
-        let group = last.id.group()?;
-        let (mut turns, mut bytes) = (0, 0);
-        for turn in self.turns.iter().rev().take_while(|turn| turn.id.group() == Some(group)) {
-            turns += 1;
-            bytes += turn.bytes();
-        }
-        (turns < GROUP_TURNS && bytes < GROUP_BYTES && !last.followed.set()).then_some(group)
+    /// The turns that it continues, the oldest first.
+    pub fn turns(&self) -> &[Arc<Turn>] {
+        &self.turns
     }
 
     /// The settings of the turn before, so that equal ones are kept once.
@@ -261,8 +245,7 @@ impl ResponseRecorder {
             echo,
             usage: snapshot.usage,
             background: self.asks.background,
-            used: LastUsed::default(),
-            followed: HasSuccessor::default(),
+            marks: Marks::default(),
         }
     }
 

@@ -17,9 +17,6 @@ pub enum Id {
     Other(Box<str>),
 }
 
-/// What the ids of responses that are kept together have in common: their last four bytes, random ones.
-pub type Group = [u8; 4];
-
 const RESPONSE: &str = "resp_";
 const CONVERSATION: &str = "conv_";
 
@@ -29,14 +26,6 @@ impl Id {
         match self {
             Id::Other(id) => id.len(),
             _ => 0,
-        }
-    }
-
-    /// Where a response of ours belongs.
-    pub fn group(&self) -> Option<Group> {
-        match self {
-            Id::Response(bytes) => bytes.last_chunk().copied(),
-            _ => None,
         }
     }
 }

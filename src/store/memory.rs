@@ -2,6 +2,7 @@
 //! idle time is counted here, by an injected clock. It must not keep anything that no read can reach.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,8 @@ use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
-use super::{Chain, Clock, Conversation, Group, Id, LastUsed, Scope, Store, StoreError, StoredItem, Turn};
+use super::turn::LastUsed;
+use super::{Chain, Clock, Conversation, Id, Scope, Store, StoreError, StoredItem, Turn};
 
 /// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
 const OVERHEAD: usize = 256;
@@ -41,6 +43,23 @@ struct Key {
     name: Name,
 }
 
+/// What the ids of responses that are kept together have in common: their last four bytes, random ones.
+type Group = [u8; 4];
+
+/// The most turns of a group.
+const GROUP_TURNS: usize = 32;
+
+/// Bytes of a group from which on no other joins.
+const GROUP_BYTES: usize = 256 << 10;
+
+/// The group of a response whose id is ours.
+fn group(id: &Id) -> Option<Group> {
+    match id {
+        Id::Response(bytes) => bytes.last_chunk().copied(),
+        _ => None,
+    }
+}
+
 /// What is kept together. What the cache keeps of an entry is a tenth of a turn.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Name {
@@ -50,7 +69,7 @@ enum Name {
 
 impl Key {
     fn new(scope: Scope, id: &Id) -> Key {
-        Key { scope, name: id.group().map_or_else(|| Name::One(id.clone()), Name::Group) }
+        Key { scope, name: group(id).map_or_else(|| Name::One(id.clone()), Name::Group) }
     }
 
     fn bytes(&self) -> usize {
@@ -197,7 +216,7 @@ impl MemoryStore {
 
     fn touch_turn(&self, scope: Scope, id: &Id) -> Option<Arc<Turn>> {
         let record = self.records.get(&Key::new(scope, id))?;
-        record.turn(id).filter(|turn| self.touch(&turn.used, self.now())).cloned()
+        record.turn(id).filter(|turn| self.touch(&turn.marks.used, self.now())).cloned()
     }
 
     fn touch_conversation(&self, scope: Scope, id: &str) -> Option<Arc<Kept>> {
@@ -247,12 +266,26 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
+    /// The group of the last of these turns, if there is room in it. The first that goes on from a turn joins, and no
+    /// other: else all conversations that begin alike would be kept together, and be given up together.
+    fn id_ending(&self, turns: &[Arc<Turn>]) -> Option<Group> {
+        let last = turns.last()?;
+        let own = group(&last.id)?;
+        let (mut count, mut bytes) = (0, 0);
+        for turn in turns.iter().rev().take_while(|turn| group(&turn.id) == Some(own)) {
+            count += 1;
+            bytes += turn.bytes();
+        }
+        let room = count < GROUP_TURNS && bytes < GROUP_BYTES;
+        (room && !last.marks.continued.swap(true, Ordering::Relaxed)).then_some(own)
+    }
+
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError> {
-        turn.used.set(self.now());
+        turn.marks.used.set(self.now());
         let key = Key::new(scope, &turn.id);
         // nobody else writes where nothing is yet, but for those that go on from a turn of the same group
-        let parent = turn.parent.as_ref().and_then(Id::group);
-        if (parent.is_none() || parent != turn.id.group()) && !self.records.contains_key(&key) {
+        let parent = turn.parent.as_ref().and_then(group);
+        if (parent.is_none() || parent != group(&turn.id)) && !self.records.contains_key(&key) {
             self.records.insert(key, Record::Turn(turn));
         } else {
             self.change(key, |record| {
@@ -285,7 +318,8 @@ impl Store for MemoryStore {
             };
             let at = record.find(&id, before);
             let turn = at.and_then(|at| record.turns().get(at));
-            let Some(turn) = turn.filter(|turn| self.touch(&turn.used, now) && turn.state.continuable())
+            let Some(turn) =
+                turn.filter(|turn| self.touch(&turn.marks.used, now) && turn.state.continuable())
             else {
                 return Ok(Chain::Broken);
             };
@@ -370,8 +404,10 @@ impl Store for MemoryStore {
             match &record {
                 Record::Conversation(kept) if !self.fresh(&kept.used, now) => self.records.invalidate(&*key),
                 Record::Conversation(_) => {}
-                _ if record.turns().iter().all(|turn| self.fresh(&turn.used, now)) => {}
-                _ => self.change(Key::clone(&key), |record| record?.keep(|turn| self.fresh(&turn.used, now))),
+                _ if record.turns().iter().all(|turn| self.fresh(&turn.marks.used, now)) => {}
+                _ => self.change(Key::clone(&key), |record| {
+                    record?.keep(|turn| self.fresh(&turn.marks.used, now))
+                }),
             }
         }
         self.records.run_pending_tasks();

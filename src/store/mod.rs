@@ -4,6 +4,7 @@
 //! Every record belongs to a [`Scope`], and there is no way to ask for a record without one: somebody else's id is
 //! looked up exactly as one that never was.
 
+mod echo_cache;
 mod id;
 pub mod memory;
 pub mod redis;
@@ -16,8 +17,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use crate::scope::Scope;
-pub use id::{Group, Id};
-pub use turn::{Conversation, EchoCache, HasSuccessor, LastUsed, StoredItem, Turn, TurnState};
+pub use echo_cache::EchoCache;
+pub use id::Id;
+pub use turn::{Conversation, Marks, StoredItem, Turn, TurnState};
 
 use self::memory::{Bounds, MemoryStore};
 use self::redis::{QueueLimits, RedisStore};
@@ -117,6 +119,12 @@ pub trait Store: Send + Sync {
 
     /// Removes one item of a conversation; false if there was none.
     async fn delete_item(&self, scope: Scope, conversation: &str, item: &str) -> Result<bool, StoreError>;
+
+    /// The last bytes that the id of a response is to have that continues these turns, where the store keeps together
+    /// what ends alike.
+    fn id_ending(&self, _turns: &[Arc<Turn>]) -> Option<[u8; 4]> {
+        None
+    }
 
     /// What other replicas may know of runs; `None` where there are no other replicas.
     fn runs(&self) -> Option<&dyn SharedRuns> {

@@ -1,11 +1,9 @@
 //! Owns the records: a turn keeps what it added to its conversation and nothing else, so that n turns cost n times
 //! their own size. It must not know where they are kept.
 
-use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use foldhash::fast::RandomState;
 use rejoinder_core::{Input, Output, Usage};
 use serde::{Deserialize, Serialize};
 
@@ -37,16 +35,21 @@ pub struct Turn {
     pub background: bool,
     /// For the store that holds it in memory.
     #[serde(skip)]
-    pub used: LastUsed,
-    /// For the ids of those that come after it.
-    #[serde(skip)]
-    pub followed: HasSuccessor,
+    pub marks: Marks,
+}
+
+/// What the store that holds a turn in memory notes at it.
+#[derive(Debug, Default)]
+pub struct Marks {
+    pub(super) used: LastUsed,
+    /// Whether a conversation has gone on from it.
+    pub(super) continued: AtomicBool,
 }
 
 /// When a record was last asked for: milliseconds, by its store's clock. It lies with the record, since each look at one
 /// is a look elsewhere in memory.
 #[derive(Debug, Default)]
-pub struct LastUsed(AtomicU64);
+pub(super) struct LastUsed(AtomicU64);
 
 impl LastUsed {
     /// When that was.
@@ -57,17 +60,6 @@ impl LastUsed {
     /// It is `now`.
     pub fn set(&self, now: u64) {
         self.0.store(now, Ordering::Relaxed);
-    }
-}
-
-/// Whether a conversation has gone on from a turn.
-#[derive(Debug, Default)]
-pub struct HasSuccessor(AtomicBool);
-
-impl HasSuccessor {
-    /// It does now; true if it had before.
-    pub fn set(&self) -> bool {
-        self.0.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -90,42 +82,7 @@ macro_rules! noted {
     )*};
 }
 
-noted!(LastUsed, HasSuccessor);
-
-/// What late turns repeated of their requests. One client's requests are much alike, tools and instructions included, so
-/// that conversations which begin alike share this too.
-#[derive(Debug, Default)]
-pub struct EchoCache {
-    late: Mutex<[Option<Arc<str>>; 16]>,
-    hasher: RandomState,
-}
-
-impl EchoCache {
-    /// A longer one is shared within its conversation alone: what is kept here may be of no use to any turn, in bytes.
-    const LONGEST: usize = 256 << 10;
-
-    /// `echo`, as a late turn has it where one does.
-    pub fn share(&self, echo: &str) -> Arc<str> {
-        if echo.len() > EchoCache::LONGEST {
-            return echo.into();
-        }
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = self.hasher.hash_one(echo) as usize % late.len();
-        match late.get_mut(at) {
-            Some(Some(known)) if **known == *echo => known.clone(),
-            Some(slot) => slot.insert(echo.into()).clone(),
-            None => echo.into(),
-        }
-    }
-
-    /// Forgets those that no turn has any more.
-    pub fn sweep(&self) {
-        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
-        for slot in late.iter_mut() {
-            slot.take_if(|echo| Arc::strong_count(echo) == 1);
-        }
-    }
-}
+noted!(LastUsed, Marks);
 
 /// How a response stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,29 +150,4 @@ pub struct StoredItem {
     pub id: Box<str>,
     /// The item as JSON.
     pub json: Arc<str>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_echoes_are_one_and_no_long_one_is_held() {
-        let echoes = EchoCache::default();
-        let first = echoes.share("\"model\":\"m\"");
-        assert!(Arc::ptr_eq(&first, &echoes.share("\"model\":\"m\"")));
-        let shared = Arc::downgrade(&first);
-        echoes.sweep();
-        drop(first);
-        assert!(shared.upgrade().is_some(), "a turn had it");
-        echoes.sweep();
-        assert!(shared.upgrade().is_none());
-        for n in 0..100 {
-            let other = format!("\"model\":\"m{n}\"");
-            assert_eq!(*echoes.share(&other), *other);
-        }
-        let long = "x".repeat(EchoCache::LONGEST + 1);
-        assert_eq!(Arc::strong_count(&echoes.share(&long)), 1);
-        assert_eq!(*echoes.share(&long), *long);
-    }
 }

@@ -572,3 +572,22 @@ async fn what_is_kept_together_counts_for_each_of_it() {
     assert_eq!(ids(&store.chain(ALICE, &id(9, 49), 100).await.unwrap()).len(), 10);
     assert_eq!(ids(&store.chain(ALICE, &id(9, 0), 100).await.unwrap()), ["broken"]);
 }
+
+/// The id of a turn that continues another ends like that one's where it is kept together with it.
+#[test]
+fn one_turn_that_continues_another_is_kept_with_it_while_there_is_room() {
+    let (store, _) = memory(Bounds { ttl: TTL, entries: 1000, bytes: 1 << 20 });
+    let named = |n: usize| completed(&format!("resp_{n:024x}abababab"), None);
+    let mut turns = vec![named(0)];
+    assert_eq!(store.id_ending(&turns), Some([0xab; 4]));
+    assert_eq!(store.id_ending(&turns), None, "another that begins alike is given up alone");
+    while store.id_ending(&turns[..]).is_some() || turns.len() == 1 {
+        turns.push(named(turns.len()));
+    }
+    assert_eq!(turns.len(), 32);
+    let mut long = turn("resp_000000000000000000000000abababab", None);
+    long.input = Input::new(&"i".repeat(256 << 10));
+    assert_eq!(store.id_ending(&[Arc::new(long)]), None);
+    assert_eq!(store.id_ending(&[completed("resp_other", None)]), None);
+    assert_eq!(store.id_ending(&[]), None);
+}

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use rejoinder_core::{Input, Output};
 
 use crate::keyring::Keyring;
-use crate::store::{Conversation, HasSuccessor, Id, LastUsed, Scope, StoredItem, Turn};
+use crate::store::{Conversation, Id, Marks, Scope, StoredItem, Turn};
 
 /// The kinds of records, by the letter in their names.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +62,7 @@ impl Codec {
             echo: Arc::from(""),
             usage: turn.usage,
             background: turn.background,
-            used: LastUsed::default(),
-            followed: HasSuccessor::default(),
+            marks: Marks::default(),
         };
         // the texts follow the head as they are: as JSON strings within JSON they would be escaped twice
         let head = serde_json::to_vec(&head).ok()?;

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 
 use rejoinder::config::StoreConfig;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::{
-    Chain, Conversation, HasSuccessor, Id, LastUsed, Scope, Store, StoredItem, Turn, TurnState,
-};
+use rejoinder::store::{Chain, Conversation, Id, Marks, Scope, Store, StoredItem, Turn, TurnState};
 use rejoinder_core::{Input, Output, Usage};
 
 pub const ALICE: Scope = Scope([1; 16]);
@@ -28,8 +26,7 @@ pub fn turn(id: &str, parent: Option<&str>) -> Turn {
         echo: r#""model":"m","tools":[]"#.into(),
         usage: Some(Usage { input: 9, cached: 8, written: 7, output: 6, reasoning: 5 }),
         background: false,
-        used: LastUsed::default(),
-        followed: HasSuccessor::default(),
+        marks: Marks::default(),
     }
 }
 
