@@ -78,7 +78,8 @@ impl Budget {
         let permit = tokio::time::timeout(self.timeout, line.clone().acquire_many_owned(units)).await;
         permit.ok().and_then(Result::ok).ok_or_else(|| {
             self.refused.inc();
-            let message = "Requests hold all the memory that they may (max_buffered_bytes). Try again later.";
+            let message =
+                "Other requests use all the memory for requests (max_buffered_bytes). Try again later.";
             Error::new(Kind::OverCapacity, message)
         })
     }

@@ -30,13 +30,13 @@ struct Settings {
     /// Address of the API that clients use [default: 127.0.0.1:8081]
     #[arg(long, global = true, value_name = "ADDR")]
     listen: Option<String>,
-    /// Base URL of the server behind [default: looks on 127.0.0.1:8080 and :8000]
+    /// Base URL of the upstream server [default: searches 127.0.0.1:8080 and :8000]
     #[arg(long, global = true, value_name = "URL")]
     upstream: Option<String>,
     /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:8082]
     #[arg(long, global = true, value_name = "ADDR")]
     admin: Option<String>,
-    /// Configuration file [default: ./rejoinder.toml, then /etc/rejoinder/rejoinder.toml, if there]
+    /// Configuration file [default: ./rejoinder.toml, then /etc/rejoinder/rejoinder.toml, if present]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Log filter such as debug or info,rejoinder=trace [default: info]
@@ -46,17 +46,17 @@ struct Settings {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy (what happens without a command, too)
+    /// Run the proxy (the default)
     Serve,
-    /// Say what is wrong with the configuration, or ok
+    /// Validate the configuration: print ok, or every problem
     CheckConfig,
     /// Print the effective configuration and where each value came from
     PrintConfig,
-    /// Look at every upstream: say what it is, what is wrong there, and what to do
+    /// Check every upstream: what it is, what is wrong, and what to do
     Doctor,
     /// Ask a running rejoinder whether it is ready; for containers
     Healthcheck {
-        /// What to ask in place of http://ADMIN/readyz
+        /// URL to ask instead of http://ADMIN/readyz
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
@@ -134,10 +134,11 @@ fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
     if let Some(url) = named {
         return Ok(url);
     }
-    let resolved = config::load(flags).map_err(|problems| format!("not asked:\n{}", lines(&problems)))?;
+    let resolved = config::load(flags)
+        .map_err(|problems| format!("the configuration is invalid:\n{}", lines(&problems)))?;
     let admin = resolved.config.admin;
     if admin.port() == 0 {
-        return Err("not asked: admin has port 0, name the real one with --url".to_owned());
+        return Err("admin has port 0: give the real address with --url".to_owned());
     }
     let ip = match admin.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -150,9 +151,9 @@ fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
 /// A GET that any 2xx satisfies, at most `HEALTHCHECK_TIMEOUT` long.
 fn ask(url: &str) -> Result<(), String> {
     let shown = config::redact_url(url);
-    let parsed = Url::parse(url).map_err(|error| format!("not asked: {shown} is not a URL: {error}"))?;
+    let parsed = Url::parse(url).map_err(|error| format!("{shown} is not a URL: {error}"))?;
     if parsed.scheme() != "http" {
-        return Err(format!("not asked: {shown} is not an http:// URL"));
+        return Err(format!("{shown} is not an http:// URL"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -178,5 +179,6 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_CONFIG: u8 = 78;
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const AFTER_HELP: &str = "\
-Every key can be set in the file, as a variable (REJOINDER_UPSTREAM__URL) and, for some, as a flag; a flag wins.
+Every key can be set in the file or as an environment variable (REJOINDER_UPSTREAM__URL), some as a flag.
+Flags take precedence over variables, variables over the file.
 Exit codes: 0 done, 1 failed, 64 usage, 78 configuration.";

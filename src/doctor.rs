@@ -98,8 +98,8 @@ fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
     let mut advice = Vec::new();
     if facts.locked {
         advice.push(
-            "it wants an API key: put it into a file and name that with upstream.api_key_file, or let clients send \
-             theirs (upstream.forward_authorization)"
+            "it requires an API key: put it into a file and set upstream.api_key_file, or pass on the keys of clients \
+             (upstream.forward_authorization)"
                 .to_owned(),
         );
     } else if facts.models.is_empty() {
@@ -128,7 +128,7 @@ fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
     let of = |name: &str| if name.is_empty() { String::new() } else { format!("{name}: ") };
     for (name, _) in all.iter().filter(|(_, traits)| traits.tools == Some(false)) {
         advice.push(format!(
-            "{}its chat template has no tools, agents cannot work: start it with --jinja and a template that has",
+            "{}its chat template does not support tools, so agents cannot work: start it with --jinja and a template that does",
             of(name)
         ));
     }
@@ -148,7 +148,7 @@ fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
     let small = all.iter().filter_map(|(name, traits)| Some((*name, traits.context?)));
     for (name, context) in small.filter(|(_, context)| *context < 2 * first) {
         advice.push(format!(
-            "{}{context} tokens of context are few, {client}'s first request takes about {first}: start it with more \
+            "{}a context of {context} tokens is small, {client}'s first request takes about {first}: start it with more \
              (llama-server: -c is shared among the -np slots; vLLM: --max-model-len)",
             of(name)
         ));
@@ -164,7 +164,7 @@ fn advise_on_settings(facts: &ServerInfo, server: &ServerStatus, advice: &mut Ve
     }
     if server.saves == Saves::Useless {
         advice.push(
-            "saved slots are of no use to its model, which reads a restored prompt anew (hybrid, recurrent and \
+            "saved slots are of no use to its model, which processes a restored prompt again (hybrid, recurrent and \
              sliding-window models do): set upstream.slot_save = false"
                 .to_owned(),
         );
@@ -174,23 +174,22 @@ fn advise_on_settings(facts: &ServerInfo, server: &ServerStatus, advice: &mut Ve
     }
     if facts.dialect.name == "generic" {
         advice.push(
-            "it is none of the servers that are known: if it is one of them, name it with upstream.dialect"
-                .to_owned(),
+            "its kind is not recognised: if it is one of the known servers, set upstream.dialect".to_owned(),
         );
     }
 }
 
 fn absent(reason: &str) -> String {
     let advice = if reason.contains("refused") {
-        "nobody listens there: start the server, or correct upstream.url"
+        "nothing listens there: start the server, or correct upstream.url"
     } else if reason.contains("certificate") {
-        "its certificate is not trusted here: trust who signed it, on this machine or by SSL_CERT_FILE"
+        "its certificate is not trusted: add its issuer to the certificates of this machine, or set SSL_CERT_FILE"
     } else if reason.contains("no answer in time") {
-        "it takes connections and does not answer: it hangs, or is no HTTP server"
+        "it accepts connections and does not answer: it hangs, or is not an HTTP server"
     } else if reason.contains("answers 503") {
-        "it loads its model: wait, requests will wait too (upstream.ready_timeout)"
+        "it is loading its model: wait, as requests will (upstream.ready_timeout)"
     } else {
-        "correct upstream.url, or look into the server's own log"
+        "correct upstream.url, or read the server's own log"
     };
     advice.to_owned()
 }

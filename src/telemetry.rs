@@ -101,11 +101,15 @@ impl Routing {
 
     fn register(&self, registry: &mut Registry) {
         registry.register("upstream_up", "1 while that server is ready", self.up.clone());
-        registry.register("upstream_in_flight", "Requests that a server has", self.in_flight.clone());
+        registry.register("upstream_in_flight", "Requests that run on a server", self.in_flight.clone());
         registry.register("waiting", "Requests that wait for a server", self.waiting.clone());
         registry.register("affinity", "Requests of conversations, by where they went", self.affinity.clone());
-        registry.register("failovers", "Requests taken elsewhere before an answer", self.failovers.clone());
-        let help = "Restored slots, by whether the next answer had any use of them";
+        registry.register(
+            "failovers",
+            "Requests sent to another server before an answer",
+            self.failovers.clone(),
+        );
+        let help = "Restored slots, by whether the next answer used them";
         registry.register("slot_restores", help, self.slot_restores.clone());
     }
 }
@@ -180,7 +184,7 @@ impl Metrics {
         registry.register("responses", "Responses by how they ended", self.responses.clone());
         let help = "Bytes that requests hold until the upstream has them";
         registry.register("buffered_bytes", help, self.buffered_bytes.clone());
-        let help = "Requests refused because others held all that may be held";
+        let help = "Requests refused because max_buffered_bytes was in use";
         registry.register("over_capacity", help, self.over_capacity.clone());
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());

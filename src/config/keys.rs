@@ -218,7 +218,7 @@ fn budgets(text: &str) -> Result<(), String> {
 fn quirks(text: &str) -> Result<(), String> {
     let quirks = Quirk::ALL.map(Quirk::name);
     match text.split(',').map(str::trim).find(|name| !quirks.contains(name)) {
-        Some(name) => Err(format!("{name:?} is none of {}", quirks.join(", "))),
+        Some(name) => Err(format!("{name:?} is not one of {}", quirks.join(", "))),
         None => Ok(()),
     }
 }
@@ -260,7 +260,7 @@ fn host(text: &str) -> Result<(), String> {
     match name.parse::<http::uri::Authority>() {
         _ if text == "*" => Ok(()),
         Ok(authority) if authority.host() == name => Ok(()),
-        _ => Err(format!("{text:?} is no host; a name such as \"llm.example\" stands for all its ports")),
+        _ => Err(format!("{text:?} is not a host; a name such as \"llm.example\" stands for all its ports")),
     }
 }
 
@@ -270,7 +270,9 @@ fn origin(text: &str) -> Result<(), String> {
     match authority {
         _ if matches!(text, "*" | "null") => Ok(()),
         Some((false, authority)) if !authority.contains(['/', '?', '#', '@']) => Ok(()),
-        _ => Err(format!("{text:?} is no origin; expected scheme and host such as \"https://app.example\"")),
+        _ => Err(format!(
+            "{text:?} is not an origin; expected scheme and host such as \"https://app.example\""
+        )),
     }
 }
 
@@ -278,14 +280,16 @@ fn origin(text: &str) -> Result<(), String> {
 fn path(text: &str) -> Result<(), String> {
     match text.starts_with('/') || text == "*" {
         true => Ok(()),
-        false => Err(format!("{text:?} is no path; expected one such as \"/v1/embeddings\" or \"/v1/*\"")),
+        false => Err(format!("{text:?} is not a path; expected one such as \"/v1/embeddings\" or \"/v1/*\"")),
     }
 }
 
 fn read_names(value: &Value) -> Result<Value, String> {
     let names = texts(value).ok_or_else(|| expected("a list such as [\"qwen3\", \"gpt-5=qwen3\"]", value))?;
     match names.iter().find(|name| name.split('=').any(|part| part.trim().is_empty())) {
-        Some(name) => Err(format!("{name:?} is no model name; a name, or name=the server's name for it")),
+        Some(name) => {
+            Err(format!("{name:?} is not a model name; expected a name, or name=the server's name for it"))
+        }
         None if names.is_empty() => Err("must not be empty".to_owned()),
         None => Ok(names.into()),
     }
@@ -304,7 +308,7 @@ fn read_table(value: &Value) -> Result<Value, String> {
         }
     };
     match table.as_dict().and_then(|table| table.keys().find(|key| RENDERED.contains(&key.as_str()))) {
-        Some(key) => Err(format!("{key} is rejoinder's own to write")),
+        Some(key) => Err(format!("{key} is written by rejoinder itself")),
         None => Ok(table),
     }
 }

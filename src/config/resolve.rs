@@ -307,7 +307,7 @@ impl Checks {
                 problems.push(self.problem(&[&key], message));
             }
             if url.is_some_and(|url| !urls.insert(url.to_string())) {
-                problems.push(self.problem(&[&key], "names a server that stands above already"));
+                problems.push(self.problem(&[&key], "names a server that is already listed above"));
             }
         }
         problems

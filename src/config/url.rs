@@ -17,7 +17,7 @@ const ENDPOINTS: [&str; 4] = ["/chat/completions", "/responses", "/completions",
 pub(super) fn normal(text: &str) -> Result<String, String> {
     let url = Url::parse(text.trim()).map_err(|error| format!("expected {A_URL} ({error})"))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("expected {A_URL}, it starts with neither http:// nor https://"));
+        return Err(format!("expected {A_URL}; it starts with neither http:// nor https://"));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("must not have a query (?) or a fragment (#)".to_owned());

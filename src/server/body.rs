@@ -164,7 +164,7 @@ async fn decode(
         let read =
             heavy::run(before.max(bytes.len()), || part.read_to_end(&mut decoded).now_or_never()).await;
         read.transpose().map_err(|error| {
-            let message = "The request body is not what its Content-Encoding says.";
+            let message = "The request body does not match its Content-Encoding.";
             Error::new(Kind::InvalidJson, message).detail(error)
         })?;
         if decoded.len() > cap {

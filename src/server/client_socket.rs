@@ -75,7 +75,7 @@ impl ClientStream {
         std::task::ready!(timer.as_mut().poll(cx));
         // the kernel would keep what is unsent, and offer it to the client, for minutes
         let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-        let message = "the client did not take what was sent to it (send_timeout)";
+        let message = "the client did not read what was sent to it within send_timeout";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }
 }

@@ -108,11 +108,11 @@ impl Callers {
         let in_header = value.map(|value| value.to_str().unwrap_or("?"));
         let mut named = None;
         for text in [in_target, in_header].into_iter().flatten() {
-            let host = Host::read(text).ok_or_else(|| bad("The request's Host is no host name."))?;
+            let host = Host::read(text).ok_or_else(|| bad("The request's Host is not a host name."))?;
             if !self.answers_to(&host) {
                 let message = format!(
-                    "This server does not answer to the host {:?}, by which a web page could lead a browser here. If \
-                     the name is yours, or that of a reverse proxy that passes it on, add it to allowed_hosts.",
+                    "The host {:?} is not allowed, since a web page could lead a browser here by it. If the name is \
+                     yours, or that of a reverse proxy in front of this server, add it to allowed_hosts.",
                     host.name
                 );
                 return Err(Error::new(Kind::Forbidden, message).code_as("host_not_allowed"));
@@ -151,9 +151,9 @@ impl Callers {
 
     fn foreign(&self, of: &str) -> Error {
         let message = match self.origins.0.is_empty() {
-            true => format!("A web page of {of} asked for this; no page may."),
+            true => format!("A web page of {of} sent this request; no web page may."),
             false => format!(
-                "A web page of {of} may not use this server. To let it in, add its origin to cors.origins \
+                "A web page of {of} may not use this server. To allow it, add its origin to cors.origins \
                  (\"https://app.example\")."
             ),
         };

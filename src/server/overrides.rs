@@ -47,7 +47,7 @@ impl RequestOverrides {
             Some(command) if is_wrapper(command) => Some(command.to_owned()),
             Some(_) => {
                 let [header, _] = names;
-                tracing::warn!(%header, "a wrapper that is no bare command name or path is ignored");
+                tracing::warn!(%header, "ignored a wrapper that is not a bare command name or path");
                 None
             }
             None => key.clone(),
@@ -55,7 +55,7 @@ impl RequestOverrides {
         let budgets = match header(&BUDGETS).map(read_budgets) {
             Some(Ok(budgets)) => Some(budgets),
             Some(Err(problem)) => {
-                tracing::warn!(problem, "a reasoning budget header that cannot be read is ignored");
+                tracing::warn!(problem, "ignored an unreadable reasoning budget header");
                 None
             }
             None => None,

@@ -54,7 +54,7 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Re
         response.headers_mut().remove(name);
     }
     let frames = answer.into_stream().map_ok(Frame::data).map_err(|cause| {
-        tracing::warn!(cause, "a passed-through answer was cut");
+        tracing::warn!(cause, "a passed-through answer was cut off");
         cause.into()
     });
     Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))

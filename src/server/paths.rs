@@ -38,10 +38,12 @@ impl Paths {
         }
         let message = match managing {
             Some(_) => format!(
-                "{method} {path} is for whoever runs the server, and is not passed on to it. To open it, name it in \
+                "{method} {path} manages the server, and is not passed on to it. To allow it, add it to \
                  passthrough.paths."
             ),
-            None => format!("{path} is not passed on to the server: no pattern of passthrough.paths has it."),
+            None => {
+                format!("{path} is not passed on to the server: no pattern of passthrough.paths matches it.")
+            }
         };
         Err(Error::new(Kind::Forbidden, message).code_as("path_not_allowed"))
     }
@@ -63,7 +65,7 @@ pub fn plain(path: &str) -> Result<String, Error> {
         return Err(bad("does not begin with a slash"));
     }
     if has_stray_percent(path) {
-        return Err(bad("has a percent sign without two hexadecimal digits behind it; write %25"));
+        return Err(bad("has a percent sign without two hexadecimal digits after it; write %25"));
     }
     let decoded =
         percent_decode_str(path).decode_utf8().map_err(|_| bad("is not UTF-8 once it is decoded"))?;

@@ -75,7 +75,7 @@ impl PendingResponse {
         let (app, scope, events) = (self.app.clone(), self.scope, self.asks.stream);
         let id = self.transcoder.id().to_owned();
         let Some(keep) = &self.keep else {
-            return Err(Error::new(Kind::Internal, "A background response was not to be kept."));
+            return Err(Error::new(Kind::Internal, "A background response must be stored."));
         };
         if let Some(runs) = app.store.runs() {
             // before its record: a run without a lease is taken for dead

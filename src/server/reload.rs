@@ -43,7 +43,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                 }
                 match upstream.reload(&next.servers) {
                     Ok(()) => tracing::info!(upstreams = next.servers.len(), "configuration read again"),
-                    Err(error) => tracing::error!(error, "the old configuration stays"),
+                    Err(error) => tracing::error!(error, "the configuration stays as it was"),
                 }
                 // what waits for a restart is compared with what is in force
                 let mut next = next;
@@ -52,7 +52,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
             }
             Err(problems) => {
                 for problem in problems {
-                    tracing::error!(%problem, "the configuration is wrong, the old one stays");
+                    tracing::error!(%problem, "the changed configuration is invalid and stays as it was");
                 }
             }
         }

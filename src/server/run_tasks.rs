@@ -164,7 +164,7 @@ impl Share {
             let Some(runs) = app.store.runs() else { return };
             tokio::join!(lease(&app, runs, scope, &id, &run), publish(&app, runs, scope, &id, &run));
             if let Err(error) = runs.release(scope, &id).await {
-                tracing::warn!(%error, "a run's lease could not be given back");
+                tracing::warn!(%error, "a run's lease could not be released");
             }
         });
         Share { task }

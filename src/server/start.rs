@@ -90,7 +90,7 @@ fn app(
     let callers = Callers::of_api(own, hosts, origins);
     if callers.any_origin() {
         tracing::warn!(
-            "cors.origins has \"*\": every web page that is opened where this address is reached may use it"
+            "cors.origins has \"*\": any web page that is opened where this address can be reached may use it"
         );
     }
     let (bytes, timeout) = (config.max_buffered_bytes, config.buffer_timeout);

@@ -145,7 +145,7 @@ impl Form {
             kind if kind == "application/json" || kind.ends_with("+json") => Ok(Form::Whole),
             other => {
                 let message =
-                    format!("The upstream server answered with {other} in place of a chat completion.");
+                    format!("The upstream server answered with {other} instead of a chat completion.");
                 Err(Error::new(Kind::BadGateway, message).detail(StatusCode::OK))
             }
         }

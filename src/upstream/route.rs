@@ -273,7 +273,7 @@ impl Shared {
         let most: usize = candidates.iter().map(|server| server.config.max_waiting).sum();
         let mut waiting = self.waiting();
         if waiting.count() >= most {
-            let message = "Too many requests wait for the upstream server already; try again later.";
+            let message = "Too many requests are already waiting for the upstream server; try again later.";
             let mut error = Error::new(Kind::RateLimited, message);
             error.retry_after = Some(FULL);
             return Err(error);
@@ -316,7 +316,7 @@ fn not_ready(candidates: &[Arc<Server>], limit: Duration, reason: &str) -> Error
     let searched = candidates.iter().any(|server| server.config.url.is_none() && server.address().is_none());
     let message = match searched {
         true => NO_SERVER_FOUND.to_owned(),
-        false => format!("The upstream server is not ready, also not after {} s.", limit.as_secs_f64()),
+        false => format!("The upstream server is still not ready after {} s.", limit.as_secs_f64()),
     };
     Error::new(Kind::Unavailable, message).detail(reason)
 }

@@ -324,7 +324,7 @@ impl SlotCache {
         let begun = Instant::now();
         let server = line.identity().await?;
         let Some(snapshot) = inner.index().find(conversation, &server, asked).cloned() else {
-            tracing::debug!(slot, "its snapshot is of another prompt or server");
+            tracing::debug!(slot, "the snapshot is of another prompt or server");
             return None;
         };
         // a slot of a server that was started anew holds nothing; we would not have heard of that otherwise
@@ -423,7 +423,7 @@ impl SlotClient {
         match answer.await.and_then(|body| serde_json::from_slice(&body).map_err(|error| error.to_string())) {
             Ok(answer) => Some(answer),
             Err(error) => {
-                tracing::debug!(path, error, "the server said nothing of its slots");
+                tracing::debug!(path, error, "the server did not report its slots");
                 None
             }
         }

@@ -93,7 +93,7 @@ def test_each_model_has_its_own_context_and_template(rejoinder, router, binary, 
     assert [item["type"] for item in stream.items()] == ["reasoning"], str(stream)
     wait_until(lambda: catalog(proxy)[THINKER].get("context_window") == 512, 20, f"the context of {THINKER}", proxy.alive)
     said = doctor(binary, router, tmp_path)
-    assert f"{THINKER} (512 tokens" in said and f"{THINKER}: its chat template has no tools" in said, said
+    assert f"{THINKER} (512 tokens" in said and f"{THINKER}: its chat template does not support tools" in said, said
 
     long = {"model": THINKER, "input": "word " * 600}
     status, headers, text = request_json("POST", proxy.base_url + "/responses", long)

@@ -58,7 +58,7 @@ async fn an_answer_is_what_its_bytes_are() {
     let page = answering("200 OK\r\nContent-Type: text/html", b"<html>hello</html>").await;
     let answer = said(&page, false).await;
     assert!(
-        answer.contains("text/html in place of a chat completion") && !answer.contains("hello"),
+        answer.contains("text/html instead of a chat completion") && !answer.contains("hello"),
         "{answer}"
     );
 }

@@ -216,7 +216,7 @@ fn a_problem_of_one_of_several_servers_names_it() {
         ),
         (
             "[[upstream]]\nurl = 'http://a'\n[[upstream]]\nurl = 'http://a/v1'",
-            "x.toml: upstream[1].url: names a server that stands above already",
+            "x.toml: upstream[1].url: names a server that is already listed above",
         ),
         (
             "[[upstream]]\nurl = 'http://127.0.0.1:8081'",
@@ -225,11 +225,11 @@ fn a_problem_of_one_of_several_servers_names_it() {
         ("upstream = ['http://a']", "x.toml: upstream[0]: expected a table, as in [[upstream]]"),
         (
             "[upstream]\nmodels = ['a', '=b']",
-            "x.toml: upstream.models: \"=b\" is no model name; a name, or name=the server's name for it",
+            "x.toml: upstream.models: \"=b\" is not a model name; expected a name, or name=the server's name for it",
         ),
         (
             "[upstream]\nextra_body = { stream = true }",
-            "x.toml: upstream.extra_body: stream is rejoinder's own to write",
+            "x.toml: upstream.extra_body: stream is written by rejoinder itself",
         ),
         ("[upstream]\nmax_in_flight = 0", "x.toml: upstream.max_in_flight: must be at least 1"),
     ];
@@ -305,7 +305,7 @@ port = 1
         r#"x.toml: commit_after: must be longer than zero"#,
         r#"x.toml: heartbeat: expected a duration such as "30s", found 8"#,
         r#"x.toml: lisen: unknown key, did you mean listen?"#,
-        r#"x.toml: upstream.url: expected a URL such as "http://127.0.0.1:8080", it starts with neither http:// nor https://"#,
+        r#"x.toml: upstream.url: expected a URL such as "http://127.0.0.1:8080"; it starts with neither http:// nor https://"#,
         r#"x.toml: upstream.api_key_file: must not be empty"#,
         r#"x.toml: upstream.forward_authorization: expected true or false, found "yes""#,
         r#"x.toml: upstream.connect_timeout: expected a duration such as "30s", found "2 fortnights""#,
@@ -435,7 +435,7 @@ fn bad_urls_are_refused_and_never_repeated() {
         ("http://gpu/#s3cret", "must not have a query (?) or a fragment (#)"),
         (
             "ftp://u:s3cret@gpu",
-            "expected a URL such as \"http://127.0.0.1:8080\", it starts with neither http:// nor https://",
+            "expected a URL such as \"http://127.0.0.1:8080\"; it starts with neither http:// nor https://",
         ),
         ("127.0.0.1:8080", "expected a URL such as \"http://127.0.0.1:8080\" (relative URL without a base)"),
         ("http://u:s3cret@", "expected a URL such as \"http://127.0.0.1:8080\" (empty host)"),
@@ -477,7 +477,7 @@ passthrough.paths = []
     ] {
         let problem = only_problem(&[(&format!("REJOINDER_{name}"), bad)]);
         let entry = bad.rsplit(',').next().unwrap();
-        assert!(problem.contains(&format!("{entry:?} is no ")), "{problem}");
+        assert!(problem.contains(&format!("{entry:?} is not a")), "{problem}");
     }
 }
 

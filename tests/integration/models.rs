@@ -119,7 +119,7 @@ async fn the_doctor_tells_of_each_model_what_is_known() {
     for words in [
         "text (8192 tokens), eyes (65536 tokens), cold (context unknown, not loaded)",
         "! the context of cold is not known",
-        "! text: 8192 tokens of context are few",
+        "! text: a context of 8192 tokens is small",
     ] {
         assert!(text.contains(words), "{words}: {text}");
     }

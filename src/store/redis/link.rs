@@ -224,7 +224,7 @@ impl Connection {
         self.changed.send_replace(());
         // the first, the second, the fourth, ...: a long outage must not fill the log
         if before.checked_ilog2() != lost.checked_ilog2() {
-            tracing::error!(lost, "records were given up: too many wait for the store");
+            tracing::error!(lost, "records were dropped: too many wait for the store");
         }
         kept
     }
@@ -272,7 +272,7 @@ impl Connection {
     }
 
     fn give_up(&self, number: u64, reason: &str) {
-        tracing::error!(reason, "a record that waited for the store was given up");
+        tracing::error!(reason, "a record that waited for the store was dropped");
         let mut shared = self.lock();
         shared.waiting.done(number);
         shared.waiting.lost += 1;
