@@ -28,7 +28,7 @@ const UNIT: usize = 1 << 10;
 pub struct Budget {
     large: Arc<Semaphore>,
     small: Arc<Semaphore>,
-    /// Permits of both.
+    /// All permits of `large` and of `small`, free or taken.
     capacity: [u32; 2],
     timeout: Duration,
     /// Counts requests that found no room in time.
@@ -159,7 +159,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Appends to them.
+    /// The bytes, to be appended to; what is appended is not counted.
     pub fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }

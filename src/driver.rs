@@ -67,7 +67,7 @@ pub struct EventBody {
     out: Vec<u8>,
     /// What of the last write is still to leave.
     pieces: VecDeque<Bytes>,
-    /// Rings when the source has something.
+    /// Set when the source wakes the task.
     called: WakeFlag,
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
     heard: Instant,
@@ -79,9 +79,9 @@ pub struct EventBody {
     timer: Pin<Box<Sleep>>,
     /// Whether the timer has run out.
     due: bool,
-    /// The end of the drain.
+    /// Ready when the drain is over: the stream must end.
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Rings for both.
+    /// Set when the timer or the shutdown wakes the task.
     alarm: WakeFlag,
     ask_again: Option<AskAgain>,
     before_end: Option<BeforeEnd>,
@@ -154,7 +154,7 @@ impl EventBody {
         self.transcoder.end(end, unix, &mut self.out);
     }
 
-    /// Seconds since 1970.
+    /// `now` as Unix time in seconds.
     fn unix(&self, now: Instant) -> u64 {
         let (begun, unix) = self.begun;
         unix + now.duration_since(begun).as_secs()
@@ -352,7 +352,7 @@ impl Drop for EventBody {
     }
 }
 
-/// Seconds since 1970.
+/// The current Unix time in seconds; 0 for a clock that is set before 1970.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -34,7 +34,7 @@ struct Key {
     mac: hmac::Key,
 }
 
-/// Who is asking.
+/// Whoever sends a request, known by its credential headers.
 #[derive(Clone)]
 pub struct Caller {
     keyring: Arc<Keyring>,

@@ -33,7 +33,7 @@ mod platform {
         }
     }
 
-    /// SIGHUP.
+    /// SIGHUP, which asks for the configuration to be read again.
     pub struct Reload(Signal);
 
     impl Reload {
@@ -96,7 +96,7 @@ mod platform {
             Ok(Reload)
         }
 
-        /// Never returns.
+        /// Waits for ever, since there is no such signal.
         pub async fn next(&mut self) {
             std::future::pending().await
         }

@@ -53,7 +53,7 @@ pub enum SseError {
 
 /// Where the bytes come from. A stream of [`Bytes`] is one.
 pub trait Source {
-    /// Why it failed.
+    /// Why reading failed, as the log shows it.
     type Error: Display;
 
     /// Appends what is there to `out`: `Some(Ok(n))` with the number of bytes, `None` at the end.
@@ -101,7 +101,7 @@ struct Parser {
     busy: bool,
 }
 
-/// What comes next.
+/// What the reader finds next.
 enum Next {
     /// The data of an event that needed no parser, in what arrived.
     Plain(Range<usize>),

@@ -37,7 +37,7 @@ pub fn init_logging(log: &LogConfig) {
     };
 }
 
-/// One label.
+/// The single label of a counter.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Kind {
     kind: String,
@@ -46,9 +46,9 @@ pub struct Kind {
 /// What an HTTP answer is counted under.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Answered {
-    /// `responses`, `passthrough`, ...
+    /// The endpoint, such as `responses` or `passthrough`.
     pub endpoint: &'static str,
-    /// The HTTP status.
+    /// The status of the HTTP answer.
     pub status: u16,
 }
 
@@ -61,7 +61,7 @@ pub struct Ended {
     pub stream: &'static str,
 }
 
-/// A server behind.
+/// The label of an upstream server.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Server {
     /// Its URL without user and password.
@@ -127,13 +127,13 @@ pub struct Metrics {
     pub responses: Family<Ended, Counter>,
     /// Bytes of requests that are held.
     pub buffered_bytes: Gauge<i64, AtomicI64>,
-    /// Requests that found no room for theirs.
+    /// Requests that were refused because `max_buffered_bytes` was in use.
     pub over_capacity: Counter,
     /// Streams that are open.
     pub open_streams: Gauge,
     /// 1 while the upstream is ready.
     pub upstream_ready: Gauge<i64, AtomicI64>,
-    /// Where requests went.
+    /// What choosing a server is counted under.
     pub routing: Routing,
     /// 1 while the store can be asked.
     pub store_up: Gauge<i64, AtomicI64>,
@@ -143,7 +143,7 @@ pub struct Metrics {
     pub store_lost_writes: Gauge<i64, AtomicI64>,
     first_event: Histogram,
     duration: Histogram,
-    /// By [`TOKENS`].
+    /// One counter for each of [`TOKENS`].
     tokens: [Counter; 4],
     errors: Family<Kind, Counter>,
     notes: Family<Kind, Counter>,
@@ -233,7 +233,7 @@ impl Metrics {
         self.errors.get_or_create(&Kind { kind: code.to_owned() }).inc();
     }
 
-    /// Counts tokens.
+    /// Adds the token counts of one response.
     pub fn usage(&self, usage: rejoinder_core::Usage) {
         let counts = [usage.input, usage.cached, usage.output, usage.reasoning];
         for (counter, count) in self.tokens.iter().zip(counts) {
@@ -241,17 +241,17 @@ impl Metrics {
         }
     }
 
-    /// Seconds until the upstream answered.
+    /// Records after how many seconds the upstream answered.
     pub fn first_answer(&self, seconds: f64) {
         self.first_event.observe(seconds);
     }
 
-    /// Seconds until a response ended.
+    /// Records after how many seconds a response ended.
     pub fn duration(&self, seconds: f64) {
         self.duration.observe(seconds);
     }
 
-    /// The OpenMetrics text.
+    /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // writing to a String cannot fail

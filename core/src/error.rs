@@ -14,7 +14,7 @@ pub enum Origin {
     Client,
     /// The server behind us failed or refused.
     Upstream,
-    /// We failed.
+    /// Rejoinder itself failed.
     Internal,
 }
 

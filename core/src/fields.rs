@@ -20,7 +20,7 @@ pub fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
 /// Bytes that a field may have which is one word or an id: those are kept beside the request in several places.
 const MOST_WORD: usize = 64 << 10;
 
-/// A word, decoded.
+/// A string of at most 64 KiB, decoded; `None` where it is absent or `null`. `path` names the field in the error.
 pub fn string<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Cow<'a, str>>, Error> {
     let raw = word(raw, path)?;
     raw.map(|raw| json::decode(raw).ok_or_else(|| wrong_type(raw, path, "a string"))).transpose()
@@ -41,7 +41,7 @@ pub fn literal<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a R
     of_type(raw, path, "a string", b"\"")
 }
 
-/// `true` or `false`.
+/// A boolean; `None` where it is absent or `null`. `path` names the field in the error.
 pub fn boolean(raw: Option<&RawValue>, path: &str) -> Result<Option<bool>, Error> {
     Ok(of_type(raw, path, "a boolean", b"tf")?.map(|raw| raw.get() == "true"))
 }

@@ -17,7 +17,7 @@ pub enum ReasoningDisplay {
     Summary,
     /// As `reasoning_text` events and `content` parts.
     Text,
-    /// Not at all.
+    /// The client gets no reasoning.
     Hidden,
 }
 
@@ -63,7 +63,7 @@ pub enum ThinkTags {
     Read,
     /// The prompt ends within a block: so does the text begin.
     Open,
-    /// Text is text.
+    /// Tags are part of the text.
     Off,
 }
 

@@ -1,7 +1,7 @@
 //! Owns the names of the repairs that the model's calls get: each can be switched off, and each is counted. It must not
 //! repair anything.
 
-/// One repair.
+/// A habit of models in writing calls, and its repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quirk {
     /// A Markdown fence around a patch is left out. Codex: "The first line of the patch must be '*** Begin Patch'".
@@ -31,7 +31,7 @@ pub enum Quirk {
 const COUNT: usize = 10;
 
 impl Quirk {
-    /// All of them.
+    /// Every quirk, in the order of their counts.
     pub const ALL: [Quirk; COUNT] = [
         Quirk::PatchFences,
         Quirk::PatchHunkHeaders,
@@ -62,12 +62,12 @@ impl Quirk {
     }
 }
 
-/// How often each was needed.
+/// How often each repair was needed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Repaired([u64; COUNT]);
 
 impl Repaired {
-    /// Counts one more.
+    /// Adds one to the count of a repair.
     pub fn count(&mut self, quirk: Quirk) {
         if let Some(count) = self.0.get_mut(quirk as usize) {
             *count += 1;

@@ -81,7 +81,7 @@ impl Output {
         }
     }
 
-    /// As [`Input::push`].
+    /// Appends its items as the plan reads them, without a copy; see [`Input::push`].
     pub fn push<'a>(&'a self, out: &mut Vec<InputItem<'a>>) {
         static ROLE: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("assistant"));
         push(&self.0, &ROLE, out);

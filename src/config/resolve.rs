@@ -34,10 +34,10 @@ pub struct Resolved {
     flags: Flags,
 }
 
-/// One server behind.
+/// The configuration of one upstream server.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Its effective values.
+    /// The effective values of its `upstream` keys.
     pub config: UpstreamConfig,
     /// The content of its `api_key_file`.
     pub key: Option<SecretString>,
@@ -102,7 +102,7 @@ struct Merged {
 }
 
 impl Merged {
-    /// The defaults alone.
+    /// Merged with no layer yet: the defaults.
     fn new() -> Merged {
         let sources = KEYS.iter().map(|key| (key.name.to_owned(), Source::Default)).collect();
         Merged {

@@ -51,7 +51,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Those of `listen`.
+    /// The rules of the API's address.
     pub fn of_api(listen: SocketAddr, allowed_hosts: &[String], origins: &[String]) -> Callers {
         let elsewhere = !is_loopback(listen.ip());
         Callers {
@@ -63,7 +63,7 @@ impl Callers {
         }
     }
 
-    /// Those of `admin`: probes and scrapers, no page.
+    /// The rules of the admin address: probes and scrapers may call, web pages may not.
     pub fn of_admin(admin: SocketAddr, allowed_hosts: &[String]) -> Callers {
         Callers {
             hosts: Patterns::new(allowed_hosts),
@@ -74,7 +74,7 @@ impl Callers {
         }
     }
 
-    /// Whether every page is let in.
+    /// Whether web pages of every origin may call.
     pub fn any_origin(&self) -> bool {
         self.origins.has("*")
     }

@@ -15,7 +15,7 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Those of `passthrough.paths`.
+    /// The paths that the patterns of `passthrough.paths` match.
     pub fn new(patterns: &[String]) -> Paths {
         let open = patterns.iter().map(|pattern| {
             let pattern = pattern.to_ascii_lowercase();

@@ -24,22 +24,22 @@ use crate::upstream::too_late;
 pub(super) struct PendingResponse {
     pub app: Arc<App>,
     pub asks: Arc<RequestSummary>,
-    /// Whose it is.
+    /// The scope of the caller, under which it is stored.
     pub scope: Scope,
     /// Whether its client wants events.
     pub stream: bool,
-    /// Who asked.
+    /// The client that sent the request.
     pub client: &'static Client,
     pub transcoder: Box<Transcoder>,
-    /// The upstream's answer.
+    /// Resolves to the upstream's answer; nothing is sent before it is polled, and dropping it cancels the request.
     pub sent: PendingAnswer,
-    /// Asks for it once more, in the form that is wanted.
+    /// Asks the upstream again where its text does not match `text.format`.
     pub ask_again: Option<AskAgain>,
     /// When the request came.
     pub begun: Instant,
     /// Longest time until the answer is whole.
     pub timeout: Duration,
-    /// Stores it, where that is wanted.
+    /// Stores the response; `None` where it is not to be stored.
     pub keep: Option<ResponseRecorder>,
 }
 

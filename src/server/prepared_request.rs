@@ -33,7 +33,7 @@ pub struct PreparedRequest {
     pub headers: Arc<Forwarded>,
     body: Bytes,
     wishes: RequestOverrides,
-    /// Who asks.
+    /// The client that sent it.
     pub client: &'static Client,
     pub caller: Arc<Caller>,
     pub asks: Arc<RequestSummary>,

@@ -34,7 +34,7 @@ impl Query {
         found.next().map(|(_, text)| text.as_str()).filter(|text| !text.is_empty())
     }
 
-    /// `true` or `false`.
+    /// A boolean parameter (`true`, `false`, `1`, `0`); `None` where it is absent or empty.
     pub fn boolean(&self, name: &str) -> Result<Option<bool>, Error> {
         match self.text(name) {
             None => Ok(None),
@@ -44,7 +44,7 @@ impl Query {
         }
     }
 
-    /// A whole number within bounds.
+    /// A whole number from `min` to `max`; `None` where it is absent or empty.
     pub fn integer(&self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
         let Some(text) = self.text(name) else { return Ok(None) };
         match text.parse() {

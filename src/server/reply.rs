@@ -28,17 +28,17 @@ pub fn full(
     response
 }
 
-/// A JSON answer.
+/// An answer whose body is JSON text.
 pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody> {
     full(status, "application/json", body)
 }
 
-/// An answer of events, frame by frame.
+/// An answer that streams events; each element is one frame of whole events.
 pub fn events(frames: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
     event_stream(StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync())
 }
 
-/// An answer of events.
+/// An answer that streams events, with the headers that keep proxies from buffering it.
 pub fn event_stream(body: ResponseBody) -> Response<ResponseBody> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -49,7 +49,7 @@ pub fn event_stream(body: ResponseBody) -> Response<ResponseBody> {
     response
 }
 
-/// The same, with what the upstream tells of its limits.
+/// The answer with the upstream's rate limit headers.
 pub fn limited(mut response: Response<ResponseBody>, limits: HeaderMap) -> Response<ResponseBody> {
     response.headers_mut().extend(limits);
     response

@@ -108,7 +108,7 @@ struct Asked<'a> {
     id: &'a HeaderValue,
 }
 
-/// Answers one request.
+/// Answers one request of the API's address, errors included, and writes its access line.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
     let begun = Instant::now();
     let id = request_id(&request);

@@ -36,7 +36,7 @@ pub struct Runs {
     most_of_all: u64,
 }
 
-/// One run.
+/// A response that is generated without the connection that asked for it, and the log of its events.
 pub struct Run {
     log: Mutex<Log>,
     /// Events in the log, and whether the last is there.
@@ -49,7 +49,7 @@ pub struct Run {
 }
 
 impl Runs {
-    /// None. How long and how much of them is kept, the store's settings say.
+    /// No runs yet. The store's settings bound how long and how much of each is kept.
     pub fn new(config: &StoreConfig) -> Runs {
         let weigh = |_: &Key, run: &Arc<Run>| u32::try_from(run.log().bytes).unwrap_or(u32::MAX).max(1024);
         let most_of_all = config.replay_total_bytes as u64;
@@ -88,14 +88,14 @@ impl Runs {
         }
     }
 
-    /// A run of this process.
+    /// The run of that response id, if it runs in this process or ended a short time ago.
     pub fn find(&self, scope: Scope, id: &str) -> Option<Arc<Run>> {
         let key = (scope, Box::from(id));
         let open = lock(&self.open).get(&key).cloned();
         open.or_else(|| self.ended.get(&key))
     }
 
-    /// Whether a run goes on here.
+    /// Whether the response of that id is being generated in this process.
     pub fn is_open(&self, scope: Scope, id: &str) -> bool {
         lock(&self.open).contains_key(&(scope, Box::from(id)))
     }
@@ -105,7 +105,7 @@ impl Runs {
         self.ended.invalidate(&(scope, Box::from(id)));
     }
 
-    /// Begins a run.
+    /// Registers a new run, with an empty log, under its scope and response id.
     pub fn open(&self, key: &Key) -> Arc<Run> {
         let run = Arc::new(Run {
             log: Mutex::default(),
@@ -127,7 +127,7 @@ impl Runs {
         self.count.send_modify(|count| *count -= 1);
     }
 
-    /// Waits until none is open.
+    /// Waits until no run is open; may be dropped at any time.
     pub async fn idle(&self) {
         let mut count = self.count.subscribe();
         let _ = count.wait_for(|count| *count == 0).await;

@@ -141,7 +141,7 @@ impl StoredContext {
         Context { earlier, references, summary: None, strict: self.strict }
     }
 
-    /// Bytes of it.
+    /// Bytes of all that was fetched.
     pub fn bytes(&self) -> usize {
         let turns: usize = self.turns.iter().map(|turn| turn.bytes()).sum();
         let items: usize = self.items.iter().map(|item| item.json.len()).sum();

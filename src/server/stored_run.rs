@@ -73,7 +73,7 @@ pub async fn last_words(app: &App, scope: Scope, id: &str, number: usize) -> Opt
     Some(written)
 }
 
-/// The Response object.
+/// The JSON of the Response object.
 pub fn render(turn: &Turn) -> Vec<u8> {
     let id = turn.id.to_string();
     let output = turn.output.array(&id);

@@ -13,7 +13,7 @@ pub enum Id {
     Response([u8; 16]),
     /// `conv_` and 32 digits.
     Conversation([u8; 16]),
-    /// Any other.
+    /// An id of any other form.
     Other(Box<str>),
 }
 
@@ -41,7 +41,7 @@ impl From<&str> for Id {
     }
 }
 
-/// None at all.
+/// The empty id, which no record has.
 impl Default for Id {
     fn default() -> Id {
         Id::Other(Box::default())

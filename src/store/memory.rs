@@ -23,9 +23,9 @@ const OVERHEAD: usize = 256;
 pub struct Bounds {
     /// Idle time after which a record is gone.
     pub ttl: Duration,
-    /// Most records.
+    /// Largest number of records.
     pub entries: u64,
-    /// Most bytes, counted with the cache's own.
+    /// Largest number of bytes, the cache's own included.
     pub bytes: u64,
 }
 

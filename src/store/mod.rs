@@ -87,7 +87,7 @@ pub trait Store: Send + Sync {
     /// as it is when this one cannot: another replica has taken its run for dead.
     async fn put(&self, scope: Scope, turn: Arc<Turn>) -> Result<(), StoreError>;
 
-    /// The turn of that response id.
+    /// The turn of that response id; `None` if there is none, or it has expired.
     async fn turn(&self, scope: Scope, id: &str) -> Result<Option<Arc<Turn>>, StoreError>;
 
     /// The turns from the beginning of its conversation up to the response `id`; at most `limit` of them.
@@ -99,7 +99,7 @@ pub trait Store: Send + Sync {
     /// Keeps a conversation's head (metadata), in place of an older one; its items stay.
     async fn put_conversation(&self, scope: Scope, head: Conversation) -> Result<(), StoreError>;
 
-    /// A conversation's head.
+    /// A conversation's head; `None` if there is no such conversation, or it has expired.
     async fn conversation(&self, scope: Scope, id: &str) -> Result<Option<Conversation>, StoreError>;
 
     /// Forgets a conversation and its items; false if there was none.
@@ -134,7 +134,7 @@ pub trait Store: Send + Sync {
     /// Removes what has expired, where the store does not do so by itself.
     async fn sweep(&self) {}
 
-    /// How it does.
+    /// Whether it can be asked now, and what waits for it; does not ask it.
     fn health(&self) -> Health {
         Health { up: true, waiting: 0, lost: 0 }
     }

@@ -33,7 +33,7 @@ use super::{Chain, Conversation, Health, Scope, SharedRuns, Store, StoreError, S
 use crate::config::{StoreConfig, redact_url};
 use crate::keyring::Keyring;
 
-/// Records in Redis.
+/// A store in Redis, which several replicas share; dropping it ends its background task.
 pub struct RedisStore {
     link: Arc<Connection>,
     logs: Mutex<Logs>,

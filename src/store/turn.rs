@@ -18,7 +18,7 @@ pub struct Turn {
     pub parent: Option<Id>,
     /// Unix time in seconds.
     pub created_at: u64,
-    /// How it stands.
+    /// Whether it runs or how it ended.
     pub state: TurnState,
     /// Its own input items, as the client sent them; references are resolved.
     #[serde(skip)]
@@ -52,12 +52,12 @@ pub struct Marks {
 pub(super) struct LastUsed(AtomicU64);
 
 impl LastUsed {
-    /// When that was.
+    /// The time of the last use, in milliseconds of the store's clock.
     pub fn at(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// It is `now`.
+    /// Sets the time of the last use.
     pub fn set(&self, now: u64) {
         self.0.store(now, Ordering::Relaxed);
     }
@@ -90,13 +90,13 @@ noted!(LastUsed, Marks);
 pub enum TurnState {
     /// A background run that has not begun.
     Queued,
-    /// It runs.
+    /// It is being generated.
     InProgress,
     /// Ended well, at this Unix time in seconds.
     Completed(u64),
     /// Cut off, for this reason.
     Incomplete(Box<str>),
-    /// Ended badly.
+    /// It failed.
     Failed {
         /// `error.code`
         code: Box<str>,
@@ -139,7 +139,7 @@ pub struct Conversation {
     pub id: Box<str>,
     /// Unix time in seconds.
     pub created_at: u64,
-    /// A JSON object.
+    /// Its `metadata` as JSON text.
     pub metadata: Box<str>,
 }
 

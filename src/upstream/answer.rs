@@ -80,12 +80,12 @@ pub async fn whole(start: Vec<u8>, response: &mut Response, limit: Duration) -> 
     }
 }
 
-/// Silence within an answer, for that time.
+/// The error for an upstream that sent nothing for `silence` within its answer.
 pub fn silent(silence: Duration) -> Error {
     Error::new(Kind::Timeout, format!("The upstream server sent nothing for {} s.", silence.as_secs_f64()))
 }
 
-/// No answer within that time.
+/// The error for an upstream whose answer did not come within `limit`.
 pub fn too_late(limit: Duration) -> Error {
     let message = format!("The upstream server did not answer within {} s.", limit.as_secs_f64());
     Error::new(Kind::Timeout, message)
@@ -110,12 +110,12 @@ async fn collect_on(mut body: Vec<u8>, response: &mut Response, cap: usize) -> R
     Ok(Bytes::from(body))
 }
 
-/// In which form a success comes.
+/// The form of a successful answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// A stream of events.
     Events,
-    /// One JSON text.
+    /// One whole completion as JSON.
     Whole,
 }
 

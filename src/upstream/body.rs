@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use crate::budget::Counted;
 
-/// What is sent.
+/// The bytes of a request body.
 pub enum Body {
-    /// Given away.
+    /// Sent once: the memory is freed when the server has it.
     Own(Counted),
     /// Kept for another try, or for another use.
     Shared(Bytes),

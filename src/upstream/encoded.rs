@@ -45,7 +45,7 @@ impl Encoding {
         }
     }
 
-    /// Undoes it.
+    /// The plain body.
     pub fn decode(self, body: impl AsyncBufRead + Send + 'static) -> Decoded {
         match self {
             Encoding::Gzip => Box::pin(GzipDecoder::new(body)),

@@ -28,7 +28,7 @@ const MOST_CONTEXT: f64 = 4_294_967_296.0;
 pub struct ServerInfo {
     /// Which server it is.
     pub dialect: &'static Dialect,
-    /// Its own version.
+    /// Its version, in its own words.
     pub version: Option<String>,
     /// What is known of its model, where it has one.
     pub traits: Traits,
@@ -36,7 +36,7 @@ pub struct ServerInfo {
     pub slots: Option<u32>,
     /// Whether it serves several models at a time and loads them when they are asked for (llama-server's router mode).
     pub router: bool,
-    /// What it lists.
+    /// The models that it lists.
     pub models: Vec<Model>,
     /// Whether it shows that list only to those who have a key.
     pub locked: bool,
@@ -62,7 +62,7 @@ pub struct Traits {
 /// One model that a server lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
-    /// Its name.
+    /// The name by which requests ask for it.
     pub id: String,
     /// Other names that it answers to.
     pub aliases: Vec<String>,

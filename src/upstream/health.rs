@@ -25,17 +25,17 @@ impl Health {
         self.open_until.is_none_or(|until| until <= now && !self.trial)
     }
 
-    /// A request goes there.
+    /// Notes that a request goes to the server: with the circuit open, as its one trial.
     pub fn begin(&mut self) {
         self.trial = self.open_until.is_some();
     }
 
-    /// Its answer began.
+    /// Closes the circuit: the server's answer to a request began.
     pub fn succeeded(&mut self) {
         *self = Health::default();
     }
 
-    /// The server failed it.
+    /// Notes that the server failed a request: several in a row open the circuit, each time for longer.
     pub fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         self.trial = false;

@@ -49,9 +49,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How one server reads the requests that it is sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
-    /// Where it is.
+    /// The base of its URLs.
     pub address: Address,
-    /// How it reads requests.
+    /// How it reads Chat Completions requests.
     pub dialect: &'static Dialect,
     /// Whether its chat template refuses two messages of one role in a row.
     pub alternate_roles: bool,
@@ -129,11 +129,11 @@ pub struct ServerStatus {
 /// Whether the slots of a server are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saves {
-    /// Not asked for.
+    /// `upstream.slot_save` is off.
     Off,
-    /// As the configuration wants it.
+    /// They are saved, as the configuration asks for.
     On,
-    /// No longer: what is restored is of no use to its model.
+    /// They are no longer saved: its model processes a restored prompt again.
     Useless,
 }
 
@@ -168,7 +168,7 @@ impl Changes {
 }
 
 impl Upstream {
-    /// Servers that nobody has looked at; [`Upstream::watch`] does.
+    /// The configured servers, none probed yet; [`Upstream::watch`] begins to.
     ///
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.
@@ -187,7 +187,8 @@ impl Upstream {
         Ok(Upstream { shared: Arc::new(shared) })
     }
 
-    /// Begins to look at the servers, for ever. `own_port`: where we listen ourselves.
+    /// Probes the servers from now on, in tasks of their own. `own_port`: where we listen, and so no server is searched
+    /// for.
     pub fn watch(&self, own_port: u16) {
         let _ = self.shared.own_port.set(own_port);
         for server in self.shared.servers().iter() {
@@ -195,7 +196,7 @@ impl Upstream {
         }
     }
 
-    /// Looks at every server once.
+    /// Probes every server once.
     pub async fn look(&self) {
         let servers = self.shared.servers();
         futures::future::join_all(servers.iter().map(|server| server.look_once(0))).await;
@@ -346,7 +347,7 @@ impl Upstream {
 /// How long a server's own list of models is waited for.
 const LISTING: Duration = Duration::from_secs(5);
 
-/// One server's `/v1/models`.
+/// The models of one server, from its `/v1/models` and from the configuration.
 pub struct Listing {
     /// Its elements as the server sent them.
     pub elements: Vec<Box<serde_json::value::RawValue>>,

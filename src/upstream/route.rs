@@ -51,7 +51,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// How many wait.
+    /// The number of requests that wait.
     pub fn count(&self) -> usize {
         self.tickets.len()
     }
@@ -63,7 +63,7 @@ impl Waiting {
     }
 }
 
-/// A place in the line; dropped, it is given up.
+/// A place among the requests that wait; dropping it gives it up.
 struct Ticket<'a> {
     shared: &'a Shared,
     number: u64,

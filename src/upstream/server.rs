@@ -43,11 +43,11 @@ pub struct State {
     pub facts: Option<Arc<ServerInfo>>,
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
-    /// Whether any look is over.
+    /// Whether the first probe is over.
     pub looked: bool,
 }
 
-/// One server behind.
+/// One upstream server: what is known of it, and what runs on it.
 pub struct Server {
     /// Never given twice in a process.
     pub id: usize,
@@ -64,7 +64,7 @@ pub struct Server {
     pub warm: Option<Arc<SlotCache>>,
     state: watch::Sender<State>,
     load: Mutex<Load>,
-    /// Asks the watch for a look now.
+    /// Has the watch probe the server now.
     suspected: Notify,
     /// Cancelled when the configuration no longer has it.
     pub removed: CancellationToken,
@@ -79,7 +79,7 @@ struct Load {
 }
 
 impl Server {
-    /// A server that nobody has looked at; [`Server::watch`] does.
+    /// A server that was not probed yet; [`Server::watch`] does so.
     ///
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.

@@ -33,13 +33,13 @@ const GAIN: u64 = 8;
 /// Longest wait for the server to save or load.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// One way to the server.
+/// What a request about slots needs to reach the server.
 #[derive(Clone)]
 pub struct SlotClient {
     pub client: reqwest::Client,
-    /// Base URL.
+    /// The server's base URL.
     pub base: Arc<str>,
-    /// What authorizes us.
+    /// Headers that carry the server's API key.
     pub headers: HeaderMap,
 }
 

@@ -57,9 +57,9 @@ pub enum Entry<'a> {
 pub struct Assistant<'a> {
     /// Texts, one after the other.
     pub text: Vec<Piece<'a>>,
-    /// Reasoning texts, apart.
+    /// Reasoning texts, in order; they are not part of `text`.
     pub reasoning: Vec<Piece<'a>>,
-    /// Calls in order.
+    /// Tool calls, in order, each with its output.
     pub calls: Vec<Call<'a>>,
 }
 
@@ -89,7 +89,7 @@ pub struct Call<'a> {
     pub name: Cow<'a, str>,
     /// A JSON object, as text.
     pub arguments: Piece<'a>,
-    /// `None`: interrupted.
+    /// The output; `None` if the call was interrupted.
     pub output: Option<Vec<Piece<'a>>>,
 }
 
@@ -103,7 +103,7 @@ pub struct Reading<'t> {
     pub earlier: usize,
 }
 
-/// The items, read.
+/// What the items of `input` say, in the form in which chat messages are written.
 #[derive(Debug, Default)]
 pub struct History<'a> {
     /// The conversation, in order.

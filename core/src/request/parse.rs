@@ -69,7 +69,7 @@ pub struct Context<'a> {
 /// A request whose fields are told apart and not yet understood.
 #[derive(Debug)]
 pub struct ParsedRequest<'a> {
-    /// The whole request.
+    /// The JSON text of the whole request.
     pub(crate) text: &'a str,
     pub(crate) request: CreateResponse<'a>,
     /// How much it may hold.

@@ -30,7 +30,7 @@ use crate::wire::request::{
 };
 use crate::{compaction, item_views};
 
-/// A request, understood.
+/// What one create request becomes: the body to send upstream, and what the response says about its request.
 #[derive(Debug)]
 pub struct Plan {
     /// The Chat Completions request, or the upstream's own kind of Responses request, ready to be sent.

@@ -8,9 +8,9 @@ use crate::wire::json::{self, push_number};
 /// How a response stands.
 #[derive(Debug, Clone, Copy)]
 pub enum Status<'a> {
-    /// Not begun.
+    /// A background response that has not begun.
     Queued,
-    /// Not ended.
+    /// The response is being generated.
     InProgress,
     /// Ended well, at this Unix time in seconds.
     Completed(u64),
@@ -81,7 +81,7 @@ pub struct Snapshot<'a> {
     pub id: &'a str,
     /// Unix time in seconds.
     pub created_at: u64,
-    /// How it stands.
+    /// Whether it runs or how it ended.
     pub status: Status<'a>,
     /// The finished items, joined with commas.
     pub output: &'a Text,

@@ -142,7 +142,7 @@ struct Parts {
     count: u64,
 }
 
-/// One open item.
+/// The item in progress: its events from `added` to `done`.
 #[derive(Debug)]
 pub(crate) struct Open {
     /// The open part's family; calls have none.

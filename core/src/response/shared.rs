@@ -22,7 +22,7 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty one.
+    /// An empty text.
     pub const fn new() -> Text {
         Text { own: Vec::new(), shared: Vec::new() }
     }
@@ -95,7 +95,7 @@ impl Text {
         out.extend_from_slice(self.own.get(from..).unwrap_or_default());
     }
 
-    /// All of it.
+    /// The whole text, shared parts included, as one string.
     pub fn into_string(self) -> String {
         let whole = match self.shared.is_empty() {
             true => self.own,

@@ -19,14 +19,14 @@ pub enum Item {
         name: String,
         /// The declared namespace.
         namespace: Option<String>,
-        /// JSON text.
+        /// The arguments as JSON text.
         arguments: String,
     },
-    /// Any other type.
+    /// An item of any other type.
     Own {
-        /// `tool_search_call`, ...
+        /// The item's `type`, such as `tool_search_call`.
         kind: &'static str,
-        /// `tsc_`, ...
+        /// How its id begins, such as `tsc_`.
         prefix: &'static str,
         /// Members beside `id`, `type`, `status` and `call_id`.
         members: Map<String, Value>,

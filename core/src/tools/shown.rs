@@ -9,7 +9,7 @@ use std::borrow::Cow;
 /// A chat function's definition; the name is the table's.
 #[derive(Debug)]
 pub(super) struct Shown<'a> {
-    /// Escaped.
+    /// The description, escaped.
     pub(super) description: Option<Cow<'a, str>>,
     /// Of a freeform tool the syntax and the definition of its grammar, escaped; empty ones without a grammar.
     pub(super) freeform: Option<[Cow<'a, str>; 2]>,

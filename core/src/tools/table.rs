@@ -35,7 +35,7 @@ pub enum Kind {
     Found,
 }
 
-/// One tool.
+/// A declared tool and the chat function that stands for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The chat function's name.
@@ -44,7 +44,7 @@ pub struct Route {
     pub name: String,
     /// The namespace it was declared in.
     pub namespace: Option<String>,
-    /// What it is.
+    /// The kind of tool.
     pub kind: Kind,
     /// Whether a parameter of it is declared `encrypted`: its client hands that on, and must hear that it is plain text.
     pub encrypts: bool,
@@ -70,7 +70,7 @@ pub struct Table {
     pub wrappers: Wrappers,
     /// The tool that runs them.
     pub shell: Option<ShellTool>,
-    /// `tool_choice: none`.
+    /// Whether `tool_choice` is `none`: no tool may be called.
     pub closed: bool,
     /// Repairs that are switched off.
     pub quirks_off: Vec<String>,
@@ -83,7 +83,7 @@ pub enum Called<'a> {
     Tool(&'a Route),
     /// A declared tool outside `tool_choice`.
     Forbidden,
-    /// No declared tool.
+    /// No declared tool has that name.
     Unknown,
 }
 

@@ -21,12 +21,12 @@ impl<'a> Quoted<'a> {
         Quoted { before, json, behind: "}" }
     }
 
-    /// The text itself.
+    /// The JSON text inside, unescaped and without what stands around it.
     pub fn json(&self) -> &'a str {
         self.json
     }
 
-    /// Appends it, escaped.
+    /// Appends the inside of the JSON string that holds it.
     pub fn push(&self, out: &mut Vec<u8>) {
         for text in [self.before, self.json, self.behind] {
             push_escaped(out, text);

@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Byte by byte.
+    /// The same, one byte at a time.
     fn plainly(bytes: &[u8], from: usize) -> Option<usize> {
         let mut escaped = false;
         for (at, byte) in bytes.iter().enumerate().skip(from) {

@@ -32,7 +32,7 @@ pub(super) struct Connection {
 struct Shared {
     state: State,
     waiting: Waiting,
-    /// Connections so far.
+    /// How many connections were made so far: tells a new one from the one that was lost.
     number: u64,
     /// Whether the log says that the store is away.
     told: bool,
@@ -46,7 +46,7 @@ enum State {
 
 /// Why a call has no answer.
 pub(super) enum Failure {
-    /// The connection ended.
+    /// The connection ended before the answer: whether the command was carried out is unknown.
     Dropped(String),
     /// The store cannot serve now.
     Away(String),

@@ -36,7 +36,7 @@ pub(super) fn prefix(scope: Scope, kind: Kind) -> String {
     format!("{PREFIX}{{{}}}:{letter}:", scope.hex())
 }
 
-/// A record's name.
+/// The Redis key of a record.
 pub(super) fn name(scope: Scope, kind: Kind, id: &str) -> String {
     prefix(scope, kind) + id
 }
@@ -99,12 +99,12 @@ impl Codec {
         (known.as_bytes() == parent).then_some(turn)
     }
 
-    /// A conversation's head.
+    /// The bytes of a conversation's head; `None` if it could not be sealed.
     pub(super) fn head(&self, name: &str, head: &Conversation) -> Option<Vec<u8>> {
         self.write(&field(name, HEAD), &[], &serde_json::to_vec(head).ok()?)
     }
 
-    /// The head of a record.
+    /// The conversation's head in these bytes; `None` if they are unreadable or sealed with an unknown key.
     pub(super) fn read_head(&self, name: &str, record: &[u8]) -> Option<Conversation> {
         serde_json::from_slice(&self.read(&field(name, HEAD), 0, record)?).ok()
     }

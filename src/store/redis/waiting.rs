@@ -9,9 +9,9 @@ use crate::store::{Batch, Chain, Conversation, Id, Scope, Turn};
 /// Bounds of what may wait.
 #[derive(Debug, Clone, Copy)]
 pub struct QueueLimits {
-    /// Most writes.
+    /// Largest number of writes.
     pub writes: usize,
-    /// Most bytes of them.
+    /// Largest number of their bytes together.
     pub bytes: usize,
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// One request's place on a server, from its choice to the end of its answer.
 pub struct Lease {
-    /// Where.
+    /// The server whose place it is.
     pub(in crate::upstream) server: Arc<Server>,
     /// Which slot of it, where the choice is ours.
     pub(in crate::upstream) slot: Option<u32>,

@@ -39,7 +39,7 @@ impl Server {
         }
     }
 
-    /// One look now.
+    /// Probes the server once, and announces what it found.
     pub async fn look_once(&self, own_port: u16) {
         let (Looked::Answered(state) | Looked::Silent(state)) = self.look(own_port).await;
         self.announce(state);

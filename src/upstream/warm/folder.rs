@@ -9,7 +9,7 @@ use super::index::{Index, hash, is_ours};
 /// How much of a file is looked at. It begins with the tokens of its prompt: this is room for 250 000.
 const BEGIN: u64 = 1 << 20;
 
-/// The folder.
+/// The folder in which a server saves its slots, shared with it.
 pub struct Folder {
     pub path: PathBuf,
     /// What the names of our files begin with.
@@ -72,7 +72,7 @@ impl Folder {
         tokio::task::spawn_blocking(read).await.ok().flatten()
     }
 
-    /// Removes a file.
+    /// Removes a slot file; a failure is ignored.
     pub async fn remove(&self, file: &str) {
         let path = self.path.join(file);
         let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;

@@ -16,7 +16,7 @@ pub struct Snapshot {
     pub server: String,
     /// What the slot's prompt began with.
     pub prompt: Prompt,
-    /// Tokens in it.
+    /// Tokens of the saved prompt.
     pub tokens: u64,
     /// Length of the file.
     pub bytes: u64,
@@ -177,17 +177,17 @@ impl Index {
         self.useless.iter().any(|known| known == server)
     }
 
-    /// Forgets a file.
+    /// Removes a file's entry; the file itself stays.
     pub fn forget(&mut self, file: &str) {
         self.snapshots.retain(|snapshot| snapshot.file != file);
     }
 
-    /// Whether a file is in use.
+    /// Whether the index has an entry for a file.
     pub fn has(&self, file: &str) -> bool {
         self.snapshots.iter().any(|snapshot| snapshot.file == file)
     }
 
-    /// Forgets the files for which that does not hold.
+    /// Removes the entries of files for which `holds` is false.
     pub fn retain(&mut self, holds: impl Fn(&str) -> bool) {
         self.snapshots.retain(|snapshot| holds(&snapshot.file));
     }
@@ -214,7 +214,7 @@ pub fn is_ours(names: &str, file: &str) -> bool {
     file.starts_with(names) && file.ends_with(SUFFIX)
 }
 
-/// SHA-256 in hex.
+/// The SHA-256 of `bytes` in hexadecimal.
 pub fn hash(bytes: &[u8]) -> String {
     digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
