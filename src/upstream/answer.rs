@@ -22,7 +22,9 @@ const ERROR_BODY: usize = 256 << 10;
 /// What it means that a request got no answer.
 pub fn unreachable(broken: TransportError) -> Error {
     let error = match broken.why {
-        Why::Refused => Error::new(Kind::Unavailable, "The upstream server cannot be reached."),
+        Why::Refused | Why::NoHttp1 => {
+            Error::new(Kind::Unavailable, "The upstream server cannot be reached.")
+        }
         Why::NoDescriptor => Error::no_descriptor(),
         Why::Cut => {
             Error::new(Kind::BadGateway, "The upstream server closed the connection without an answer.")

@@ -1,16 +1,18 @@
-//! Owns the two ways to a server: our own for plain HTTP, where chat requests go straight from and to the task that
-//! wants them, and reqwest for TLS and for all that is not a chat request. It must not know what an answer means.
+//! Owns the two ways to a server: our own HTTP/1.1 client, by which chat requests go straight from and to the task that wants
+//! them, and reqwest for all that is no chat request, and for servers that take more than HTTP/1.1. It must not know what an
+//! answer means.
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use http_body::Body as _;
+use tokio_rustls::rustls::ClientConfig;
 
 use super::body::Body as RequestBody;
 use super::encoded::{self, Arriving, Decoded, Encoding};
@@ -27,13 +29,14 @@ pub struct Client {
     /// For what is no chat request.
     pub general: reqwest::Client,
     connect_timeout: Duration,
-    /// The plain connections, if the server at this base can be spoken to so. The search may find it elsewhere later.
-    plain: Mutex<Option<Plain>>,
+    tls: Option<Arc<ClientConfig>>,
+    /// Our own connections to the server at this base. The search may find it elsewhere later.
+    own: Mutex<Option<Own>>,
 }
 
-struct Plain {
+struct Own {
     base: Arc<str>,
-    /// `None` where it takes more than plain HTTP.
+    /// `None` where it takes more than HTTP/1.1.
     pool: Option<Arc<Pool>>,
 }
 
@@ -47,7 +50,7 @@ pub struct Response {
 }
 
 enum Body {
-    Plain(http1::Body),
+    Own(http1::Body),
     General(reqwest::Body),
     Decoded(Decoded),
     Gone,
@@ -60,9 +63,18 @@ impl Client {
     /// # Errors
     /// When the TLS set-up of the machine cannot be read.
     pub fn new(connect_timeout: Duration, tls: bool) -> Result<Client, String> {
-        let builder = match tls {
-            true => reqwest::Client::builder(),
-            false => reqwest::Client::builder().tls_certs_only([]),
+        let failed = |cause: &dyn std::fmt::Display| format!("cannot set up the HTTP client: {cause}");
+        let tls = match tls {
+            true => Some(http1::tls().map_err(|error| failed(&error))?),
+            false => None,
+        };
+        let builder = match tls.clone() {
+            // the roots are read once for both
+            Some(mut tls) => {
+                tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+                reqwest::Client::builder().tls_backend_preconfigured(tls)
+            }
+            None => reqwest::Client::builder().tls_certs_only([]),
         };
         // its default is 30 s; see http1::keepalive
         #[cfg(any(target_os = "android", target_os = "linux"))]
@@ -77,8 +89,8 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .build()
-            .map_err(|error| format!("cannot set up the HTTP client: {error}"))?;
-        Ok(Client { general, connect_timeout, plain: Mutex::default() })
+            .map_err(|error| failed(&error))?;
+        Ok(Client { general, connect_timeout, tls: tls.map(Arc::new), own: Mutex::default() })
     }
 
     /// Sends a `POST` of JSON and waits for the head of its answer.
@@ -92,9 +104,19 @@ impl Client {
         headers: &[(HeaderName, &HeaderValue)],
         body: RequestBody,
     ) -> Result<Response, TransportError> {
-        if let Some(pool) = self.plain(base) {
-            let http1::Response { told, body } = http1::post(&pool, path, headers, body).await?;
-            return Ok(Response { told, body: Body::Plain(body), looked: false });
+        if let Some(pool) = self.pool(base) {
+            match Box::pin(pool.connection()).await {
+                Ok(connection) => {
+                    let http1::Response { told, body } =
+                        http1::post(&pool, connection, path, headers, body).await?;
+                    return Ok(Response { told, body: Body::Own(body), looked: false });
+                }
+                Err(error) if error.why == Why::NoHttp1 => {
+                    tracing::debug!(cause = error.cause, "the server takes more than HTTP/1.1");
+                    *self.own() = Some(Own { base: base.clone(), pool: None });
+                }
+                Err(error) => return Err(error),
+            }
         }
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
@@ -103,14 +125,18 @@ impl Client {
         Ok(Box::pin(send(request)).await?.into())
     }
 
-    fn plain(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
-        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = plain.as_ref().filter(|known| known.base == *base) {
+    fn pool(&self, base: &Arc<str>) -> Option<Arc<Pool>> {
+        let mut own = self.own();
+        if let Some(known) = own.as_ref().filter(|known| known.base == *base) {
             return known.pool.clone();
         }
-        let pool = Pool::new(base, self.connect_timeout, POOL_IDLE);
-        *plain = Some(Plain { base: base.clone(), pool: pool.clone() });
+        let pool = Pool::new(base, self.connect_timeout, POOL_IDLE, self.tls.as_ref());
+        *own = Some(Own { base: base.clone(), pool: pool.clone() });
         pool
+    }
+
+    fn own(&self) -> MutexGuard<'_, Option<Own>> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,7 +179,7 @@ impl Body {
         out: &mut Vec<u8>,
     ) -> Poll<Option<Result<usize, TransportError>>> {
         let body = match self {
-            Body::Plain(body) => return body.poll_more(cx, out),
+            Body::Own(body) => return body.poll_more(cx, out),
             Body::Decoded(body) => {
                 return encoded::poll_more(body, cx, out).map(|read| match read {
                     Ok(0) => None,

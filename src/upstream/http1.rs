@@ -1,10 +1,15 @@
-//! Owns plain HTTP/1.1 to a server: one exchange at a time on a connection. An answer's body is read in the task that wants it, straight from the socket: a general client's task, channel and
-//! buffers for every stream cost more than the translation (docs/performance.md). It must not know what is exchanged.
+//! Owns HTTP/1.1 to a server, plain or within TLS: one exchange at a time on a connection. The body of a response is read in the
+//! task that wants it, straight from the connection: a general client's task, channel and buffers for every stream cost more
+//! than the translation (docs/performance.md). It must not know what is exchanged.
 
-mod chunked;
+pub mod chunked;
+mod connect;
+mod connection;
 mod gone;
-mod head;
+pub mod head;
 mod pool;
+#[cfg(test)]
+mod scripted;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -16,15 +21,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Buf;
 use http::{HeaderName, HeaderValue, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
 use super::body::Body as RequestBody;
+use connection::Connection;
 use gone::{Gone, LOOK};
 use head::{Arriving, Framing, Head};
 
+pub use connect::{keepalive, tls};
+pub use connection::Stream;
 pub use head::ResponseHead;
-pub use pool::{MOST_KEPT, Pool, keepalive};
+pub use pool::{Lent, MOST_KEPT, Pool};
 
 /// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
 /// holds nothing.
@@ -61,6 +68,8 @@ pub enum Why {
     NoDescriptor,
     /// The connection ended before the answer did.
     Cut,
+    /// The server speaks no HTTP/1.1 over TLS, only another version.
+    NoHttp1,
 }
 
 impl TransportError {
@@ -76,16 +85,18 @@ impl TransportError {
 }
 
 /// A response whose body is still to be read.
-pub struct Response {
+pub struct Response<S: Connection = Stream> {
+    /// What its head says of its answer.
     pub told: ResponseHead,
-    pub body: Body,
+    /// What is read of it from here on.
+    pub body: Body<S>,
 }
 
 /// The rest of a response. Dropped before its end, it closes the connection, which is how a server learns that nobody
 /// listens any more.
-pub struct Body {
+pub struct Body<S: Connection = Stream> {
     /// `None` once the body has ended.
-    exchange: Option<Exchange>,
+    exchange: Option<Exchange<S>>,
     framing: Framing,
     /// Came with the head.
     held: Vec<u8>,
@@ -93,33 +104,30 @@ pub struct Body {
     broken: Option<TransportError>,
 }
 
-struct Exchange {
-    stream: TcpStream,
-    pool: Arc<Pool>,
+struct Exchange<S> {
+    stream: S,
+    pool: Arc<Pool<S>>,
     /// Whether the connection may serve another request.
     keeps: bool,
 }
 
-/// Sends a `POST` of JSON and waits for the head of its response. A kept connection that turns out to be stale, since the
-/// server closed it just then or answers 408, is none of the server's failures: the request is sent on a fresh one.
+/// Sends a `POST` of JSON on this connection and waits for the head of its response. A kept connection that turns out to be
+/// stale, since the server closed it just then or answers 408, is none of the server's failures: the request is sent on a fresh
+/// one.
 ///
 /// # Errors
 /// When the server cannot be reached, or answers with no HTTP response.
-pub async fn post(
-    pool: &Arc<Pool>,
+pub async fn post<S: Connection>(
+    pool: &Arc<Pool<S>>,
+    connection: Lent<S>,
     path: &str,
     headers: &[(HeaderName, &HeaderValue)],
     body: RequestBody,
-) -> Result<Response, TransportError> {
+) -> Result<Response<S>, TransportError> {
     let head = head::request(&pool.authority, [&pool.prefix, path], headers, body.len());
-    let mut kept = pool.take();
+    let Lent { mut stream, mut was_kept } = connection;
     let mut body = Some(body);
     loop {
-        let was_kept = kept.is_some();
-        let stream = match kept.take() {
-            Some(stream) => stream,
-            None => Box::pin(pool.connect()).await?,
-        };
         let mut exchange = Exchange { stream, pool: pool.clone(), keeps: true };
         match exchange.ask(&head, &mut body, was_kept).await {
             Ok((Head { told, framing, keeps }, held)) => {
@@ -128,128 +136,161 @@ pub async fn post(
                 body.end_if_over();
                 return Ok(Response { told, body });
             }
-            Err(broken) if body.is_some() => {
-                tracing::debug!(cause = broken.cause, "a kept connection was stale")
-            }
-            Err(broken) => return Err(broken),
+            Err(Unanswered::Stale(cause)) => tracing::debug!(cause, "a kept connection was stale"),
+            Err(Unanswered::Broken(error)) => return Err(error),
         }
+        stream = Box::pin(pool.connect()).await?;
+        was_kept = false;
     }
 }
 
-impl Exchange {
-    /// Sends a request and reads the head of the response, with what came behind it. `body` is left there where the
-    /// connection `was_kept` and is stale; else it is let go as soon as the server has it, who may think for long.
+/// Why a request has no response.
+enum Unanswered {
+    /// The connection had been closed before the request: it can be sent again.
+    Stale(String),
+    Broken(TransportError),
+}
+
+impl Unanswered {
+    fn broken(cause: impl ToString) -> Unanswered {
+        Unanswered::Broken(TransportError::cut(cause))
+    }
+}
+
+/// What came of a response.
+struct Incoming {
+    begun: Instant,
+    arriving: Arriving,
+    /// Its head, until it is taken.
+    found: Result<Option<Head>, String>,
+}
+
+/// How the sending of a request ended.
+enum Sent {
+    Whole,
+    /// The server answers, or has closed the connection, without the rest.
+    Part,
+    Failed(io::Error),
+}
+
+impl<S: Connection> Exchange<S> {
+    /// Sends a request and reads the head of the response, with what came behind it. `body` is left there while the connection
+    /// `was_kept` and may be stale; else it is let go as soon as the server has it, who may think for long.
     async fn ask(
         &mut self,
         head: &[u8],
         body: &mut Option<RequestBody>,
         was_kept: bool,
-    ) -> Result<(Head, Vec<u8>), TransportError> {
-        let begun = Instant::now();
-        let mut came = Arriving::default();
-        let mut found = Ok(None);
+    ) -> Result<(Head, Vec<u8>), Unanswered> {
+        let mut incoming = Incoming::new();
         let mut gone = Gone::default();
         let mut out = head.chain(body.as_deref().unwrap_or_default());
-        // a server may refuse a request that it has not read to its end
         let sent = loop {
-            let send = poll_fn(|cx| self.poll_send(cx, &mut out, &mut came, &mut found));
+            let send = poll_fn(|cx| self.poll_send(cx, &mut out, &mut incoming));
             match tokio::time::timeout(LOOK, send).await {
-                Ok(sent) => break sent,
-                Err(_) if gone.look(&self.stream).await => break Err(io::ErrorKind::TimedOut.into()),
+                Ok(Ok(true)) => break Sent::Whole,
+                Ok(Ok(false)) => break Sent::Part,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(Unanswered::broken(GONE));
+                }
+                Ok(Err(error)) => break Sent::Failed(error),
+                Err(_) if gone.look(self.stream.socket()).await => return Err(Unanswered::broken(GONE)),
                 Err(_) => {}
             }
         };
-        let whole = !out.has_remaining();
-        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            *body = None;
-            return Err(TransportError::cut(GONE));
-        }
         if !was_kept {
             *body = None;
         }
+        self.read_head(body, sent, incoming, gone).await
+    }
+
+    /// Reads on until the head is there.
+    async fn read_head(
+        &mut self,
+        body: &mut Option<RequestBody>,
+        sent: Sent,
+        mut incoming: Incoming,
+        mut gone: Gone,
+    ) -> Result<(Head, Vec<u8>), Unanswered> {
         loop {
-            if body.is_some() && begun.elapsed() >= STALE {
+            let age = incoming.begun.elapsed();
+            if age >= STALE {
                 *body = None;
             }
-            match found {
-                Err(cause) => {
+            match incoming.take().map_err(Unanswered::broken)? {
+                Some(head) if body.is_some() && head.told.status == StatusCode::REQUEST_TIMEOUT => {
+                    return Err(Unanswered::Stale("answered with 408".to_owned()));
+                }
+                Some(mut head) => {
                     *body = None;
-                    return Err(TransportError::cut(cause));
+                    head.keeps &= matches!(sent, Sent::Whole);
+                    return Ok((head, incoming.arriving.bytes));
                 }
-                Ok(Some(head)) if body.is_some() && head.told.status == StatusCode::REQUEST_TIMEOUT => {
-                    return Err(TransportError::cut("answered with 408"));
-                }
-                Ok(Some(mut head)) => {
-                    *body = None;
-                    head.keeps &= sent.is_ok() && whole;
-                    return Ok((head, came.bytes));
-                }
-                Ok(None) => {}
+                None => {}
             }
-            found = Ok(None);
-            let read = poll_fn(|cx| self.poll_read(cx, |bytes| found = came.add(bytes)));
-            let patience = match body {
-                None => LOOK,
-                Some(_) => STALE.saturating_sub(begun.elapsed()),
-            };
-            let read = match tokio::time::timeout(patience, read).await {
-                Ok(read) => read,
-                Err(_) if body.is_none() && gone.look(&self.stream).await => {
-                    return Err(TransportError::cut(GONE));
+            let patience = if body.is_some() { STALE.saturating_sub(age) } else { LOOK };
+            let read = poll_fn(|cx| self.poll_read(cx, |bytes| incoming.add(bytes)));
+            let ended = match tokio::time::timeout(patience, read).await {
+                Ok(Ok(1..)) => continue,
+                Ok(Ok(0)) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) if body.is_none() && gone.look(self.stream.socket()).await => {
+                    return Err(Unanswered::broken(GONE));
                 }
                 Err(_) => continue,
             };
-            let broken = match read {
-                Ok(0) => sent.err().map_or_else(closed, |error| error.to_string()),
-                Ok(_) => continue,
-                Err(error) => sent.err().unwrap_or(error).to_string(),
+            let cause = match (sent, ended) {
+                (Sent::Failed(error), _) | (_, Some(error)) => error.to_string(),
+                (_, None) => closed(),
             };
-            if !came.bytes.is_empty() || begun.elapsed() >= STALE {
-                *body = None;
-            }
-            return Err(TransportError::cut(broken));
+            let stale = body.is_some() && incoming.is_empty() && incoming.begun.elapsed() < STALE;
+            return Err(if stale { Unanswered::Stale(cause) } else { Unanswered::broken(cause) });
         }
     }
 
-    /// Writes on, until all is written, or the server has refused the request or answers without it. `found`: the head
-    /// of its response, if it came meanwhile; what came behind it is in `came`.
+    /// Writes on, until all is written (true), or the server has refused the request, which it need not have read to its end,
+    /// or answers without it.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut impl Buf,
-        came: &mut Arriving,
-        found: &mut Result<Option<Head>, String>,
-    ) -> Poll<io::Result<()>> {
+        incoming: &mut Incoming,
+    ) -> Poll<io::Result<bool>> {
         let until = out.remaining().saturating_sub(TURN);
-        while out.has_remaining() {
+        loop {
             if out.remaining() <= until && until > 0 {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
-            let filled = out.chunks_vectored(&mut slices);
-            let slices = slices.get(..filled).unwrap_or_default();
-            match Pin::new(&mut self.stream).poll_write_vectored(cx, slices) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => out.advance(written),
+            match self.poll_write(cx, out) {
+                Poll::Ready(Ok(true)) => return Poll::Ready(Ok(true)),
+                Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    let read = ready!(self.poll_read(cx, |bytes| match found {
-                        Ok(Some(_)) => came.bytes.extend_from_slice(bytes),
-                        _ => *found = came.add(bytes),
-                    }))?;
-                    let over = match found {
-                        Ok(Some(head)) => !head.told.status.is_success() || came.bytes.len() > EARLY,
-                        Ok(None) => false,
-                        Err(_) => true,
-                    };
-                    if read == 0 || over {
-                        return Poll::Ready(Ok(()));
+                    let read = ready!(self.poll_read(cx, |bytes| incoming.add(bytes)))?;
+                    if read == 0 || incoming.ends_sending() {
+                        return Poll::Ready(Ok(false));
                     }
                 }
             }
         }
-        Poll::Ready(Ok(()))
+    }
+
+    /// Writes once; whether all is written, and no longer in a buffer of TLS.
+    fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut impl Buf) -> Poll<io::Result<bool>> {
+        let stream = Pin::new(&mut self.stream);
+        if !out.has_remaining() {
+            return stream.poll_flush(cx).map_ok(|()| true);
+        }
+        let mut slices = [IoSlice::new(&[]), IoSlice::new(&[])];
+        let filled = out.chunks_vectored(&mut slices);
+        match ready!(stream.poll_write_vectored(cx, slices.get(..filled).unwrap_or_default()))? {
+            0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => {
+                out.advance(written);
+                Poll::Ready(Ok(false))
+            }
+        }
     }
 
     /// Reads once; 0 at the end of the connection.
@@ -264,7 +305,38 @@ impl Exchange {
     }
 }
 
-impl Body {
+impl Incoming {
+    fn new() -> Incoming {
+        Incoming { begun: Instant::now(), arriving: Arriving::default(), found: Ok(None) }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        match self.found {
+            Ok(Some(_)) => self.arriving.bytes.extend_from_slice(bytes),
+            _ => self.found = self.arriving.add(bytes),
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Head>, String> {
+        std::mem::replace(&mut self.found, Ok(None))
+    }
+
+    /// Whether nothing came.
+    fn is_empty(&self) -> bool {
+        self.arriving.is_empty()
+    }
+
+    /// Whether the server does not want the rest of the request: it refuses it, answers with no HTTP, or goes on without it.
+    fn ends_sending(&self) -> bool {
+        match &self.found {
+            Ok(Some(head)) => !head.told.status.is_success() || self.arriving.bytes.len() > EARLY,
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+}
+
+impl<S: Connection> Body<S> {
     /// Appends what one read brings to `out`: how many bytes, `None` at the end.
     pub fn poll_more(
         &mut self,
@@ -342,8 +414,9 @@ mod tests {
             // the rest of the request stays unread, the connection open
             std::future::pending::<()>().await;
         });
-        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
-        let post = post(&pool, "/", &[], RequestBody::Own(vec![b'x'; 32 << 20].into()));
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5), None).unwrap();
+        let connection = pool.connection().await.unwrap();
+        let post = post(&pool, connection, "/", &[], RequestBody::Own(vec![b'x'; 32 << 20].into()));
         tokio::time::timeout(Duration::from_secs(20), post).await.expect("it is not read for ever")
     }
 

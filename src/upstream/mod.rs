@@ -9,7 +9,7 @@ mod encoded;
 mod exchange;
 mod facts;
 mod health;
-mod http1;
+pub mod http1;
 mod pass;
 mod probe;
 mod route;

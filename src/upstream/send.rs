@@ -282,7 +282,7 @@ impl<'a> Dispatch<'a> {
         let response = match watch.over(sent).await? {
             Err(broken) => {
                 let failure = match broken.why {
-                    Why::Refused => Failure::Refused,
+                    Why::Refused | Why::NoHttp1 => Failure::Refused,
                     // none of the server's doing
                     Why::NoDescriptor => Failure::Final,
                     Why::Cut => Failure::Broke,

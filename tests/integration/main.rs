@@ -20,6 +20,7 @@ mod descriptors;
 mod fixtures;
 mod history;
 mod hostile;
+mod https;
 mod imports;
 mod limits;
 mod log;

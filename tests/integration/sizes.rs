@@ -20,7 +20,6 @@ const EXCEPTIONS: &[&str] = &[
     "core/src/response/transcoder/reconcile.rs: fn write_text",
     "core/src/response/transcoder/text.rs: fn put",
     "core/src/response/transcoder/think.rs: fn read_on",
-    "src/upstream/http1.rs: fn ask",
     "src/upstream/send.rs: fn attempt",
 ];
 

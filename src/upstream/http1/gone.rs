@@ -19,9 +19,13 @@ pub struct Gone {
 }
 
 impl Gone {
-    /// Looks: whether the server has acknowledged nothing for too long.
-    pub async fn look(&mut self, stream: &TcpStream) -> bool {
-        if !table::is_unacknowledged(stream).await {
+    /// Looks: whether the server behind this socket has acknowledged nothing for too long.
+    pub async fn look(&mut self, socket: Option<&TcpStream>) -> bool {
+        let unacknowledged = match socket {
+            Some(socket) => table::is_unacknowledged(socket).await,
+            None => false,
+        };
+        if !unacknowledged {
             self.since = None;
             return false;
         }

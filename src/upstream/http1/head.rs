@@ -16,6 +16,7 @@ const LONGEST: usize = 256 << 10;
 /// What of a response's head says something of its answer.
 #[derive(Debug)]
 pub struct ResponseHead {
+    /// As the server sent it, final.
     pub status: StatusCode,
     /// Its `Content-Type` in lower case, empty without one.
     pub content_type: String,
@@ -30,7 +31,9 @@ pub struct ResponseHead {
 /// What is told of a response before its body.
 #[derive(Debug)]
 pub struct Head {
+    /// What says something of the answer.
     pub told: ResponseHead,
+    /// How its body is read.
     pub framing: Framing,
     /// Whether the connection serves another request behind the body's end.
     pub keeps: bool,
@@ -57,6 +60,7 @@ const LONGEST_LIMIT: usize = 256;
 pub enum Framing {
     /// So many bytes are left.
     Length(u64),
+    /// It comes in chunks that end with one of no bytes.
     Chunked(Chunked),
     /// The connection ends with it.
     Close,
@@ -105,6 +109,11 @@ impl ResponseHead {
 }
 
 impl Arriving {
+    /// Whether nothing came yet.
+    pub fn is_empty(&self) -> bool {
+        self.passed + self.bytes.len() == 0
+    }
+
     /// Adds what was read; the head, once it is there in full. To be called until then.
     ///
     /// # Errors

@@ -1,84 +1,98 @@
-//! Owns the connections to one server: opening them, and keeping them between requests. It must not know what is
+//! Owns the connections to one server between requests: which are kept, and for how long. It must not know what is
 //! exchanged on one.
 
-use std::mem::MaybeUninit;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use http::Uri;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
+use tokio_rustls::rustls::ClientConfig;
 
-use super::{TransportError, Why};
-use crate::descriptors::{self, Use};
+use super::TransportError;
+use super::connect::Connector;
+use super::connection::{Connection, Stream};
 
 /// Most connections to one server that are kept between requests.
 pub const MOST_KEPT: usize = 512;
 
 /// Connections to one server.
-pub struct Pool {
-    host: String,
-    port: u16,
+pub struct Pool<S = Stream> {
     /// As the `Host` header has it.
     pub(super) authority: String,
     /// What stands before every path.
     pub(super) prefix: String,
-    connect_timeout: Duration,
+    open: Open<S>,
     /// How long one is kept for the next request.
     idle_timeout: Duration,
-    idle: Mutex<Idle>,
+    idle: Mutex<Idle<S>>,
 }
 
-#[derive(Default)]
-struct Idle {
+/// Opens another connection.
+type Open<S> = Box<dyn Fn() -> BoxFuture<'static, Result<S, TransportError>> + Send + Sync>;
+
+struct Idle<S> {
     /// The one that was used last at the end.
-    streams: Vec<(TcpStream, Instant)>,
+    streams: Vec<(S, Instant)>,
     /// Whether a task watches over their age.
     watched: bool,
 }
 
+/// A connection for one request.
+pub struct Lent<S = Stream> {
+    pub(super) stream: S,
+    /// Whether it has served a request before, so that the server may have closed it.
+    pub(super) was_kept: bool,
+}
+
 impl Pool {
-    /// Connections to the server at `base`; `None` for what needs more than plain HTTP: TLS, or a user in the URL.
-    pub fn new(base: &str, connect_timeout: Duration, idle_timeout: Duration) -> Option<Arc<Pool>> {
+    /// Connections to the server at `base`; `None` for what this client cannot do: a user in the URL, TLS without `tls`.
+    pub fn new(
+        base: &str,
+        connect_timeout: Duration,
+        idle_timeout: Duration,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Option<Arc<Pool>> {
         let uri: Uri = base.parse().ok()?;
         let authority = uri.authority()?;
-        if uri.scheme_str() != Some("http") || authority.as_str().contains('@') || uri.query().is_some() {
+        if authority.as_str().contains('@') || uri.query().is_some() {
             return None;
         }
-        let host = authority.host();
-        Some(Arc::new(Pool {
-            host: host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
-            authority: authority.as_str().to_owned(),
-            prefix: uri.path().trim_end_matches('/').to_owned(),
-            connect_timeout,
-            idle_timeout,
-            idle: Mutex::default(),
-        }))
+        let connector = Connector::new(&uri, connect_timeout, tls)?;
+        let open = Box::new(move || -> BoxFuture<'static, _> { Box::pin(connector.clone().connect()) });
+        Some(Pool::opening(authority.as_str(), uri.path().trim_end_matches('/'), idle_timeout, open))
+    }
+}
+
+impl<S: Connection> Pool<S> {
+    /// The same with connections that `open` makes.
+    pub(super) fn opening(
+        authority: &str,
+        prefix: &str,
+        idle_timeout: Duration,
+        open: Open<S>,
+    ) -> Arc<Pool<S>> {
+        let (authority, prefix) = (authority.to_owned(), prefix.to_owned());
+        let idle = Mutex::new(Idle { streams: Vec::new(), watched: false });
+        Arc::new(Pool { authority, prefix, open, idle_timeout, idle })
     }
 
-    pub(super) async fn connect(&self) -> Result<TcpStream, TransportError> {
-        let refused = |cause: String| TransportError { why: Why::Refused, cause };
-        let connect = TcpStream::connect((self.host.as_str(), self.port));
-        let stream = match tokio::time::timeout(self.connect_timeout, connect).await {
-            Ok(Ok(stream)) if !descriptors::within(&stream, Use::Upstream) => {
-                return Err(TransportError::no_descriptor());
-            }
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) if descriptors::is_lack(&error) => return Err(TransportError::no_descriptor()),
-            Ok(Err(error)) => return Err(refused(format!("cannot connect: {error}"))),
-            Err(_) => return Err(refused("cannot connect in time".to_owned())),
-        };
-        let set =
-            stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive()));
-        if let Err(error) = set {
-            tracing::debug!(%error, "cannot set the options of a connection");
+    /// A kept connection, else another one.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn connection(&self) -> Result<Lent<S>, TransportError> {
+        match self.take() {
+            Some(stream) => Ok(Lent { stream, was_kept: true }),
+            None => Ok(Lent { stream: self.connect().await?, was_kept: false }),
         }
-        Ok(stream)
+    }
+
+    pub(super) async fn connect(&self) -> Result<S, TransportError> {
+        (self.open)().await
     }
 
     /// A connection that was used before and that the server has not closed.
-    pub(super) fn take(&self) -> Option<TcpStream> {
+    fn take(&self) -> Option<S> {
         let mut idle = self.idle();
         while let Some((stream, since)) = idle.streams.pop() {
             if since.elapsed() >= self.idle_timeout {
@@ -86,14 +100,14 @@ impl Pool {
                 idle.streams.clear();
                 return None;
             }
-            if is_silent(&stream) {
+            if stream.is_silent() {
                 return Some(stream);
             }
         }
         None
     }
 
-    pub(super) fn keep(self: &Arc<Pool>, stream: TcpStream) {
+    pub(super) fn keep(self: &Arc<Pool<S>>, stream: S) {
         let mut idle = self.idle();
         if idle.streams.len() >= MOST_KEPT {
             return;
@@ -117,6 +131,11 @@ impl Pool {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.idle().streams.len()
+    }
+
     /// Closes connections that were idle for too long; whether any is left to watch over.
     fn close_old(&self) -> bool {
         let mut idle = self.idle();
@@ -125,24 +144,9 @@ impl Pool {
         idle.watched
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Idle> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Idle<S>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether neither an end nor bytes that nobody asked for are there. The kernel is asked: what the runtime knows of the
-/// socket may be older than what arrived in it.
-fn is_silent(stream: &TcpStream) -> bool {
-    let peeked = SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]);
-    peeked.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
-/// Has the kernel ask a silent peer whether it is there, and end the connection after half a minute without an answer. A
-/// peer that has no room for more data answers: a living one is never cut. TCP_USER_TIMEOUT would cut it, since that counts
-/// the time until the peer makes room.
-pub fn keepalive() -> TcpKeepalive {
-    let (time, interval) = (Duration::from_secs(15), Duration::from_secs(5));
-    TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(3)
 }
 
 #[cfg(test)]
@@ -182,7 +186,7 @@ mod tests {
                 done.send(()).unwrap();
             }
         });
-        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5), None).unwrap();
         (pool, go, told, count)
     }
 
@@ -198,7 +202,8 @@ mod tests {
 
     async fn ask(pool: &Arc<Pool>) -> (u16, String) {
         let body = RequestBody::Own(b"{}".to_vec().into());
-        let Response { told, mut body } = post(pool, "/", &[], body).await.unwrap();
+        let connection = pool.connection().await.unwrap();
+        let Response { told, mut body } = post(pool, connection, "/", &[], body).await.unwrap();
         let mut read = Vec::new();
         while let Some(more) = std::future::poll_fn(|cx| body.poll_more(cx, &mut read)).await {
             more.unwrap();
@@ -218,7 +223,7 @@ mod tests {
             let (pool, go, told, count) = server(then);
             for n in 1..=20 {
                 assert_eq!(ask(&pool).await, (200, "ok".to_owned()));
-                assert_eq!(pool.idle().streams.len(), 1);
+                assert_eq!(pool.kept(), 1);
                 go.send(()).unwrap();
                 told.recv().unwrap();
                 assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), n);
@@ -255,12 +260,12 @@ mod tests {
     async fn only_so_many_connections_are_kept() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5)).unwrap();
+        let pool = Pool::new(&base, Duration::from_secs(5), Duration::from_secs(5), None).unwrap();
         let mut accepted = Vec::new();
         for _ in 0..MOST_KEPT + 8 {
             pool.keep(pool.connect().await.unwrap());
             accepted.push(listener.accept().unwrap());
         }
-        assert_eq!(pool.idle().streams.len(), MOST_KEPT);
+        assert_eq!(pool.kept(), MOST_KEPT);
     }
 }

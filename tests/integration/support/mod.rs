@@ -1,7 +1,9 @@
 //! Owns what several files of tests share. It must not test anything itself.
 
 pub mod checker;
+pub mod keeping;
 pub mod proxy;
 pub mod redis;
 pub mod replay;
 pub mod store;
+pub mod tls;
