@@ -37,7 +37,7 @@ pub struct Config {
     pub reasoning: ReasoningDisplay,
     /// Whose reasoning is also sealed into `encrypted_content`, which gives it back where a client drops the rest.
     pub seal_reasoning: SealReasoning,
-    /// What becomes of `system` and `developer` messages behind the first turn.
+    /// What becomes of `system` and `developer` messages after the first turn.
     pub developer_messages: DeveloperMessages,
     /// Largest request body in bytes, counted after decompression.
     pub max_body_bytes: usize,
@@ -70,7 +70,7 @@ pub struct Config {
     pub cors: CorsConfig,
     /// What is passed on as it is.
     pub passthrough: PassthroughConfig,
-    /// The server behind; where the file lists several (`[[upstream]]`), what holds for all of them.
+    /// The upstream server; where the file lists several (`[[upstream]]`), the values for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
     pub store: StoreConfig,
@@ -108,7 +108,7 @@ impl Default for PassthroughConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamConfig {
-    /// Base URL as the SDKs take it: with its version, or without, which means `/v1`. Not set, rejoinder looks on 127.0.0.1:8080 and :8000.
+    /// Base URL as the SDKs take it: with its version, or without, which means `/v1`. Where it is not set, rejoinder searches 127.0.0.1:8080 and :8000.
     pub url: Option<String>,
     /// Models it is asked for: `name`, or `name=its own name for it`, where the name `*` is any other; without the list, those that it lists itself.
     pub models: Option<Vec<String>>,
@@ -132,11 +132,11 @@ pub struct UpstreamConfig {
     /// Whether its models take images, where it does not tell.
     pub images: Switch,
     /// Thinking budget in tokens by `reasoning.effort`: `minimal=2048,low=4096`. A request's own
-    /// `X-Rejoinder-Reasoning-Budget-Tokens` header goes before it.
+    /// `X-Rejoinder-Reasoning-Budget-Tokens` header takes precedence.
     pub reasoning_budget_tokens: Option<String>,
     /// Levels of `reasoning.effort` that its model takes, `low,medium,high`; another is sent as the nearest of them.
     pub reasoning_efforts: Option<String>,
-    /// Members that every chat body gets; a request's own value of the same name goes before it.
+    /// Members that every chat body gets; a request's own value of the same name takes precedence.
     pub extra_body: Option<serde_json::Map<String, serde_json::Value>>,
     /// Whether each conversation is held to one slot of a llama-server; off where others use that server directly.
     pub pin_slots: bool,
@@ -168,7 +168,7 @@ pub struct UpstreamConfig {
     /// Longest silence within an upstream body.
     #[serde(with = "humantime_serde")]
     pub idle_timeout: Duration,
-    /// Time between two looks at a ready upstream's health.
+    /// Time between two probes of a ready upstream.
     #[serde(with = "humantime_serde")]
     pub probe_interval: Duration,
 }
@@ -213,7 +213,7 @@ pub struct StoreConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ToolsConfig {
     /// Command that serves web searches through the client's own shell tool, for example `tvly`. A request's own
-    /// `X-Rejoinder-Web-Search-Wrapper` header goes before it.
+    /// `X-Rejoinder-Web-Search-Wrapper` header takes precedence.
     pub web_search_wrapper: Option<String>,
     /// Command that serves file searches in the same way, for example `rg`; header
     /// `X-Rejoinder-File-Search-Wrapper`.

@@ -1,4 +1,4 @@
-//! Owns `rejoinder doctor`: what we see of each server behind, what is wrong there, and what to do about it. It must
+//! Owns `rejoinder doctor`: what each upstream server is, what is wrong there, and what to do about it. It must
 //! not change anything.
 
 use std::fmt::Write;
@@ -9,13 +9,13 @@ use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
 use crate::upstream::{Model, Saves, ServerInfo, ServerStatus, Traits, Upstream};
 
-/// Most models that are told of one by one.
+/// Largest number of models that are listed one by one.
 const SHOWN: usize = 8;
 
-/// Looks at every server once, and says what it saw.
+/// Probes every server once. Returns the report, and whether all is well.
 ///
 /// # Errors
-/// When the look itself cannot be set up.
+/// When no probe can be set up.
 pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -23,8 +23,8 @@ pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let upstream = Upstream::new(resolved, &Metrics::new().routing)?;
     runtime.block_on(async {
-        upstream.look().await;
-        upstream.look_at_saves().await;
+        upstream.probe().await;
+        upstream.read_saves().await;
     });
     Ok(report(&upstream.seen()))
 }
@@ -83,7 +83,7 @@ fn known(facts: &ServerInfo, text: &mut String) {
     }
 }
 
-/// A model with what is told of it alone, where there are several.
+/// A model's name, with what is known of it alone where there are several.
 fn named(facts: &ServerInfo, model: &Model) -> String {
     if facts.models.len() == 1 && !facts.router {
         return model.id.clone();
@@ -119,7 +119,7 @@ fn advise(facts: &ServerInfo, server: &ServerStatus) -> Vec<String> {
 
 /// What keeps agents from working with its models.
 fn advise_on_models(facts: &ServerInfo, advice: &mut Vec<String>) {
-    // of every model that is told of, or of the one that is not
+    // of every model that is listed, or of the one that is not
     let all: Vec<(&str, Traits)> = match facts.models.as_slice() {
         [] | [_] if !facts.router => vec![("", facts.traits)],
         models => models.iter().take(SHOWN).map(|model| (&*model.id, facts.traits_of(&model.id))).collect(),

@@ -173,7 +173,7 @@ impl EventBody {
         }
     }
 
-    /// Moves what is there into the transcoder, a frame at most; whether that was all.
+    /// Moves what has arrived into the transcoder, at most a frame's worth; returns whether that was all.
     fn feed(&mut self, now: Instant) -> bool {
         let unix = self.unix(now);
         while !self.transcoder.ended() && self.out.len() < FRAME {

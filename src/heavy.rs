@@ -19,7 +19,7 @@ static TURNS: LazyLock<Semaphore> =
 
 /// Told of work that is over.
 static OVER: Notify = Notify::const_new();
-/// Bytes from which on what was done is worth a look at the memory that it took.
+/// Bytes from which on the work may leave memory behind that can be given back.
 const NOTABLE: usize = 256 << 10;
 /// Time without such work after which the memory that it took is given back: whoever comes soon would have to map it anew.
 const QUIET: Duration = Duration::from_secs(10);

@@ -84,7 +84,7 @@ pub struct Routing {
 
 impl Routing {
     /// Counts a conversation's request: `hit` went where its cache is, `moved` elsewhere, `new` has none, `side` is
-    /// none of its turns.
+    /// beside its turns.
     pub fn affinity(&self, kind: &str) {
         self.affinity.get_or_create(&Kind { kind: kind.to_owned() }).inc();
     }

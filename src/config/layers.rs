@@ -273,7 +273,7 @@ fn did_you_mean(name: &str, known: impl Iterator<Item = String>) -> String {
             false => closeness,
         }
     };
-    // the first of equals: the server behind is meant more often than the store
+    // the first of equals: the upstream is meant more often than the store
     let scored = known.map(|candidate| (score(&candidate), candidate));
     let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
     match best {

@@ -24,7 +24,7 @@ use crate::keyring::Keyring;
 pub struct Resolved {
     /// The effective values; `upstream.url` has no trailing slash and no `/v1`.
     pub config: Config,
-    /// The servers behind, at least one; only the single server of `[upstream]` may be without a URL.
+    /// The upstream servers, at least one; only the single server of `[upstream]` may be without a URL.
     pub servers: Vec<ServerConfig>,
     /// The keys of `keys_file`, or one of this start's own.
     pub keyring: Arc<Keyring>,
@@ -177,7 +177,7 @@ impl Resolved {
         layers::files(&self.flags).into_iter().chain(keys).collect()
     }
 
-    /// Keys whose values differ from `other`'s, those of the servers behind left out.
+    /// Keys whose values differ from `other`'s, `upstream` keys left out.
     pub fn changed_keys(&self, other: &Resolved) -> Vec<&'static str> {
         let document = |resolved: &Resolved| serde_json::to_value(&resolved.config).unwrap_or_default();
         let (one, two) = (document(self), document(other));
@@ -270,7 +270,7 @@ pub fn redact_url(url: &str) -> String {
     }
 }
 
-/// The checks that look at more than one key.
+/// The checks across several keys.
 struct Checks {
     sources: BTreeMap<String, Source>,
     /// Keys with a problem of their own, which would only cause a second one.

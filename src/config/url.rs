@@ -3,7 +3,7 @@
 
 use reqwest::Url;
 
-/// What a URL of the configuration looks like.
+/// What a URL of the configuration may be.
 pub(super) const A_URL: &str = "a URL such as \"http://127.0.0.1:8080\"";
 
 /// Where the API is below a root that names none.

@@ -203,7 +203,7 @@ pub fn unfit() -> Error {
     Error::new(Kind::UpstreamFailed, "The model's answer does not fit text.format.")
 }
 
-/// What an end of the events means that is none of the response.
+/// Maps the failure of the upstream's event stream to the error that the client gets.
 pub fn broken(error: SseError) -> Error {
     let message = match &error {
         SseError::Transport(_) => "The upstream server closed the connection before its answer was complete.",

@@ -103,7 +103,7 @@ fn is_below(path: &str, above: &str) -> bool {
 /// A path, with all below it, by which a server is managed.
 struct Management {
     path: &'static str,
-    /// Whether to look at it is harmless.
+    /// Whether reading it is harmless.
     readable: bool,
 }
 

@@ -120,7 +120,7 @@ impl PreparedRequest {
     /// Room for what is planned of it, and for `more` bytes; of a small request that was counted with its body.
     ///
     /// # Errors
-    /// 429 where there is none.
+    /// 429 where there is no room in time.
     pub async fn room(&self, app: &App, more: usize) -> Result<Option<Held>, Error> {
         let bytes = self.bytes();
         if bytes <= SMALL {
@@ -192,7 +192,7 @@ impl PreparedRequest {
         }
     }
 
-    /// Plans it once more, with other options, behind the summary if one was made; the body apart from the plan.
+    /// Plans it again with other options, after the summary if one was made. Returns the body apart from the plan.
     pub async fn plan_with(
         &self,
         app: &App,

@@ -8,10 +8,10 @@ use crate::config::Resolved;
 use crate::signals::Reload;
 use crate::upstream::Upstream;
 
-/// Time between two looks at the files: a change is there within a few seconds, without a watcher's dependencies.
+/// Time between two checks of the files: a change is noticed within seconds, without the dependencies of a file watcher.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Reads the configuration again on SIGHUP and whenever one of its files changes, for ever. The servers behind change
+/// Reads the configuration again on SIGHUP and whenever one of its files changes, for ever. The upstream servers change
 /// at once; any other key is named in the log as one that waits for a restart. What is wrong is logged, and everything
 /// stays as it is.
 pub async fn watch(upstream: Upstream, mut current: Resolved) {

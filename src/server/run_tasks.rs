@@ -17,7 +17,7 @@ use crate::driver::EventBody;
 use crate::store::{Batch, Scope, SharedRuns, Turn};
 use rejoinder_core::response::events;
 
-/// Between two looks at a run of another replica's.
+/// Time between two reads of another replica's run.
 const REMOTE_POLL: Duration = Duration::from_millis(100);
 
 /// Sets a body going on its own. `turn`: its record until it has ended, unless the store has it. `abandon`: how

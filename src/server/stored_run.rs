@@ -36,7 +36,7 @@ async fn settle(app: &App, scope: Scope, id: &str) -> Result<Arc<Turn>, Error> {
         Some(runs) => runs.leased(scope, id).await?,
         None => false,
     };
-    // a lease is given back after the last record was written, so this look comes after that one
+    // a lease is released after the last record was written, so this read comes after that
     let turn = app.store.turn(scope, id).await?;
     let turn = turn.ok_or_else(|| not_found(id))?;
     if leased || turn.state.ended() || app.runs.is_open(scope, id) {

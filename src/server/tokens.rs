@@ -106,7 +106,7 @@ fn with_members(object: &[u8], without: &[&str], with: &str) -> Vec<u8> {
 }
 
 async fn ask(app: &App, job: &PreparedRequest, path: &'static str, body: Bytes) -> Result<Value, Error> {
-    // to count is no turn of the conversation
+    // counting is not a turn of the conversation
     let route = Arc::new(Route { side: true, ..Route::clone(&job.route) });
     let body = move |_: &Target| Rendered::Now(Body::Shared(body.clone()));
     let headers = job.headers.clone();

@@ -235,7 +235,7 @@ impl MemoryStore {
         });
     }
 
-    /// Changes a conversation; `None` leaves it as it was. False if there is none.
+    /// Changes a conversation; `None` leaves it as it was. Returns false if there is no such conversation.
     fn change_conversation(
         &self,
         scope: Scope,

@@ -33,11 +33,11 @@ pub fn unreachable(broken: TransportError) -> Error {
     error.detail(broken.cause)
 }
 
-/// What an answer that is no success means. `context`: tokens that one conversation has, if known.
+/// The error for an answer that is not a success. `context`: tokens that one conversation has, if known.
 pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
     let status = response.told.status;
     let retry_after = response.told.retry_after.as_deref().and_then(retry_after);
-    // a body that does not come is no reason to keep the client waiting
+    // the client does not wait for a body that does not come
     let body = tokio::time::timeout(Duration::from_secs(5), collect(&mut response, ERROR_BODY)).await;
     let mut error = match status {
         status if status.is_redirection() => Error::new(

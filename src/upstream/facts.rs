@@ -1,4 +1,4 @@
-//! Owns what a look at a server can teach: which one it is, its models, their limits. It must not ask for any of it.
+//! Owns what a probe of a server can teach: which one it is, its models, their limits. It must not ask for any of it.
 //!
 //! What a server says of itself is bounded, and read leniently: a member in an unknown form is unknown, the others are
 //! still read.
@@ -226,7 +226,7 @@ struct Status {
 }
 
 impl Listing {
-    /// Reads the body of an answer; `None` where it is no list of models.
+    /// Reads the body of an answer; `None` where it is not a list of models.
     pub fn read(body: &[u8]) -> Option<Listing> {
         let data = elements(body)?;
         Some(Listing { data: data.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok()).collect() })
@@ -272,7 +272,7 @@ impl Listed {
     }
 }
 
-/// The elements of a list of models as their server wrote them; `None` where the body is no such list.
+/// The elements of a list of models as their server wrote them; `None` where the body is not such a list.
 pub fn elements(body: &[u8]) -> Option<Vec<Box<RawValue>>> {
     #[derive(Deserialize)]
     struct Object {

@@ -1,4 +1,4 @@
-//! Owns the servers behind us: which there are, where a request goes, how long it waits for one. It must not know
+//! Owns the upstream servers: which there are, where a request goes, how long it waits for one. It must not know
 //! Responses.
 
 mod address;
@@ -43,8 +43,8 @@ pub use route::Route;
 pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, UpstreamResponse, copied};
 pub use server::{ANY, Lease};
 
-/// How long a request waits for the first look to be over.
-const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// How long a request waits for the first probe to be over.
+const FIRST_PROBE: Duration = Duration::from_secs(2);
 
 /// How one server reads the requests that it is sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,14 +109,14 @@ impl Target {
     }
 }
 
-/// What one server looks like from here, for people and metrics.
+/// What is known of one server, for people and metrics.
 #[derive(Debug, Clone)]
 pub struct ServerStatus {
     /// Its URL without user and password.
     pub label: String,
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
-    /// What was learned, if it was ever ready.
+    /// What is known of it, if it was ever ready.
     pub facts: Option<Arc<ServerInfo>>,
     /// Requests that it has now.
     pub in_flight: usize,
@@ -137,7 +137,7 @@ pub enum Saves {
     Useless,
 }
 
-/// The servers behind. Cheap to clone.
+/// The upstream servers. Cheap to clone.
 #[derive(Clone)]
 pub struct Upstream {
     shared: Arc<Shared>,
@@ -159,7 +159,7 @@ struct Changes(Arc<watch::Sender<u64>>);
 
 impl Changes {
     fn tell(&self) {
-        // who waits listens before it looks at what there is: nobody misses what happened before that
+        // who waits subscribes before it reads the state, so that it misses no change
         if self.0.receiver_count() == 0 {
             return;
         }
@@ -197,15 +197,15 @@ impl Upstream {
     }
 
     /// Probes every server once.
-    pub async fn look(&self) {
+    pub async fn probe(&self) {
         let servers = self.shared.servers();
-        futures::future::join_all(servers.iter().map(|server| server.look_once(0))).await;
+        futures::future::join_all(servers.iter().map(|server| server.probe_once(0))).await;
     }
 
     /// Looks up what is known of the servers' saved slots, and changes nothing.
-    pub async fn look_at_saves(&self) {
+    pub async fn read_saves(&self) {
         let servers = self.shared.servers();
-        futures::future::join_all(servers.iter().map(|server| server.look_at_saves())).await;
+        futures::future::join_all(servers.iter().map(|server| server.read_saves())).await;
     }
 
     /// Takes over a new list of servers: those that it leaves out get no new requests and finish what they have,
@@ -251,7 +251,7 @@ impl Upstream {
         if reasons.len() < servers.len() { Ok(()) } else { Err(reasons.join("; ")) }
     }
 
-    /// Every server as it looks now.
+    /// The status of every server now.
     pub fn seen(&self) -> Vec<ServerStatus> {
         let seen = |server: &Arc<Server>| {
             let state = server.state();
@@ -272,21 +272,21 @@ impl Upstream {
         self.shared.waiting().count()
     }
 
-    /// How the server that a request would likely go to reads it. Waits only until every server was looked at once,
+    /// How the server that a request would likely go to reads it. Waits only until every server was probed at once,
     /// and for that not long.
     ///
     /// # Errors
     /// 404 when no server has the model.
     pub async fn likely(&self, route: &Route) -> Result<Target, Error> {
         let servers = self.shared.servers();
-        if !servers.iter().all(|server| server.looked()) {
-            let looks = async {
+        if !servers.iter().all(|server| server.probed()) {
+            let probes = async {
                 for server in servers.iter() {
                     let mut state = server.subscribe();
-                    let _ = state.wait_for(|state| state.looked).await;
+                    let _ = state.wait_for(|state| state.probed).await;
                 }
             };
-            let _ = tokio::time::timeout(FIRST_LOOK, looks).await;
+            let _ = tokio::time::timeout(FIRST_PROBE, probes).await;
         }
         let candidates = self.shared.candidates(&route.model)?;
         let target = self

@@ -98,7 +98,7 @@ impl Upstream {
 }
 
 impl Passed {
-    /// The body, piece by piece, ended by an error at silence of the server's that is too long.
+    /// The body, piece by piece. It ends with an error when the server is silent for `idle_timeout`.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
         let Passed { response, lease } = self;
         let limit = lease.server.config.idle_timeout;
@@ -135,7 +135,7 @@ impl Upload {
         self.begun.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
     }
 
-    /// The pieces of the body, ended by an error at silence of the client's that is too long.
+    /// The pieces of the body. They end with an error when the client is silent for `silence`.
     fn watched<E>(
         self: Arc<Upload>,
         body: impl Stream<Item = Result<Bytes, E>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Owns one look at a server: which one it is, what it can do, whether it can serve. It must not remember anything.
+//! Owns one probe of a server: which one it is, what it can do, whether it can serve. It must not remember anything.
 
 use std::error::Error;
 use std::io;
@@ -14,14 +14,14 @@ use super::address::Address;
 use super::exchange::{self, TransportError, Why};
 use super::facts::{self, Listing, Props, ServerInfo};
 
-/// Longest look at one path.
+/// Longest wait for one path.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest answer that is read, in bytes.
 pub const ANSWER: usize = 4 << 20;
 /// Most models that are loaded at a time and asked for what they can.
 const MOST_LOADED: usize = 16;
 
-/// What a look showed.
+/// What a probe found.
 #[derive(Debug)]
 pub enum ProbeResult {
     /// Nothing there that speaks HTTP, and why.
@@ -42,7 +42,7 @@ struct Answer {
     body: Vec<u8>,
 }
 
-/// Where and with which key to look.
+/// Which server to probe, and with which key.
 pub struct Probe<'a> {
     pub client: &'a reqwest::Client,
     pub address: &'a Address,
@@ -235,7 +235,7 @@ fn is_openai(base: &str) -> bool {
     host.is_some_and(|host| host == "api.openai.com" || host.ends_with(".openai.azure.com"))
 }
 
-/// Which dialect a name of the configuration stands for; `auto` is none.
+/// The dialect that a name of the configuration stands for; `None` for `auto`.
 pub fn chosen(choice: crate::config::DialectChoice) -> Option<&'static Dialect> {
     use crate::config::DialectChoice::{Auto, Generic, LlamaServer, LmStudio, Ollama, OpenAi, Sglang, Vllm};
     match choice {

@@ -228,7 +228,7 @@ impl<'a> Dispatch<'a> {
             return true;
         }
         // what is rare, here and below, has its room only when it comes to that
-        Box::pin(server.look_once(self.shared.own_port.get().copied().unwrap_or_default())).await;
+        Box::pin(server.probe_once(self.shared.own_port.get().copied().unwrap_or_default())).await;
         false
     }
 

@@ -1,4 +1,4 @@
-//! Owns one server behind: what is known of it, what runs on it now, and the watch over both. It must not choose
+//! Owns one upstream server: what is known of it, what runs on it now, and the watch over both. It must not choose
 //! between servers or send chat requests.
 
 mod lease;
@@ -27,14 +27,14 @@ use super::{Changes, Saves, Target, probe};
 use crate::config::{Api, ServerConfig, Switch, UpstreamConfig, read_budgets, read_efforts};
 use crate::telemetry::Routing;
 
-/// Where servers usually listen, looked at in this order when none is named.
+/// Where servers usually listen, probed at in this order when none is named.
 const USUAL: [&str; 2] = ["http://127.0.0.1:8080", "http://127.0.0.1:8000"];
-/// Time between two looks at a server that is not ready.
+/// Time between two probes of a server that is not ready.
 pub const RETRY: Duration = Duration::from_millis(500);
-/// Looks in a row without an answer until a server that was ready is taken for hung: one may be busy for a moment.
+/// Probes in a row without an answer until a server that was ready is taken for hung: one may be busy for a moment.
 const SILENCES: u32 = 2;
 
-/// What the last looks showed.
+/// What the last probes found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Where it is; `None` while the search has found nothing.
@@ -44,7 +44,7 @@ pub struct State {
     /// `Ok`, or why it cannot serve.
     pub ready: Result<(), String>,
     /// Whether the first probe is over.
-    pub looked: bool,
+    pub probed: bool,
 }
 
 /// One upstream server: what is known of it, and what runs on it.
@@ -86,14 +86,14 @@ impl Server {
     pub fn new(configured: &ServerConfig, changes: Changes, metrics: &Routing) -> Result<Server, String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let config = configured.config.clone();
-        // the search looks at plain servers alone
+        // the search probes plain HTTP alone
         let tls = config.url.as_deref().is_some_and(|url| !url.starts_with("http:"));
         let client = Client::new(config.connect_timeout, tls)?;
         let state = State {
             address: config.url.as_deref().map(Address::of),
             facts: None,
-            ready: Err("not looked at yet".to_owned()),
-            looked: false,
+            ready: Err("not probed yet".to_owned()),
+            probed: false,
         };
         let split = |name: &String| match name.split_once('=') {
             Some((client, own)) => (client.trim().to_owned(), own.trim().to_owned()),
@@ -137,7 +137,7 @@ impl Server {
         self.state.send_replace(other.state());
     }
 
-    /// What the last looks showed.
+    /// What the last probes found.
     pub fn state(&self) -> State {
         self.state.borrow().clone()
     }
@@ -147,14 +147,14 @@ impl Server {
         self.state.subscribe()
     }
 
-    /// Whether the last look found it able to serve.
+    /// Whether the last probe found it able to serve.
     pub fn ready(&self) -> bool {
         self.state.borrow().ready.is_ok()
     }
 
-    /// Whether any look is over.
-    pub fn looked(&self) -> bool {
-        self.state.borrow().looked
+    /// Whether the first probe is over.
+    pub fn probed(&self) -> bool {
+        self.state.borrow().probed
     }
 
     /// Where it is; `None` while the search has found nothing.
@@ -172,7 +172,7 @@ impl Server {
         self.address().map_or_else(|| "not found".to_owned(), |address| address.label())
     }
 
-    /// What `models` says of that name.
+    /// How `upstream.models` maps that name.
     pub fn named<'n>(&'n self, model: &'n str) -> Named<'n> {
         let Some(names) = &self.models else { return Named::Open };
         let own =
@@ -278,7 +278,7 @@ impl Server {
     }
 
     /// Looks up what is known of its saved slots, and changes nothing.
-    pub async fn look_at_saves(&self) {
+    pub async fn read_saves(&self) {
         if let (Some(warm), Some(address)) = (&self.warm, self.address()) {
             warm.look(&self.line(address.root, None)).await;
         }
@@ -350,12 +350,12 @@ impl Server {
     // the watch
 }
 
-/// What `models` says of a name.
+/// How `upstream.models` maps a name.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Named<'n> {
-    /// There is no such list.
+    /// `upstream.models` is not set.
     Open,
-    /// It has that name, for this one of the server's own.
+    /// The name stands for this one of the server's own.
     Own(&'n str),
     /// It has `*`, for this one.
     Any(&'n str),

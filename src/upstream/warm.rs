@@ -347,7 +347,7 @@ impl SlotCache {
             return None;
         };
         if (moved.n_restored, moved.n_read) != (snapshot.tokens, snapshot.bytes) {
-            // without the folder this is the first look at it
+            // without the folder it is checked here first
             tracing::warn!(slot, file, "slot file is not the one that was saved; erased from the slot");
             let _ = line.act(slot, "erase", &file).await;
             self.drop_file(inner, &file).await;

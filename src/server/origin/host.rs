@@ -13,7 +13,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Reads what stands in a `Host` header, or behind the scheme of an origin.
+    /// Reads the value of a `Host` header, or what follows the scheme of an origin.
     pub fn read(text: &str) -> Option<Host> {
         let authority: Authority = text.parse().ok().filter(|_| !text.contains('@'))?;
         let name = authority.host().to_ascii_lowercase();

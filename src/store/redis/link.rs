@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// What waits, for a read that looks there first.
+    /// The writes that wait, for a read that checks them first.
     pub(super) fn waiting<T>(&self, read: impl FnOnce(&Waiting) -> Option<T>) -> Option<T> {
         read(&self.lock().waiting)
     }

@@ -79,7 +79,7 @@ impl Codec {
         self.write(name, &header, &body)
     }
 
-    /// The turn of a record; `None` if it is of another version, does not open or is no turn.
+    /// The turn of a record; `None` if it is of another version, does not open or is not a turn.
     pub(super) fn read_turn(&self, name: &str, id: &str, record: &[u8]) -> Option<Turn> {
         let (_, after) = record.split_at_checked(3)?;
         let (length, _) = after.split_first()?;
@@ -156,7 +156,7 @@ impl Codec {
         Some(record)
     }
 
-    /// The body behind a header of that many bytes.
+    /// The body after a header of that many bytes.
     fn read(&self, name: &str, header: usize, record: &[u8]) -> Option<Vec<u8>> {
         let (start, rest) = record.split_at_checked(2)?;
         let body = rest.get(header..)?;

@@ -12,17 +12,17 @@ impl Server {
     pub async fn watch(self: Arc<Server>, own_port: u16) {
         let mut silences = 0;
         loop {
-            let looked = tokio::select! {
-                looked = self.look(own_port) => looked,
+            let probed = tokio::select! {
+                probed = self.probe(own_port) => probed,
                 () = self.removed.cancelled() => return,
             };
             let was_ready = self.ready();
-            let next = match looked {
-                Looked::Silent(_) if was_ready && silences + 1 < SILENCES => {
+            let next = match probed {
+                Probed::Silent(_) if was_ready && silences + 1 < SILENCES => {
                     silences += 1;
                     None
                 }
-                Looked::Silent(state) | Looked::Answered(state) => {
+                Probed::Silent(state) | Probed::Answered(state) => {
                     silences = 0;
                     Some(state)
                 }
@@ -40,12 +40,12 @@ impl Server {
     }
 
     /// Probes the server once, and announces what it found.
-    pub async fn look_once(&self, own_port: u16) {
-        let (Looked::Answered(state) | Looked::Silent(state)) = self.look(own_port).await;
+    pub async fn probe_once(&self, own_port: u16) {
+        let (Probed::Answered(state) | Probed::Silent(state)) = self.probe(own_port).await;
         self.announce(state);
     }
 
-    async fn look(&self, own_port: u16) -> Looked {
+    async fn probe(&self, own_port: u16) -> Probed {
         let named = self.config.url.as_deref();
         let own = format!(":{own_port}");
         let places = named.into_iter().chain(USUAL.into_iter().filter(|_| named.is_none()));
@@ -54,26 +54,26 @@ impl Server {
         let mut silent = false;
         for base in places.filter(|base| named.is_some() || !base.ends_with(&own)) {
             let address = Address::of(base);
-            let look = Probe { client: &self.client.general, address: &address, key: self.key.as_ref() };
-            match look.run().await {
-                ProbeResult::Unseen => return Looked::Answered(before),
+            let probe = Probe { client: &self.client.general, address: &address, key: self.key.as_ref() };
+            match probe.run().await {
+                ProbeResult::Unseen => return Probed::Answered(before),
                 ProbeResult::Absent(reason) => reasons.push(format!("{}: {reason}", redact_url(base))),
                 ProbeResult::Silent(reason) => {
                     silent = true;
                     reasons.push(format!("{}: {reason}", redact_url(base)));
                 }
                 ProbeResult::Loading(reason) => {
-                    return Looked::Answered(State {
+                    return Probed::Answered(State {
                         address: before.address.or(Some(address)),
                         facts: before.facts,
                         ready: Err(reason),
-                        looked: true,
+                        probed: true,
                     });
                 }
                 ProbeResult::Ready(facts) => {
                     let address = if facts.unversioned { address.without_version() } else { address };
                     let (address, facts) = (Some(address), Some(Arc::new(*facts)));
-                    return Looked::Answered(State { address, facts, ready: Ok(()), looked: true });
+                    return Probed::Answered(State { address, facts, ready: Ok(()), probed: true });
                 }
             }
         }
@@ -83,9 +83,9 @@ impl Server {
             address: before.address.filter(|_| kept),
             facts: before.facts.filter(|_| kept),
             ready: Err(reasons.join("; ")),
-            looked: true,
+            probed: true,
         };
-        if silent { Looked::Silent(state) } else { Looked::Answered(state) }
+        if silent { Probed::Silent(state) } else { Probed::Answered(state) }
     }
 
     pub(super) fn announce(&self, next: State) {
@@ -102,7 +102,7 @@ impl Server {
                     let context = facts.and_then(|facts| facts.traits.context).unwrap_or_default();
                     tracing::info!(upstream = %base, dialect, context, "upstream is ready");
                 }
-                Err(reason) if state.ready.is_ok() || !state.looked => {
+                Err(reason) if state.ready.is_ok() || !state.probed => {
                     tracing::warn!(upstream = %base, %reason, "upstream is not ready");
                 }
                 Err(reason) => tracing::debug!(upstream = %base, %reason, "upstream is still not ready"),
@@ -115,20 +115,20 @@ impl Server {
         }
     }
 
-    /// Takes it for unable to serve until a look, which is asked for now, shows otherwise.
+    /// Takes it for unable to serve until a probe, which is asked for now, shows otherwise.
     pub fn suspect(&self, reason: &str) {
         let before = self.state();
-        self.announce(State { ready: Err(reason.to_owned()), looked: true, ..before });
+        self.announce(State { ready: Err(reason.to_owned()), probed: true, ..before });
         self.suspected.notify_one();
     }
 
-    /// Asks for a look now.
+    /// Asks for a probe now.
     pub fn recheck(&self) {
         self.suspected.notify_one();
     }
 }
 
-enum Looked {
+enum Probed {
     Answered(State),
     /// It took the connection, no more.
     Silent(State),

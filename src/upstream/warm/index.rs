@@ -71,7 +71,7 @@ impl<'a> Asked<'a> {
         self.cached
     }
 
-    /// What a snapshot that is taken behind this request is good for.
+    /// The prompt for which a snapshot taken after this request is of use.
     pub fn prompt(&self) -> Prompt {
         Prompt {
             head: self.head.clone(),
