@@ -1,6 +1,7 @@
 //! Owns an upstream that keeps its connections, as servers do: HTTP/1.1 or HTTP/2, plain or within TLS.
 
 use std::convert::Infallible;
+use std::io::{Error, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,8 @@ pub struct Keeping {
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
     going: Arc<AtomicUsize>,
     probes: Arc<AtomicUsize>,
+    /// Whether it closes a connection as the second request arrives on it, beside those that ask what it is.
+    closes: bool,
 }
 
 /// The text of every other answer.
@@ -51,6 +54,15 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 impl Keeping {
     pub async fn start(tls: Option<TlsAcceptor>) -> Keeping {
+        Keeping::listen(tls, false).await
+    }
+
+    /// A plain one that closes each connection as the second request arrives on it.
+    pub async fn closing() -> Keeping {
+        Keeping::listen(None, true).await
+    }
+
+    async fn listen(tls: Option<TlsAcceptor>, closes: bool) -> Keeping {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Keeping {
@@ -59,6 +71,7 @@ impl Keeping {
             connections: Arc::default(),
             going: Arc::default(),
             probes: Arc::default(),
+            closes,
         };
         let own = server.clone();
         tokio::spawn(async move {
@@ -86,46 +99,50 @@ impl Keeping {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, connection: usize) {
         let service = service_fn(move |request| {
             let server = self.clone();
-            async move { Ok::<_, Infallible>(server.answer(request, connection).await) }
+            // an error closes the connection without a word
+            async move {
+                server.answer(request, connection).await.ok_or(Error::from(ErrorKind::ConnectionAborted))
+            }
         });
         let _ =
             auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>, connection: usize) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, connection: usize) -> Option<Response<Body>> {
         let (parts, body) = request.into_parts();
         let line = format!("{} {}", parts.method, parts.uri.path());
         match line.as_str() {
             "GET /props" => {
                 self.probes.fetch_add(1, Ordering::SeqCst);
-                return json(r#"{"default_generation_settings":{"n_ctx":32768},"chat_template":""}"#);
+                return Some(json(r#"{"default_generation_settings":{"n_ctx":32768},"chat_template":""}"#));
             }
-            "GET /health" => return json("{}"),
-            "GET /v1/models" => return json(LISTED),
+            "GET /health" => return Some(json("{}")),
+            "GET /v1/models" => return Some(json(LISTED)),
             _ => {}
+        }
+        if self.closes && self.seen().iter().any(|seen| seen.connection == connection) {
+            return None;
         }
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let seen = Seen { connection, version: parts.version, line: line.clone(), body: body.clone() };
         self.seen.lock().unwrap().push(seen);
         if line != "POST /v1/chat/completions" {
-            return json(&serde_json::json!({"line": line, "bytes": body.len()}).to_string());
+            return Some(json(&serde_json::json!({"line": line, "bytes": body.len()}).to_string()));
         }
         let body = String::from_utf8_lossy(&body);
         if !body.contains("\"stream\":true") {
-            return json(
-                &serde_json::json!({"choices": [{"index": 0, "finish_reason": "stop",
-                "message": {"role": "assistant", "content": TEXT}}]})
-                .to_string(),
-            );
+            let message = serde_json::json!({"role": "assistant", "content": TEXT});
+            let choice = serde_json::json!({"index": 0, "finish_reason": "stop", "message": message});
+            return Some(json(&serde_json::json!({"choices": [choice]}).to_string()));
         }
         if body.contains("endless") {
             let going = Going::new(&self.going);
-            return events(stream::unfold(going, |going| async {
+            return Some(events(stream::unfold(going, |going| async {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 Some((text("a"), going))
-            }));
+            })));
         }
-        events(stream::iter(TEXT.split_inclusive(' ').map(text).chain([STOP.to_owned()])))
+        Some(events(stream::iter(TEXT.split_inclusive(' ').map(text).chain([STOP.to_owned()]))))
     }
 
     /// The chat requests, and those that were passed through.
