@@ -508,7 +508,7 @@ fn answers() {
                 .replace('@', &format!("[{}]", vec![element; (8 << 20) / (element.len() + 1)].join(",")));
             let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
             let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
-            transcoder.hear(
+            transcoder.set_server(
                 native.then(|| ResponsesProfile::of("generic", "http://server")),
                 ThinkTags::Off,
                 false,

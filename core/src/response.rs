@@ -2,6 +2,7 @@
 //! the Response object.
 
 mod argument_scan;
+mod channel;
 mod event_writer;
 pub mod events;
 mod native_items;

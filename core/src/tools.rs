@@ -10,7 +10,7 @@ pub mod search;
 mod shown;
 pub mod table;
 
-pub use choice::Choice;
+pub use choice::{Choice, Mode};
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ use crate::notes::Notes;
 use crate::options::{FoundTools, Wrappers};
 use crate::tools::search::{Search, ShellForm, ShellTool};
 use crate::tools::shown::{Shown, grammar, head};
-use crate::tools::table::{Kind, Table};
+use crate::tools::table::{Freeform, Kind, Table};
 use crate::wire::json::{self, compact};
 use crate::wire::request::{InputItem, Item, Tool};
 use crate::wire::trusted_json;
@@ -363,10 +363,10 @@ impl<'a> Tools<'a> {
                 json::push_string(out, name);
                 out.extend_from_slice(if flat { b"}" } else { b"}}" });
             }
-            Choice::Required | Choice::Function(_) | Choice::Allowed(true) => {
+            Choice::Required | Choice::Function(_) | Choice::Allowed(Mode::Required) => {
                 out.extend_from_slice(b"\"required\"");
             }
-            Choice::Auto | Choice::Allowed(false) => out.extend_from_slice(b"\"auto\""),
+            Choice::Auto | Choice::Allowed(Mode::Auto) => out.extend_from_slice(b"\"auto\""),
             Choice::None => out.extend_from_slice(b"\"none\""),
         }
     }
@@ -377,7 +377,10 @@ fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<Kind> {
     let by_client = || present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
     match kind {
         "function" => Some(Kind::Function),
-        "custom" => Some(Kind::Custom(client::is_patch_tool(name))),
+        "custom" => Some(Kind::Custom(match client::is_patch_tool(name) {
+            true => Freeform::Patch,
+            false => Freeform::Text,
+        })),
         "tool_search" => by_client().then_some(Kind::ToolSearch),
         "local_shell" => Some(Kind::LocalShell),
         "shell" => Some(Kind::Shell),

@@ -73,7 +73,7 @@ impl Answer {
         if let Some(blob) = &self.compaction {
             transcoder.compacted(blob, out);
         }
-        transcoder.hear(self.native, self.think_tags, self.keeps_format);
+        transcoder.set_server(self.native, self.think_tags, self.keeps_format);
         match self.form {
             Form::Events(events) => Some(events),
             Form::Whole(body) => {

@@ -25,7 +25,11 @@ fn many(kind: &str, pieces: usize) {
     let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
     let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
     let native = kind == "native_items";
-    transcoder.hear(native.then(|| ResponsesProfile::of("generic", "http://server")), ThinkTags::Off, false);
+    transcoder.set_server(
+        native.then(|| ResponsesProfile::of("generic", "http://server")),
+        ThinkTags::Off,
+        false,
+    );
     let mut out = Vec::new();
     let call = |index: usize, arguments: &str| {
         let function = json!({"name": "f", "arguments": arguments});

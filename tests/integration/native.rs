@@ -319,8 +319,13 @@ fn reasoning_is_sealed_for_its_client() {
     assert_eq!(response["output"][0]["summary"][0]["text"], "hm, so");
 
     let hidden = json!({"include": ["reasoning.encrypted_content"], "reasoning": {"summary": null}});
-    let (out, response) =
-        told(hidden, &options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), &reasoning_and_text());
-    assert_eq!(response["output"][0]["encrypted_content"], "reasoning:hm, so");
-    assert!(!out.contains("reasoning_summary_text"));
+    // the item ends once with the text behind it, once before: then all of it is told again
+    let (late, mut early) = (reasoning_and_text(), reasoning_and_text());
+    early.swap(2, 3);
+    for events in [late, early] {
+        let (out, response) =
+            told(hidden.clone(), &options(&LLAMA_SERVER, &responses_profile::LLAMA_SERVER), &events);
+        assert_eq!(response["output"][0]["encrypted_content"], "reasoning:hm, so");
+        assert!(!out.contains("reasoning_summary_text"));
+    }
 }

@@ -22,7 +22,7 @@ use crate::request::history::{self, Assistant, Entry, History, Role};
 use crate::request::parse::{Context, ParsedRequest, text};
 use crate::request::plan::text_format::TextForm;
 use crate::tools::table::Table;
-use crate::tools::{Choice, Tools};
+use crate::tools::{Choice, Mode, Tools};
 use crate::wire::json;
 use crate::wire::request::fields as known_fields;
 use crate::wire::request::{
@@ -175,7 +175,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let mut tools = Tools::read(request.tools, items, wrappers, found, limits, &mut self.notes)?;
         tools.table.quirks_off = self.options.quirks_off.to_vec();
         let choice = Choice::read(request.tool_choice, &mut tools.table, limits, &mut self.notes)?;
-        if matches!(choice, Choice::Required | Choice::Allowed(true))
+        if matches!(choice, Choice::Required | Choice::Allowed(Mode::Required))
             && tools.echo == b"[]"
             && !tools.visible()
         {

@@ -4,11 +4,24 @@
 //! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
 //! far is kept in the form in which `done` and the terminal snapshot need it.
 
+mod hosted_item;
 mod item_json;
 
+use crate::response::channel::{Family, OUTPUT_TEXT};
 use crate::response::event_writer::{Events, head, push_text};
 use crate::response::shared::Text;
 use crate::wire::json::{push_literal, push_number};
+
+pub(crate) use crate::response::open_item::hosted_item::HostedItem;
+
+/// How an item ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It is whole.
+    Completed,
+    /// The answer ended inside it.
+    Incomplete,
+}
 
 /// Adds log probabilities to others, joined with commas.
 pub(crate) fn append_logprobs(all: &mut String, new: &str) {
@@ -17,64 +30,6 @@ pub(crate) fn append_logprobs(all: &mut String, new: &str) {
     }
     all.push_str(new);
 }
-
-/// What kinds of text stream in parts, and how their events are called (docs/protocol.md 7).
-#[derive(Debug)]
-pub(crate) struct Family {
-    /// Its part's events: `added` and `done`.
-    part: [&'static str; 2],
-    /// Its text's events: `delta` and `done`.
-    text: [&'static str; 2],
-    index: &'static str,
-    kind: &'static str,
-    field: &'static str,
-    /// Whether its parts stand in the item's `summary`, not in its `content`.
-    summary: bool,
-}
-
-/// They are told apart by their kinds, at every token.
-impl PartialEq for Family {
-    fn eq(&self, other: &Family) -> bool {
-        self.kind == other.kind
-    }
-}
-
-/// A message's text.
-pub(crate) const OUTPUT_TEXT: Family = Family {
-    part: ["response.content_part.added", "response.content_part.done"],
-    text: ["response.output_text.delta", "response.output_text.done"],
-    index: "content_index",
-    kind: "output_text",
-    field: "text",
-    summary: false,
-};
-/// A message's refusal.
-pub(crate) const REFUSAL: Family = Family {
-    part: ["response.content_part.added", "response.content_part.done"],
-    text: ["response.refusal.delta", "response.refusal.done"],
-    index: "content_index",
-    kind: "refusal",
-    field: "refusal",
-    summary: false,
-};
-/// Reasoning shown as its summary.
-pub(crate) const SUMMARY: Family = Family {
-    part: ["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"],
-    text: ["response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"],
-    index: "summary_index",
-    kind: "summary_text",
-    field: "text",
-    summary: true,
-};
-/// Reasoning shown as itself.
-pub(crate) const REASONING_TEXT: Family = Family {
-    part: ["response.content_part.added", "response.content_part.done"],
-    text: ["response.reasoning_text.delta", "response.reasoning_text.done"],
-    index: "content_index",
-    kind: "reasoning_text",
-    field: "text",
-    summary: false,
-};
 
 /// What an open item is.
 #[derive(Debug)]
@@ -95,6 +50,8 @@ pub(crate) enum Kind {
         /// `encrypted_content`
         blob: String,
     },
+    /// An item of a type that the upstream runs by itself.
+    Hosted(HostedItem),
     /// An item of another type, complete as it is.
     Whole {
         /// `tool_search_call`, ...
@@ -223,7 +180,13 @@ impl Open {
     /// Bytes of its texts.
     pub fn held(&self) -> usize {
         let closed = self.said.length() + self.content.json.length() + self.summary.json.length();
-        self.text.len() + self.arguments.length() + closed + self.annotations.len() + self.logprobs.len()
+        let hosted = if let Kind::Hosted(item) = &self.kind { item.len() } else { 0 };
+        self.text.len()
+            + self.arguments.length()
+            + closed
+            + hosted
+            + self.annotations.len()
+            + self.logprobs.len()
     }
 
     /// Opens the next part of `family`, unless it is open.
@@ -281,7 +244,7 @@ impl Open {
 
     /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
     /// `output_text`. A call that was cut off gets no `arguments.done` (docs/protocol.md 7).
-    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, cut: bool) -> (Text, Text) {
+    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, ending: Ending) -> (Text, Text) {
         let text = if events.shares(self.text.len()) { 0 } else { self.text.len() };
         let length = text + self.content.json.copied() + self.summary.json.copied() + 256;
         // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
@@ -290,7 +253,9 @@ impl Open {
         }
         self.end_part(events, out);
         self.arguments = events.text(std::mem::take(&mut self.text));
-        if !cut && let Kind::Call(call) = &self.kind {
+        if ending == Ending::Completed
+            && let Kind::Call(call) = &self.kind
+        {
             let [_, done] = call.events();
             events.write_sharing(out, done, |out, shared| {
                 self.position(out, None);
@@ -301,7 +266,10 @@ impl Open {
                 push_text(out, shared, call.field(), &self.arguments);
             });
         }
-        let status = if cut { "incomplete" } else { "completed" };
+        let status = match ending {
+            Ending::Completed => "completed",
+            Ending::Incomplete => "incomplete",
+        };
         let mut written = None;
         events.write_sharing(out, "response.output_item.done", |out, shared| {
             out.extend_from_slice(b",\"output_index\":");

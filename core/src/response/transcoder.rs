@@ -13,41 +13,37 @@ mod calls;
 mod chunk;
 mod ending;
 mod finish;
-mod hosted_items;
 mod native_events;
-mod parts;
+mod output;
 mod reconcile;
 mod repeat;
 mod text;
 mod text_format;
+mod text_forms;
 mod think;
 mod think_tags;
 
 use crate::error::Error;
 use crate::ids;
 use crate::ids::Ids;
+pub use crate::options::ThinkTags;
 use crate::quirk::Repaired;
 use crate::reply_plan::ReplyPlan;
+use crate::response::channel::Channel;
 use crate::response::event_writer::Events;
 use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
-use crate::response::open_item::{Call, Kind, Open};
+use crate::response::open_item::{Ending, Kind, Open};
 use crate::response::shared::{Shared, Text};
-use crate::response::transcoder::call_slot::{Slot, Stage};
+use crate::response::transcoder::call_slot::Slot;
 use crate::response::transcoder::ending::failed;
 use crate::response::transcoder::finish::Finish;
-use crate::response::transcoder::parts::fingerprint;
 use crate::response::transcoder::repeat::RepeatPath;
-use crate::response::transcoder::text::{Channel, TextChannel, is_blank};
+use crate::response::transcoder::text::{LateText, TextChannel};
 use crate::response::transcoder::text_format::HeldText;
 use crate::response::transcoder::think::Think;
 use crate::response::usage::Usage;
 use crate::responses_profile::ResponsesProfile;
-use crate::sealing::Purpose;
-use crate::tools::custom_input::CustomInput;
-use crate::wire::json;
-
-pub use crate::options::ThinkTags;
 
 static NOTHING: Text = Text::new();
 
@@ -87,9 +83,7 @@ pub struct Transcoder {
     reasoned: Option<u64>,
     /// Annotations that wait for their text.
     annotations: Vec<String>,
-    /// Text that arrived while a call was open whose arguments were not whole.
-    late: Vec<(Channel, String, String)>,
-    late_bytes: usize,
+    late: LateText,
     /// Raw text of the open reasoning item, escaped, where it is to be sealed.
     raw_reasoning: String,
     ids: Ids,
@@ -114,8 +108,8 @@ pub struct Transcoder {
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
-    /// Items of an upstream that speaks Responses itself.
-    mend: NativeItems,
+    /// The items of an upstream that speaks Responses itself.
+    native: NativeItems,
     body: Vec<u8>,
 }
 
@@ -147,8 +141,7 @@ impl Transcoder {
             output_text: Text::new(),
             last: Channel::Text,
             calls: Vec::new(),
-            late: Vec::new(),
-            late_bytes: 0,
+            late: LateText::default(),
             fed: 0,
             most_held: bounds::HELD,
             reasoning: TextChannel::default(),
@@ -169,7 +162,7 @@ impl Transcoder {
             dropped: 0,
             repaired: Repaired::default(),
             again: RepeatPath::default(),
-            mend: NativeItems::default(),
+            native: NativeItems::default(),
             body: Vec::new(),
         }
     }
@@ -263,7 +256,7 @@ impl Transcoder {
 
     /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
     /// `keeps_format`: it was told of a format beside tools, and binds its text to it.
-    pub fn hear(
+    pub fn set_server(
         &mut self,
         native: Option<&'static ResponsesProfile>,
         think_tags: ThinkTags,
@@ -290,8 +283,8 @@ impl Transcoder {
 
     /// Puts a `compaction` item with this blob first: the conversation was summarised before it was answered.
     pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
-        self.begin(Kind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
-        self.close(false, out);
+        self.open_item(Kind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
+        self.close(Ending::Completed, out);
         self.before = self.count;
     }
 
@@ -302,8 +295,8 @@ impl Transcoder {
             return;
         }
         self.calls.iter_mut().for_each(|slot| slot.begin());
-        self.late.clear();
-        self.close(true, out);
+        self.late.take();
+        self.close(Ending::Incomplete, out);
         self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);
     }
 
@@ -340,90 +333,5 @@ impl Transcoder {
                 self.fail(error, out);
             }
         }
-    }
-
-    fn begin(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
-        let wanted = self.mend.wanted.take().filter(|id| id.starts_with(prefix));
-        let id = wanted.unwrap_or_else(|| self.ids.item(prefix));
-        let extra = std::mem::take(&mut self.mend.extra);
-        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
-        self.count += 1;
-    }
-
-    /// Closes the open item. `cut`: the upstream's answer ended inside it.
-    fn close(&mut self, cut: bool, out: &mut Vec<u8>) {
-        let Some(mut open) = self.open.take() else { return };
-        let mut cut = cut;
-        match open.kind {
-            Kind::Call(Call { slot, custom, .. }) => {
-                if let Some(slot) = self.calls.get_mut(slot) {
-                    slot.stage = Stage::Closed;
-                    let tools = &self.plan.tools;
-                    let waiting = slot.release(&open.text, tools, false, &mut self.repaired);
-                    open.delta(&mut self.events, out, &waiting, None);
-                    cut = cut && !slot.complete(&open.text);
-                    let rest = slot.release(&open.text, tools, true, &mut self.repaired);
-                    open.delta(&mut self.events, out, &rest, None);
-                    if let Some(others) = slot.others(&open.text) {
-                        match self.events.enabled {
-                            true => self.dropped += 1,
-                            // the last ones count, and nobody has seen the first
-                            false => open.text = others,
-                        }
-                    }
-                    self.repaired += slot.custom.as_ref().map(CustomInput::repaired).unwrap_or_default();
-                }
-                if !cut && !custom && is_blank(&open.text) {
-                    open.delta(&mut self.events, out, "{}", None);
-                }
-            }
-            Kind::Held { slot: at } => {
-                if let Some(slot) = self.calls.get_mut(at) {
-                    slot.stage = Stage::Closed;
-                    let complete = slot.complete(&open.text);
-                    let rest = slot.release(&open.text, &self.plan.tools, true, &mut self.repaired);
-                    open.delta(&mut self.events, out, &rest, None);
-                    cut = cut && !complete && !slot.complete(&open.text);
-                    if let Some(others) = slot.others(&open.text) {
-                        open.text = others;
-                    }
-                }
-                self.end_held(at, &open.text, cut, out);
-                match self.open.take() {
-                    Some(held) => open = held,
-                    None => return,
-                }
-            }
-            Kind::Whole { .. } | Kind::Compaction { .. } => {}
-            Kind::Reasoning => {
-                let rest = self.flow(Channel::Reasoning).seam.flush();
-                if self.plan.seals_reasoning {
-                    self.raw_reasoning.push_str(rest);
-                }
-                if open.has_part() {
-                    open.delta(&mut self.events, out, rest, None);
-                }
-                open.sealed = self.seal_reasoning();
-                self.reasoned = Some(fingerprint(&open.text));
-            }
-            Kind::Message => self.pay(&mut open, out),
-        }
-        let (item, said) = open.end(&mut self.events, out, cut);
-        self.output_text.append(said);
-        self.put_item(item);
-    }
-
-    /// Adds a finished item.
-    fn put_item(&mut self, item: Text) {
-        if !self.items.is_empty() {
-            self.items.push(b",");
-        }
-        self.items.append(item);
-    }
-
-    fn seal_reasoning(&mut self) -> Option<String> {
-        let raw = std::mem::take(&mut self.raw_reasoning);
-        let seal = self.plan.seal.as_ref().filter(|_| self.plan.seals_reasoning && !raw.is_empty())?;
-        seal.seal(Purpose::Reasoning, &json::unescape(&raw)?)
     }
 }

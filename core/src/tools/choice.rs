@@ -23,8 +23,17 @@ pub enum Choice {
     Required,
     /// It must call this function.
     Function(String),
-    /// It may (or, if true, must) call an allowed one; the table says which are.
-    Allowed(bool),
+    /// It may or must call an allowed one; the table says which are.
+    Allowed(Mode),
+}
+
+/// `mode` of a choice of allowed tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It may call one.
+    Auto,
+    /// It must call one.
+    Required,
 }
 
 const PATH: &str = "tool_choice";
@@ -97,9 +106,9 @@ impl Choice {
     /// A choice among a list of tools.
     fn allowed(choice: &ToolChoice<'_>, table: &mut Table, limits: &Limits) -> Result<Choice, Error> {
         let mode = string(choice.mode, "tool_choice.mode")?;
-        let required = match mode.as_deref() {
-            None | Some("auto") => false,
-            Some("required") => true,
+        let mode = match mode.as_deref() {
+            None | Some("auto") => Mode::Auto,
+            Some("required") => Mode::Required,
             Some(other) => {
                 return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
             }
@@ -121,7 +130,7 @@ impl Choice {
         for (route, allowed) in table.routes.iter_mut().zip(allowed) {
             route.allowed = allowed;
         }
-        Ok(Choice::Allowed(required))
+        Ok(Choice::Allowed(mode))
     }
 }
 

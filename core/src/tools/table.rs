@@ -19,8 +19,8 @@ use crate::tools::search::{Search, ShellTool};
 pub enum Kind {
     /// `function_call`
     Function,
-    /// `custom_tool_call`; true: its input is a patch.
-    Custom(bool),
+    /// `custom_tool_call`
+    Custom(Freeform),
     /// `tool_search_call`
     ToolSearch,
     /// `local_shell_call`
@@ -33,6 +33,15 @@ pub enum Kind {
     Search(Search),
     /// A call of a tool that was found later, by its name.
     Found,
+}
+
+/// What the input of a custom tool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Freeform {
+    /// Any text.
+    Text,
+    /// A patch, in the form of Codex's `apply_patch`.
+    Patch,
 }
 
 /// A declared tool and the chat function that stands for it.

@@ -50,6 +50,19 @@ pub fn trim(text: &str) -> &str {
     trim_end(trim_start(text))
 }
 
+/// Whether an escaped text is white space alone.
+pub fn is_blank(escaped: &str) -> bool {
+    let mut bytes = escaped.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b' ' => {}
+            b'\\' if matches!(bytes.next(), Some(b'n' | b'r' | b't')) => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

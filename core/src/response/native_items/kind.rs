@@ -1,4 +1,4 @@
-//! Owns the words for what a native event is about: which sort of item, which of its texts. It must not remember anything.
+//! Owns the words for what a native event is about: which kind of item, and how far it is. It must not remember anything.
 
 use crate::wire::json;
 use crate::wire::native_event::{Event, Part};
@@ -6,30 +6,34 @@ use crate::wire::request::fields;
 
 /// What an item is, as far as its stream is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ItemKind {
+pub(crate) enum ItemKind {
+    /// `message`
     Message,
+    /// `reasoning`
     Reasoning,
-    /// `function_call`; true: `custom_tool_call`.
-    Call(bool),
+    /// `function_call`
+    FunctionCall,
+    /// `custom_tool_call`
+    CustomToolCall,
     /// A type that the upstream runs by itself (`web_search_call`, `mcp_call`, ...): passed on whole.
-    Own,
+    Hosted,
 }
 
 impl ItemKind {
-    /// Of an item's `type`.
-    pub fn of(kind: &str) -> ItemKind {
-        match kind {
+    /// By an item's `type`.
+    pub fn of(type_name: &str) -> ItemKind {
+        match type_name {
             "message" => ItemKind::Message,
             "reasoning" => ItemKind::Reasoning,
-            "function_call" => ItemKind::Call(false),
-            "custom_tool_call" => ItemKind::Call(true),
-            _ => ItemKind::Own,
+            "function_call" => ItemKind::FunctionCall,
+            "custom_tool_call" => ItemKind::CustomToolCall,
+            _ => ItemKind::Hosted,
         }
     }
 
-    /// Of the item that an event of this type is about.
-    pub fn of_event(kind: &str, event: &Event<'_>) -> ItemKind {
-        match subject(kind) {
+    /// By the type of an event about the item.
+    pub fn of_event(event_type: &str, event: &Event<'_>) -> ItemKind {
+        match subject(event_type) {
             "output_text" | "refusal" => ItemKind::Message,
             "content_part" => {
                 let part: Part<'_> = event.part.and_then(fields).unwrap_or_default();
@@ -38,48 +42,33 @@ impl ItemKind {
                 if reasoning { ItemKind::Reasoning } else { ItemKind::Message }
             }
             name if name.starts_with("reasoning") => ItemKind::Reasoning,
-            "function_call_arguments" => ItemKind::Call(false),
-            "custom_tool_call_input" => ItemKind::Call(true),
-            _ => ItemKind::Own,
+            "function_call_arguments" => ItemKind::FunctionCall,
+            "custom_tool_call_input" => ItemKind::CustomToolCall,
+            _ => ItemKind::Hosted,
         }
     }
-}
 
-/// Which text of an item a piece belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Text {
-    Output,
-    Refusal,
-    Raw,
-    Summary,
-}
-
-impl Text {
-    /// Of a part's `type`.
-    pub fn of_part(kind: &str) -> Option<Text> {
-        Some(match kind {
-            "output_text" | "text" => Text::Output,
-            "refusal" => Text::Refusal,
-            "reasoning_text" => Text::Raw,
-            "summary_text" => Text::Summary,
-            _ => return None,
-        })
+    /// Whether the client executes it.
+    pub fn is_call(self) -> bool {
+        matches!(self, ItemKind::FunctionCall | ItemKind::CustomToolCall)
     }
 }
 
-/// Where a piece of text goes.
-#[derive(Debug, PartialEq, Eq)]
-pub enum PartMatch {
-    /// On with the open part.
-    Same,
-    /// A part begins.
-    New,
-    /// Its part is closed.
-    Late,
+/// How far its upstream is with an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Progress {
+    /// An event is about it, and none announced it.
+    Mentioned,
+    /// `response.output_item.added` announced it.
+    Announced,
+    /// `response.output_item.done` ended it.
+    Completed,
+    /// The same, with the status `incomplete`.
+    Incomplete,
 }
 
 /// What an event is about, by its type: `output_text` of `response.output_text.delta`.
-pub fn subject(kind: &str) -> &str {
-    let name = kind.strip_prefix("response.").unwrap_or(kind);
+pub(super) fn subject(event_type: &str) -> &str {
+    let name = event_type.strip_prefix("response.").unwrap_or(event_type);
     name.split('.').next().unwrap_or(name)
 }

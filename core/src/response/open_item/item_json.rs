@@ -1,7 +1,8 @@
 //! Owns the JSON of an item and of its parts.
 
+use crate::response::channel::{Family, OUTPUT_TEXT};
 use crate::response::event_writer::push_text;
-use crate::response::open_item::{Family, Kind, OUTPUT_TEXT, Open};
+use crate::response::open_item::{Kind, Open};
 use crate::response::shared::{Shared, Text};
 use crate::wire::json::{push_literal, push_string};
 
@@ -28,6 +29,9 @@ impl Open {
     }
 
     pub(super) fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
+        if let Kind::Hosted(item) = &self.kind {
+            return item.write(out, &self.id, status);
+        }
         out.extend_from_slice(b"{\"id\":");
         push_literal(out, &self.id);
         out.extend_from_slice(b",\"type\":");
@@ -57,6 +61,8 @@ impl Open {
             Kind::Call(_) | Kind::Held { .. } => "function_call",
             Kind::Compaction { .. } => "compaction",
             Kind::Whole { kind, .. } => kind,
+            // it has its own
+            Kind::Hosted(_) => "",
         }
     }
 
@@ -93,7 +99,7 @@ impl Open {
                     out.extend_from_slice(b",\"encrypted_function_args\":[]");
                 }
             }
-            Kind::Held { .. } | Kind::Compaction { .. } => {}
+            Kind::Held { .. } | Kind::Compaction { .. } | Kind::Hosted(_) => {}
             Kind::Whole { call_id, members, .. } => {
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, call_id);

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::response::channel::Channel;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::text::Channel;
 use crate::wire::json::{self, compact, decode, members};
 use crate::wire::trusted_json::{fields, first_elements};
 

@@ -31,7 +31,7 @@ impl Slot {
         repaired: &mut Repaired,
     ) -> String {
         if last {
-            self.waiting.push_str(self.seam.flush());
+            self.waiting.push_str(self.surrogates.flush());
         }
         let text = self.reveal(sent, table, last, repaired);
         let Some(custom) = &mut self.custom else { return text };

@@ -38,7 +38,7 @@ impl Transcoder {
             self.calls.iter().map(|slot| slot.waiting.len() + slot.name.len() + slot.id.len()).sum();
         let open = self.open.as_ref().map_or(0, crate::response::transcoder::Open::held);
         let held = self.held.as_deref().map_or(0, HeldText::length);
-        finished + calls + open + held + self.late_bytes + self.mend.held()
+        finished + calls + open + held + self.late.held() + self.native.held()
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
         let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
         transcoder.most_held = LIMIT;
-        transcoder.hear(
+        transcoder.set_server(
             native.then(|| ResponsesProfile::of("generic", "http://server")),
             ThinkTags::Off,
             false,

@@ -17,7 +17,7 @@ pub(super) struct Slot {
     pub(super) name: String,
     /// Escaped arguments that have not been sent.
     pub(super) waiting: String,
-    pub(super) seam: SurrogateJoiner,
+    pub(super) surrogates: SurrogateJoiner,
     pub(super) scan: Scan,
     pub(super) form: Form,
     /// Whether each piece of the arguments repeats all before it.

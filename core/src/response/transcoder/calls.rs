@@ -3,16 +3,16 @@
 
 use crate::ids;
 use crate::quirk::Quirk;
-use crate::response::open_item::{Call, Kind, Open};
+use crate::response::open_item::{Call, Ending, Kind, Open};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::arguments::may_begin_again;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::call_slot::{Form, Piece, Slot, Stage};
-use crate::response::transcoder::text::is_blank;
 use crate::tools::call_items;
 use crate::tools::custom_input::{CustomInput, Repairs};
 use crate::tools::table::Kind as ToolKind;
-use crate::tools::table::{Called, Route};
+use crate::tools::table::{Called, Freeform, Route};
+use crate::wire::escaped::is_blank;
 use crate::wire::json;
 
 impl Transcoder {
@@ -34,7 +34,7 @@ impl Transcoder {
         }
     }
 
-    /// Takes a piece of a call.
+    /// Takes a piece of a call of a chat answer.
     pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
         if self.think.reads() {
             self.end_think(out);
@@ -58,10 +58,26 @@ impl Transcoder {
                 self.calls.len() - 1
             }
         };
+        if !piece.id.is_empty() || !piece.name.is_empty() {
+            self.name_call(at, piece);
+        }
+        let Some(slot) = self.calls.get_mut(at) else { return };
+        if slot.stage == Stage::Closed {
+            self.dropped += u64::from(!is_blank(&piece.arguments));
+            return;
+        }
+        let arguments = slot.surrogates.join(&piece.arguments);
+        match piece.arguments.as_bytes() {
+            [b'{', ..] => self.add_arguments(at, &arguments),
+            _ => slot.waiting.push_str(&arguments),
+        }
+        self.advance(out);
+    }
+
+    /// Takes id and name from a piece of a call.
+    fn name_call(&mut self, at: usize, piece: &Piece<'_>) {
         let taken = !piece.id.is_empty()
             && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
-        let may_repeat = matches!(piece.arguments.as_bytes(), [b'{', ..]);
-        let is_open = may_repeat && self.open_slot() == Some(at);
         let Some(slot) = self.calls.get_mut(at) else { return };
         if slot.id.is_empty() && !piece.id.is_empty() && slot.waits() {
             // two calls of one id would be executed twice under it
@@ -76,26 +92,22 @@ impl Transcoder {
                 false => std::mem::take(&mut slot.name) + &piece.name,
             };
         }
-        if slot.stage == Stage::Closed {
-            self.dropped += u64::from(!is_blank(&piece.arguments));
-            return;
-        }
-        let arguments = slot.seam.join(&piece.arguments);
-        if !may_repeat {
-            slot.waiting.push_str(&arguments);
-            return self.advance(out);
-        }
+    }
+
+    /// Takes a piece of a call's arguments that may repeat all before it.
+    fn add_arguments(&mut self, at: usize, piece: &str) {
+        let is_open = self.open_slot() == Some(at);
+        let Some(slot) = self.calls.get_mut(at) else { return };
         let sent = if is_open { self.open.as_ref().map_or("", |open| open.text.as_str()) } else { "" };
-        match slot.more(sent, &arguments) {
+        match slot.more(sent, piece) {
             Some(more) if self.plan.tools.quirk(Quirk::CumulativeArguments) => {
                 if !std::mem::replace(&mut slot.cumulative, true) {
                     self.repaired.count(Quirk::CumulativeArguments);
                 }
                 slot.waiting.push_str(more);
             }
-            _ => slot.waiting.push_str(&arguments),
+            _ => slot.waiting.push_str(piece),
         }
-        self.advance(out);
     }
 
     /// The call that a piece belongs to: by index; a new id together with a name on an index that is taken begins
@@ -122,8 +134,8 @@ impl Transcoder {
                 if !more || self.call_in_the_way() {
                     return;
                 }
-                self.close(false, out);
-                self.put_late(out);
+                self.close(Ending::Completed, out);
+                self.emit_late_text(out);
                 continue;
             }
             let Some(next) = self.calls.iter().position(|slot| slot.waits()) else { return };
@@ -133,15 +145,15 @@ impl Transcoder {
             }) {
                 return;
             }
-            self.begin_call(next, out);
+            self.open_call(next, out);
         }
     }
 
     /// Opens the item of a call. What the model calls outside `tool_choice` is left out: a call that its client never
     /// allowed must not reach it. A name that nobody declared is passed on as the model wrote it: the client's own
     /// words ("unsupported call") put the model right, and the conversation goes on.
-    pub(super) fn begin_call(&mut self, at: usize, out: &mut Vec<u8>) {
-        self.close(false, out);
+    pub(super) fn open_call(&mut self, at: usize, out: &mut Vec<u8>) {
+        self.close(Ending::Completed, out);
         let generated =
             self.calls.get(at).is_some_and(|slot| slot.id.is_empty()).then(|| self.ids.item("call_"));
         let Some(slot) = self.calls.get_mut(at) else { return };
@@ -155,62 +167,63 @@ impl Transcoder {
             called = bare;
             self.repaired.count(Quirk::CallNames);
         }
-        let escaped = |text: &str| json::escape(text).into_owned();
-        let mut call = Call {
-            slot: at,
-            custom: false,
-            name: slot.name.clone(),
-            namespace: None,
-            call_id: slot.id.clone(),
-            encrypts: false,
-        };
         let table = &self.plan.tools;
-        let route: Option<&Route> = match table.called(&called) {
-            Called::Tool(route) => Some(route),
-            Called::Unknown => None,
+        match table.called(&called) {
             Called::Forbidden => {
                 slot.stage = Stage::Closed;
                 slot.waiting.clear();
                 self.dropped += 1;
-                return;
             }
-        };
-        let prefix = match route {
-            Some(route) if matches!(route.kind, ToolKind::Function | ToolKind::Custom(_)) => {
-                call.name = escaped(&route.name);
-                call.namespace = route.namespace.as_deref().map(escaped);
-                call.encrypts = route.encrypts;
-                if let ToolKind::Custom(patch) = route.kind {
-                    let repairs = Repairs {
+            Called::Unknown => {
+                let (name, call_id) = (slot.name.clone(), slot.id.clone());
+                let call = Call { slot: at, custom: false, name, namespace: None, call_id, encrypts: false };
+                self.open_item(Kind::Call(call), ids::FUNCTION_CALL, out);
+            }
+            Called::Tool(route) => {
+                let custom = match route.kind {
+                    ToolKind::Function => None,
+                    ToolKind::Custom(Freeform::Text) => Some(CustomInput::new(None)),
+                    ToolKind::Custom(Freeform::Patch) => Some(CustomInput::new(Some(Repairs {
                         fences: table.quirk(Quirk::PatchFences),
                         headers: table.quirk(Quirk::PatchHunkHeaders),
-                    };
-                    slot.custom = Some(CustomInput::new(patch.then_some(repairs)));
-                    call.custom = true;
-                    ids::CUSTOM_TOOL_CALL
-                } else {
-                    ids::FUNCTION_CALL
-                }
+                    }))),
+                    _ => {
+                        // its number is that of the item which it becomes
+                        let (kind, index) = (Kind::Held { slot: at }, self.count);
+                        let open =
+                            Open::begin(&mut self.events, out, kind, String::new(), index, String::new());
+                        self.open = Some(open);
+                        return;
+                    }
+                };
+                let call = Call {
+                    slot: at,
+                    custom: custom.is_some(),
+                    name: escaped(&route.name),
+                    namespace: route.namespace.as_deref().map(escaped),
+                    call_id: slot.id.clone(),
+                    encrypts: route.encrypts,
+                };
+                slot.custom = custom;
+                self.open_item_of_call(call, out);
             }
-            Some(_) => {
-                let (id, index) = (String::new(), self.count);
-                let held = Kind::Held { slot: at };
-                self.open = Some(Open::begin(&mut self.events, out, held, id, index, String::new()));
-                return;
-            }
-            None => ids::FUNCTION_CALL,
-        };
-        self.begin(Kind::Call(call), prefix, out);
+        }
     }
 
-    /// Sends a call that was held until its arguments were whole, as the item that it stands for.
-    pub(super) fn end_held(&mut self, at: usize, arguments: &str, cut: bool, out: &mut Vec<u8>) {
+    fn open_item_of_call(&mut self, call: Call, out: &mut Vec<u8>) {
+        let prefix = if call.custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL };
+        self.open_item(Kind::Call(call), prefix, out);
+    }
+
+    /// Opens the item that a held call stands for, now that its arguments are there.
+    pub(super) fn open_held_call(&mut self, at: usize, arguments: &str, ending: Ending, out: &mut Vec<u8>) {
         let Some(slot) = self.calls.get(at) else { return };
         let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
-        let escaped = |text: &str| json::escape(text).into_owned();
         let text = json::unescape(arguments).unwrap_or_default();
         let item = match self.plan.tools.called(&name) {
-            Called::Tool(route) if !cut => call_items::item(&self.plan.tools, route, &text),
+            Called::Tool(route) if ending == Ending::Completed => {
+                call_items::item(&self.plan.tools, route, &text)
+            }
             _ => call_items::Item::Function { custom: false, name, namespace: None, arguments: text },
         };
         match item {
@@ -219,12 +232,8 @@ impl Transcoder {
                 let encrypts = self.plan.tools.routes.iter().any(|route| route.encrypts && same(route));
                 let namespace = namespace.as_deref().map(escaped);
                 let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id, encrypts };
-                self.begin(
-                    Kind::Call(call),
-                    if custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL },
-                    out,
-                );
-                let empty = arguments.trim().is_empty() && !cut && !custom;
+                self.open_item_of_call(call, out);
+                let empty = arguments.trim().is_empty() && ending == Ending::Completed && !custom;
                 let arguments = if empty { "{}" } else { &arguments };
                 if let Some(open) = &mut self.open {
                     open.delta(&mut self.events, out, &escaped(arguments), None);
@@ -232,7 +241,7 @@ impl Transcoder {
             }
             call_items::Item::Own { kind, prefix, members } => {
                 let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
-                self.begin(Kind::Whole { kind, call_id, members }, prefix, out);
+                self.open_item(Kind::Whole { kind, call_id, members }, prefix, out);
             }
         }
     }
@@ -256,4 +265,8 @@ impl Transcoder {
             }
         }
     }
+}
+
+fn escaped(text: &str) -> String {
+    json::escape(text).into_owned()
 }

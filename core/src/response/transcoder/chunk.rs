@@ -4,11 +4,11 @@ use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::present;
 use crate::quirk::Quirk;
+use crate::response::channel::Channel;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::call_slot::Piece;
 use crate::response::transcoder::finish::Finish;
-use crate::response::transcoder::text::Channel;
 use crate::response::upstream_error;
 use crate::response::usage::Usage;
 use crate::wire::chat::{Choice, Chunk, Delta, usage_elsewhere};
@@ -16,9 +16,10 @@ use crate::wire::json;
 use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
+    /// Takes a chunk of a chat answer, or what a server sends in its place.
     pub(super) fn parse(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
         if self.plan.native.is_some() {
-            return self.native(data, now, out);
+            return self.native_event(data, now, out);
         }
         if data.eq_ignore_ascii_case("[DONE]") {
             return self.done(now, out);
@@ -33,46 +34,14 @@ impl Transcoder {
             return;
         }
         // serde would read an array by position
-        let parsed = data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data));
-        let chunk = match parsed {
+        let chunk = match data.starts_with('{').then(|| serde_json::from_str::<Chunk<'_>>(data)) {
             Some(Ok(chunk)) => chunk,
-            // the answer is whole, and this is no part of it
-            _ if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) => {
-                self.dropped += 1;
-                return;
-            }
-            other => {
-                let message = "The upstream server sent an event that is no chat completion chunk.";
-                let detail =
-                    other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
-                return self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
-            }
+            other => return self.no_chunk(other.and_then(Result::err), out),
         };
-        let error = chunk.error.is_some_and(|error| error.get() != "null");
-        if error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
-            return self.fail(upstream_error::from_stream(data), out);
-        }
-        let choice = chunk.choices.as_ref();
-        if choice.is_none()
-            && chunk.usage.is_none()
-            && chunk.timings.is_none()
-            && let Some(error) = upstream_error::alone(data)
-        {
+        if let Some(error) = error_in(&chunk, data) {
             return self.fail(error, out);
         }
-        let usage = match chunk.usage {
-            // the last chunk of a choice, or one behind it, has it in some other place
-            None if self.finish.is_some() || choice.is_none_or(|choice| choice.finish_reason.is_some()) => {
-                usage_elsewhere(data)
-            }
-            usage => usage,
-        };
-        // zeros behind real counts say nothing
-        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
-        if self.usage.is_none() {
-            // on every chunk with timings_per_token: the last one counts
-            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
-        }
+        self.take_usage(&chunk, data);
         let last = chunk.choices.is_none() && chunk.usage.is_some();
         self.again.learn(data, &chunk, self.plan.logprobs);
         if let Some(choice) = &chunk.choices {
@@ -83,6 +52,32 @@ impl Transcoder {
         }
         if last && self.finish.is_some() {
             self.complete(now, out);
+        }
+    }
+
+    fn no_chunk(&mut self, why: Option<serde_json::Error>, out: &mut Vec<u8>) {
+        if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) {
+            // the answer is whole, and this is no part of it
+            self.dropped += 1;
+            return;
+        }
+        let message = "The upstream server sent an event that is no chat completion chunk.";
+        let detail = why.map_or("no object".to_owned(), |error| error.to_string());
+        self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
+    }
+
+    fn take_usage(&mut self, chunk: &Chunk<'_>, data: &str) {
+        let ends = chunk.choices.as_ref().is_none_or(|choice| choice.finish_reason.is_some());
+        let usage = match chunk.usage {
+            // the last chunk of a choice, or one behind it, has it in some other place
+            None if self.finish.is_some() || ends => usage_elsewhere(data),
+            usage => usage,
+        };
+        // zeros behind real counts say nothing
+        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
+        if self.usage.is_none() {
+            // on every chunk with timings_per_token: the last one counts
+            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
         }
     }
 
@@ -111,12 +106,12 @@ impl Transcoder {
     }
 
     pub(super) fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
-        self.say_reasoning(delta, out);
+        self.take_reasoning(delta, out);
         if let Some(content) = delta.content {
-            self.say_value(Channel::Text, content, out);
+            self.take_value(Channel::Text, content, out);
         }
         if let Some(refusal) = delta.refusal {
-            self.say_value(Channel::Refusal, refusal, out);
+            self.take_value(Channel::Refusal, refusal, out);
         }
         if let Some(annotations) = delta.annotations {
             self.annotate(annotations, out);
@@ -135,4 +130,14 @@ impl Transcoder {
             self.call(&Piece::of(call, whole.then_some(position as u64)), out);
         }
     }
+}
+
+/// The error that a server sent in place of a chunk.
+fn error_in(chunk: &Chunk<'_>, data: &str) -> Option<Error> {
+    let named = chunk.error.is_some_and(|error| error.get() != "null");
+    if named || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
+        return Some(upstream_error::from_stream(data));
+    }
+    let empty = chunk.choices.is_none() && chunk.usage.is_none() && chunk.timings.is_none();
+    if empty { upstream_error::alone(data) } else { None }
 }

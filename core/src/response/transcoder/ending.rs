@@ -5,12 +5,13 @@ use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::ids;
 use crate::options::Compact;
+use crate::response::channel::{Channel, OUTPUT_TEXT};
 use crate::response::events;
 use crate::response::object::{Snapshot, Status};
-use crate::response::open_item::{Kind, OUTPUT_TEXT};
+use crate::response::open_item::{Ending, Kind};
 use crate::response::transcoder::call_slot::Stage;
 use crate::response::transcoder::finish::Finish;
-use crate::response::transcoder::text::{Channel, TextChannel};
+use crate::response::transcoder::text::TextChannel;
 use crate::response::transcoder::{NOTHING, Terminal, Transcoder};
 use crate::sealing::Purpose;
 use crate::wire::json;
@@ -40,8 +41,8 @@ impl Transcoder {
         }
         self.end_think(out);
         if self.open.is_none() && self.count == self.before {
-            let rest = self.flow(Channel::Text).seam.flush();
-            self.put(Channel::Text, rest, out);
+            let rest = self.channel(Channel::Text).surrogates.flush();
+            self.emit_text(Channel::Text, rest, out);
         }
         let finish = self.finish.clone().unwrap_or(Finish::Stop);
         if let Finish::Failed(reason) = &finish {
@@ -51,14 +52,14 @@ impl Transcoder {
         if self.plan.compacts.is_some() {
             return self.complete_summary(now, out);
         }
-        let cut = matches!(finish, Finish::Cut(_));
-        if !cut {
+        let ending = finish.ending();
+        if ending == Ending::Completed {
             self.answer_assumed(out);
         }
-        if !self.release_held(cut, out) {
+        if !self.release_held(ending, out) {
             return;
         }
-        self.flush(cut, out);
+        self.flush(ending, out);
         match finish {
             Finish::Cut(reason) => {
                 let (status, terminal) = (Status::Incomplete(reason), Terminal::Incomplete(reason));
@@ -70,12 +71,12 @@ impl Transcoder {
 
     /// Brings everything that waits into the output. Only the last item may be incomplete: what waits behind a call
     /// that was cut was cut too.
-    pub(super) fn flush(&mut self, cut: bool, out: &mut Vec<u8>) {
+    pub(super) fn flush(&mut self, ending: Ending, out: &mut Vec<u8>) {
         loop {
-            if cut && self.call_in_the_way() && self.waiting() {
+            if ending == Ending::Incomplete && self.call_in_the_way() && self.waiting() {
                 // the open call keeps its own rest; see close()
                 self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
-                self.late.clear();
+                self.late.take();
                 break;
             }
             let next = self.calls.iter().position(|slot| slot.waits());
@@ -83,8 +84,8 @@ impl Transcoder {
             if next.is_none() && !late {
                 break;
             }
-            self.close(false, out);
-            self.put_late(out);
+            self.close(Ending::Completed, out);
+            self.emit_late_text(out);
             let Some(next) = next else { continue };
             if self.calls.get(next).is_some_and(|slot| slot.name.is_empty()) {
                 // nobody can execute a call without a name
@@ -94,19 +95,19 @@ impl Transcoder {
                 }
                 continue;
             }
-            self.begin_call(next, out);
+            self.open_call(next, out);
             self.drain_open_call(out);
         }
-        self.close(cut, out);
+        self.close(ending, out);
         let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
         if self.count == self.before {
             // an answer of white space alone, or of nothing, is still the answer: clients look for its text
-            self.begin(Kind::Message, ids::MESSAGE, out);
+            self.open_item(Kind::Message, ids::MESSAGE, out);
             if let Some(open) = &mut self.open {
                 open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
                 open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));
             }
-            self.close(cut, out);
+            self.close(ending, out);
         }
     }
 

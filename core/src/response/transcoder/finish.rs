@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::response::argument_scan::Scan;
-use crate::response::open_item::Kind;
+use crate::response::open_item::{Ending, Kind};
 use crate::response::transcoder::Transcoder;
 
 /// What the upstream said about the end of its answer.
@@ -75,6 +75,16 @@ impl Finish {
                 Finish::Failed(reason.to_owned())
             }
             _ => Finish::Unfamiliar(reason.to_owned()),
+        }
+    }
+}
+
+impl Finish {
+    /// How the last item of an answer with this end ends.
+    pub fn ending(&self) -> Ending {
+        match self {
+            Finish::Cut(_) => Ending::Incomplete,
+            Finish::Stop | Finish::Failed(_) | Finish::Unfamiliar(_) => Ending::Completed,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Owns the way of a native stream into the same events as a chat answer's: which of its items is passed on, when it is
-//! over, when the response ends. It must not match events to items: `mend` does.
+//! over, when the response ends. It must not match events to items:
+//! `native_items` does.
 //!
 //! Items come out one after another. What is about a later one waits until the one before is over: closed by its
 //! upstream, or, since llama-server closes all at the end, whole when the next one begins.
@@ -9,7 +10,9 @@ use serde_json::value::RawValue;
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::present;
-use crate::response::native_items::{ItemKind, Text, number};
+use crate::response::channel::Channel;
+use crate::response::native_items::{ItemKind, Progress, number};
+use crate::response::open_item::Ending;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::finish::Finish;
@@ -23,7 +26,7 @@ use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
     /// Takes the payload of one event of an upstream that speaks Responses, or its whole Response object.
-    pub(super) fn native(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
+    pub(super) fn native_event(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
         if data == "[DONE]" {
             return;
         }
@@ -76,135 +79,112 @@ impl Transcoder {
     }
 
     /// Takes an event that is about an item: at once when it is the item's turn, else later.
-    fn about_item(&mut self, kind: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
-        let Some(at) = self.mend.of(kind, event) else { return };
-        if self.mend.entries.len() > MOST_ITEMS {
+    fn about_item(&mut self, event_type: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
+        let Some(at) = self.native.of(event_type, event) else { return };
+        if self.native.len() > MOST_ITEMS {
             return self.too_many("items", out);
         }
-        if at < self.mend.live {
+        if self.native.is_past(at) {
             self.dropped += u64::from(event.delta.is_some());
             return;
         }
-        let live = self.mend.live;
-        let Some(entry) = self.mend.entries.get_mut(at) else { return };
-        if at == live && !entry.waits() && entry.ready() {
-            self.apply(kind, event, data, out);
+        let current = self.native.is_current(at);
+        let Some(item) = self.native.get_mut(at) else { return };
+        if current && !item.waits() && item.is_known() {
+            self.apply(event_type, event, data, out);
         } else {
-            entry.wait(data);
+            item.wait(data);
         }
         self.move_on(out);
     }
 
     /// Passes on what waited for its turn, item by item.
     fn move_on(&mut self, out: &mut Vec<u8>) {
-        while let Some(entry) = self.mend.current() {
-            if entry.ready() {
-                for data in entry.take_waiting() {
-                    let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
-                    let kind = event.r#type.and_then(json::decode).unwrap_or_default();
-                    self.apply(&kind, &event, &data, out);
-                }
-            }
+        while self.native.current().is_some() {
+            self.apply_waiting(out);
             if !self.is_over() {
                 return;
             }
-            self.leave(false, out);
+            self.leave(Ending::Completed, out);
+        }
+    }
+
+    /// Passes on the events that waited for the current item's turn.
+    fn apply_waiting(&mut self, out: &mut Vec<u8>) {
+        let Some(item) = self.native.current().filter(|item| item.is_known()) else { return };
+        for data in item.take_waiting() {
+            let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
+            let event_type = event.r#type.and_then(json::decode).unwrap_or_default();
+            self.apply(&event_type, &event, &data, out);
         }
     }
 
     /// Whether the current item can be closed. The last one waits for the end where that may call it incomplete:
     /// llama-server calls everything completed, whatever cut it.
     fn is_over(&mut self) -> bool {
-        let more = self.mend.more();
+        let more = self.native.behind() > 0;
         let may_be_cut = self.plan.max_output_tokens.is_some();
         let call_is_whole = !self.call_in_the_way();
-        let Some(entry) = self.mend.current() else { return false };
-        if entry.done {
-            return more || !(may_be_cut || entry.cut);
+        let Some(item) = self.native.current() else { return false };
+        if item.is_done() {
+            return more || !(may_be_cut || item.is_incomplete());
         }
-        let held = entry.sort == ItemKind::Message && !entry.heard.is_empty();
-        let begun = entry.opened.is_some() || entry.skipped || held;
-        more && begun && entry.ready() && entry.sort != ItemKind::Own && (call_is_whole || entry.skipped)
+        let kept = item.kind() == ItemKind::Message && !item.received.is_empty();
+        let begun = !item.is_pending() || kept;
+        let whole = call_is_whole || item.is_left_out();
+        more && begun && item.is_known() && item.kind() != ItemKind::Hosted && whole
     }
 
     /// Closes the current item and goes to the next.
-    fn leave(&mut self, cut: bool, out: &mut Vec<u8>) {
-        self.settle_seam(out);
+    fn leave(&mut self, ending: Ending, out: &mut Vec<u8>) {
+        self.flush_surrogate(out);
         let first = self.count == 0;
-        let unnamed = self.mend.current().is_some_and(|entry| !entry.ready());
-        if let Some(entry) = self.mend.current() {
-            if first && entry.opened.is_none() {
-                let blank = std::mem::take(&mut entry.blank);
+        if let Some(item) = self.native.current() {
+            if first && item.is_pending() {
+                let blank = std::mem::take(&mut item.blank);
                 self.text.blank.push_str(&blank);
             }
-            if unnamed {
+            if !item.is_known() {
                 // nobody can execute a call without a name
                 self.dropped += 1;
             }
         }
-        self.end_own(out);
-        self.close(cut, out);
-        self.mend.wanted = None;
-        self.mend.live += 1;
+        self.close(ending, out);
+        self.native.advance();
     }
 
     /// Passes one event of the current item on.
-    fn apply(&mut self, kind: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
-        let functions = self.functions();
-        let Some(entry) = self.mend.current() else { return };
-        if entry.skipped {
-            entry.done |= kind == "response.output_item.done";
+    fn apply(&mut self, event_type: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
+        let translated = self.is_translated_native();
+        let Some(item) = self.native.current() else { return };
+        let hosted = item.kind() == ItemKind::Hosted;
+        if item.is_left_out() {
+            if event_type == "response.output_item.done" {
+                item.reach(Progress::Completed);
+            }
             return;
         }
-        if entry.done && (event.delta.is_some() || entry.sort == ItemKind::Own) {
+        if item.is_done() && (event.delta.is_some() || hosted) {
             self.dropped += 1;
             return;
         }
-        let index = number(event.content_index.or(event.summary_index));
-        if entry.sort == ItemKind::Own {
+        if hosted {
             if self.plan.compacts.is_none() {
-                self.own(kind, data, out);
+                self.apply_to_hosted(event_type, data, out);
             }
             return;
         }
-        match kind {
+        match event_type {
             // a server that makes nothing but functions announces what it then leaves empty
-            "response.output_item.added" if functions => {}
+            "response.output_item.added" if translated => {}
             "response.output_item.added" => {
-                self.mend.extra = event.item.map(|item| extra(item, false)).unwrap_or_default();
-                self.open_item(out);
+                item.extra = event.item.map(|item| extra(item, false)).unwrap_or_default();
+                self.open_native_item(out);
             }
             "response.output_item.done" => {
-                let Some(raw) = event.item else { return };
-                self.settle_item(raw, out);
-            }
-            "response.content_part.added"
-            | "response.reasoning_part.added"
-            | "response.reasoning_summary_part.added" => entry.announce_part(index),
-            "response.content_part.done"
-            | "response.reasoning_part.done"
-            | "response.reasoning_summary_part.done" => {
-                let part: Part<'_> = event.part.and_then(fields).unwrap_or_default();
-                if let Some(text) = part.r#type.and_then(json::decode).and_then(|kind| Text::of_part(&kind)) {
-                    let turn = entry.turn(text, index);
-                    self.settle_part(&part, text, turn, out);
+                if let Some(raw) = event.item {
+                    self.complete_item(raw, out);
                 }
-            }
-            "response.output_text.delta" => self.text_delta(Text::Output, index, event, out),
-            "response.refusal.delta" => self.text_delta(Text::Refusal, index, event, out),
-            "response.reasoning_text.delta" | "response.reasoning.delta" => {
-                self.text_delta(Text::Raw, index, event, out);
-            }
-            "response.reasoning_summary_text.delta" | "response.reasoning_summary.delta" => {
-                self.text_delta(Text::Summary, index, event, out);
-            }
-            "response.output_text.done" => self.text_done(Text::Output, index, event, out),
-            "response.refusal.done" => self.text_done(Text::Refusal, index, event, out),
-            "response.reasoning_text.done" | "response.reasoning.done" => {
-                self.text_done(Text::Raw, index, event, out);
-            }
-            "response.reasoning_summary_text.done" | "response.reasoning_summary.done" => {
-                self.text_done(Text::Summary, index, event, out);
             }
             "response.output_text.annotation.added" => {
                 if let (Some(annotation), Some(open)) = (event.annotation, &mut self.open) {
@@ -213,18 +193,80 @@ impl Transcoder {
             }
             "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" => {
                 if let Some(piece) = event.delta.and_then(json::literal) {
-                    self.arguments(piece, out);
+                    self.add_native_arguments(piece, out);
                 }
             }
-            "response.function_call_arguments.done" => self.settle_arguments(event.arguments, out),
-            "response.custom_tool_call_input.done" => self.settle_arguments(event.input, out),
-            _ => {}
+            "response.function_call_arguments.done" => self.complete_arguments(event.arguments, out),
+            "response.custom_tool_call_input.done" => self.complete_arguments(event.input, out),
+            _ => self.apply_to_part(event_type, event, out),
         }
     }
 
-    /// Whether the upstream was shown chat functions in place of the declared tools.
-    pub(super) fn functions(&self) -> bool {
+    /// Passes on an event about a part of the current item, or about its text.
+    fn apply_to_part(&mut self, event_type: &str, event: &Event<'_>, out: &mut Vec<u8>) {
+        let index = number(event.content_index.or(event.summary_index));
+        let Some(item) = self.native.current() else { return };
+        match event_type {
+            "response.content_part.added"
+            | "response.reasoning_part.added"
+            | "response.reasoning_summary_part.added" => item.parts.announce(index),
+            "response.content_part.done"
+            | "response.reasoning_part.done"
+            | "response.reasoning_summary_part.done" => {
+                let part: Part<'_> = event.part.and_then(fields).unwrap_or_default();
+                if let Some(channel) =
+                    part.r#type.and_then(json::decode).and_then(|kind| Channel::of_part(&kind))
+                {
+                    let place = item.parts.place(channel, index);
+                    self.complete_part(&part, channel, place, out);
+                }
+            }
+            _ => {
+                let Some((text, does)) = event_type.rsplit_once('.') else { return };
+                let channel = match text {
+                    "response.output_text" => Channel::Text,
+                    "response.refusal" => Channel::Refusal,
+                    "response.reasoning_text" | "response.reasoning" => Channel::Reasoning,
+                    "response.reasoning_summary_text" | "response.reasoning_summary" => Channel::Summary,
+                    _ => return,
+                };
+                match does {
+                    "delta" => self.text_delta(channel, index, event, out),
+                    "done" => self.text_done(channel, index, event, out),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Passes on an event of the current item, which its upstream runs by itself.
+    fn apply_to_hosted(&mut self, event_type: &str, data: &str, out: &mut Vec<u8>) {
+        self.open_native_item(out);
+        let (Some(item), Some(open)) = (self.native.current(), &mut self.open) else { return };
+        match event_type {
+            "response.output_item.added" => {}
+            "response.output_item.done" => {
+                let members = json::members(item.whole()).unwrap_or_default();
+                let status = members.iter().find(|(key, _)| key == "status");
+                item.reach(match status.map(|(_, status)| status.get()) {
+                    Some("\"incomplete\"") => Progress::Incomplete,
+                    _ => Progress::Completed,
+                });
+                open.end_hosted(item.whole().to_owned());
+                self.close(Ending::Completed, out);
+            }
+            _ => open.pass_event(&mut self.events, out, event_type, data),
+        }
+    }
+
+    /// Whether the upstream speaks Responses, and was shown chat functions in place of the declared tools.
+    pub(super) fn is_translated_native(&self) -> bool {
         self.plan.native.is_some_and(|native| native.functions)
+    }
+
+    /// Whether the upstream speaks Responses, and knows all of a request.
+    pub(super) fn is_whole_native(&self) -> bool {
+        self.plan.native.is_some_and(|native| !native.functions)
     }
 
     /// Takes the end of the response: what its output holds and no event told is told now.
@@ -266,17 +308,17 @@ impl Transcoder {
             _ if at_limit => Finish::Cut("max_output_tokens"),
             _ => Finish::Stop,
         };
-        self.settle_output(response.output, out);
+        self.complete_output(response.output, out);
         if self.ended() {
             return;
         }
-        let cut = matches!(finish, Finish::Cut(_));
+        let ending = finish.ending();
         self.finish = Some(finish);
-        self.settle_all(cut, out);
+        self.complete_items(ending, out);
         self.complete(now, out);
     }
 
-    fn settle_output(&mut self, output: Option<&RawValue>, out: &mut Vec<u8>) {
+    fn complete_output(&mut self, output: Option<&RawValue>, out: &mut Vec<u8>) {
         let items = output.and_then(|raw| first_elements(raw.get(), MOST_ITEMS));
         let (items, count) = items.unwrap_or_default();
         if count > MOST_ITEMS {
@@ -285,48 +327,40 @@ impl Transcoder {
         let mut matched = Vec::new();
         for raw in items {
             let Some(item) = fields::<Item<'_>>(raw) else { continue };
-            let told = self.mend.of_output(&item, &matched);
+            let told = self.native.of_output(&item, &matched);
             matched.extend(told);
-            let entry = told.and_then(|at| self.mend.entries.get(at));
-            if entry.is_some_and(|entry| entry.done) || told.is_some_and(|at| at < self.mend.live) {
+            let done = told.and_then(|at| self.native.get(at)).is_some_and(|item| item.is_done());
+            if done || told.is_some_and(|at| self.native.is_past(at)) {
                 continue;
             }
             // the same as an event that came late; its index would be that of the output
             let data = format!("{{\"type\":\"response.output_item.done\",\"item\":{}}}", compact(raw.get()));
             let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
-            let before = self.mend.entries.len();
+            let before = self.native.len();
             self.about_item("response.output_item.done", &event, &data, out);
             if told.is_none() {
-                matched.extend((before..self.mend.entries.len()).next());
+                matched.extend((before..self.native.len()).next());
             }
         }
     }
 
     /// Brings every item into the output; the last one stays open for the end. Behind a call that was cut comes
     /// nothing.
-    fn settle_all(&mut self, cut: bool, out: &mut Vec<u8>) {
-        while self.mend.more() {
-            if cut && self.call_in_the_way() {
-                self.dropped += (self.mend.entries.len() - self.mend.live - 1) as u64;
+    fn complete_items(&mut self, ending: Ending, out: &mut Vec<u8>) {
+        while self.native.behind() > 0 {
+            if ending == Ending::Incomplete && self.call_in_the_way() {
+                self.dropped += self.native.behind() as u64;
                 break;
             }
-            self.leave(false, out);
-            if let Some(entry) = self.mend.current()
-                && entry.ready()
-            {
-                for data in entry.take_waiting() {
-                    let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
-                    let kind = event.r#type.and_then(json::decode).unwrap_or_default();
-                    self.apply(&kind, &event, &data, out);
-                }
-            }
+            self.leave(Ending::Completed, out);
+            self.apply_waiting(out);
         }
-        if self.mend.live < self.mend.entries.len() {
-            if self.mend.current().is_some_and(|entry| matches!(entry.sort, ItemKind::Call(_))) {
+        if let Some(item) = self.native.current() {
+            if item.kind().is_call() {
                 // called without arguments
-                self.open_item(out);
+                self.open_native_item(out);
             }
-            self.leave(cut, out);
+            self.leave(ending, out);
         }
     }
 }

@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 
 use crate::fields::present;
+use crate::response::channel::Channel;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::call_slot::Piece;
-use crate::response::transcoder::text::Channel;
 use crate::wire::chat::{Chunk, Delta, ToolCall};
 use crate::wire::chunk_template::ChunkTemplate;
 use crate::wire::json;
@@ -48,7 +48,7 @@ impl Transcoder {
         let Some(adds) = self.again.adds else { return false };
         let Some(text) = self.again.template.text(data) else { return false };
         match adds {
-            Adds::Text(channel) => self.say(channel, text, out),
+            Adds::Text(channel) => self.take_text(channel, text, out),
             Adds::Arguments(index) => {
                 let (name, arguments) = (Cow::Borrowed(""), Cow::Borrowed(text));
                 self.call(&Piece { index, id: "", name, arguments }, out);

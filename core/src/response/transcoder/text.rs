@@ -1,45 +1,64 @@
-//! Owns the text of an answer: reasoning, message and refusal, what of it waits, and its log probabilities. It must not
-//! end the response.
-
-use std::borrow::Cow;
+//! Owns the text of a chat answer: when it opens an item, what of it waits, and its log probabilities. It must not end the
+//! response.
 
 use serde_json::value::RawValue;
 
 use crate::ids;
-use crate::options::ReasoningDisplay;
-use crate::response::open_item::{
-    Family, Kind, OUTPUT_TEXT, Open, REASONING_TEXT, REFUSAL, SUMMARY, append_logprobs,
-};
+use crate::response::channel::Channel;
+use crate::response::open_item::{Ending, Kind, append_logprobs};
 use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::output::Destination;
 use crate::wire::chat::{Logprobs, TokenLogprob};
+use crate::wire::escaped::is_blank;
 use crate::wire::json::{self, SurrogateJoiner, compact};
 
-/// Where text goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Channel {
-    Reasoning,
-    Text,
-    Refusal,
+/// Text that arrived while a call was open whose arguments were not whole.
+#[derive(Debug, Default)]
+pub(super) struct LateText {
+    /// Channel, escaped text, log probabilities.
+    pieces: Vec<(Channel, String, String)>,
+    bytes: usize,
+}
+
+impl LateText {
+    fn push(&mut self, channel: Channel, piece: &str, logprobs: String) {
+        self.bytes += piece.len() + logprobs.len() + size_of::<(Channel, String, String)>();
+        self.pieces.push((channel, piece.to_owned(), logprobs));
+    }
+
+    pub(super) fn take(&mut self) -> Vec<(Channel, String, String)> {
+        self.bytes = 0;
+        std::mem::take(&mut self.pieces)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn held(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// What a channel holds back.
 #[derive(Debug, Default)]
 pub(super) struct TextChannel {
     /// Half of a surrogate pair.
-    pub(super) seam: SurrogateJoiner,
+    pub(super) surrogates: SurrogateJoiner,
     /// White space that has opened no item yet, and its log probabilities.
     pub(super) blank: String,
     pub(super) blank_logprobs: String,
 }
 
 impl Transcoder {
-    /// Takes a piece of text, escaped.
-    pub(super) fn say(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+    /// Takes a piece of a chat answer's text, escaped. It may hold tags around reasoning, and marks of the text's end.
+    pub(super) fn take_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if self.think.reads() && !piece.is_empty() {
             match channel {
                 Channel::Text => return self.think(piece, out),
-                Channel::Reasoning if self.think.awaits_text() => {}
-                Channel::Reasoning => self.begin_separate(out),
+                Channel::Reasoning | Channel::Summary if self.think.awaits_text() => {}
+                Channel::Reasoning | Channel::Summary => self.begin_separate(out),
                 Channel::Refusal => self.end_think(out),
             }
         }
@@ -48,129 +67,97 @@ impl Transcoder {
             && channel == Channel::Text
             && self.think.marks(piece)
         {
-            return self.say_marked(piece, out);
+            return self.take_marked(piece, out);
         }
-        self.say_on(channel, piece, out);
+        self.route_text(channel, piece, out);
     }
 
-    /// Takes a piece of text that has been looked at.
+    /// Takes a piece of text without tags and marks.
     #[inline(always)]
-    pub(super) fn say_on(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
-        let channel = match channel {
-            _ if self.plan.compacts.is_some() => {
-                if channel == Channel::Text {
-                    let piece = self.text.seam.join(piece);
-                    self.summary.push_str(&piece);
-                }
-                return;
+    pub(super) fn route_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+        match self.destination(channel) {
+            Destination::Item(channel) => {
+                let piece = self.channel(channel).surrogates.join(piece);
+                self.emit_text(channel, &piece, out);
             }
-            Channel::Reasoning if self.hides_reasoning() && !self.plan.seals_reasoning => return,
-            Channel::Text if self.held.is_some() && self.holds_text() => return self.hold_text(piece),
-            Channel::Refusal if self.plan.refusal_as_text => Channel::Text,
-            other => other,
-        };
-        let piece = self.flow(channel).seam.join(piece);
-        self.put(channel, &piece, out);
+            destination => self.keep_text(destination, piece),
+        }
     }
 
-    fn hides_reasoning(&self) -> bool {
-        self.plan.reasoning == ReasoningDisplay::Hidden
-    }
-
+    /// What a channel holds back; reasoning and its summary are never there at a time.
     #[inline(always)]
-    pub(super) fn flow(&mut self, channel: Channel) -> &mut TextChannel {
+    pub(super) fn channel(&mut self, channel: Channel) -> &mut TextChannel {
         match channel {
-            Channel::Reasoning => &mut self.reasoning,
+            Channel::Reasoning | Channel::Summary => &mut self.reasoning,
             Channel::Text => &mut self.text,
             Channel::Refusal => &mut self.refusal,
         }
     }
 
-    pub(super) fn put(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
+    /// Sends a piece of text in the item that it belongs to. It waits for a call that is not whole; white space alone opens
+    /// no item.
+    pub(super) fn emit_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if piece.is_empty() {
             return;
         }
         if self.call_in_the_way() {
             let logprobs = std::mem::take(&mut self.logprobs);
-            self.late_bytes += piece.len() + logprobs.len() + size_of::<(Channel, String, String)>();
-            self.late.push((channel, piece.to_owned(), logprobs));
-            return;
+            return self.late.push(channel, piece, logprobs);
         }
-        let fits = match (&self.open, channel) {
-            (Some(open), Channel::Reasoning) => matches!(open.kind, Kind::Reasoning),
-            (Some(open), _) => matches!(open.kind, Kind::Message),
-            (None, _) => false,
+        let open = match &self.open {
+            Some(open) if channel.is_reasoning() => matches!(open.kind, Kind::Reasoning),
+            Some(open) => matches!(open.kind, Kind::Message),
+            None => false,
         };
-        let mut joined = Cow::Borrowed(piece);
-        if !fits {
+        if !open {
             if is_blank(piece) {
-                let logprobs = std::mem::take(&mut self.logprobs);
-                let flow = self.flow(channel);
-                flow.blank.push_str(piece);
-                append_logprobs(&mut flow.blank_logprobs, &logprobs);
-                return;
+                return self.hold_blank(channel, piece);
             }
-            self.close(false, out);
-            let (kind, prefix) = match channel {
-                Channel::Reasoning => (Kind::Reasoning, ids::REASONING),
-                _ => (Kind::Message, ids::MESSAGE),
-            };
-            self.begin(kind, prefix, out);
+            self.close(Ending::Completed, out);
+            match channel.is_reasoning() {
+                true => self.open_item(Kind::Reasoning, ids::REASONING, out),
+                false => self.open_item(Kind::Message, ids::MESSAGE, out),
+            }
         }
         if self.last != channel {
-            if let Some(mut open) = self.open.take() {
-                self.pay(&mut open, out);
-                self.open = Some(open);
-            }
+            self.flush_surrogate(out);
             self.last = channel;
         }
-        let flow = self.flow(channel);
-        if !flow.blank.is_empty() {
-            joined = Cow::Owned(std::mem::take(&mut flow.blank) + piece);
-            let mut logprobs = std::mem::take(&mut flow.blank_logprobs);
-            append_logprobs(&mut logprobs, &self.logprobs);
-            self.logprobs = logprobs;
+        if self.channel(channel).blank.is_empty() {
+            self.write_text(channel, piece, out);
+        } else {
+            let piece = self.take_blank(channel) + piece;
+            self.write_text(channel, &piece, out);
         }
-        if channel == Channel::Reasoning && self.plan.seals_reasoning {
-            self.raw_reasoning.push_str(&joined);
-            if self.hides_reasoning() {
-                return;
-            }
-        }
-        let family: &'static Family = match channel {
-            Channel::Text => &OUTPUT_TEXT,
-            Channel::Refusal => &REFUSAL,
-            Channel::Reasoning if self.plan.reasoning == ReasoningDisplay::Text => &REASONING_TEXT,
-            Channel::Reasoning => &SUMMARY,
-        };
-        let Some(open) = &mut self.open else { return };
-        open.part(&mut self.events, out, family, self.plan.logprobs);
-        open.delta(&mut self.events, out, &joined, self.plan.logprobs.then_some(self.logprobs.as_str()));
-        if channel == Channel::Text && self.plan.logprobs {
-            self.logprobs.clear();
-        }
-        if !fits && self.owes_annotations(channel) {
+        if !open && self.owes_annotations(channel) {
             self.put_annotations(out);
         }
     }
 
-    pub(super) fn put_late(&mut self, out: &mut Vec<u8>) {
-        self.late_bytes = 0;
-        for (channel, piece, logprobs) in std::mem::take(&mut self.late) {
-            let current = std::mem::replace(&mut self.logprobs, logprobs);
-            self.put(channel, &piece, out);
-            self.logprobs = current;
-        }
+    fn hold_blank(&mut self, channel: Channel, piece: &str) {
+        let logprobs = std::mem::take(&mut self.logprobs);
+        let channel = self.channel(channel);
+        channel.blank.push_str(piece);
+        append_logprobs(&mut channel.blank_logprobs, &logprobs);
     }
 
-    /// Sends the half of a surrogate pair that the open part of a message still owes.
-    pub(super) fn pay(&mut self, open: &mut Open, out: &mut Vec<u8>) {
-        let last = self.last;
-        if !matches!(open.kind, Kind::Message) || last == Channel::Reasoning || !open.has_part() {
-            return;
+    /// The white space before a text; its log probabilities go before those of the text.
+    fn take_blank(&mut self, channel: Channel) -> String {
+        let channel = self.channel(channel);
+        let blank = std::mem::take(&mut channel.blank);
+        let mut logprobs = std::mem::take(&mut channel.blank_logprobs);
+        append_logprobs(&mut logprobs, &self.logprobs);
+        self.logprobs = logprobs;
+        blank
+    }
+
+    /// Sends the text that waited for a call to be whole.
+    pub(super) fn emit_late_text(&mut self, out: &mut Vec<u8>) {
+        for (channel, piece, logprobs) in self.late.take() {
+            let current = std::mem::replace(&mut self.logprobs, logprobs);
+            self.emit_text(channel, &piece, out);
+            self.logprobs = current;
         }
-        let rest = self.flow(last).seam.flush();
-        open.delta(&mut self.events, out, rest, None);
     }
 
     /// Reads `logprobs.content`.
@@ -215,17 +202,4 @@ fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, top: bool) {
         out.push(']');
     }
     out.push('}');
-}
-
-/// Whether an escaped text is white space alone.
-pub(super) fn is_blank(escaped: &str) -> bool {
-    let mut bytes = escaped.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b' ' => {}
-            b'\\' if matches!(bytes.next(), Some(b'n' | b'r' | b't')) => {}
-            _ => return false,
-        }
-    }
-    true
 }

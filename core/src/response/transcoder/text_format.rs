@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::json_schema::Format;
-use crate::response::open_item::append_logprobs;
+use crate::response::channel::Channel;
+use crate::response::open_item::{Ending, append_logprobs};
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::text::Channel;
 use crate::response::usage::Usage;
 use crate::wire::json;
 
@@ -61,7 +61,7 @@ impl Transcoder {
         (self.finish, self.whole) = (None, false);
         self.again = Default::default();
         self.think = self.think.anew();
-        self.mend = self.mend.anew();
+        self.native = self.native.of_next_answer();
         Some(json::unescape(&text).unwrap_or_default())
     }
 
@@ -82,7 +82,7 @@ impl Transcoder {
     /// Takes a piece of text, escaped.
     pub(super) fn hold_text(&mut self, piece: &str) {
         let Some(held) = self.held.as_deref_mut() else { return };
-        held.text.push_str(&self.text.seam.join(piece));
+        held.text.push_str(&self.text.surrogates.join(piece));
         append_logprobs(&mut held.logprobs, &self.logprobs);
     }
 
@@ -91,16 +91,17 @@ impl Transcoder {
         if let Some(held) = self.held.as_deref_mut().filter(|held| !held.text.is_empty()) {
             let text = std::mem::take(&mut held.text);
             held.logprobs.clear();
-            self.say(Channel::Reasoning, &text, out);
+            self.take_text(Channel::Reasoning, &text, out);
         }
     }
 
     /// The answer is over: its text goes out where it fits. False: it does not, and another is wanted.
-    pub(super) fn release_held(&mut self, cut: bool, out: &mut Vec<u8>) -> bool {
+    pub(super) fn release_held(&mut self, ending: Ending, out: &mut Vec<u8>) -> bool {
         if !self.holds_text() {
             return true;
         }
-        let rest = self.text.seam.flush();
+        let cut = ending == Ending::Incomplete;
+        let rest = self.text.surrogates.flush();
         let Some(held) = self.held.as_deref_mut() else { return true };
         held.text.push_str(rest);
         let text = json::unescape(&held.text).unwrap_or_default();
@@ -114,10 +115,10 @@ impl Transcoder {
                 self.logprobs = std::mem::take(&mut held.logprobs);
             }
             held.state = State::Asked(None);
-            self.say(Channel::Text, &json::escape(fitting), out);
+            self.take_text(Channel::Text, &json::escape(fitting), out);
         } else {
             held.state = State::Unfit;
-            self.close(false, out);
+            self.close(Ending::Completed, out);
             return false;
         }
         if let Some(held) = self.held.as_deref_mut() {

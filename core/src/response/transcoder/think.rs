@@ -5,9 +5,9 @@
 //! A stream stays one: no more is held back than what may still become a tag, with the white space before it.
 
 use crate::options::ThinkTags;
+use crate::response::channel::Channel;
 use crate::response::open_item::append_logprobs;
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::text::Channel;
 use crate::response::transcoder::think_tags::{
     Beginning, LONGEST_BLANK, Match, TAGS, Tag, Then, beginning, block, matches, unopened,
 };
@@ -120,75 +120,92 @@ impl Transcoder {
     fn read_on(&mut self, text: &str, out: &mut Vec<u8>) {
         let mut rest = text;
         while !rest.is_empty() {
-            match self.think.at {
-                At::Text => return self.say(Channel::Text, rest, out),
+            let behind = match self.think.at {
+                At::Text => return self.take_text(Channel::Text, rest, out),
                 At::Unseen => return self.hold(rest),
-                At::Beginning => match beginning(rest) {
-                    Beginning::Opens(tag, behind) => {
-                        self.think.at = At::Block(tag);
-                        self.think.fresh = true;
-                        self.logprobs.clear();
-                        rest = behind;
+                At::Beginning => self.read_beginning(rest, out),
+                At::Separate => self.read_separate(rest, out),
+                At::Block(tag) => self.read_block(tag, rest, out),
+            };
+            rest = behind.unwrap_or_default();
+        }
+    }
+
+    /// Reads a tag at the beginning; what stands behind it. `None`: all of the text is taken.
+    fn read_beginning<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
+        match beginning(text) {
+            Beginning::Opens(tag, behind) => {
+                self.think.at = At::Block(tag);
+                self.think.fresh = true;
+                self.logprobs.clear();
+                return Some(behind);
+            }
+            Beginning::Closes(behind) => {
+                self.think.read = true;
+                self.logprobs.clear();
+                return Some(behind);
+            }
+            Beginning::May if text.len() <= LONGEST_BLANK => self.hold(text),
+            Beginning::May | Beginning::Text => self.begin_text(text, out),
+        }
+        None
+    }
+
+    /// The same behind reasoning that came by itself.
+    fn read_separate<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
+        let behind = match beginning(text) {
+            Beginning::Closes(behind) => Match::Whole(behind),
+            Beginning::Opens(tag, behind) => matches(tag.close, trim_start(behind)),
+            Beginning::May => Match::Part,
+            Beginning::Text => Match::No,
+        };
+        match behind {
+            Match::Whole(behind) => {
+                (self.think.at, self.think.read) = (At::Beginning, true);
+                self.logprobs.clear();
+                return Some(behind);
+            }
+            Match::Part if text.len() <= LONGEST_BLANK => self.hold(text),
+            Match::Part | Match::No => {
+                self.think.at = At::Text;
+                self.take_held(text, out);
+            }
+        }
+        None
+    }
+
+    /// Reads the text of a block up to its closing tag; what stands behind that.
+    fn read_block<'a>(&mut self, tag: &Tag, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
+        let mut text = text;
+        if self.think.fresh {
+            text = trim_start(text);
+            if text.is_empty() {
+                return None;
+            }
+            // the prompt had the tag, and the model wrote it once more
+            if self.think.assumed.is_some() {
+                match beginning(text) {
+                    Beginning::Opens(_, behind) => return Some(behind),
+                    Beginning::May => {
+                        self.hold(text);
+                        return None;
                     }
-                    Beginning::Closes(behind) => {
-                        self.think.read = true;
-                        self.logprobs.clear();
-                        rest = behind;
-                    }
-                    Beginning::May if rest.len() <= LONGEST_BLANK => return self.hold(rest),
-                    _ => return self.begin_text(rest, out),
-                },
-                At::Separate => {
-                    let behind = match beginning(rest) {
-                        Beginning::Closes(behind) => Match::Whole(behind),
-                        Beginning::Opens(tag, behind) => matches(tag.close, trim_start(behind)),
-                        Beginning::May => Match::Part,
-                        Beginning::Text => Match::No,
-                    };
-                    match behind {
-                        Match::Whole(behind) => {
-                            (self.think.at, self.think.read) = (At::Beginning, true);
-                            self.logprobs.clear();
-                            rest = behind;
-                        }
-                        Match::Part if rest.len() <= LONGEST_BLANK => return self.hold(rest),
-                        _ => {
-                            self.think.at = At::Text;
-                            return self.say_held(rest, out);
-                        }
-                    }
+                    Beginning::Closes(_) | Beginning::Text => {}
                 }
-                At::Block(tag) => {
-                    if self.think.fresh {
-                        rest = trim_start(rest);
-                        if rest.is_empty() {
-                            return;
-                        }
-                        // the prompt had the tag, and the model wrote it once more
-                        if self.think.assumed.is_some() {
-                            match beginning(rest) {
-                                Beginning::Opens(_, behind) => {
-                                    rest = behind;
-                                    continue;
-                                }
-                                Beginning::May => return self.hold(rest),
-                                _ => {}
-                            }
-                        }
-                        self.think.fresh = false;
-                    }
-                    let (inside, then) = block(rest, tag.close);
-                    self.reason(inside, out);
-                    match then {
-                        Then::Closes(behind) => {
-                            (self.think.at, self.think.read, self.think.assumed) =
-                                (At::Beginning, true, None);
-                            self.logprobs.clear();
-                            rest = behind;
-                        }
-                        Then::Waits(waits) => return self.hold(waits),
-                    }
-                }
+            }
+            self.think.fresh = false;
+        }
+        let (inside, then) = block(text, tag.close);
+        self.reason(inside, out);
+        match then {
+            Then::Closes(behind) => {
+                (self.think.at, self.think.read, self.think.assumed) = (At::Beginning, true, None);
+                self.logprobs.clear();
+                Some(behind)
+            }
+            Then::Waits(waits) => {
+                self.hold(waits);
+                None
             }
         }
     }
@@ -203,14 +220,14 @@ impl Transcoder {
     }
 
     /// Takes a piece of text without the mark at its end, which waits: it may be the end of the text.
-    pub(super) fn say_marked(&mut self, piece: &str, out: &mut Vec<u8>) {
+    pub(super) fn take_marked(&mut self, piece: &str, out: &mut Vec<u8>) {
         let before = std::mem::take(&mut self.think.mark);
         let mark = END_MARKS.into_iter().find(|mark| piece.ends_with(mark));
         let mark = mark.filter(|_| self.think.tags != ThinkTags::Off).unwrap_or_default();
         let text = piece.strip_suffix(mark).unwrap_or(piece);
         match before {
-            "" => self.say_on(Channel::Text, text, out),
-            before => self.say_on(Channel::Text, &[before, text].concat(), out),
+            "" => self.route_text(Channel::Text, text, out),
+            before => self.route_text(Channel::Text, &[before, text].concat(), out),
         }
         (self.think.mark, self.think.marked) = (mark, !mark.is_empty());
     }
@@ -221,15 +238,15 @@ impl Transcoder {
         let held = std::mem::take(&mut self.think.held);
         match std::mem::replace(&mut self.think.at, At::Text) {
             At::Text => {}
-            At::Beginning => self.say_held(if self.think.read { trim_start(&held) } else { &held }, out),
-            At::Separate => self.say_held(&held, out),
+            At::Beginning => self.take_held(if self.think.read { trim_start(&held) } else { &held }, out),
+            At::Separate => self.take_held(&held, out),
             At::Block(_) => self.reason(trim_end(&held), out),
             At::Unseen => match unopened(&held) {
                 Some((inside, behind)) => {
                     self.reason(trim(inside), out);
-                    self.say(Channel::Text, trim_start(behind), out);
+                    self.take_text(Channel::Text, trim_start(behind), out);
                 }
-                None => self.say_held(&held, out),
+                None => self.take_held(&held, out),
             },
         }
         self.think.saying = false;
@@ -241,7 +258,7 @@ impl Transcoder {
         if let Some(assumed) = self.think.assumed.take()
             && self.calls.is_empty()
         {
-            self.say(Channel::Text, &assumed, out);
+            self.take_text(Channel::Text, &assumed, out);
         }
     }
 
@@ -255,7 +272,7 @@ impl Transcoder {
                 self.logprobs.clear();
                 self.think.read = true;
                 self.think.at = At::Text;
-                self.say(Channel::Text, trim_start(behind), out);
+                self.take_text(Channel::Text, trim_start(behind), out);
             }
             // nobody sees it before it is whole
             None if !self.events.enabled && !self.think.read => {
@@ -264,7 +281,7 @@ impl Transcoder {
             }
             None => {
                 self.think.at = At::Text;
-                self.say_held(text, out);
+                self.take_held(text, out);
             }
         }
     }
@@ -275,13 +292,13 @@ impl Transcoder {
     }
 
     /// Says text of which a part was held.
-    fn say_held(&mut self, text: &str, out: &mut Vec<u8>) {
+    fn take_held(&mut self, text: &str, out: &mut Vec<u8>) {
         let mut logprobs = std::mem::take(&mut self.think.logprobs);
         if !logprobs.is_empty() {
             append_logprobs(&mut logprobs, &self.logprobs);
             self.logprobs = logprobs;
         }
-        self.say(Channel::Text, text, out);
+        self.take_text(Channel::Text, text, out);
     }
 
     fn reason(&mut self, text: &str, out: &mut Vec<u8>) {
@@ -289,6 +306,6 @@ impl Transcoder {
         if let Some(assumed) = &mut self.think.assumed {
             assumed.push_str(text);
         }
-        self.say(Channel::Reasoning, text, out);
+        self.take_text(Channel::Reasoning, text, out);
     }
 }

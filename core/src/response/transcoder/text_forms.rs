@@ -7,9 +7,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::fields::present;
+use crate::response::channel::Channel;
 use crate::response::open_item::Kind;
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::text::Channel;
 use crate::wire::chat::Delta;
 use crate::wire::json;
 use crate::wire::trusted_json::{fields, first_elements};
@@ -46,7 +46,7 @@ struct Part<'a> {
 
 impl Transcoder {
     /// Takes the reasoning of a delta, once, by however many names it comes.
-    pub(super) fn say_reasoning(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
+    pub(super) fn take_reasoning(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         let named = delta.reasoning_content.is_some() || delta.reasoning.is_some();
         if !named && !delta.has_rare() {
             return;
@@ -69,14 +69,14 @@ impl Transcoder {
                 return;
             }
         }
-        self.say_value(Channel::Reasoning, raw, out);
+        self.take_value(Channel::Reasoning, raw, out);
     }
 
     /// Whether reasoning by another name than before is all that was heard already.
     fn repeats_reasoning(&self, raw: &RawValue) -> bool {
         let mut all = String::new();
-        walk(Channel::Reasoning, raw, DEPTH, &mut |said| {
-            if let Said::Text(_, text) = said {
+        walk(Channel::Reasoning, raw, DEPTH, &mut |found| {
+            if let Found::Text(_, text) = found {
                 all.push_str(text);
             }
         });
@@ -90,23 +90,23 @@ impl Transcoder {
     }
 
     /// Takes a text in whatever form.
-    pub(super) fn say_value(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
+    pub(super) fn take_value(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
         match json::literal(raw) {
-            Some(text) => self.say(channel, text, out),
-            None => self.say_nested(channel, raw, out),
+            Some(text) => self.take_text(channel, text, out),
+            None => self.take_nested(channel, raw, out),
         }
     }
 
-    fn say_nested(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
-        walk(channel, raw, DEPTH, &mut |said| match said {
-            Said::Text(channel, text) => self.say(channel, text, out),
-            Said::Annotations(annotations) => self.annotate(annotations, out),
+    fn take_nested(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
+        walk(channel, raw, DEPTH, &mut |found| match found {
+            Found::Text(channel, text) => self.take_text(channel, text, out),
+            Found::Annotations(annotations) => self.annotate(annotations, out),
         });
     }
 }
 
 /// What is found in a value.
-enum Said<'a> {
+enum Found<'a> {
     /// Escaped.
     Text(Channel, &'a str),
     Annotations(&'a RawValue),
@@ -116,9 +116,9 @@ enum Said<'a> {
 const MOST_PARTS: usize = 16_384;
 
 /// Finds the texts of a value, in their order.
-fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(Said<'a>)) {
+fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(Found<'a>)) {
     if let Some(text) = json::literal(raw) {
-        return say(Said::Text(channel, text));
+        return say(Found::Text(channel, text));
     }
     let Some(depth) = depth.checked_sub(1) else { return };
     if let Some((parts, _)) = first_elements(raw.get(), MOST_PARTS) {
@@ -146,7 +146,7 @@ fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(
             walk(channel, raw, depth, say);
         }
         if let Some(annotations) = part.annotations {
-            say(Said::Annotations(annotations));
+            say(Found::Annotations(annotations));
         }
     }
 }

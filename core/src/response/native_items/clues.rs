@@ -1,0 +1,49 @@
+//! Owns what a native event tells of the item that it is about. It must not look for that item.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::fields::present;
+use crate::response::native_items::kind::{ItemKind, Progress};
+use crate::response::native_items::number;
+use crate::wire::json;
+use crate::wire::native_event::{Event, Item};
+
+/// What an event tells of the item that it is about.
+#[derive(Debug)]
+pub(super) struct Clues<'a> {
+    pub(super) kind: ItemKind,
+    /// The item's `type`, or what the event is about.
+    pub(super) type_name: &'a str,
+    /// Empty where it tells none.
+    pub(super) id: Cow<'a, str>,
+    pub(super) call_id: Cow<'a, str>,
+    pub(super) index: Option<u64>,
+    /// How far the item is by this event.
+    pub(super) progress: Progress,
+}
+
+impl<'a> Clues<'a> {
+    pub(super) fn new(
+        kind: ItemKind,
+        type_name: &'a str,
+        event: &Event<'a>,
+        item: Option<&Item<'a>>,
+        progress: Progress,
+    ) -> Clues<'a> {
+        fn text(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
+            present(raw).and_then(json::text).filter(|text| !text.is_empty())
+        }
+        let id = text(event.item_id).or(item.and_then(|item| text(item.id)));
+        let call_id = item.and_then(|item| text(item.call_id));
+        Clues {
+            kind,
+            type_name,
+            id: id.unwrap_or_default(),
+            call_id: call_id.unwrap_or_default(),
+            index: number(event.output_index),
+            progress,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Owns one item of a native stream: what the upstream has said of it, and what became of it in our answer. It must not
+//! know the other items.
+
+use std::borrow::Cow;
+
+use crate::fields::present;
+use crate::response::native_items::clues::Clues;
+use crate::response::native_items::kind::{ItemKind, Progress};
+use crate::response::native_items::parts::Parts;
+use crate::response::native_items::{number, tail};
+use crate::wire::json;
+use crate::wire::native_event::{Event, Item};
+
+/// What became of an item in our answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing yet.
+    Pending,
+    /// It was opened.
+    Opened,
+    /// It was opened as the call with this index among the transcoder's.
+    Call(usize),
+    /// It is left out.
+    LeftOut,
+}
+
+/// One item of the upstream's. All texts are escaped.
+#[derive(Debug)]
+pub(crate) struct NativeItem {
+    kind: ItemKind,
+    /// Its `type`, or as much of it as is known.
+    type_name: String,
+    /// As the upstream has them; empty while unknown.
+    id: String,
+    /// Another id, under which its texts come.
+    alias: String,
+    call_id: String,
+    name: String,
+    namespace: Option<String>,
+    /// All of a hosted item: as it was announced, then as it was done.
+    whole: String,
+    /// Members that only its upstream knows, as it was announced, each with a leading comma.
+    pub extra: String,
+    index: Option<u64>,
+    progress: Progress,
+    outcome: Outcome,
+    /// Events that came before their turn.
+    waiting: Vec<String>,
+    waiting_bytes: usize,
+    /// Arguments as they came; text that is kept from the client as yet.
+    pub received: String,
+    /// White space that has opened no item yet.
+    pub blank: String,
+    pub parts: Parts,
+}
+
+impl NativeItem {
+    pub(super) fn new(kind: ItemKind, type_name: &str) -> NativeItem {
+        NativeItem {
+            kind,
+            type_name: type_name.to_owned(),
+            id: String::new(),
+            alias: String::new(),
+            call_id: String::new(),
+            name: String::new(),
+            namespace: None,
+            whole: String::new(),
+            extra: String::new(),
+            index: None,
+            progress: Progress::Mentioned,
+            outcome: Outcome::Pending,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            received: String::new(),
+            blank: String::new(),
+            parts: Parts::default(),
+        }
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> ItemKind {
+        self.kind
+    }
+
+    /// Its id, as the upstream has it; empty while unknown.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The id that its client answers to: as it came, or what a server put in its place. Empty while unknown.
+    pub fn call_id(&self) -> &str {
+        if self.call_id.is_empty() && self.id.starts_with("call_") { &self.id } else { &self.call_id }
+    }
+
+    /// The called function's name; empty while unknown.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The called function's namespace.
+    pub fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
+    }
+
+    /// A hosted item as the upstream has it, JSON without line breaks.
+    pub fn whole(&self) -> &str {
+        &self.whole
+    }
+
+    /// Keeps an event for the item's turn.
+    pub fn wait(&mut self, data: &str) {
+        self.waiting_bytes += data.len() + size_of::<String>();
+        self.waiting.push(data.to_owned());
+    }
+
+    /// Whether events wait for the item's turn.
+    pub fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The events that waited.
+    pub fn take_waiting(&mut self) -> Vec<String> {
+        self.waiting_bytes = 0;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Whether enough is known to open it.
+    pub fn is_known(&self) -> bool {
+        match self.kind {
+            ItemKind::FunctionCall | ItemKind::CustomToolCall => !self.name.is_empty(),
+            ItemKind::Hosted => !self.whole.is_empty(),
+            ItemKind::Message | ItemKind::Reasoning => true,
+        }
+    }
+
+    /// Whether its upstream ended it.
+    pub fn is_done(&self) -> bool {
+        self.progress >= Progress::Completed
+    }
+
+    /// Whether its upstream ended it as `incomplete`.
+    pub fn is_incomplete(&self) -> bool {
+        self.progress == Progress::Incomplete
+    }
+
+    /// Its upstream is so far with it; what was said before is not taken back.
+    pub fn reach(&mut self, progress: Progress) {
+        self.progress = self.progress.max(progress);
+    }
+
+    /// Whether it is neither opened nor left out.
+    pub fn is_pending(&self) -> bool {
+        self.outcome == Outcome::Pending
+    }
+
+    /// Whether it is left out of our answer.
+    pub fn is_left_out(&self) -> bool {
+        self.outcome == Outcome::LeftOut
+    }
+
+    /// It was opened in our answer.
+    pub fn open(&mut self) {
+        self.outcome = Outcome::Opened;
+    }
+
+    /// It was opened as this call of the transcoder's.
+    pub fn open_call(&mut self, slot: usize) {
+        self.outcome = Outcome::Call(slot);
+    }
+
+    /// It is left out of our answer.
+    pub fn leave_out(&mut self) {
+        self.outcome = Outcome::LeftOut;
+    }
+
+    /// Which of the transcoder's calls it is.
+    pub fn slot(&self) -> Option<usize> {
+        match self.outcome {
+            Outcome::Call(slot) => Some(slot),
+            Outcome::Pending | Outcome::Opened | Outcome::LeftOut => None,
+        }
+    }
+
+    /// Bytes that are held of it.
+    pub(super) fn held(&self) -> usize {
+        self.waiting_bytes + self.received.len() + self.blank.len() + self.whole.len() + self.extra.len()
+    }
+
+    /// Whether an id or an index shows that this is another item, whatever else they share.
+    pub(super) fn differs(&self, other: &NativeItem) -> bool {
+        self.differs_by(&other.id, other.index)
+    }
+
+    fn differs_by(&self, id: &str, index: Option<u64>) -> bool {
+        tail(id).is_some() && tail(&self.id).is_some() && self.id != id
+            || index.is_some() && self.index.is_some() && self.index != index
+    }
+
+    /// Learns what an event tells about the item itself.
+    pub(super) fn learn(&mut self, event: &Event<'_>, item: Option<&Item<'_>>) {
+        fn fill(known: &mut String, told: Option<Cow<'_, str>>) {
+            if let Some(told) = told.filter(|_| known.is_empty()) {
+                *known = told.into_owned();
+            }
+        }
+        self.index = self.index.or(number(event.output_index));
+        let text = |raw| present(raw).and_then(json::text);
+        fill(&mut self.id, text(event.item_id));
+        if text(event.item_id).is_some_and(|id| *id != *self.id) {
+            fill(&mut self.alias, text(event.item_id));
+        }
+        if self.kind.is_call() {
+            fill(&mut self.name, text(event.name));
+        }
+        let Some(item) = item else { return };
+        fill(&mut self.id, text(item.id));
+        fill(&mut self.call_id, text(item.call_id));
+        fill(&mut self.name, text(item.name));
+        if self.namespace.is_none() {
+            self.namespace = text(item.namespace).filter(|name| !name.is_empty()).map(Cow::into_owned);
+        }
+        let done = event.r#type.is_some_and(|kind| kind.get().ends_with(".done\""));
+        let hosted = self.kind == ItemKind::Hosted && (done || self.whole.is_empty());
+        if let Some(raw) = event.item.filter(|_| hosted) {
+            self.whole = json::compact(raw.get()).into_owned();
+        }
+    }
+}
+
+/// How an item compares with what an event tells of the one that it is about.
+impl NativeItem {
+    /// Whether the event goes on with what is being written: nearly every event does.
+    pub(super) fn goes_on(&self, kind: ItemKind, id: &str, index: Option<u64>) -> bool {
+        self.kind == kind && self.id == id && self.index == index
+    }
+
+    /// Whether the item is told of once more: a call must not become a second one. Short ids come again for other items.
+    pub(super) fn is_repeated(&self, clues: &Clues<'_>) -> bool {
+        let same_id = tail(&clues.id).is_some() && self.id == clues.id;
+        let same_call = self.calls(&clues.call_id);
+        self.is_of_kind(clues) && (same_id || same_call && !self.differs_by(&clues.id, clues.index))
+    }
+
+    /// Whether it is of the kind, and no further than the event would have it.
+    pub(super) fn may_be(&self, clues: &Clues<'_>) -> bool {
+        let open = match clues.progress {
+            Progress::Mentioned => true,
+            // an announcement opens an item, unless its text came first
+            Progress::Announced => self.progress == Progress::Mentioned,
+            Progress::Completed | Progress::Incomplete => !self.is_done(),
+        };
+        self.is_of_kind(clues) && open
+    }
+
+    fn is_of_kind(&self, clues: &Clues<'_>) -> bool {
+        // `mcp_call_arguments.delta` is about an `mcp_call`
+        let same =
+            clues.type_name.starts_with(&*self.type_name) || self.type_name.starts_with(clues.type_name);
+        self.kind == clues.kind && (self.kind != ItemKind::Hosted || same)
+    }
+
+    pub(super) fn has_id(&self, clues: &Clues<'_>) -> bool {
+        // llama-server has named a call by its id in one event and by its call_id in the next
+        let tails = tail(&clues.id).is_some_and(|rest| Some(rest) == tail(&self.id));
+        let id = &*clues.id;
+        !id.is_empty() && ([&*self.id, &*self.alias, &*self.call_id].contains(&id) || tails)
+    }
+
+    /// Whether they have the same index, which the event need not tell.
+    pub(super) fn has_index(&self, clues: &Clues<'_>) -> bool {
+        clues.index.is_none() || self.index == clues.index
+    }
+
+    pub(super) fn is_at_index(&self, clues: &Clues<'_>) -> bool {
+        clues.index.is_some() && self.index == clues.index && !self.is_other_call(clues)
+    }
+
+    /// Whether nothing speaks against it.
+    pub(super) fn fits(&self, clues: &Clues<'_>) -> bool {
+        let untold = self.parts.is_empty() && self.received.is_empty() && self.waiting.is_empty();
+        let ends = clues.progress == Progress::Completed;
+        !self.is_other_call(clues)
+            && !self.is_done()
+            && (ends || clues.id.is_empty() || self.id.is_empty() || untold)
+            && (clues.index.is_none() || self.index.is_none())
+    }
+
+    fn is_other_call(&self, clues: &Clues<'_>) -> bool {
+        !clues.call_id.is_empty() && !self.call_id.is_empty() && self.call_id != clues.call_id
+    }
+
+    /// Whether it has one of these ids.
+    pub(super) fn has_one_of(&self, id: Option<&str>, call_id: Option<&str>) -> bool {
+        id == Some(&*self.id) || call_id.is_some_and(|id| id == self.call_id)
+    }
+
+    /// Whether it is a call of this id.
+    pub(super) fn calls(&self, call_id: &str) -> bool {
+        !call_id.is_empty() && self.call_id == call_id
+    }
+}

@@ -1,0 +1,76 @@
+//! Owns an open item of a type that the upstream runs by itself: it and its events pass whole, under our id and numbers. It
+//! must not understand them.
+
+use crate::response::event_writer::Events;
+use crate::response::open_item::{Kind, Open};
+use crate::wire::json::{compact, members, push_number, push_string};
+
+/// The item as its upstream has it: JSON without line breaks.
+#[derive(Debug)]
+pub(crate) enum HostedItem {
+    /// It goes on.
+    Announced(String),
+    /// It has ended.
+    Done(String),
+}
+
+impl HostedItem {
+    /// Bytes of it.
+    pub fn len(&self) -> usize {
+        let (HostedItem::Announced(item) | HostedItem::Done(item)) = self;
+        item.len()
+    }
+
+    /// The item with our id; with `status` in place of its own, unless it has ended.
+    pub(super) fn write(&self, out: &mut Vec<u8>, id: &str, status: &str) {
+        let (item, status) = match self {
+            HostedItem::Announced(item) => (item, Some(status)),
+            HostedItem::Done(item) => (item, None),
+        };
+        out.extend_from_slice(b"{\"id\":");
+        push_string(out, id);
+        for (key, value) in members(item).unwrap_or_default() {
+            match (&*key, status) {
+                ("id", _) => {}
+                ("status", Some(status)) => {
+                    out.extend_from_slice(b",\"status\":");
+                    push_string(out, status);
+                }
+                _ => push_member(out, &key, value.get()),
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+impl Open {
+    /// The item has ended so; nothing where another kind of item is open.
+    pub fn end_hosted(&mut self, item: String) {
+        if let Kind::Hosted(hosted) = &mut self.kind {
+            *hosted = HostedItem::Done(item);
+        }
+    }
+
+    /// Passes on an event about the item. `data`: its JSON, as it came.
+    pub fn pass_event(&self, events: &mut Events, out: &mut Vec<u8>, event_type: &str, data: &str) {
+        events.write(out, event_type, |out| {
+            out.extend_from_slice(b",\"item_id\":");
+            push_string(out, &self.id);
+            out.extend_from_slice(b",\"output_index\":");
+            push_number(out, self.index);
+            for (key, value) in members(data).unwrap_or_default() {
+                if !matches!(&*key, "type" | "sequence_number" | "output_index" | "item_id" | "obfuscation") {
+                    push_member(out, &key, value.get());
+                }
+            }
+        });
+    }
+}
+
+/// `,"key":value`
+fn push_member(out: &mut Vec<u8>, key: &str, value: &str) {
+    out.push(b',');
+    push_string(out, key);
+    out.push(b':');
+    out.extend_from_slice(compact(value).as_bytes());
+}

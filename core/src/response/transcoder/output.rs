@@ -1,0 +1,212 @@
+//! Owns what chat chunks and native events come down to: an item is opened, gets text or arguments, and is closed. It must
+//! not decide when.
+
+use crate::options::ReasoningDisplay;
+use crate::response::channel::{Channel, Family, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
+use crate::response::open_item::{Ending, Kind, Open};
+use crate::response::shared::Text;
+use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::call_slot::Stage;
+use crate::response::transcoder::text_forms::fingerprint;
+use crate::sealing::Purpose;
+use crate::tools::custom_input::CustomInput;
+use crate::wire::escaped::is_blank;
+use crate::wire::json;
+
+/// Where the text of a channel goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// Into an item, as the text of this channel.
+    Item(Channel),
+    /// Into the text that is checked against its format before anybody sees it.
+    Held,
+    /// Into the summary of the conversation.
+    Compaction,
+    /// Nobody asked for it.
+    Nowhere,
+}
+
+impl Transcoder {
+    /// Where the text of a channel goes.
+    #[inline(always)]
+    pub(super) fn destination(&self, channel: Channel) -> Destination {
+        match channel {
+            Channel::Text if self.plan.compacts.is_some() => Destination::Compaction,
+            _ if self.plan.compacts.is_some() => Destination::Nowhere,
+            Channel::Text if self.held.is_some() && self.holds_text() => Destination::Held,
+            Channel::Refusal if self.plan.refusal_as_text => Destination::Item(Channel::Text),
+            Channel::Reasoning | Channel::Summary if self.hides_reasoning() && !self.plan.seals_reasoning => {
+                Destination::Nowhere
+            }
+            channel => Destination::Item(channel),
+        }
+    }
+
+    fn hides_reasoning(&self) -> bool {
+        self.plan.reasoning == ReasoningDisplay::Hidden
+    }
+
+    /// Takes a piece of text that goes into no item.
+    pub(super) fn keep_text(&mut self, destination: Destination, piece: &str) {
+        match destination {
+            Destination::Held => self.hold_text(piece),
+            Destination::Compaction => {
+                let piece = self.text.surrogates.join(piece);
+                self.summary.push_str(&piece);
+            }
+            Destination::Item(_) | Destination::Nowhere => {}
+        }
+    }
+
+    /// Opens an item with an id of ours.
+    pub(super) fn open_item(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
+        let id = self.ids.item(prefix);
+        self.open_item_as(kind, id, String::new(), out);
+    }
+
+    /// Opens an item. `extra`: members that only its upstream knows, each with a leading comma.
+    pub(super) fn open_item_as(&mut self, kind: Kind, id: String, extra: String, out: &mut Vec<u8>) {
+        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
+        self.count += 1;
+    }
+
+    /// Adds text to the open item, in the part of its channel; reasoning is kept to be sealed where it is to be.
+    #[inline(always)]
+    pub(super) fn write_text(&mut self, channel: Channel, text: &str, out: &mut Vec<u8>) {
+        if self.plan.seals_reasoning && channel.is_reasoning() {
+            self.raw_reasoning.push_str(text);
+            if self.hides_reasoning() {
+                return;
+            }
+        }
+        let family = self.family(channel);
+        let Some(open) = &mut self.open else { return };
+        open.part(&mut self.events, out, family, self.plan.logprobs);
+        open.delta(&mut self.events, out, text, self.plan.logprobs.then_some(self.logprobs.as_str()));
+        if self.plan.logprobs && channel == Channel::Text {
+            self.logprobs.clear();
+        }
+    }
+
+    /// In what parts the text of a channel comes. Chat servers do not tell reasoning from a summary of it.
+    #[inline(always)]
+    fn family(&self, channel: Channel) -> &'static Family {
+        match channel {
+            Channel::Text => &OUTPUT_TEXT,
+            Channel::Refusal => &REFUSAL,
+            Channel::Summary => &SUMMARY,
+            Channel::Reasoning if self.plan.reasoning == ReasoningDisplay::Text || self.is_whole_native() => {
+                &REASONING_TEXT
+            }
+            Channel::Reasoning => &SUMMARY,
+        }
+    }
+
+    /// Sends the half of a surrogate pair that the open part still owes.
+    pub(super) fn flush_surrogate(&mut self, out: &mut Vec<u8>) {
+        let last = self.last;
+        let rest = self.channel(last).surrogates.flush();
+        if rest.is_empty() {
+            return;
+        }
+        if self.plan.seals_reasoning && last.is_reasoning() {
+            self.raw_reasoning.push_str(rest);
+        }
+        if let Some(open) = self.open.as_mut().filter(|open| open.has_part()) {
+            open.delta(&mut self.events, out, rest, None);
+        }
+    }
+
+    /// Closes the open item. `ending`: `Incomplete` where the upstream's answer ended inside it.
+    pub(super) fn close(&mut self, ending: Ending, out: &mut Vec<u8>) {
+        let ending = match self.open.as_ref().map(|open| &open.kind) {
+            None => return,
+            Some(Kind::Call(call)) => self.end_call(call.slot, call.custom, ending, out),
+            Some(Kind::Held { slot }) => self.end_held_call(*slot, ending, out),
+            Some(Kind::Message) => {
+                self.flush_surrogate(out);
+                ending
+            }
+            Some(Kind::Reasoning) => {
+                self.flush_surrogate(out);
+                let sealed = self.seal_reasoning();
+                if let Some(open) = &mut self.open {
+                    open.sealed = sealed;
+                    self.reasoned = Some(fingerprint(&open.text));
+                }
+                ending
+            }
+            // what its upstream left open is over all the same
+            Some(Kind::Hosted { .. }) => Ending::Completed,
+            Some(Kind::Whole { .. } | Kind::Compaction { .. }) => ending,
+        };
+        let Some(open) = self.open.take() else { return };
+        let (item, said) = open.end(&mut self.events, out, ending);
+        self.output_text.append(said);
+        self.put_item(item);
+    }
+
+    /// Sends what the arguments of the open call still owe. The call is completed where they are whole, whatever ended the
+    /// answer.
+    fn end_call(&mut self, slot: usize, custom: bool, ending: Ending, out: &mut Vec<u8>) -> Ending {
+        let mut ending = ending;
+        let Some(open) = &mut self.open else { return ending };
+        if let Some(slot) = self.calls.get_mut(slot) {
+            slot.stage = Stage::Closed;
+            let tools = &self.plan.tools;
+            let waiting = slot.release(&open.text, tools, false, &mut self.repaired);
+            open.delta(&mut self.events, out, &waiting, None);
+            if ending == Ending::Incomplete && slot.complete(&open.text) {
+                ending = Ending::Completed;
+            }
+            let rest = slot.release(&open.text, tools, true, &mut self.repaired);
+            open.delta(&mut self.events, out, &rest, None);
+            if let Some(others) = slot.others(&open.text) {
+                match self.events.enabled {
+                    true => self.dropped += 1,
+                    // the last ones count, and nobody has seen the first
+                    false => open.text = others,
+                }
+            }
+            self.repaired += slot.custom.as_ref().map(CustomInput::repaired).unwrap_or_default();
+        }
+        if ending == Ending::Completed && !custom && is_blank(&open.text) {
+            open.delta(&mut self.events, out, "{}", None);
+        }
+        ending
+    }
+
+    /// Puts the item that a held call stands for in its place.
+    fn end_held_call(&mut self, at: usize, ending: Ending, out: &mut Vec<u8>) -> Ending {
+        let mut ending = ending;
+        let Some(mut held) = self.open.take() else { return ending };
+        if let Some(slot) = self.calls.get_mut(at) {
+            slot.stage = Stage::Closed;
+            let whole = slot.complete(&held.text);
+            let rest = slot.release(&held.text, &self.plan.tools, true, &mut self.repaired);
+            held.delta(&mut self.events, out, &rest, None);
+            if whole || slot.complete(&held.text) {
+                ending = Ending::Completed;
+            }
+            if let Some(others) = slot.others(&held.text) {
+                held.text = others;
+            }
+        }
+        self.open_held_call(at, &held.text, ending, out);
+        ending
+    }
+
+    /// Adds a finished item.
+    fn put_item(&mut self, item: Text) {
+        if !self.items.is_empty() {
+            self.items.push(b",");
+        }
+        self.items.append(item);
+    }
+
+    fn seal_reasoning(&mut self) -> Option<String> {
+        let raw = std::mem::take(&mut self.raw_reasoning);
+        let seal = self.plan.seal.as_ref().filter(|_| self.plan.seals_reasoning && !raw.is_empty())?;
+        seal.seal(Purpose::Reasoning, &json::unescape(&raw)?)
+    }
+}
