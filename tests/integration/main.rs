@@ -44,5 +44,6 @@ mod store_tls;
 mod support;
 mod text_format;
 mod tools;
+mod upstream_bytes;
 mod upstreams;
 mod warm;

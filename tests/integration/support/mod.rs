@@ -7,3 +7,4 @@ pub mod redis;
 pub mod replay;
 pub mod store;
 pub mod tls;
+pub mod upstream_bytes;
