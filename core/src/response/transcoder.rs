@@ -13,6 +13,7 @@ mod calls;
 mod chunk;
 mod ending;
 mod finish;
+mod finished_items;
 mod native_events;
 mod output;
 mod reconcile;
@@ -22,6 +23,7 @@ mod text_format;
 mod text_forms;
 mod think;
 mod think_tags;
+mod token_counts;
 
 use crate::error::Error;
 use crate::ids;
@@ -29,19 +31,22 @@ use crate::ids::Ids;
 pub use crate::options::ThinkTags;
 use crate::quirk::Repaired;
 use crate::reply_plan::ReplyPlan;
-use crate::response::channel::Channel;
 use crate::response::event_writer::Events;
 use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Ending, Kind, Open};
 use crate::response::shared::{Shared, Text};
+use crate::response::transcoder::bounds::Bounds;
 use crate::response::transcoder::call_slot::Slot;
 use crate::response::transcoder::ending::failed;
-use crate::response::transcoder::finish::Finish;
+use crate::response::transcoder::finish::AnswerEnd;
+use crate::response::transcoder::finished_items::FinishedItems;
 use crate::response::transcoder::repeat::RepeatPath;
-use crate::response::transcoder::text::{LateText, TextChannel};
+use crate::response::transcoder::text::Texts;
 use crate::response::transcoder::text_format::HeldText;
+use crate::response::transcoder::text_forms::ReasoningSeen;
 use crate::response::transcoder::think::Think;
+use crate::response::transcoder::token_counts::TokenCounts;
 use crate::response::usage::Usage;
 use crate::responses_profile::ResponsesProfile;
 
@@ -61,50 +66,30 @@ pub enum End {
 pub struct Transcoder {
     again: RepeatPath,
     terminal: Option<Terminal>,
-    /// Bytes that have arrived.
-    fed: usize,
-    /// Most bytes that are held of the answer.
-    most_held: usize,
+    bounds: Bounds,
     events: Events,
-    /// Which channel the open message's part belongs to.
-    last: Channel,
-    text: TextChannel,
+    texts: Texts,
     think: Think,
     calls: Vec<Slot>,
     open: Option<Open>,
     plan: ReplyPlan,
     /// Log probabilities of the tokens of the next piece of text.
     logprobs: String,
-    reasoning: TextChannel,
-    refusal: TextChannel,
-    /// By which of its names reasoning came first.
-    reasoning_name: Option<usize>,
-    /// The last finished reasoning.
-    reasoned: Option<u64>,
+    reasoning_seen: ReasoningSeen,
     /// Annotations that wait for their text.
     annotations: Vec<String>,
-    late: LateText,
     /// Raw text of the open reasoning item, escaped, where it is to be sealed.
     raw_reasoning: String,
     ids: Ids,
     id: String,
     created_at: u64,
-    /// Finished items, joined with commas, and how many there are.
-    items: Text,
-    count: u64,
-    /// How many of them stand before the answer.
-    before: u64,
-    /// The `output_text` of finished items, escaped.
-    output_text: Text,
+    items: FinishedItems,
     /// The summary so far, escaped, where one was asked for in place of an answer.
     summary: String,
-    finish: Option<Finish>,
-    /// Whether the upstream said that its answer is whole, in another way than by a `finish_reason`.
-    whole: bool,
+    answer_end: AnswerEnd,
     /// The text so far, where it has a format to fit of which the upstream was not told.
     held: Option<Box<HeldText>>,
-    usage: Option<Usage>,
-    timings: Option<Usage>,
+    token_counts: TokenCounts,
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
@@ -134,29 +119,18 @@ impl Transcoder {
             ids,
             created_at,
             events,
+            bounds: Bounds::new(),
+            texts: Texts::new(),
+            items: FinishedItems::default(),
+            reasoning_seen: ReasoningSeen::default(),
+            answer_end: AnswerEnd::default(),
+            token_counts: TokenCounts::default(),
             open: None,
-            items: Text::new(),
-            count: 0,
-            before: 0,
-            output_text: Text::new(),
-            last: Channel::Text,
             calls: Vec::new(),
-            late: LateText::default(),
-            fed: 0,
-            most_held: bounds::HELD,
-            reasoning: TextChannel::default(),
-            text: TextChannel::default(),
-            refusal: TextChannel::default(),
-            reasoning_name: None,
-            reasoned: None,
             annotations: Vec::new(),
             logprobs: String::new(),
             raw_reasoning: String::new(),
             summary: String::new(),
-            finish: None,
-            whole: false,
-            usage: None,
-            timings: None,
             terminal: None,
             failure: None,
             dropped: 0,
@@ -207,10 +181,7 @@ impl Transcoder {
     /// Gives the finished items away, as a JSON array. For a store, once the last event is written: they are the longest
     /// text of a response, and are not copied once more.
     pub fn take_output(&mut self) -> String {
-        let mut output = std::mem::take(&mut self.items).into_string();
-        output.insert(0, '[');
-        output.push(']');
-        output
+        self.items.take()
     }
 
     /// The response as it stands, for a store; what the stream's last event called `incomplete` for want of a better
@@ -232,7 +203,7 @@ impl Transcoder {
 
     /// Token counts, as far as the upstream told.
     pub fn usage(&self) -> Option<Usage> {
-        let usage = self.usage.or(self.timings);
+        let usage = self.token_counts.best();
         match self.held.as_deref().and_then(HeldText::first_usage) {
             Some(first) => usage.map(|usage| usage.after(first)),
             None => usage,
@@ -285,7 +256,7 @@ impl Transcoder {
     pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
         self.open_item(Kind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
         self.close(Ending::Completed, out);
-        self.before = self.count;
+        self.items.begin_answer();
     }
 
     /// Ends the response on its client's behalf; the open item is `incomplete`. No event says `cancelled`: the stream
@@ -295,7 +266,7 @@ impl Transcoder {
             return;
         }
         self.calls.iter_mut().for_each(|slot| slot.begin());
-        self.late.take();
+        self.texts.late.take();
         self.close(Ending::Incomplete, out);
         self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);
     }

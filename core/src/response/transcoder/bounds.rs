@@ -6,19 +6,33 @@ use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::text_format::HeldText;
 
 /// Most bytes of one answer that are held, all copies of its texts together.
-pub(super) const HELD: usize = 256 << 20;
+const HELD: usize = 256 << 20;
 /// Most calls of one answer, and most items of one that is in the form of Responses: each piece looks for its own among
 /// them.
 pub(super) const MOST_ITEMS: usize = 1024;
 
+/// How much of an answer has arrived, and how much of it may be held, in bytes.
+#[derive(Debug)]
+pub(super) struct Bounds {
+    arrived: usize,
+    most_held: usize,
+}
+
+impl Bounds {
+    pub(super) fn new() -> Bounds {
+        Bounds { arrived: 0, most_held: HELD }
+    }
+}
+
 impl Transcoder {
     /// Counts what arrives; whether it may still be taken. What is held is looked at only when so much has arrived.
     pub(super) fn fits(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
-        self.fed += data.len();
-        if self.fed <= self.most_held || self.bytes_held() <= self.most_held {
+        self.bounds.arrived += data.len();
+        let most = self.bounds.most_held;
+        if self.bounds.arrived <= most || self.bytes_held() <= most {
             return true;
         }
-        let message = format!("The upstream server's answer is longer than {} bytes.", self.most_held);
+        let message = format!("The upstream server's answer is longer than {most} bytes.");
         self.fail(Error::new(Kind::BadGateway, message), out);
         false
     }
@@ -32,13 +46,12 @@ impl Transcoder {
     }
 
     fn bytes_held(&self) -> usize {
-        let finished =
-            self.items.length() + self.output_text.length() + self.summary.len() + self.raw_reasoning.len();
+        let kept = self.summary.len() + self.raw_reasoning.len() + self.texts.late.held();
         let calls: usize =
             self.calls.iter().map(|slot| slot.waiting.len() + slot.name.len() + slot.id.len()).sum();
         let open = self.open.as_ref().map_or(0, crate::response::transcoder::Open::held);
         let held = self.held.as_deref().map_or(0, HeldText::length);
-        finished + calls + open + held + self.late.held() + self.native.held()
+        self.items.held() + kept + calls + open + held + self.native.held()
     }
 }
 
@@ -64,7 +77,7 @@ mod tests {
             "include":["message.output_text.logprobs"],"tools":[{"type":"function","name":"f"}]}"#;
         let plan = plan(request, &PlanOptions::new(&GENERIC)).unwrap();
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
-        transcoder.most_held = LIMIT;
+        transcoder.bounds.most_held = LIMIT;
         transcoder.set_server(
             native.then(|| ResponsesProfile::of("generic", "http://server")),
             ThinkTags::Off,

@@ -130,7 +130,7 @@ impl Transcoder {
         loop {
             if self.open_slot().is_some() {
                 self.drain_open_call(out);
-                let more = !self.late.is_empty() || self.calls.iter().any(|slot| slot.waits());
+                let more = !self.texts.late.is_empty() || self.calls.iter().any(|slot| slot.waits());
                 if !more || self.call_in_the_way() {
                     return;
                 }
@@ -189,7 +189,7 @@ impl Transcoder {
                     }))),
                     _ => {
                         // its number is that of the item which it becomes
-                        let (kind, index) = (Kind::Held { slot: at }, self.count);
+                        let (kind, index) = (Kind::Held { slot: at }, self.items.next_index());
                         let open =
                             Open::begin(&mut self.events, out, kind, String::new(), index, String::new());
                         self.open = Some(open);
@@ -247,7 +247,7 @@ impl Transcoder {
     }
 
     pub(super) fn waiting(&self) -> bool {
-        !self.late.is_empty() || self.calls.iter().any(|slot| slot.waits())
+        !self.texts.late.is_empty() || self.calls.iter().any(|slot| slot.waits())
     }
 
     pub(super) fn drain_open_call(&mut self, out: &mut Vec<u8>) {

@@ -47,16 +47,16 @@ impl Transcoder {
         if let Some(choice) = &chunk.choices {
             self.choice(choice, out);
         }
-        if self.finish.is_some() {
+        if self.answer_end.finish().is_some() {
             self.cite(data, out);
         }
-        if last && self.finish.is_some() {
+        if last && self.answer_end.finish().is_some() {
             self.complete(now, out);
         }
     }
 
     fn no_chunk(&mut self, why: Option<serde_json::Error>, out: &mut Vec<u8>) {
-        if matches!(self.finish, Some(Finish::Stop | Finish::Cut(_))) {
+        if matches!(self.answer_end.finish(), Some(Finish::Stop | Finish::Cut(_))) {
             // the answer is whole, and this is no part of it
             self.dropped += 1;
             return;
@@ -70,15 +70,11 @@ impl Transcoder {
         let ends = chunk.choices.as_ref().is_none_or(|choice| choice.finish_reason.is_some());
         let usage = match chunk.usage {
             // the last chunk of a choice, or one behind it, has it in some other place
-            None if self.finish.is_some() || ends => usage_elsewhere(data),
+            None if self.answer_end.finish().is_some() || ends => usage_elsewhere(data),
             usage => usage,
         };
-        // zeros behind real counts say nothing
-        self.usage = usage.and_then(Usage::from_chat).or(self.usage);
-        if self.usage.is_none() {
-            // on every chunk with timings_per_token: the last one counts
-            self.timings = chunk.timings.and_then(Usage::from_timings).or(self.timings);
-        }
+        self.token_counts.take_usage(usage.and_then(Usage::from_chat));
+        self.token_counts.take_timings(chunk.timings);
     }
 
     pub(super) fn choice(&mut self, choice: &Choice<'_>, out: &mut Vec<u8>) {
@@ -89,7 +85,9 @@ impl Transcoder {
         }
         if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
             // a completion is one piece, and here is all of it
-            self.whole |= choice.delta.is_none();
+            if choice.delta.is_none() {
+                self.answer_end.set_whole();
+            }
             self.delta(delta, choice.delta.is_none(), out);
         }
         self.logprobs.clear();
@@ -98,7 +96,7 @@ impl Transcoder {
             .and_then(json::decode)
             .filter(|reason| !reason.is_empty() && reason != "null")
         {
-            self.finish = Some(Finish::of(&reason));
+            self.answer_end.set(Finish::of(&reason));
         }
         if let Some(error) = present(choice.error) {
             self.fail(upstream_error::from_stream(error.get()), out);

@@ -40,11 +40,11 @@ impl Transcoder {
             return;
         }
         self.end_think(out);
-        if self.open.is_none() && self.count == self.before {
-            let rest = self.channel(Channel::Text).surrogates.flush();
+        if self.open.is_none() && self.items.has_no_answer() {
+            let rest = self.texts.of(Channel::Text).surrogates.flush();
             self.emit_text(Channel::Text, rest, out);
         }
-        let finish = self.finish.clone().unwrap_or(Finish::Stop);
+        let finish = self.answer_end.finish().cloned().unwrap_or(Finish::Stop);
         if let Finish::Failed(reason) = &finish {
             let message = format!("The upstream server ended its answer with finish_reason '{reason}'.");
             return self.fail(Error::new(ErrorKind::UpstreamFailed, message), out);
@@ -76,11 +76,11 @@ impl Transcoder {
             if ending == Ending::Incomplete && self.call_in_the_way() && self.waiting() {
                 // the open call keeps its own rest; see close()
                 self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
-                self.late.take();
+                self.texts.late.take();
                 break;
             }
             let next = self.calls.iter().position(|slot| slot.waits());
-            let late = !self.late.is_empty();
+            let late = !self.texts.late.is_empty();
             if next.is_none() && !late {
                 break;
             }
@@ -99,8 +99,8 @@ impl Transcoder {
             self.drain_open_call(out);
         }
         self.close(ending, out);
-        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(&mut self.text);
-        if self.count == self.before {
+        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(self.texts.of(Channel::Text));
+        if self.items.has_no_answer() {
             // an answer of white space alone, or of nothing, is still the answer: clients look for its text
             self.open_item(Kind::Message, ids::MESSAGE, out);
             if let Some(open) = &mut self.open {
@@ -139,7 +139,7 @@ impl Transcoder {
         if self.events.enabled {
             out.extend_from_slice(events::DONE);
         } else {
-            let texts = self.items.copied() + self.output_text.copied() + self.plan.echo.len();
+            let texts = self.items.json().copied() + self.items.output_text().copied() + self.plan.echo.len();
             let mut body = Vec::with_capacity(texts + 512);
             self.state(status).write(&mut body, &self.plan.echo, None);
             self.body = body;
@@ -149,7 +149,7 @@ impl Transcoder {
     pub(super) fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
         let mut events = std::mem::take(&mut self.events);
         events.write_sharing(out, kind, |out, shared| {
-            out.reserve_exact(self.items.copied() + self.plan.echo.len() + 512);
+            out.reserve_exact(self.items.json().copied() + self.plan.echo.len() + 512);
             out.extend_from_slice(b",\"response\":");
             self.state(status).write(out, &self.plan.echo, Some(shared));
         });
@@ -162,8 +162,8 @@ impl Transcoder {
             id: &self.id,
             created_at: self.created_at,
             status,
-            output: if running { &NOTHING } else { &self.items },
-            output_text: &self.output_text,
+            output: if running { &NOTHING } else { self.items.json() },
+            output_text: self.items.output_text(),
             previous_response_id: self.plan.previous_response_id.as_deref(),
             usage: if running { None } else { self.usage() },
         }

@@ -79,6 +79,31 @@ impl Finish {
     }
 }
 
+/// What is known of the end of an answer.
+#[derive(Debug, Default)]
+pub(super) struct AnswerEnd {
+    finish: Option<Finish>,
+    /// Whether the upstream said that its answer is whole, in another way than by a `finish_reason`.
+    whole: bool,
+}
+
+impl AnswerEnd {
+    /// The upstream said this about the end.
+    pub(super) fn set(&mut self, finish: Finish) {
+        self.finish = Some(finish);
+    }
+
+    /// The upstream said in another way that its answer is whole.
+    pub(super) fn set_whole(&mut self) {
+        self.whole = true;
+    }
+
+    /// What the upstream said about the end, if it did.
+    pub(super) fn finish(&self) -> Option<&Finish> {
+        self.finish.as_ref()
+    }
+}
+
 impl Finish {
     /// How the last item of an answer with this end ends.
     pub fn ending(&self) -> Ending {
@@ -92,7 +117,7 @@ impl Finish {
 impl Transcoder {
     /// Takes `[DONE]`: the server says that this was all.
     pub(super) fn done(&mut self, now: u64, out: &mut Vec<u8>) {
-        self.whole = true;
+        self.answer_end.set_whole();
         if self.is_whole() {
             return self.complete(now, out);
         }
@@ -102,10 +127,10 @@ impl Transcoder {
 
     /// Whether the answer is whole, as far as can be told from what came.
     pub(super) fn is_whole(&mut self) -> bool {
-        match &self.finish {
-            Some(Finish::Unfamiliar(_)) => self.whole || self.usage().is_some(),
+        match &self.answer_end.finish {
+            Some(Finish::Unfamiliar(_)) => self.answer_end.whole || self.usage().is_some(),
             Some(_) => true,
-            None => self.whole && self.says_something() && self.calls_are_whole(),
+            None => self.answer_end.whole && self.says_something() && self.calls_are_whole(),
         }
     }
 
@@ -115,7 +140,7 @@ impl Transcoder {
         message
             || self.has_held_text()
             || !self.calls.is_empty()
-            || !self.output_text.is_empty()
+            || !self.items.output_text().is_empty()
             || !self.summary.is_empty()
     }
 
@@ -128,11 +153,13 @@ impl Transcoder {
 
     /// What it means that the answer came to no end.
     pub(super) fn unfinished(&self) -> Error {
-        let message = match &self.finish {
+        let message = match &self.answer_end.finish {
             Some(Finish::Unfamiliar(reason)) => format!(
                 "The upstream server ended its answer with finish_reason '{reason}' and nothing that says it is complete."
             ),
-            _ if self.whole => "The upstream server ended its answer without a finish_reason.".to_owned(),
+            _ if self.answer_end.whole => {
+                "The upstream server ended its answer without a finish_reason.".to_owned()
+            }
             _ => "The upstream server closed the connection before its answer was complete.".to_owned(),
         };
         Error::new(ErrorKind::BadGateway, message)

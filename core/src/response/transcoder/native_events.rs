@@ -60,7 +60,7 @@ impl Transcoder {
                 | "response.done"
                 | "response.cancelled"),
             ) => {
-                self.timings = event.timings.and_then(Usage::from_timings).or(self.timings);
+                self.token_counts.take_timings(event.timings);
                 let raw = event.response.map_or("{}", RawValue::get);
                 let response = event.response.and_then(fields).unwrap_or_default();
                 self.finished(Some(kind), &response, raw, now, out);
@@ -138,11 +138,11 @@ impl Transcoder {
     /// Closes the current item and goes to the next.
     fn leave(&mut self, ending: Ending, out: &mut Vec<u8>) {
         self.flush_surrogate(out);
-        let first = self.count == 0;
+        let first = self.items.next_index() == 0;
         if let Some(item) = self.native.current() {
             if first && item.is_pending() {
                 let blank = std::mem::take(&mut item.blank);
-                self.text.blank.push_str(&blank);
+                self.texts.of(Channel::Text).blank.push_str(&blank);
             }
             if !item.is_known() {
                 // nobody can execute a call without a name
@@ -278,8 +278,8 @@ impl Transcoder {
         now: u64,
         out: &mut Vec<u8>,
     ) {
-        self.usage = response.usage.and_then(Usage::from_native).or(self.usage);
-        self.timings = response.timings.and_then(Usage::from_timings).or(self.timings);
+        self.token_counts.take_usage(response.usage.and_then(Usage::from_native));
+        self.token_counts.take_timings(response.timings);
         let status = present(response.status).and_then(json::decode).unwrap_or_default();
         let status = match (kind, &*status) {
             (Some("response.completed" | "response.done"), "") | (None, "") => "completed",
@@ -313,7 +313,7 @@ impl Transcoder {
             return;
         }
         let ending = finish.ending();
-        self.finish = Some(finish);
+        self.answer_end.set(finish);
         self.complete_items(ending, out);
         self.complete(now, out);
     }

@@ -4,10 +4,8 @@
 use crate::options::ReasoningDisplay;
 use crate::response::channel::{Channel, Family, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
 use crate::response::open_item::{Ending, Kind, Open};
-use crate::response::shared::Text;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::call_slot::Stage;
-use crate::response::transcoder::text_forms::fingerprint;
 use crate::sealing::Purpose;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::escaped::is_blank;
@@ -51,7 +49,7 @@ impl Transcoder {
         match destination {
             Destination::Held => self.hold_text(piece),
             Destination::Compaction => {
-                let piece = self.text.surrogates.join(piece);
+                let piece = self.texts.of(Channel::Text).surrogates.join(piece);
                 self.summary.push_str(&piece);
             }
             Destination::Item(_) | Destination::Nowhere => {}
@@ -66,8 +64,8 @@ impl Transcoder {
 
     /// Opens an item. `extra`: members that only its upstream knows, each with a leading comma.
     pub(super) fn open_item_as(&mut self, kind: Kind, id: String, extra: String, out: &mut Vec<u8>) {
-        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.count, extra));
-        self.count += 1;
+        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.items.next_index(), extra));
+        self.items.count();
     }
 
     /// Adds text to the open item, in the part of its channel; reasoning is kept to be sealed where it is to be.
@@ -104,8 +102,8 @@ impl Transcoder {
 
     /// Sends the half of a surrogate pair that the open part still owes.
     pub(super) fn flush_surrogate(&mut self, out: &mut Vec<u8>) {
-        let last = self.last;
-        let rest = self.channel(last).surrogates.flush();
+        let last = self.texts.last();
+        let rest = self.texts.of(last).surrogates.flush();
         if rest.is_empty() {
             return;
         }
@@ -132,7 +130,7 @@ impl Transcoder {
                 let sealed = self.seal_reasoning();
                 if let Some(open) = &mut self.open {
                     open.sealed = sealed;
-                    self.reasoned = Some(fingerprint(&open.text));
+                    self.reasoning_seen.remember(&open.text);
                 }
                 ending
             }
@@ -142,8 +140,7 @@ impl Transcoder {
         };
         let Some(open) = self.open.take() else { return };
         let (item, said) = open.end(&mut self.events, out, ending);
-        self.output_text.append(said);
-        self.put_item(item);
+        self.items.push(item, said);
     }
 
     /// Sends what the arguments of the open call still owe. The call is completed where they are whole, whatever ended the
@@ -194,14 +191,6 @@ impl Transcoder {
         }
         self.open_held_call(at, &held.text, ending, out);
         ending
-    }
-
-    /// Adds a finished item.
-    fn put_item(&mut self, item: Text) {
-        if !self.items.is_empty() {
-            self.items.push(b",");
-        }
-        self.items.append(item);
     }
 
     fn seal_reasoning(&mut self) -> Option<String> {

@@ -85,8 +85,8 @@ impl Transcoder {
                 open.end_part(&mut self.events, out);
             }
         }
-        self.last = channel;
-        let piece = self.channel(channel).surrogates.join(&joined);
+        self.texts.set_last(channel);
+        let piece = self.texts.of(channel).surrogates.join(&joined);
         self.write_text(channel, &piece, out);
         self.logprobs.clear();
     }
@@ -240,7 +240,7 @@ impl Transcoder {
         let call_id = match self.native.earlier(&call_id) {
             Earlier::None => call_id,
             // two calls of one id would be executed twice under it
-            Earlier::OtherCall => format!("{call_id}_{}", self.count),
+            Earlier::OtherCall => format!("{call_id}_{}", self.items.next_index()),
             Earlier::SameCall => return self.leave_out(),
         };
         if custom || !self.is_translated_native() {

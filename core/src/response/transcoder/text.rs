@@ -51,6 +51,51 @@ pub(super) struct TextChannel {
     pub(super) blank_logprobs: String,
 }
 
+/// The texts of an answer on their way.
+#[derive(Debug)]
+pub(super) struct Texts {
+    text: TextChannel,
+    reasoning: TextChannel,
+    refusal: TextChannel,
+    /// Which channel the open part belongs to.
+    last: Channel,
+    pub(super) late: LateText,
+}
+
+impl Texts {
+    pub(super) fn new() -> Texts {
+        Texts {
+            text: TextChannel::default(),
+            reasoning: TextChannel::default(),
+            refusal: TextChannel::default(),
+            last: Channel::Text,
+            late: LateText::default(),
+        }
+    }
+
+    /// What a channel holds back; reasoning and its summary are never there at a time.
+    #[inline(always)]
+    pub(super) fn of(&mut self, channel: Channel) -> &mut TextChannel {
+        match channel {
+            Channel::Reasoning | Channel::Summary => &mut self.reasoning,
+            Channel::Text => &mut self.text,
+            Channel::Refusal => &mut self.refusal,
+        }
+    }
+
+    /// Which channel the open part belongs to.
+    #[inline(always)]
+    pub(super) fn last(&self) -> Channel {
+        self.last
+    }
+
+    /// The part of this channel is open now.
+    #[inline(always)]
+    pub(super) fn set_last(&mut self, channel: Channel) {
+        self.last = channel;
+    }
+}
+
 impl Transcoder {
     /// Takes a piece of a chat answer's text, escaped. It may hold tags around reasoning, and marks of the text's end.
     pub(super) fn take_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
@@ -77,20 +122,10 @@ impl Transcoder {
     pub(super) fn route_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         match self.destination(channel) {
             Destination::Item(channel) => {
-                let piece = self.channel(channel).surrogates.join(piece);
+                let piece = self.texts.of(channel).surrogates.join(piece);
                 self.emit_text(channel, &piece, out);
             }
             destination => self.keep_text(destination, piece),
-        }
-    }
-
-    /// What a channel holds back; reasoning and its summary are never there at a time.
-    #[inline(always)]
-    pub(super) fn channel(&mut self, channel: Channel) -> &mut TextChannel {
-        match channel {
-            Channel::Reasoning | Channel::Summary => &mut self.reasoning,
-            Channel::Text => &mut self.text,
-            Channel::Refusal => &mut self.refusal,
         }
     }
 
@@ -102,7 +137,7 @@ impl Transcoder {
         }
         if self.call_in_the_way() {
             let logprobs = std::mem::take(&mut self.logprobs);
-            return self.late.push(channel, piece, logprobs);
+            return self.texts.late.push(channel, piece, logprobs);
         }
         let open = match &self.open {
             Some(open) if channel.is_reasoning() => matches!(open.kind, Kind::Reasoning),
@@ -119,11 +154,11 @@ impl Transcoder {
                 false => self.open_item(Kind::Message, ids::MESSAGE, out),
             }
         }
-        if self.last != channel {
+        if self.texts.last() != channel {
             self.flush_surrogate(out);
-            self.last = channel;
+            self.texts.set_last(channel);
         }
-        if self.channel(channel).blank.is_empty() {
+        if self.texts.of(channel).blank.is_empty() {
             self.write_text(channel, piece, out);
         } else {
             let piece = self.take_blank(channel) + piece;
@@ -136,14 +171,14 @@ impl Transcoder {
 
     fn hold_blank(&mut self, channel: Channel, piece: &str) {
         let logprobs = std::mem::take(&mut self.logprobs);
-        let channel = self.channel(channel);
+        let channel = self.texts.of(channel);
         channel.blank.push_str(piece);
         append_logprobs(&mut channel.blank_logprobs, &logprobs);
     }
 
     /// The white space before a text; its log probabilities go before those of the text.
     fn take_blank(&mut self, channel: Channel) -> String {
-        let channel = self.channel(channel);
+        let channel = self.texts.of(channel);
         let blank = std::mem::take(&mut channel.blank);
         let mut logprobs = std::mem::take(&mut channel.blank_logprobs);
         append_logprobs(&mut logprobs, &self.logprobs);
@@ -153,7 +188,7 @@ impl Transcoder {
 
     /// Sends the text that waited for a call to be whole.
     pub(super) fn emit_late_text(&mut self, out: &mut Vec<u8>) {
-        for (channel, piece, logprobs) in self.late.take() {
+        for (channel, piece, logprobs) in self.texts.late.take() {
             let current = std::mem::replace(&mut self.logprobs, logprobs);
             self.emit_text(channel, &piece, out);
             self.logprobs = current;

@@ -7,6 +7,7 @@ use crate::json_schema::Format;
 use crate::response::channel::Channel;
 use crate::response::open_item::{Ending, append_logprobs};
 use crate::response::transcoder::Transcoder;
+use crate::response::transcoder::finish::AnswerEnd;
 use crate::response::usage::Usage;
 use crate::wire::json;
 
@@ -56,9 +57,9 @@ impl Transcoder {
     /// transcoder as if the first answer went on.
     pub fn take_unfit(&mut self) -> Option<String> {
         let held = self.held.as_deref_mut().filter(|held| matches!(held.state, State::Unfit))?;
-        held.state = State::Asked(self.usage.take().or(self.timings.take()));
+        held.state = State::Asked(self.token_counts.take());
         let text = std::mem::take(&mut held.text);
-        (self.finish, self.whole) = (None, false);
+        self.answer_end = AnswerEnd::default();
         self.again = Default::default();
         self.think = self.think.anew();
         self.native = self.native.of_next_answer();
@@ -82,7 +83,7 @@ impl Transcoder {
     /// Takes a piece of text, escaped.
     pub(super) fn hold_text(&mut self, piece: &str) {
         let Some(held) = self.held.as_deref_mut() else { return };
-        held.text.push_str(&self.text.surrogates.join(piece));
+        held.text.push_str(&self.texts.of(Channel::Text).surrogates.join(piece));
         append_logprobs(&mut held.logprobs, &self.logprobs);
     }
 
@@ -101,7 +102,7 @@ impl Transcoder {
             return true;
         }
         let cut = ending == Ending::Incomplete;
-        let rest = self.text.surrogates.flush();
+        let rest = self.texts.of(Channel::Text).surrogates.flush();
         let Some(held) = self.held.as_deref_mut() else { return true };
         held.text.push_str(rest);
         let text = json::unescape(&held.text).unwrap_or_default();

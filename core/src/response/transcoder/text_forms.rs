@@ -44,6 +44,22 @@ struct Part<'a> {
     annotations: Option<&'a RawValue>,
 }
 
+/// What was seen of an answer's reasoning, to tell when it comes by a second name.
+#[derive(Debug, Default)]
+pub(super) struct ReasoningSeen {
+    /// By which of its names it came first.
+    name: Option<usize>,
+    /// The last finished reasoning.
+    finished: Option<u64>,
+}
+
+impl ReasoningSeen {
+    /// This reasoning is finished.
+    pub(super) fn remember(&mut self, text: &str) {
+        self.finished = Some(fingerprint(text));
+    }
+}
+
 impl Transcoder {
     /// Takes the reasoning of a delta, once, by however many names it comes.
     pub(super) fn take_reasoning(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
@@ -62,7 +78,7 @@ impl Transcoder {
         ];
         let told = names.into_iter().enumerate().find_map(|(name, raw)| Some((name, says_something(raw?)?)));
         let Some((name, raw)) = told else { return };
-        if name != *self.reasoning_name.get_or_insert(name) {
+        if name != *self.reasoning_seen.name.get_or_insert(name) {
             // the short way would not look
             self.again.forget();
             if self.repeats_reasoning(raw) {
@@ -85,7 +101,7 @@ impl Transcoder {
         all.len() >= SHORTEST_REPEAT
             && match open {
                 Some(open) => open.text == all,
-                None => self.reasoned == Some(fingerprint(&all)),
+                None => self.reasoning_seen.finished == Some(fingerprint(&all)),
             }
     }
 
@@ -152,7 +168,7 @@ fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(
 }
 
 /// Tells reasoning that is over from other reasoning, so that it need not be kept.
-pub(super) fn fingerprint(text: &str) -> u64 {
+fn fingerprint(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
