@@ -144,11 +144,34 @@ impl Held {
     pub fn of(self, bytes: Vec<u8>) -> Counted {
         Counted { bytes, held: Some(self) }
     }
+
+    /// The same of bytes that are shared already: counted as long as any part of what is returned lives.
+    pub fn of_shared(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(CountedBytes { bytes, _held: self })
+    }
 }
 
 fn units(bytes: usize) -> u32 {
     let weight = if bytes > SMALL { bytes } else { COPIES * bytes };
     u32::try_from(weight.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+/// Shared bytes with their count.
+struct CountedBytes {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for CountedBytes {
+    fn drop(&mut self) {
+        heavy::let_go(self.bytes.len(), std::mem::take(&mut self.bytes));
+    }
 }
 
 /// Bytes with their count. Many are freed where no stream waits for it.

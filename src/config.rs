@@ -70,6 +70,8 @@ pub struct Config {
     pub cors: CorsConfig,
     /// What is passed on as it is.
     pub passthrough: PassthroughConfig,
+    /// The Responses API over WebSocket.
+    pub websocket: WebsocketConfig,
     /// The upstream server; where the file lists several (`[[upstream]]`), the values for all of them.
     pub upstream: UpstreamConfig,
     /// What outlives a request.
@@ -101,6 +103,40 @@ pub struct PassthroughConfig {
 impl Default for PassthroughConfig {
     fn default() -> Self {
         PassthroughConfig { paths: vec!["*".to_owned()] }
+    }
+}
+
+/// `[websocket]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebsocketConfig {
+    /// Whether `GET /v1/responses` with an upgrade becomes a WebSocket; otherwise it is answered with 426.
+    pub enabled: bool,
+    /// Most creates of one connection that run or wait.
+    pub max_pending: usize,
+    /// Age from which on a connection takes no more creates.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+    /// How long a connection may be open without a response and without a message.
+    #[serde(with = "humantime_serde")]
+    pub idle_timeout: Duration,
+    /// Time between two pings to a client.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// Most bytes of the responses that all connections together remember.
+    pub memory_max_bytes: usize,
+}
+
+impl Default for WebsocketConfig {
+    fn default() -> Self {
+        WebsocketConfig {
+            enabled: true,
+            max_pending: 32,
+            max_age: Duration::from_secs(60 * 60),
+            idle_timeout: Duration::from_secs(30 * 60),
+            ping_interval: Duration::from_secs(30),
+            memory_max_bytes: 256 << 20,
+        }
     }
 }
 
@@ -343,6 +379,7 @@ impl Default for Config {
             keys_file: None,
             cors: CorsConfig::default(),
             passthrough: PassthroughConfig::default(),
+            websocket: WebsocketConfig::default(),
             store: StoreConfig::default(),
             upstream: UpstreamConfig::default(),
             tools: ToolsConfig::default(),

@@ -131,6 +131,8 @@ pub struct Metrics {
     pub over_capacity: Counter,
     /// Streams that are open.
     pub open_streams: Gauge,
+    /// WebSocket connections that are open.
+    pub open_websockets: Gauge,
     /// 1 while the upstream is ready.
     pub upstream_ready: Gauge<i64, AtomicI64>,
     /// What choosing a server is counted under.
@@ -161,6 +163,7 @@ impl Metrics {
             buffered_bytes: Gauge::default(),
             over_capacity: Counter::default(),
             open_streams: Gauge::default(),
+            open_websockets: Gauge::default(),
             upstream_ready: Gauge::default(),
             routing: Routing::default(),
             store_up: Gauge::default(),
@@ -187,6 +190,8 @@ impl Metrics {
         let help = "Requests refused because max_buffered_bytes was in use";
         registry.register("over_capacity", help, self.over_capacity.clone());
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
+        let help = "WebSocket connections that are open";
+        registry.register("open_websockets", help, self.open_websockets.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
         self.routing.register(&mut registry);
         registry.register("store_up", "1 while the store can be asked", self.store_up.clone());

@@ -38,6 +38,8 @@ pub struct Dialect {
     pub slot_key: Option<&'static str>,
     /// Whether one model answers to every name.
     pub any_model: bool,
+    /// Whether a prompt that was read stays in a cache, and reading it costs nobody money: a warm-up asks for one token.
+    pub keeps_prompts: bool,
     /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
     pub count_tokens: Option<(&'static str, &'static str)>,
 }
@@ -108,6 +110,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     progress_key: Some("return_progress"),
     slot_key: Some("id_slot"),
     any_model: true,
+    keeps_prompts: true,
     count_tokens: Some(("/v1/chat/completions/input_tokens", "input_tokens")),
 };
 
@@ -151,6 +154,7 @@ pub const VLLM: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
+    keeps_prompts: true,
     count_tokens: Some(("/tokenize", "count")),
 };
 
@@ -192,6 +196,7 @@ pub const SGLANG: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: true,
+    keeps_prompts: true,
     count_tokens: None,
 };
 
@@ -213,6 +218,7 @@ pub const OLLAMA: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
+    keeps_prompts: true,
     count_tokens: None,
 };
 
@@ -233,6 +239,7 @@ pub const LM_STUDIO: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
+    keeps_prompts: true,
     count_tokens: None,
 };
 
@@ -252,6 +259,7 @@ pub const GENERIC: Dialect = Dialect {
     progress_key: None,
     slot_key: None,
     any_model: false,
+    keeps_prompts: false,
     count_tokens: None,
 };
 

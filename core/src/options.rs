@@ -126,6 +126,8 @@ pub struct PlanOptions<'a> {
     pub compact: Option<Compact>,
     /// Whether a stream is made of it, whatever the request says.
     pub stream: Option<bool>,
+    /// Whether the model is only to read the prompt, so that its server has it in its cache: the answer is empty.
+    pub warm_up: bool,
     /// What the model answered where `text.format` was held back (see [`ReplyPlan::format`]) and the answer does not fit
     /// it: the plan asks for it once more, in that format.
     pub unfit: Option<Arc<str>>,
@@ -155,6 +157,7 @@ impl<'a> PlanOptions<'a> {
             drop_turns: 0,
             compact: None,
             stream: None,
+            warm_up: false,
             unfit: None,
         }
     }

@@ -25,6 +25,8 @@ pub struct ReplyPlan {
     pub background: bool,
     /// Whether the answer is a summary, to be sealed into a `compaction` item.
     pub compacts: Option<Compact>,
+    /// Whether the model only reads the prompt: the response completes without output, whatever becomes of that.
+    pub warm_up: bool,
     /// The response that this one continues.
     pub previous_response_id: Option<String>,
     /// Whether the text may begin with reasoning.

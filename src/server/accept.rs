@@ -113,7 +113,7 @@ async fn serve<S>(
         Box::pin(http2::serve(stream, service, stop, send_timeout)).await
     } else {
         // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
-        let connection = http1.serve_connection(stream, service);
+        let connection = http1.serve_connection(stream, service).with_upgrades();
         UntilStopped::new(connection, stop).await.map_err(|error| error.to_string())
     };
     if let Err(error) = ended {

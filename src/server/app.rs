@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::origin::Callers;
 use super::paths::Paths;
 use super::runs::Runs;
+use super::socket_turns::AllSocketTurns;
 use crate::budget::Budget;
 use crate::config::Config;
 use crate::keyring::Keyring;
@@ -25,6 +27,10 @@ pub(crate) struct App {
     pub(super) store: Arc<dyn Store>,
     pub(super) echoes: EchoCache,
     pub(super) runs: Runs,
+    /// What WebSocket connections remember.
+    pub(super) socket_turns: Arc<AllSocketTurns>,
+    /// The tasks of WebSocket connections.
+    pub(super) sockets: TaskTracker,
     /// Who may call `listen`.
     pub(super) callers: Callers,
     /// Who may call `admin`.

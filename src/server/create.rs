@@ -1,6 +1,7 @@
 //! Owns `POST /v1/responses` from body to answer: read, plan, send. It must not translate anything itself.
 
 use std::borrow::Cow;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use rejoinder_core::Input;
-use rejoinder_core::error::Error;
+use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::ids::Ids;
 use rejoinder_core::request::parse::{self, ParsedRequest};
 use rejoinder_core::request::plan::Plan;
@@ -24,6 +25,7 @@ use super::pending_response::PendingResponse;
 use super::prepared_request::{PreparedRequest, count, counted};
 use super::reply::ResponseBody;
 use super::send::{send, send_again};
+use super::socket_turns::SocketCreate;
 use super::state::ResponseRecorder;
 use crate::budget::Held;
 use crate::driver::{AskAgain, Waiting as PendingAnswer, unix_now};
@@ -43,8 +45,27 @@ pub async fn answer(
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { headers, .. }, incoming) = request.into_parts();
     let body = body::read(&app, &headers, incoming).await?;
-    let planned = plan(&app, headers, request_id, body).await?;
-    pending(app, planned, begun).answer().await
+    respond(app, CreateRequest { headers, id: request_id.clone(), begun, body, socket: None }).await
+}
+
+/// A create request that was read: over HTTP, or as an event of a WebSocket.
+pub struct CreateRequest {
+    pub headers: HeaderMap,
+    pub id: HeaderValue,
+    pub begun: Instant,
+    pub body: Bytes,
+    /// What it has of the WebSocket that it came over.
+    pub socket: Option<SocketCreate>,
+}
+
+/// Answers it. One that came over a WebSocket gets a stream, whatever it says.
+///
+/// # Errors
+/// As [`answer`].
+pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
+    let (begun, socket) = (request.begun, request.socket.clone());
+    let planned = plan(&app, request).await?;
+    pending(app, planned, begun, socket).answer().await
 }
 
 /// A request that nothing is wrong with, and what is to be sent for it.
@@ -52,18 +73,14 @@ struct Planned {
     job: PreparedRequest,
     target: Target,
     plan: Plan,
-    /// What is stored of its input, where its response is to be stored.
+    /// What is kept of its input, where its response is to be stored or remembered.
     input: Option<Input>,
     room: Option<Held>,
 }
 
 /// Parses a request, fetches its past, and plans it for the server that it will likely go to.
-async fn plan(
-    app: &App,
-    headers: HeaderMap,
-    request_id: &HeaderValue,
-    mut body: Bytes,
-) -> Result<Planned, Error> {
+async fn plan(app: &App, request: CreateRequest) -> Result<Planned, Error> {
+    let CreateRequest { headers, id, mut body, socket, .. } = request;
     let text = loop {
         match heavy::run(body.len(), || parse::text(&body)).await? {
             // mended, in the place of what came
@@ -81,8 +98,8 @@ async fn plan(
         Ok::<_, Error>((draft, asks))
     })
     .await?;
-    let kept = ResponseRecorder::wanted(&asks);
-    let job = PreparedRequest::new(app, headers, request_id, body.clone(), asks).await?;
+    let kept = ResponseRecorder::wanted(&asks) || socket.is_some();
+    let job = PreparedRequest::new(app, headers, &id, body.clone(), asks, socket.as_ref()).await?;
     let target = job.target(app).await?;
     let room = job.room(app, if kept { body.len() } else { 0 }).await?;
     let planned = heavy::run(job.bytes(), || {
@@ -98,17 +115,20 @@ async fn plan(
 }
 
 /// Has a planned request sent as soon as its response is polled.
-fn pending(app: Arc<App>, planned: Planned, begun: Instant) -> PendingResponse {
+fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<SocketCreate>) -> PendingResponse {
     let Planned { job, target, plan, input, mut room } = planned;
     let Plan { body, stream, chat_stream, model, reply, notes, repeated: _, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| {
         let held = room.as_mut().map(|room| room.split(input.bytes()));
-        ResponseRecorder::new(app.clone(), job.caller.scope(), job.asks.clone(), &job.past, input, held)
+        let (scope, asks) = (job.caller.scope(), job.asks.clone());
+        ResponseRecorder::new(app.clone(), scope, asks, &job.past, input, held).on_socket(socket, &job.past)
     });
     let body = counted(body, room);
     let (asks, scope, client) = (job.asks.clone(), job.caller.scope(), job.client);
-    let ids = Ids::new(seed_ending(keep.as_ref().and_then(|_| app.store.id_ending(job.past.turns()))));
+    let warms_up = job.warms_up;
+    let ending = keep.as_ref().filter(|keep| keep.stores());
+    let ids = Ids::new(seed_ending(ending.and_then(|_| app.store.id_ending(job.past.turns()))));
     let timeout = app.upstream.response_timeout();
     let job = Arc::new(job);
     let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {
@@ -120,8 +140,31 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant) -> PendingResponse {
     });
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
-    let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
-    // an `async` block would have room for it twice
-    let sent: PendingAnswer = Box::pin(sent.and_then(move |answered| answered.answer(timeout)));
-    PendingResponse { app, asks, scope, stream, client, transcoder, sent, ask_again, begun, timeout, keep }
+    let sent: PendingAnswer = match warms_up && !can_warm_up(&target) {
+        true => Box::pin(ready(Err(Error::new(Kind::Internal, "This server's cache is not made ready.")))),
+        false => {
+            let sent = send(app.clone(), job, target, body, droppable_turns, chat_stream);
+            // an `async` block would have room for it twice
+            Box::pin(sent.and_then(move |answered| answered.answer(timeout)))
+        }
+    };
+    PendingResponse {
+        app,
+        asks,
+        scope,
+        stream,
+        client,
+        warms_up,
+        transcoder,
+        sent,
+        ask_again,
+        begun,
+        timeout,
+        keep,
+    }
+}
+
+/// Whether it is of use to have that server read a prompt ahead of its request.
+fn can_warm_up(target: &Target) -> bool {
+    target.native.is_none() && target.dialect.keeps_prompts
 }

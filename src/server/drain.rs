@@ -16,8 +16,9 @@ pub(super) async fn drain(app: &App, api: tokio::task::JoinHandle<TaskTracker>, 
     app.draining.cancel();
     let Ok(connections) = api.await else { return };
     connections.close();
+    app.sockets.close();
     let idle = async {
-        tokio::join!(connections.wait(), app.runs.idle());
+        tokio::join!(connections.wait(), app.sockets.wait(), app.runs.idle());
     };
     tokio::pin!(idle);
     tokio::select! {

@@ -59,7 +59,7 @@ where
         let answer = service.lock().unwrap_or_else(std::sync::PoisonError::into_inner).call(request);
         async move { answer.await.map(|response: Response<ResponseBody>| response.map(Sending::new)) }
     });
-    let connection = either.serve_connection(stream, service).into_owned();
+    let connection = either.serve_connection_with_upgrades(stream, service).into_owned();
     let mut connection = pin!(UntilStopped::new(connection, stop));
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),

@@ -26,11 +26,13 @@ mod routes;
 mod run_tasks;
 mod runs;
 mod send;
+mod socket_turns;
 mod start;
 mod state;
 mod stored;
 mod stored_run;
 mod tokens;
 mod until_stopped;
+mod websocket;
 
 pub use start::run;

@@ -30,6 +30,8 @@ pub(super) struct PendingResponse {
     pub stream: bool,
     /// The client that sent the request.
     pub client: &'static Client,
+    /// Whether nothing is answered: the upstream only reads the prompt.
+    pub warms_up: bool,
     pub transcoder: Box<Transcoder>,
     /// Resolves to the upstream's answer; nothing is sent before it is polled, and dropping it cancels the request.
     pub sent: PendingAnswer,
@@ -52,11 +54,11 @@ impl PendingResponse {
         match (self.stream, self.asks.background) {
             (false, _) => self.whole().await,
             (true, true) => self.background().await,
+            (true, false) if self.warms_up => Ok(streamed(self.open())),
             (true, false) if self.asks.store_named => self.resumable().await,
             (true, false) => {
                 let (body, limits) = self.streamed().await?;
-                let body = body.in_pieces().map_err(|never| match never {}).boxed_unsync();
-                Ok(reply::limited(reply::event_stream(body), limits))
+                Ok(reply::limited(streamed(body), limits))
             }
         }
     }
@@ -176,6 +178,10 @@ impl PendingResponse {
         }
         Ok(reply::limited(reply::json(StatusCode::OK, transcoder.into_body()), limits))
     }
+}
+
+fn streamed(body: EventBody) -> Response<ResponseBody> {
+    reply::event_stream(body.in_pieces().map_err(|never| match never {}).boxed_unsync())
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.

@@ -20,6 +20,7 @@ use rejoinder_core::wire::request;
 
 use super::app::App;
 use super::overrides::RequestOverrides;
+use super::socket_turns::SocketCreate;
 use super::state::StoredContext;
 use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
@@ -43,6 +44,10 @@ pub struct PreparedRequest {
     pub(super) summary: OnceLock<Arc<Summary>>,
     /// What the upstream answered, where it has to be asked once more for another form of it.
     pub(super) unfit: OnceLock<Arc<str>>,
+    /// Whether a stream is made of it, whatever it says.
+    streams: bool,
+    /// Whether the model is only to read its prompt.
+    pub warms_up: bool,
 }
 
 /// A summary that stands for all that came before.
@@ -54,7 +59,7 @@ pub struct Summary {
 }
 
 impl PreparedRequest {
-    /// Fetches what the request names of the store.
+    /// Fetches what the request names of the store. `socket`: the WebSocket that it came over.
     ///
     /// # Errors
     /// As [`StoredContext::load`].
@@ -64,9 +69,10 @@ impl PreparedRequest {
         request_id: &HeaderValue,
         body: Bytes,
         asks: RequestSummary,
+        socket: Option<&SocketCreate>,
     ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
-        let past = StoredContext::load(app, &caller, &asks).await?;
+        let past = StoredContext::load(app, &caller, &asks, socket).await?;
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
         let route =
             conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
@@ -81,6 +87,8 @@ impl PreparedRequest {
             route: Arc::new(route),
             summary: OnceLock::new(),
             unfit: OnceLock::new(),
+            streams: socket.is_some(),
+            warms_up: socket.is_some_and(|socket| !socket.generate),
         })
     }
 
@@ -98,7 +106,7 @@ impl PreparedRequest {
         let asks =
             heavy::run(body.len(), || ParsedRequest::read(&parse::text(&body)?, &app.config.limits)?.asks())
                 .await?;
-        let job = PreparedRequest::new(app, headers, request_id, body, asks).await?;
+        let job = PreparedRequest::new(app, headers, request_id, body, asks, None).await?;
         let target = job.target(app).await?;
         Ok((job, target))
     }
@@ -187,7 +195,8 @@ impl PreparedRequest {
             drop_turns: 0,
             compact: None,
             // a run is read as it grows, by its client or another replica's
-            stream: self.asks.background.then_some(true),
+            stream: (self.asks.background || self.streams).then_some(true),
+            warm_up: self.warms_up,
             unfit: self.unfit.get().cloned(),
         }
     }

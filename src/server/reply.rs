@@ -13,7 +13,7 @@ use rejoinder_core::error::{Error, Kind, Origin};
 pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Tells SDKs whether to try again, over their own rules.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// An answer of one piece.
 pub fn full(
@@ -57,8 +57,23 @@ pub fn limited(mut response: Response<ResponseBody>, limits: HeaderMap) -> Respo
 
 /// An error in its envelope, with the headers that clients act on; it is logged here, once.
 pub fn error(error: &Error) -> Response<ResponseBody> {
+    let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    log(error);
+    let mut response = json(status, error.envelope());
+    let headers = response.headers_mut();
+    headers.extend(error_headers(error));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    if status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
+    }
+    response
+}
+
+/// The log lines of an error that a client is told.
+pub fn log(error: &Error) {
     let (status_code, code) = (error.status(), error.label());
-    let status = StatusCode::from_u16(status_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     match error.origin() {
         // it is told once, not for each request
         Origin::Internal if error.kind == Kind::NoDescriptor => {
@@ -70,8 +85,11 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     }
     // an upstream may repeat the prompt in its words
     tracing::debug!(error = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
-    let mut response = json(status, error.envelope());
-    let headers = response.headers_mut();
+}
+
+/// The headers of an error that clients act on.
+pub fn error_headers(error: &Error) -> HeaderMap {
+    let mut headers = HeaderMap::new();
     for (name, value) in error.limits.iter().flat_map(|limits| &limits.0) {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_bytes(value)) {
             headers.insert(name, value);
@@ -83,11 +101,5 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     if error.is_final() {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
-    }
-    if status == StatusCode::UPGRADE_REQUIRED {
-        headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
-    }
-    response
+    headers
 }

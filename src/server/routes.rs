@@ -16,7 +16,9 @@ use super::app::App;
 use super::ids::seed;
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
-use super::{body, compact, conversations, create, models, origin, passthrough, paths, stored, tokens};
+use super::{
+    body, compact, conversations, create, models, origin, passthrough, paths, stored, tokens, websocket,
+};
 use crate::telemetry::Answered;
 use crate::upstream::{REQUEST_ID, copied};
 
@@ -165,10 +167,7 @@ async fn routed(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response
         Route::Create => Box::pin(create::answer(app.clone(), request, begun, id)).await,
         Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, id)).await,
         Route::Compact => Box::pin(compact::answer(app.clone(), request, id)).await,
-        Route::Upgrade => {
-            let message = "WebSocket is not offered here; use POST with \"stream\": true.";
-            Err(Error::new(Kind::UpgradeRequired, message))
-        }
+        Route::Upgrade => websocket::upgrade(app, request, id),
         Route::NotAllowed => {
             let message = format!("Method {} is not allowed for {path}; use POST.", request.method());
             Err(Error::new(Kind::MethodNotAllowed, message))

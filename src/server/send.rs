@@ -43,6 +43,8 @@ pub async fn send(
     if let Some(threshold) = job.asks.compact_threshold
         // an answer that is asked for in another form is the same answer
         && job.unfit.get().is_none()
+        // nothing is answered, so nothing has to be made short for it
+        && !job.warms_up
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
         // a server that speaks Responses well makes its own

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::accept::accept;
 use super::app::App;
@@ -13,6 +14,7 @@ use super::drain::drain;
 use super::origin::Callers;
 use super::paths::Paths;
 use super::runs::Runs;
+use super::socket_turns::AllSocketTurns;
 use super::{admin, client_socket, reload, routes};
 use crate::budget::Budget;
 use crate::config::Resolved;
@@ -98,6 +100,8 @@ fn app(
         keyring,
         runs: Runs::new(&config.store),
         store,
+        socket_turns: AllSocketTurns::new(config.websocket.memory_max_bytes),
+        sockets: TaskTracker::new(),
         callers,
         admin_callers: Callers::of_admin(own_admin, hosts),
         paths: Paths::new(&config.passthrough.paths),

@@ -17,6 +17,7 @@ use rejoinder_core::wire::request::{InputItem, elements, item, push_items};
 use rejoinder_core::{Input, Output};
 
 use super::app::App;
+use super::socket_turns::SocketCreate;
 use crate::budget::Held;
 use crate::heavy;
 use crate::keyring::Caller;
@@ -34,28 +35,37 @@ pub struct StoredContext {
 }
 
 impl StoredContext {
-    /// Fetches what `asks` names.
+    /// Fetches what `asks` names. `socket`: the WebSocket that it came over, which may remember what no store has.
     ///
     /// # Errors
     /// 400 for an id that names nothing of this caller's, 503 for a store that cannot be asked.
-    pub async fn load(app: &App, caller: &Caller, asks: &RequestSummary) -> Result<StoredContext, Error> {
+    pub async fn load(
+        app: &App,
+        caller: &Caller,
+        asks: &RequestSummary,
+        socket: Option<&SocketCreate>,
+    ) -> Result<StoredContext, Error> {
         let mut past = StoredContext::default();
         if let Some(id) = &asks.previous_response_id {
             past.strict = true;
-            past.turns = match app.store.chain(caller.scope(), id, app.config.store.max_turns).await {
-                Ok(Chain::Whole(turns)) => turns,
-                Ok(Chain::Broken) => {
+            let limit = app.config.store.max_turns;
+            let chain = match socket.and_then(|socket| socket.turns.find(id)) {
+                Some(turns) if turns.len() > limit => Chain::TooLong,
+                Some(turns) => Chain::Whole(turns.to_vec()),
+                None => app.store.chain(caller.scope(), id, limit).await?,
+            };
+            past.turns = match chain {
+                Chain::Whole(turns) => turns,
+                Chain::Broken => {
                     let message = format!("Previous response with id '{id}' not found.");
                     return Err(
                         Error::new(Kind::PreviousResponseNotFound, message).param("previous_response_id")
                     );
                 }
-                Ok(Chain::TooLong) => {
-                    let limit = app.config.store.max_turns;
+                Chain::TooLong => {
                     let message = format!("This conversation has over {limit} turns; start a new one.");
                     return Err(Error::new(Kind::InvalidValue, message).param("previous_response_id"));
                 }
-                Err(error) => return Err(error.into()),
             };
         }
         if let Some(id) = &asks.conversation {
@@ -201,6 +211,7 @@ pub struct ResponseRecorder {
     asks: Arc<RequestSummary>,
     input: Input,
     last_echo: Option<Arc<str>>,
+    recent: Option<RecentTurns>,
     /// The count of the input, until the store has it.
     _held: Option<Held>,
 }
@@ -215,7 +226,19 @@ impl ResponseRecorder {
         input: Input,
         held: Option<Held>,
     ) -> ResponseRecorder {
-        ResponseRecorder { app, scope, asks, input, last_echo: past.last_echo().cloned(), _held: held }
+        let last_echo = past.last_echo().cloned();
+        ResponseRecorder { app, scope, asks, input, last_echo, recent: None, _held: held }
+    }
+
+    /// Has the WebSocket that the request came over remember the response, or forget the one before where it fails.
+    pub fn on_socket(mut self, socket: Option<SocketCreate>, past: &StoredContext) -> ResponseRecorder {
+        self.recent = socket.map(|socket| RecentTurns { socket, earlier: past.turns.clone() });
+        self
+    }
+
+    /// Whether the response goes into the store by its id.
+    pub fn stores(&self) -> bool {
+        self.asks.store
     }
 
     /// Whether anything of this request is kept.
@@ -264,6 +287,10 @@ impl ResponseRecorder {
 
     fn put(&self, turn: Turn) -> BoxFuture<'static, ()> {
         let (app, scope, asks) = (self.app.clone(), self.scope, self.asks.clone());
+        let turn = Arc::new(turn);
+        if let Some(recent) = &self.recent {
+            recent.take(&turn);
+        }
         Box::pin(async move {
             if let Some(conversation) = asks.conversation.as_deref().filter(|_| turn.state.continuable()) {
                 let items = heavy::run(turn.bytes(), || items_of(&turn)).await;
@@ -271,10 +298,27 @@ impl ResponseRecorder {
                 report(&app, &turn.id, kept.map(drop));
             }
             if asks.store {
-                let turn = Arc::new(turn);
                 report(&app, &turn.id, app.store.put(scope, turn.clone()).await);
             }
         })
+    }
+}
+
+/// What a WebSocket remembers of a response.
+struct RecentTurns {
+    socket: SocketCreate,
+    /// The turns before it.
+    earlier: Vec<Arc<Turn>>,
+}
+
+impl RecentTurns {
+    fn take(&self, turn: &Arc<Turn>) {
+        let SocketCreate { turns, lane, .. } = &self.socket;
+        if turn.state.continuable() {
+            turns.remember(lane, self.earlier.iter().chain([turn]).cloned().collect());
+        } else if let Some(parent) = turn.parent_id() {
+            turns.forget(&parent);
+        }
     }
 }
 

@@ -468,15 +468,6 @@ def test_an_unknown_stored_response(proxy):
         assert_error(*request_json(method, proxy.base_url + "/responses/resp_unknown"), 404)
 
 
-def test_a_websocket_upgrade_is_refused_so_that_codex_falls_back(proxy):
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
-    connection.request("GET", "/v1/responses", headers={
-        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="})
-    assert connection.getresponse().status == 426
-    connection.close()
-
-
 def test_an_unknown_previous_response(proxy, upstream):
     for status, headers, text in both_ways(proxy, {**HELLO, "previous_response_id": "resp_unknown"}):
         error = assert_error(status, headers, text, 400, code="previous_response_not_found")

@@ -267,7 +267,7 @@ async fn everything_else_passes_through_unchanged() {
     );
     let other = reqwest::get(format!("{}/codex/v1/other", proxy.base)).await.unwrap().text().await.unwrap();
     assert_eq!(other, "GET /v1/other | - | - | ");
-    let upgrade = client.get(format!("{}/v1/responses", proxy.base)).header("upgrade", "websocket");
+    let upgrade = client.get(format!("{}/v1/responses", proxy.base)).header("upgrade", "h2c");
     let upgrade = upgrade.header("connection", "upgrade").send().await.unwrap();
     assert_eq!(upgrade.status(), 426);
     let stored = reqwest::get(format!("{}/v1/responses/resp_1", proxy.base)).await.unwrap();

@@ -132,7 +132,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let mut prompt = Prompt { instructions, entries, tools, choice, format };
         // and makes its own compactions
         let triggered = !own && items.last().is_some_and(|(_, item)| item.as_ref().is_some_and(is_trigger));
-        reply.compacts = self.options.compact.or(triggered.then_some(Compact::Beside));
+        reply.compacts = self.options.compact.or((triggered && !reply.warm_up).then_some(Compact::Beside));
         self.ask_for_form(&mut prompt, &mut reply);
         let upstream_model = self.options.upstream_model.unwrap_or(&model);
         let (body, chat_stream) = match self.options.native {
@@ -202,7 +202,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             }
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Owned(prompt.format.prompt()))]));
             prompt.choice = Choice::None;
-        } else if prompt.tools.visible() && prompt.choice != Choice::None {
+        } else if prompt.tools.visible() && prompt.choice != Choice::None && !reply.warm_up {
             reply.format = prompt.format.wanted().map(Arc::new);
         }
     }
@@ -212,7 +212,9 @@ impl<'a, 'o> Planner<'a, 'o> {
     fn items(&self) -> Result<Vec<&'o InputItem<'a>>, Error> {
         let mut items: Vec<_> = self.context.earlier.iter().collect();
         let Some(input) = present(self.request.input) else {
-            return if items.is_empty() { Err(missing("input")) } else { Ok(items) };
+            // instructions alone can be made ready
+            let missed = items.is_empty() && !self.options.warm_up;
+            return if missed { Err(missing("input")) } else { Ok(items) };
         };
         match input.get().as_bytes().first() {
             Some(b'"') => {

@@ -5,6 +5,6 @@ pub mod keeping;
 pub mod proxy;
 pub mod redis;
 pub mod replay;
+pub mod socket;
 pub mod store;
 pub mod tls;
-pub mod upstream_bytes;

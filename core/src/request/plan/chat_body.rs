@@ -97,7 +97,9 @@ impl<'a> Planner<'a, '_> {
     pub(super) fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
         let request = self.request;
         // a limit of the answer's is none of the summary's that goes before it
-        if let Some(max) = reply.max_output_tokens.filter(|_| reply.compacts != Some(Compact::Replacing)) {
+        let max = reply.max_output_tokens.filter(|_| reply.compacts != Some(Compact::Replacing));
+        // none at all is refused by vLLM
+        if let Some(max) = if reply.warm_up { Some(1) } else { max } {
             let key = if self.options.native.is_some() { "max_output_tokens" } else { "max_tokens" };
             push_key(body, key, &max.to_string());
         }

@@ -38,6 +38,7 @@ impl<'a> Planner<'a, '_> {
             seals_reasoning: (sealed || !stored && options.seal_reasoning == SealReasoning::Unstored)
                 && options.native.is_none_or(|native| native.functions),
             compacts: None,
+            warm_up: options.warm_up,
             background: boolean(request.background, "background")?.unwrap_or(false),
             previous_response_id: previous.map(Cow::into_owned),
             refusal_as_text: options.refusal_as_text,

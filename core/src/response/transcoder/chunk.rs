@@ -83,7 +83,9 @@ impl Transcoder {
         {
             self.take_logprobs(raw);
         }
-        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref()) {
+        if let Some(delta) = choice.delta.as_ref().or(choice.message.as_ref())
+            && !self.plan.warm_up
+        {
             // a completion is one piece, and here is all of it
             if choice.delta.is_none() {
                 self.answer_end.set_whole();

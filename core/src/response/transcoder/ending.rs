@@ -39,6 +39,14 @@ impl Transcoder {
         if self.is_unfit() {
             return;
         }
+        if self.plan.warm_up {
+            return self.terminate(
+                "response.completed",
+                Status::Completed(now),
+                Terminal::Completed(now),
+                out,
+            );
+        }
         self.end_think(out);
         if self.open.is_none() && self.items.has_no_answer() {
             let rest = self.texts.of(Channel::Text).surrogates.flush();
@@ -114,6 +122,13 @@ impl Transcoder {
     /// `error` in both published shapes, then `response.failed`: each other form breaks at least one SDK. The open
     /// item stays open, as it never became what it was to be; finished ones are in the snapshot.
     pub(super) fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
+        if self.plan.warm_up && error.kind != ErrorKind::ShuttingDown {
+            // the prompt is not ready, and can be continued from all the same: whoever does hears of it
+            let at = self.created_at;
+            self.terminate("response.completed", Status::Completed(at), Terminal::Completed(at), out);
+            self.failure = Some(error);
+            return;
+        }
         if error.code().is_none() {
             error.code = Some(error.failed_code().to_owned());
         }

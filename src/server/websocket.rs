@@ -1,0 +1,99 @@
+//! Owns the Responses API over WebSocket: the handshake of `GET /v1/responses`, after which the connection is served by a
+//! task of its own. It must not answer an event.
+
+mod client_event;
+mod clock;
+mod connection;
+mod event_cutter;
+mod lanes;
+mod meter;
+mod server_event;
+mod socket;
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rejoinder_core::error::{Error, Kind};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tracing::Instrument;
+
+use self::connection::{Connection, Opened};
+use self::socket::Socket;
+use super::app::App;
+use super::reply::{self, ResponseBody};
+
+/// The version of the protocol, the only one there is.
+const VERSION: &str = "13";
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// Takes a request for a WebSocket. `id`: of the request, and the beginning of those of its creates.
+///
+/// # Errors
+/// 426 where WebSocket is not offered, or asked for in another version; 400 for a handshake that is none; 503 while the
+/// process drains.
+pub fn upgrade(
+    app: &Arc<App>,
+    mut request: Request<Incoming>,
+    id: &HeaderValue,
+) -> Result<Response<ResponseBody>, Error> {
+    if !app.config.websocket.enabled || !names(request.headers(), &header::UPGRADE, "websocket") {
+        let message = "WebSocket is not offered here; use POST with \"stream\": true.";
+        return Err(Error::new(Kind::UpgradeRequired, message));
+    }
+    let accept = accept_key(request.headers())?;
+    if app.draining.is_cancelled() {
+        return Err(Error::new(Kind::ShuttingDown, "The server is shutting down."));
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    let path = request.uri().path().to_owned();
+    let opened = Opened { headers: std::mem::take(request.headers_mut()), id: id.clone(), path };
+    let task = serve(app.clone(), upgraded, opened).instrument(tracing::Span::current());
+    app.sockets.spawn(task);
+    let mut response = reply::full(StatusCode::SWITCHING_PROTOCOLS, "", "");
+    let headers = response.headers_mut();
+    headers.clear();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, WEBSOCKET);
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    Ok(response)
+}
+
+async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opened) {
+    let stream = match upgraded.await {
+        Ok(stream) => TokioIo::new(stream),
+        Err(error) => {
+            tracing::debug!(%error, "a connection did not become a WebSocket");
+            return;
+        }
+    };
+    app.metrics.open_websockets.inc();
+    let socket = Socket::new(stream, app.config.max_body_bytes, app.budget.clone()).await;
+    Box::pin(Connection::new(app.clone(), socket, opened).run()).await;
+    app.metrics.open_websockets.dec();
+}
+
+/// What the client finds its key in.
+fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Error> {
+    let bad = |message: &str| Error::new(Kind::BadRequest, message).code_as("invalid_handshake");
+    if !names(headers, &header::CONNECTION, "upgrade") {
+        return Err(bad("A WebSocket handshake needs the header Connection: Upgrade."));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        return Err(bad("A WebSocket handshake needs the header Sec-WebSocket-Version: 13."));
+    }
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
+    let key = key.ok_or_else(|| {
+        bad("A WebSocket handshake needs the header Sec-WebSocket-Key with 16 bytes in base64.")
+    })?;
+    HeaderValue::try_from(derive_accept_key(key.as_bytes()))
+        .map_err(|_| Error::new(Kind::Internal, "A WebSocket key has no answer."))
+}
+
+/// Whether one of a header's words is that one.
+fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|given| given.trim().eq_ignore_ascii_case(word))
+}
