@@ -44,6 +44,7 @@ mod store_tls;
 mod support;
 mod text_format;
 mod tools;
+mod upstream_bytes;
 mod upstreams;
 mod warm;
 mod websocket;

@@ -198,10 +198,5 @@ mod tests {
             let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &coded[pair[0]..pair[1]]).collect();
             prop_assert_eq!(read(&pieces), Ok((chunks.concat(), coded.len(), true)));
         }
-
-        #[test]
-        fn any_bytes_end(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&[&garbage]);
-        }
     }
 }

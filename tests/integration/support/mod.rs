@@ -8,3 +8,4 @@ pub mod replay;
 pub mod socket;
 pub mod store;
 pub mod tls;
+pub mod upstream_bytes;
