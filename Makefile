@@ -10,7 +10,7 @@ AGENTS := $(CLIENTS)/coding_agents
 AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 
 # Modules of tests/integration that start no other program: each takes seconds.
-QUICK := checker history imports limits native prefix request tools
+QUICK := checker history imports limits native prefix request sizes tools
 
 .PHONY: build quick lint unit documents bench clients test test-agents demo venv node programs clean
 .DEFAULT_GOAL := build
