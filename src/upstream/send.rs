@@ -15,7 +15,7 @@ use rejoinder_core::responses_profile::ResponsesProfile;
 
 use super::answer::Form;
 use super::body::Body;
-use super::exchange::{Response, Why};
+use super::exchange::{Response, TransportError, Why};
 use super::server::{Lease, RETRY, Server};
 use super::{Route, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
@@ -249,30 +249,11 @@ impl<'a> Dispatch<'a> {
             Rendered::Later(body) => Body::Own(body.await.map_err(Failure::Final)?),
         };
         let answers = self.request.path.is_none();
-        if answers && let Some(warm) = &lease.server.warm {
-            let client = self.request.headers.authorization.as_ref();
-            let line = lease.server.line(target.address.root.clone(), client);
-            match lease.slot {
-                Some(slot) => {
-                    let route = &self.request.route;
-                    let owner = route.slot_owner().filter(|_| !route.side);
-                    let before = warm.before(&line, slot, owner.as_deref(), &body);
-                    if let Some(turn) = Box::pin(before).await {
-                        let _ = lease.turn.set(turn);
-                    }
-                }
-                // nobody knows which slot it will get
-                None => warm.forget().await,
-            }
+        if answers && lease.server.warm.is_some() {
+            Box::pin(self.prepare_slot(lease, target, &body)).await;
         }
-        if let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot)
-            && answers
-            && body.last() == Some(&b'}')
-            && let Body::Own(body) = &mut body
-        {
-            let json = body.bytes_mut();
-            json.pop();
-            json.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
+        if answers && let (Some(key), Some(slot)) = (target.dialect.slot_key, lease.slot) {
+            pin_slot(&mut body, key, slot);
         }
         let path = target.address.path(self.request.path.unwrap_or(target.path()));
         let now = Instant::now();
@@ -280,30 +261,34 @@ impl<'a> Dispatch<'a> {
         let headers = self.headers(&lease.server);
         let sent = pin!(lease.server.client.post(&target.address.root, &path, &headers, body));
         let response = match watch.over(sent).await? {
-            Err(broken) => {
-                let failure = match broken.why {
-                    Why::Refused | Why::NoHttp1 => Failure::Refused,
-                    // none of the server's doing
-                    Why::NoDescriptor => Failure::Final,
-                    Why::Cut => Failure::Broke,
-                };
-                return Err(failure(answer::unreachable(broken)));
-            }
+            Err(broken) => return Err(Failure::unanswered(broken)),
             Ok(response) => response,
         };
         if !response.told.status.is_success() {
             let error = Box::pin(answer::refused(response, target.context)).await;
-            return Err(match error.kind {
-                Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),
-                Kind::UpstreamFailed | Kind::BadGateway | Kind::Timeout => Failure::Failed(error),
-                _ => Failure::Final(error),
-            });
+            return Err(Failure::refused(error));
         }
         if !answers {
             return Ok((response, Vec::new(), Form::Whole));
         }
         watch.answered = Form::is_labelled_events(&response.told.content_type);
         self.beginning(response, watch).await
+    }
+
+    /// Brings the saved state of the conversation into its slot, where slots are saved.
+    async fn prepare_slot(&self, lease: &Lease, target: &Target, body: &[u8]) {
+        let Some(warm) = &lease.server.warm else { return };
+        let Some(slot) = lease.slot else {
+            // nobody knows which slot it will get
+            return warm.forget().await;
+        };
+        let client = self.request.headers.authorization.as_ref();
+        let line = lease.server.line(target.address.root.clone(), client);
+        let route = &self.request.route;
+        let owner = route.slot_owner().filter(|_| !route.side);
+        if let Some(turn) = warm.before(&line, slot, owner.as_deref(), body).await {
+            let _ = lease.turn.set(turn);
+        }
     }
 
     /// Reads on until it is known in which form the answer comes, and of events, until something was generated.
@@ -345,6 +330,39 @@ impl<'a> Dispatch<'a> {
         headers.extend(others.iter().map(|(name, value)| (name.clone(), value)));
         headers.extend(server.key_for(authorization.as_ref()).map(|key| (header::AUTHORIZATION, key)));
         headers
+    }
+}
+
+impl Failure {
+    /// There is no response.
+    fn unanswered(error: TransportError) -> Failure {
+        let failure = match error.why {
+            Why::Refused | Why::NoHttp1 => Failure::Refused,
+            // none of the server's doing
+            Why::NoDescriptor => Failure::Final,
+            Why::Cut => Failure::Broke,
+        };
+        failure(answer::unreachable(error))
+    }
+
+    /// The response is an error.
+    fn refused(error: Error) -> Failure {
+        match error.kind {
+            Kind::Unavailable | Kind::RateLimited => Failure::NotNow(error),
+            Kind::UpstreamFailed | Kind::BadGateway | Kind::Timeout => Failure::Failed(error),
+            _ => Failure::Final(error),
+        }
+    }
+}
+
+/// Writes which slot is to be used into a body, behind its last member.
+fn pin_slot(body: &mut Body, key: &str, slot: u32) {
+    if body.last() == Some(&b'}')
+        && let Body::Own(body) = body
+    {
+        let json = body.bytes_mut();
+        json.pop();
+        json.extend_from_slice(format!(",\"{key}\":{slot}}}").as_bytes());
     }
 }
 

@@ -280,6 +280,8 @@ const RESPONSES: &[(&str, Then, u16, &str, &str, bool)] = &[
         LEFT,
     ),
     // more than the body is no answer to anything
+    ("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1", Then::Open, 204, "", "", LEFT),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n\r\n", Then::Open, 200, "", "", LEFT),
     ("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200", Then::Open, 200, "a", "", LEFT),
     (
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nHTTP",
