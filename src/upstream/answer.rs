@@ -35,8 +35,8 @@ pub fn unreachable(broken: TransportError) -> Error {
 
 /// The error for an answer that is not a success. `context`: tokens that one conversation has, if known.
 pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
-    let status = response.told.status;
-    let retry_after = response.told.retry_after.as_deref().and_then(retry_after);
+    let status = response.head.status;
+    let retry_after = response.head.retry_after.as_deref().and_then(retry_after);
     // the client does not wait for a body that does not come
     let body = tokio::time::timeout(Duration::from_secs(5), collect(&mut response, ERROR_BODY)).await;
     let mut error = match status {
@@ -50,7 +50,7 @@ pub async fn refused(mut response: Response, context: Option<u64>) -> Error {
         _ => upstream_error::from_http(status.as_u16(), &body.ok().and_then(Result::ok).unwrap_or_default()),
     };
     error.retry_after = retry_after;
-    let limits = std::mem::take(&mut response.told.limits);
+    let limits = std::mem::take(&mut response.head.limits);
     let limits = limits.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()));
     error.limits = Some(Box::new(RateLimits(limits.collect())));
     if let (Kind::ContextLength, Some(context)) = (error.kind, context) {

@@ -42,8 +42,8 @@ struct Own {
 
 /// An answer whose body is still to be read; dropped, it takes the request back.
 pub struct Response {
-    /// What its head says of it.
-    pub told: ResponseHead,
+    /// Status, and what its headers say of it.
+    pub head: ResponseHead,
     body: Body,
     /// Whether its first bytes were looked at, which tell whether it is encoded.
     looked: bool,
@@ -107,9 +107,9 @@ impl Client {
         if let Some(pool) = self.pool(base) {
             match Box::pin(pool.connection()).await {
                 Ok(connection) => {
-                    let http1::Response { told, body } =
+                    let http1::Response { head, body } =
                         http1::post(&pool, connection, path, headers, body).await?;
-                    return Ok(Response { told, body: Body::Own(body), looked: false });
+                    return Ok(Response { head, body: Body::Own(body), looked: false });
                 }
                 Err(error) if error.why == Why::NoHttp1 => {
                     tracing::debug!(cause = error.cause, "the server takes more than HTTP/1.1");
@@ -154,7 +154,7 @@ impl Response {
         {
             self.looked = true;
             let start = out.get(before..).unwrap_or_default();
-            if let Some(encoding) = Encoding::of(&self.told.encoding, start) {
+            if let Some(encoding) = Encoding::of(&self.head.encoding, start) {
                 let mut body = std::mem::replace(&mut self.body, Body::Gone);
                 let more = move |cx: &mut Context<'_>, out: &mut Vec<u8>| {
                     body.poll_more(cx, out).map(|read| read.unwrap_or(Ok(0)).map_err(io::Error::other))
@@ -210,7 +210,7 @@ impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Response { told: ResponseHead::new(parts.status, headers), body: Body::General(body), looked: false }
+        Response { head: ResponseHead::new(parts.status, headers), body: Body::General(body), looked: false }
     }
 }
 

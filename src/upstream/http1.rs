@@ -26,47 +26,47 @@ use tokio::io::ReadBuf;
 use super::body::Body as RequestBody;
 use connection::Connection;
 use gone::{Gone, LOOK};
-use head::{Arriving, Framing, Head};
+use head::{Framing, Head, HeadReader};
 
 pub use connect::{keepalive, tls};
 pub use connection::Stream;
 pub use head::ResponseHead;
 pub use pool::{Lent, MOST_KEPT, Pool};
 
-/// Bytes that one read takes at most. The room for them is a thread's, not a connection's: between two reads a stream
-/// holds nothing.
+/// Bytes that one read takes at most. The buffer belongs to the thread, not to the connection: between two reads a stream
+/// holds none.
 const READ: usize = 32 << 10;
-/// Most bytes of a success that are taken in while its request is still being written: a server that goes on beyond them
-/// does not want the rest of the request.
+/// Bytes of a success that are read at most while its request is still being written: a server that sends more does not want
+/// the rest of the request.
 const EARLY: usize = 256 << 10;
-/// How long after a request was begun the end of a kept connection is taken for older than the request. The answer of a
-/// server that had closed it takes one round trip.
+/// A kept connection that ends within this time of its request was closed before it: the answer of a server that had closed
+/// it takes one round trip.
 pub const STALE: Duration = Duration::from_secs(1);
-/// Bytes of a request that are written until other tasks get their turn.
+/// Bytes of a request that are written before other tasks get their turn.
 const TURN: usize = 1 << 20;
 
 thread_local! {
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Why there is no answer, or no more of it.
+/// Why there is no response, or no more of it.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}")]
 pub struct TransportError {
-    /// Which sort of reason it is.
+    /// What kind of failure it is.
     pub why: Why,
     /// For the log.
     pub cause: String,
 }
 
-/// Sorts of reasons for which there is no answer.
+/// Kinds of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
     /// The server was not reached.
     Refused,
     /// This process had no file descriptor for a connection.
     NoDescriptor,
-    /// The connection ended before the answer did.
+    /// The connection ended before the response did.
     Cut,
     /// The server speaks no HTTP/1.1 over TLS, only another version.
     NoHttp1,
@@ -77,7 +77,7 @@ impl TransportError {
         TransportError { why: Why::Cut, cause: cause.to_string() }
     }
 
-    /// A lack of our own, which is noted.
+    /// A lack of our own, which the log notes.
     pub(super) fn no_descriptor() -> TransportError {
         crate::descriptors::lacking();
         TransportError { why: Why::NoDescriptor, cause: "no file descriptor for a connection".to_owned() }
@@ -86,34 +86,34 @@ impl TransportError {
 
 /// A response whose body is still to be read.
 pub struct Response<S: Connection = Stream> {
-    /// What its head says of its answer.
-    pub told: ResponseHead,
-    /// What is read of it from here on.
+    /// Status, and what its headers say of it.
+    pub head: ResponseHead,
+    /// What follows.
     pub body: Body<S>,
 }
 
-/// The rest of a response. Dropped before its end, it closes the connection, which is how a server learns that nobody
-/// listens any more.
+/// The body of a response. Dropped before its end, it closes the connection, which is how a server learns that nobody
+/// wants the rest.
 pub struct Body<S: Connection = Stream> {
     /// `None` once the body has ended.
     exchange: Option<Exchange<S>>,
     framing: Framing,
-    /// Came with the head.
-    held: Vec<u8>,
-    /// Told after the data before it.
-    broken: Option<TransportError>,
+    /// Read together with the head.
+    buffered: Vec<u8>,
+    /// Why there is no more, given after the data before it.
+    failed: Option<TransportError>,
 }
 
 struct Exchange<S> {
     stream: S,
     pool: Arc<Pool<S>>,
     /// Whether the connection may serve another request.
-    keeps: bool,
+    reusable: bool,
 }
 
-/// Sends a `POST` of JSON on this connection and waits for the head of its response. A kept connection that turns out to be
-/// stale, since the server closed it just then or answers 408, is none of the server's failures: the request is sent on a fresh
-/// one.
+/// Sends a `POST` of JSON on this connection and waits for the head of its response. Where a kept connection turns out to be
+/// stale, because the server has closed it or answers 408, the request is sent again on a new one, and nothing has failed.
+/// Dropped, it closes the connection.
 ///
 /// # Errors
 /// When the server cannot be reached, or answers with no HTTP response.
@@ -128,13 +128,13 @@ pub async fn post<S: Connection>(
     let Lent { mut stream, mut was_kept } = connection;
     let mut body = Some(body);
     loop {
-        let mut exchange = Exchange { stream, pool: pool.clone(), keeps: true };
+        let mut exchange = Exchange { stream, pool: pool.clone(), reusable: true };
         match exchange.ask(&head, &mut body, was_kept).await {
-            Ok((Head { told, framing, keeps }, held)) => {
-                exchange.keeps &= keeps;
-                let mut body = Body { exchange: Some(exchange), framing, held, broken: None };
+            Ok((Head { response: head, framing, reusable }, buffered)) => {
+                exchange.reusable &= reusable;
+                let mut body = Body { exchange: Some(exchange), framing, buffered, failed: None };
                 body.end_if_over();
-                return Ok(Response { told, body });
+                return Ok(Response { head, body });
             }
             Err(Unanswered::Stale(cause)) => tracing::debug!(cause, "a kept connection was stale"),
             Err(Unanswered::Broken(error)) => return Err(error),
@@ -157,11 +157,11 @@ impl Unanswered {
     }
 }
 
-/// What came of a response.
-struct Incoming {
+/// What has arrived of a response.
+struct Reply {
     begun: Instant,
-    arriving: Arriving,
-    /// Its head, until it is taken.
+    reader: HeadReader,
+    /// Its head once complete, until it is taken; or what is wrong with it.
     found: Result<Option<Head>, String>,
 }
 
@@ -174,19 +174,19 @@ enum Sent {
 }
 
 impl<S: Connection> Exchange<S> {
-    /// Sends a request and reads the head of the response, with what came behind it. `body` is left there while the connection
-    /// `was_kept` and may be stale; else it is let go as soon as the server has it, who may think for long.
+    /// Sends a request and reads the head of the response, with the bytes behind it. `body` is kept while the connection
+    /// `was_kept` and may be stale; otherwise it is freed as soon as the server has it, since the response may take minutes.
     async fn ask(
         &mut self,
         head: &[u8],
         body: &mut Option<RequestBody>,
         was_kept: bool,
     ) -> Result<(Head, Vec<u8>), Unanswered> {
-        let mut incoming = Incoming::new();
+        let mut reply = Reply::new();
         let mut gone = Gone::default();
         let mut out = head.chain(body.as_deref().unwrap_or_default());
         let sent = loop {
-            let send = poll_fn(|cx| self.poll_send(cx, &mut out, &mut incoming));
+            let send = poll_fn(|cx| self.poll_send(cx, &mut out, &mut reply));
             match tokio::time::timeout(LOOK, send).await {
                 Ok(Ok(true)) => break Sent::Whole,
                 Ok(Ok(false)) => break Sent::Part,
@@ -201,35 +201,35 @@ impl<S: Connection> Exchange<S> {
         if !was_kept {
             *body = None;
         }
-        self.read_head(body, sent, incoming, gone).await
+        self.read_head(body, sent, reply, gone).await
     }
 
-    /// Reads on until the head is there.
+    /// Reads until the head is complete.
     async fn read_head(
         &mut self,
         body: &mut Option<RequestBody>,
         sent: Sent,
-        mut incoming: Incoming,
+        mut reply: Reply,
         mut gone: Gone,
     ) -> Result<(Head, Vec<u8>), Unanswered> {
         loop {
-            let age = incoming.begun.elapsed();
+            let age = reply.begun.elapsed();
             if age >= STALE {
                 *body = None;
             }
-            match incoming.take().map_err(Unanswered::broken)? {
-                Some(head) if body.is_some() && head.told.status == StatusCode::REQUEST_TIMEOUT => {
+            match reply.take().map_err(Unanswered::broken)? {
+                Some(head) if body.is_some() && head.response.status == StatusCode::REQUEST_TIMEOUT => {
                     return Err(Unanswered::Stale("answered with 408".to_owned()));
                 }
                 Some(mut head) => {
                     *body = None;
-                    head.keeps &= matches!(sent, Sent::Whole);
-                    return Ok((head, incoming.arriving.bytes));
+                    head.reusable &= matches!(sent, Sent::Whole);
+                    return Ok((head, reply.reader.bytes));
                 }
                 None => {}
             }
             let patience = if body.is_some() { STALE.saturating_sub(age) } else { LOOK };
-            let read = poll_fn(|cx| self.poll_read(cx, |bytes| incoming.add(bytes)));
+            let read = poll_fn(|cx| self.poll_read(cx, |bytes| reply.add(bytes)));
             let ended = match tokio::time::timeout(patience, read).await {
                 Ok(Ok(1..)) => continue,
                 Ok(Ok(0)) => None,
@@ -243,18 +243,18 @@ impl<S: Connection> Exchange<S> {
                 (Sent::Failed(error), _) | (_, Some(error)) => error.to_string(),
                 (_, None) => closed(),
             };
-            let stale = body.is_some() && incoming.is_empty() && incoming.begun.elapsed() < STALE;
+            let stale = body.is_some() && reply.is_empty() && reply.begun.elapsed() < STALE;
             return Err(if stale { Unanswered::Stale(cause) } else { Unanswered::broken(cause) });
         }
     }
 
-    /// Writes on, until all is written (true), or the server has refused the request, which it need not have read to its end,
-    /// or answers without it.
+    /// Writes until all is written (true), or until the server refuses the request, which it may do before it has read all of
+    /// it, or closes the connection.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         out: &mut impl Buf,
-        incoming: &mut Incoming,
+        reply: &mut Reply,
     ) -> Poll<io::Result<bool>> {
         let until = out.remaining().saturating_sub(TURN);
         loop {
@@ -267,8 +267,8 @@ impl<S: Connection> Exchange<S> {
                 Poll::Ready(Ok(false)) => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {
-                    let read = ready!(self.poll_read(cx, |bytes| incoming.add(bytes)))?;
-                    if read == 0 || incoming.ends_sending() {
+                    let read = ready!(self.poll_read(cx, |bytes| reply.add(bytes)))?;
+                    if read == 0 || reply.ends_sending() {
                         return Poll::Ready(Ok(false));
                     }
                 }
@@ -276,7 +276,7 @@ impl<S: Connection> Exchange<S> {
         }
     }
 
-    /// Writes once; whether all is written, and no longer in a buffer of TLS.
+    /// Writes once. True when all is written, and TLS holds none of it back.
     fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut impl Buf) -> Poll<io::Result<bool>> {
         let stream = Pin::new(&mut self.stream);
         if !out.has_remaining() {
@@ -305,15 +305,15 @@ impl<S: Connection> Exchange<S> {
     }
 }
 
-impl Incoming {
-    fn new() -> Incoming {
-        Incoming { begun: Instant::now(), arriving: Arriving::default(), found: Ok(None) }
+impl Reply {
+    fn new() -> Reply {
+        Reply { begun: Instant::now(), reader: HeadReader::default(), found: Ok(None) }
     }
 
     fn add(&mut self, bytes: &[u8]) {
         match self.found {
-            Ok(Some(_)) => self.arriving.bytes.extend_from_slice(bytes),
-            _ => self.found = self.arriving.add(bytes),
+            Ok(Some(_)) => self.reader.bytes.extend_from_slice(bytes),
+            _ => self.found = self.reader.add(bytes),
         }
     }
 
@@ -321,15 +321,15 @@ impl Incoming {
         std::mem::replace(&mut self.found, Ok(None))
     }
 
-    /// Whether nothing came.
+    /// Whether no byte has arrived.
     fn is_empty(&self) -> bool {
-        self.arriving.is_empty()
+        self.reader.is_empty()
     }
 
-    /// Whether the server does not want the rest of the request: it refuses it, answers with no HTTP, or goes on without it.
+    /// Whether the server does not want the rest of the request: it refuses it, sends no HTTP, or more than [`EARLY`].
     fn ends_sending(&self) -> bool {
         match &self.found {
-            Ok(Some(head)) => !head.told.status.is_success() || self.arriving.bytes.len() > EARLY,
+            Ok(Some(head)) => !head.response.status.is_success() || self.reader.bytes.len() > EARLY,
             Ok(None) => false,
             Err(_) => true,
         }
@@ -345,13 +345,13 @@ impl<S: Connection> Body<S> {
     ) -> Poll<Option<Result<usize, TransportError>>> {
         let before = out.len();
         loop {
-            if let Some(broken) = self.broken.take() {
+            if let Some(error) = self.failed.take() {
                 self.exchange = None;
-                return Poll::Ready(Some(Err(broken)));
+                return Poll::Ready(Some(Err(error)));
             }
             let Some(exchange) = &mut self.exchange else { return Poll::Ready(None) };
             let framing = &mut self.framing;
-            let whole = if self.held.is_empty() {
+            let whole = if self.buffered.is_empty() {
                 let mut whole = Ok(true);
                 match ready!(exchange.poll_read(cx, |bytes| whole = framing.read(bytes, out))) {
                     Ok(0) if matches!(framing, Framing::Close) => {
@@ -363,11 +363,11 @@ impl<S: Connection> Body<S> {
                     Err(error) => Err(error.to_string()),
                 }
             } else {
-                framing.take(std::mem::take(&mut self.held), out).map_err(str::to_owned)
+                framing.take(std::mem::take(&mut self.buffered), out).map_err(str::to_owned)
             };
             match whole {
-                Ok(whole) => exchange.keeps &= whole,
-                Err(cause) => self.broken = Some(TransportError::cut(cause)),
+                Ok(whole) => exchange.reusable &= whole,
+                Err(cause) => self.failed = Some(TransportError::cut(cause)),
             }
             self.end_if_over();
             if out.len() > before {
@@ -376,19 +376,19 @@ impl<S: Connection> Body<S> {
         }
     }
 
-    /// Gives the connection back once nothing is left to read.
+    /// Gives the connection back to the pool once nothing is left to read.
     fn end_if_over(&mut self) {
         if self.framing.ended()
-            && let Some(Exchange { stream, pool, keeps }) = self.exchange.take()
-            && keeps
-            && self.held.is_empty()
+            && let Some(Exchange { stream, pool, reusable }) = self.exchange.take()
+            && reusable
+            && self.buffered.is_empty()
         {
             pool.keep(stream);
         }
     }
 }
 
-/// For the log.
+/// What the log says of a server that is gone.
 const GONE: &str = "the server has acknowledged nothing for 30 s";
 
 fn closed() -> String {
@@ -425,15 +425,15 @@ mod tests {
         const ENDLESS: &[u8] = &[b'x'; 4096];
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n";
         let response = post_to(answer, ENDLESS).await.unwrap();
-        assert_eq!(response.told.status, 200);
-        assert!(response.body.held.len() <= EARLY + READ, "{}", response.body.held.len());
-        assert!(!response.body.exchange.unwrap().keeps, "the request is not whole");
+        assert_eq!(response.head.status, 200);
+        assert!(response.body.buffered.len() <= EARLY + READ, "{}", response.body.buffered.len());
+        assert!(!response.body.exchange.unwrap().reusable, "the request is not whole");
         for (start, more) in [
             (&b"HTTP/1.1 200 OK\r\n"[..], &b"x: y\r\n"[..]),
             (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
             (b"", b"\r\n"),
         ] {
-            let refused = post_to(start, more).await.err().map(|broken| broken.cause);
+            let refused = post_to(start, more).await.err().map(|error| error.cause);
             assert!(refused.is_some_and(|cause| cause.contains("HTTP") || cause.contains("head")));
         }
     }
@@ -441,6 +441,6 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_ends_the_writing() {
         let answer = b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno";
-        assert_eq!(post_to(answer, b"").await.unwrap().told.status, 413);
+        assert_eq!(post_to(answer, b"").await.unwrap().head.status, 413);
     }
 }

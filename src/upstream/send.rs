@@ -264,14 +264,14 @@ impl<'a> Dispatch<'a> {
             Err(broken) => return Err(Failure::unanswered(broken)),
             Ok(response) => response,
         };
-        if !response.told.status.is_success() {
+        if !response.head.status.is_success() {
             let error = Box::pin(answer::refused(response, target.context)).await;
             return Err(Failure::refused(error));
         }
         if !answers {
             return Ok((response, Vec::new(), Form::Whole));
         }
-        watch.answered = Form::is_labelled_events(&response.told.content_type);
+        watch.answered = Form::is_labelled_events(&response.head.content_type);
         self.beginning(response, watch).await
     }
 
@@ -308,7 +308,7 @@ impl<'a> Dispatch<'a> {
                 Some(Err(broken)) => return Err(Failure::Broke(ended().detail(broken.cause))),
             };
             if form.is_none() {
-                form = first.form(&response.told.content_type, !more).map_err(Failure::Final)?;
+                form = first.form(&response.head.content_type, !more).map_err(Failure::Final)?;
                 watch.answered |= form == Some(Form::Events);
             }
             match form {
@@ -425,7 +425,7 @@ impl UpstreamResponse {
 
     /// What the server says of how much may still be asked of it.
     pub fn take_limits(&mut self) -> HeaderMap {
-        std::mem::take(&mut self.response.told.limits)
+        std::mem::take(&mut self.response.head.limits)
     }
 
     /// The whole body.

@@ -1,6 +1,6 @@
-//! Owns the sign that a server is gone while something is on its way to it. Keepalive probes are not sent then, and the
-//! kernel repeats what is unacknowledged for a quarter of an hour; TCP_USER_TIMEOUT would also cut a server that lives and
-//! has no room. What tells them apart is in the kernel's table of connections: a living one answers each time.
+//! Owns the check that a server is gone while data is on its way to it. The kernel sends no keepalive probes then, and repeats what is
+//! unacknowledged for a quarter of an hour; TCP_USER_TIMEOUT would also cut a server that lives and does not read. The
+//! kernel's table of connections tells them apart: a living server acknowledges each probe.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ pub const LOOK: Duration = Duration::from_secs(5);
 /// How long a server may acknowledge nothing of what is repeated to it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
-/// What was seen of one server.
+/// What the table said of one connection so far.
 #[derive(Default)]
 pub struct Gone {
-    /// Since when each look found that nothing is acknowledged.
+    /// Since when nothing was acknowledged at any look.
     since: Option<Instant>,
 }
 

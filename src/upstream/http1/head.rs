@@ -13,7 +13,7 @@ const HEADERS: usize = 100;
 /// The longest head of a response in bytes, with the interim responses before it.
 const LONGEST: usize = 256 << 10;
 
-/// What of a response's head says something of its answer.
+/// The parts of a response's head that the proxy uses.
 #[derive(Debug)]
 pub struct ResponseHead {
     /// As the server sent it, final.
@@ -28,48 +28,48 @@ pub struct ResponseHead {
     pub limits: HeaderMap,
 }
 
-/// What is told of a response before its body.
+/// A response's head, and how to read on behind it.
 #[derive(Debug)]
 pub struct Head {
-    /// What says something of the answer.
-    pub told: ResponseHead,
+    /// Status, and what its headers say of it.
+    pub response: ResponseHead,
     /// How its body is read.
     pub framing: Framing,
-    /// Whether the connection serves another request behind the body's end.
-    pub keeps: bool,
+    /// Whether the connection may carry another request once the body has ended.
+    pub reusable: bool,
 }
 
-/// Collects the head of a response as it arrives. What it holds of it is bounded, and it is parsed only where it may have
-/// ended: the work is linear however small the pieces are.
+/// Collects the head of a response as it arrives. It holds a bounded number of bytes, and parses only where the head may
+/// have ended, so the work is linear however small the pieces are.
 #[derive(Debug, Default)]
-pub struct Arriving {
-    /// The head so far; once it was found, what follows it.
+pub struct HeadReader {
+    /// The head so far; once it is complete, the bytes that follow it.
     pub bytes: Vec<u8>,
-    /// Bytes of what was passed over: interim responses, and line ends before a head.
-    passed: usize,
+    /// Bytes that were skipped: interim responses, and line ends before a head.
+    skipped: usize,
 }
 
-/// What the names of headers begin with that tell a client what it may still ask for.
+/// Names of headers with a client's rate limits begin so.
 const RATE_LIMIT: &str = "x-ratelimit-";
-/// Most of them that are passed on, and the longest, in bytes.
+/// How many of them are passed on at most, and how long one may be, in bytes.
 const MOST_LIMITS: usize = 16;
 const LONGEST_LIMIT: usize = 256;
 
-/// How a body's end is told.
+/// How the end of a body is found.
 #[derive(Debug)]
 pub enum Framing {
-    /// So many bytes are left.
+    /// After so many more bytes.
     Length(u64),
-    /// It comes in chunks that end with one of no bytes.
+    /// After the chunk of no bytes.
     Chunked(Chunked),
-    /// The connection ends with it.
+    /// Where the connection ends.
     Close,
 }
 
 impl ResponseHead {
-    /// Of a status and all headers, each as name and value.
+    /// From a status and all headers, each as name and value.
     pub fn new<'h>(status: StatusCode, headers: impl Iterator<Item = (&'h str, &'h [u8])>) -> ResponseHead {
-        let mut told = ResponseHead {
+        let mut head = ResponseHead {
             status,
             content_type: String::new(),
             retry_after: None,
@@ -78,21 +78,21 @@ impl ResponseHead {
         };
         for (name, value) in headers {
             let text = std::str::from_utf8(value).unwrap_or("?").trim();
-            if name.eq_ignore_ascii_case("content-type") && told.content_type.is_empty() {
-                told.content_type = text.to_ascii_lowercase();
-            } else if name.eq_ignore_ascii_case("content-encoding") && told.encoding.is_empty() {
-                told.encoding = text.to_ascii_lowercase();
+            if name.eq_ignore_ascii_case("content-type") && head.content_type.is_empty() {
+                head.content_type = text.to_ascii_lowercase();
+            } else if name.eq_ignore_ascii_case("content-encoding") && head.encoding.is_empty() {
+                head.encoding = text.to_ascii_lowercase();
             } else if name.eq_ignore_ascii_case("retry-after") {
-                told.retry_after.get_or_insert_with(|| text.to_owned());
+                head.retry_after.get_or_insert_with(|| text.to_owned());
             } else if name.eq_ignore_ascii_case("retry-after-ms") {
                 // the finer of the two
                 let seconds = text.parse::<f64>().ok().map(|ms| (ms / 1000.0).to_string());
-                told.retry_after = seconds.or(told.retry_after);
+                head.retry_after = seconds.or(head.retry_after);
             } else {
-                told.limit(name, value);
+                head.limit(name, value);
             }
         }
-        told
+        head
     }
 
     fn limit(&mut self, name: &str, value: &[u8]) {
@@ -108,13 +108,13 @@ impl ResponseHead {
     }
 }
 
-impl Arriving {
-    /// Whether nothing came yet.
+impl HeadReader {
+    /// Whether no byte has arrived.
     pub fn is_empty(&self) -> bool {
-        self.passed + self.bytes.len() == 0
+        self.skipped + self.bytes.len() == 0
     }
 
-    /// Adds what was read; the head, once it is there in full. To be called until then.
+    /// Takes what was read, and gives the head once it is complete. To be called until then.
     ///
     /// # Errors
     /// When it is no HTTP/1 response, or its head is too long; what is wrong, in words.
@@ -123,7 +123,7 @@ impl Arriving {
             // mostly all of it comes at once
             let (found, read) = response(piece)?;
             self.bytes.extend_from_slice(piece.get(read..).unwrap_or_default());
-            self.passed += read;
+            self.skipped += read;
             found
         } else {
             let searched = self.bytes.len().saturating_sub(b"\n\r".len());
@@ -133,13 +133,13 @@ impl Arriving {
             if ends(b"\n\r\n") || ends(b"\n\n") {
                 let (found, read) = response(&self.bytes)?;
                 self.bytes.drain(..read);
-                self.passed += read;
+                self.skipped += read;
                 found
             } else {
                 None
             }
         };
-        if found.is_none() && self.passed + self.bytes.len() > LONGEST {
+        if found.is_none() && self.skipped + self.bytes.len() > LONGEST {
             return Err("the head of the response is too long".to_owned());
         }
         Ok(found)
@@ -147,7 +147,7 @@ impl Arriving {
 }
 
 impl Framing {
-    /// Appends the data in `bytes` to `out`; whether all of them belonged to the body.
+    /// Appends the data in `bytes` to `out`. False if bytes behind the body's end are among them.
     ///
     /// # Errors
     /// When the coding is broken; what is wrong, in words.
@@ -168,7 +168,7 @@ impl Framing {
         }
     }
 
-    /// The same of bytes that are given away: where nothing has to be taken out of them, they are not copied.
+    /// The same with bytes that are given away: those that are all data are not copied.
     ///
     /// # Errors
     /// As [`Framing::read`].
@@ -217,18 +217,18 @@ pub fn request(
     out
 }
 
-/// The head that `bytes` begin with, once it is there in full, and how many bytes lie behind us with it: interim responses
-/// (1xx) are passed over, and so are line ends before a head.
+/// The head that `bytes` begin with, once it is complete, and how many bytes were read: interim responses (1xx) and line ends
+/// before a head are skipped.
 ///
 /// # Errors
 /// When it is no HTTP/1 response; what is wrong, in words.
 fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
-    let mut passed = 0;
+    let mut skipped = 0;
     loop {
-        let rest = bytes.get(passed..).unwrap_or_default();
+        let rest = bytes.get(skipped..).unwrap_or_default();
         let blank = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let rest = rest.get(blank..).unwrap_or_default();
-        passed += blank;
+        skipped += blank;
         let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
         let mut parsed = httparse::Response::new(&mut []);
         let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -238,11 +238,11 @@ fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
         );
         let length = match read {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Ok((None, passed)),
+            Ok(httparse::Status::Partial) => return Ok((None, skipped)),
             Err(error) => return Err(format!("the response is not HTTP/1.1: {error}")),
         };
         let code = parsed.code.unwrap_or_default();
-        passed += length;
+        skipped += length;
         // 101 was not asked for; it has no body that could be read
         if (100..200).contains(&code) && code != 101 {
             continue;
@@ -250,9 +250,10 @@ fn response(bytes: &[u8]) -> Result<(Option<Head>, usize), String> {
         let status = StatusCode::from_u16(code).map_err(|_| format!("the response has status {code}"))?;
         let http_1_1 = parsed.version == Some(1);
         let framing = framing(status, parsed.headers, http_1_1)?;
-        let keeps = keeps(parsed.headers, http_1_1) && !matches!(framing, Framing::Close);
-        let told = ResponseHead::new(status, parsed.headers.iter().map(|header| (header.name, header.value)));
-        return Ok((Some(Head { told, framing, keeps }), passed));
+        let reusable = is_reusable(parsed.headers, http_1_1) && !matches!(framing, Framing::Close);
+        let response =
+            ResponseHead::new(status, parsed.headers.iter().map(|header| (header.name, header.value)));
+        return Ok((Some(Head { response, framing, reusable }), skipped));
     }
 }
 
@@ -280,9 +281,9 @@ fn framing(status: StatusCode, headers: &[Header<'_>], http_1_1: bool) -> Result
     Ok(length.map_or(Framing::Close, Framing::Length))
 }
 
-fn keeps(headers: &[Header<'_>], http_1_1: bool) -> bool {
+fn is_reusable(headers: &[Header<'_>], http_1_1: bool) -> bool {
     let has = |word: &str| tokens(headers, "connection").any(|token| token.eq_ignore_ascii_case(word));
-    // two lengths: what the other side takes for the end of the body, and for what is behind it, is not known
+    // two lengths: what the server takes for the body's end is not known
     let ambiguous =
         ["transfer-encoding", "content-length"].iter().all(|name| values(headers, name).next().is_some());
     !has("close") && !ambiguous && (http_1_1 || has("keep-alive"))
@@ -293,7 +294,7 @@ fn tokens<'a>(headers: &'a [Header<'_>], name: &'static str) -> impl Iterator<It
     values(headers, name).flat_map(|value| value.split(',').map(str::trim))
 }
 
-/// What a header says, once for each time that it is there.
+/// The values of a header, one for each time that it is there.
 fn values<'a>(headers: &'a [Header<'_>], name: &'a str) -> impl Iterator<Item = &'a str> {
     let named = headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
     named.map(|header| std::str::from_utf8(header.value).unwrap_or("?"))
@@ -309,12 +310,12 @@ mod tests {
 
     /// What arrives in these pieces: the head's status with what follows it.
     fn arrive<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Option<(u16, Vec<u8>)>, String> {
-        let mut arriving = Arriving::default();
+        let mut reader = HeadReader::default();
         for piece in pieces {
-            if let Some(head) = arriving.add(piece)? {
-                return Ok(Some((head.told.status.as_u16(), arriving.bytes)));
+            if let Some(head) = reader.add(piece)? {
+                return Ok(Some((head.response.status.as_u16(), reader.bytes)));
             }
-            assert!(arriving.bytes.len() <= LONGEST + piece.len());
+            assert!(reader.bytes.len() <= LONGEST + piece.len());
         }
         Ok(None)
     }
@@ -348,7 +349,7 @@ mod tests {
 
     #[test]
     fn bodies_and_connections() {
-        for (head, framing, keeps) in [
+        for (head, framing, reusable) in [
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "Chunked", true),
             (
                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, Chunked\r\nContent-Length: 3\r\n\r\n",
@@ -371,7 +372,7 @@ mod tests {
             let (read, length) = read(head).unwrap().unwrap();
             assert_eq!(length, head.len());
             assert!(format!("{:?}", read.framing).starts_with(framing), "{head}: {:?}", read.framing);
-            assert_eq!(read.keeps, keeps, "{head}");
+            assert_eq!(read.reusable, reusable, "{head}");
             assert!((0..head.len()).all(|end| response(&head.as_bytes()[..end]).unwrap().0.is_none()));
         }
     }
@@ -380,24 +381,24 @@ mod tests {
     fn interim_responses_are_passed_over() {
         let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 429 No\r\nretry-after: 2\r\n\r\nrest";
         let (head, length) = read(text).unwrap().unwrap();
-        assert_eq!((head.told.status.as_u16(), &text[length..]), (429, "rest"));
-        assert_eq!(head.told.retry_after.as_deref(), Some("2"));
+        assert_eq!((head.response.status.as_u16(), &text[length..]), (429, "rest"));
+        assert_eq!(head.response.retry_after.as_deref(), Some("2"));
     }
 
     #[test]
-    fn what_a_head_tells_of_limits_is_bounded() {
+    fn what_a_head_says_of_limits_is_bounded() {
         let many: String = (0..60).map(|n| format!("X-RateLimit-Limit-{n}: {n}\r\n")).collect();
         let long = "y".repeat(LONGEST_LIMIT);
         let text = format!(
             "HTTP/1.1 429 No\r\nretry-after: 9\r\nretry-after-ms: 1500\r\nx-ratelimit-long: {long}\r\ncontent-encoding: GZIP\r\n{many}\r\n"
         );
-        let told = read(&text).unwrap().unwrap().0.told;
-        assert_eq!((told.retry_after.as_deref(), &*told.encoding), (Some("1.5"), "gzip"));
+        let head = read(&text).unwrap().unwrap().0.response;
+        assert_eq!((head.retry_after.as_deref(), &*head.encoding), (Some("1.5"), "gzip"));
         assert_eq!(
-            (told.limits.len(), told.limits["x-ratelimit-limit-7"].as_bytes()),
+            (head.limits.len(), head.limits["x-ratelimit-limit-7"].as_bytes()),
             (MOST_LIMITS, &b"7"[..])
         );
-        assert!(told.limits.get("x-ratelimit-long").is_none());
+        assert!(head.limits.get("x-ratelimit-long").is_none());
     }
 
     #[test]

@@ -203,12 +203,12 @@ mod tests {
     async fn ask(pool: &Arc<Pool>) -> (u16, String) {
         let body = RequestBody::Own(b"{}".to_vec().into());
         let connection = pool.connection().await.unwrap();
-        let Response { told, mut body } = post(pool, connection, "/", &[], body).await.unwrap();
+        let Response { head, mut body } = post(pool, connection, "/", &[], body).await.unwrap();
         let mut read = Vec::new();
         while let Some(more) = std::future::poll_fn(|cx| body.poll_more(cx, &mut read)).await {
             more.unwrap();
         }
-        (told.status.as_u16(), String::from_utf8(read).unwrap())
+        (head.status.as_u16(), String::from_utf8(read).unwrap())
     }
 
     /// The runtime's thread waits while the server writes, so that the runtime has heard of nothing when the next request

@@ -200,7 +200,7 @@ impl Server {
         while let Some(read) = poll_fn(|cx| response.body.poll_more(cx, &mut data)).await {
             cut = read.err().map(|error| error.cause).or(cut);
         }
-        Outcome { status: Ok(response.told.status.as_u16()), data, cut }
+        Outcome { status: Ok(response.head.status.as_u16()), data, cut }
     }
 
     fn opened(&self) -> usize {

@@ -2,7 +2,7 @@
 //! same.
 
 use rejoinder::upstream::http1::chunked::Chunked;
-use rejoinder::upstream::http1::head::{Arriving, Framing};
+use rejoinder::upstream::http1::head::{Framing, HeadReader};
 
 /// What of a response was read.
 #[derive(Debug, Default, PartialEq)]
@@ -65,20 +65,20 @@ fn pieces<'b>(bytes: &'b [u8], cuts: &[u8]) -> Vec<&'b [u8]> {
 }
 
 fn read_response(pieces: &[&[u8]]) -> Reading {
-    let (mut reading, mut arriving, mut framing) = (Reading::default(), Arriving::default(), None::<Framing>);
+    let (mut reading, mut reader, mut framing) = (Reading::default(), HeadReader::default(), None::<Framing>);
     for piece in pieces {
         let piece = match &framing {
             Some(_) => piece.to_vec(),
-            None => match arriving.add(piece) {
+            None => match reader.add(piece) {
                 Err(error) => {
                     reading.error = Some(error);
                     return reading;
                 }
                 Ok(None) => continue,
                 Ok(Some(head)) => {
-                    reading.head = Some((head.told.status.as_u16(), head.keeps));
+                    reading.head = Some((head.response.status.as_u16(), head.reusable));
                     framing = Some(head.framing);
-                    std::mem::take(&mut arriving.bytes)
+                    std::mem::take(&mut reader.bytes)
                 }
             },
         };
