@@ -1,5 +1,5 @@
-//! The way of an answer: chat chunks, or the events of a server that speaks Responses itself, become Responses events and
-//! the Response object.
+//! Turns an upstream's answer (chat chunks, or the events of a server that speaks Responses itself) into Responses
+//! events and the Response object.
 
 mod argument_scan;
 mod channel;

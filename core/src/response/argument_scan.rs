@@ -1,7 +1,7 @@
-//! Owns the question whether a call's arguments, which arrive in pieces, are one whole JSON object by now. It must
-//! not judge their syntax: what the model wrote is passed on as it is.
+//! Owns the question whether a call's arguments, which arrive in pieces, form one complete JSON object. It must not
+//! validate them: what the model wrote is passed on as it is.
 
-/// Follows the brackets of JSON text that is itself the inside of a JSON string literal; each byte is read once.
+/// Tracks the brackets of JSON text that is itself escaped as a JSON string. Each byte is read once.
 #[derive(Debug, Default)]
 pub struct Scan {
     read: usize,
@@ -12,7 +12,8 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Whether `escaped` (all of it, of which earlier calls saw a prefix) holds an object or array that is closed.
+    /// Whether `escaped`, the whole text so far, ends outside strings with all objects and arrays closed, at least one
+    /// of them. Earlier calls must have passed a prefix of it.
     pub fn complete(&mut self, escaped: &str) -> bool {
         let mut rest = escaped.get(self.read..).unwrap_or_default();
         while let Some(end) = self.feed(rest) {
@@ -21,18 +22,18 @@ impl Scan {
         self.complete && self.depth == 0 && !self.in_string
     }
 
-    /// Whether what was read ends within a string.
+    /// Whether the text read so far ends inside a string.
     pub fn in_string(&self) -> bool {
         self.in_string
     }
 
-    /// Reads on, up to where an object or array is closed that is in no other; how far that is.
+    /// Reads more text, up to the end of the next outermost object or array. Returns the length up to there.
     pub fn feed(&mut self, more: &str) -> Option<usize> {
         let all = more.as_bytes();
         let mut bytes = all.iter().copied();
         while let Some(mut byte) = bytes.next() {
             if byte == b'\\' {
-                // undo one level: only quotes, backslashes and brackets matter here
+                // undo one level of escapes: only quotes, backslashes and brackets matter here
                 byte = match bytes.next() {
                     Some(byte @ (b'"' | b'\\')) => byte,
                     Some(b'u') => {

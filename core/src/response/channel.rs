@@ -1,20 +1,20 @@
-//! Owns which texts an answer has, and how the parts and events of each are called. It must not hold any text.
+//! Owns the channels of an answer's text, and the names of the parts and events of each. It must not hold any text.
 
-/// Which text of an answer a piece belongs to.
+/// The channel that a piece of text belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Channel {
     /// A message's text.
     Text,
     /// A message's refusal.
     Refusal,
-    /// Reasoning itself.
+    /// The text of reasoning.
     Reasoning,
-    /// A summary of reasoning, by a server that writes one.
+    /// A summary of reasoning, from servers that write one.
     Summary,
 }
 
 impl Channel {
-    /// By the `type` of a part of an item.
+    /// The channel for the `type` of a content part.
     pub fn of_part(kind: &str) -> Option<Channel> {
         Some(match kind {
             "output_text" | "text" => Channel::Text,
@@ -25,35 +25,35 @@ impl Channel {
         })
     }
 
-    /// Whether its text belongs to a `reasoning` item, not to a `message`.
+    /// Whether the channel belongs to a `reasoning` item rather than a `message`.
     pub fn is_reasoning(self) -> bool {
         matches!(self, Channel::Reasoning | Channel::Summary)
     }
 }
 
-/// What kinds of text stream in parts, and how their events are called (docs/protocol.md 7).
+/// A kind of content part, with the names of its events and members (docs/protocol.md 7).
 #[derive(Debug)]
-pub(crate) struct Family {
-    /// Its part's events: `added` and `done`.
+pub(crate) struct PartKind {
+    /// Part events: `added` and `done`.
     pub part: [&'static str; 2],
-    /// Its text's events: `delta` and `done`.
+    /// Text events: `delta` and `done`.
     pub text: [&'static str; 2],
     pub index: &'static str,
     pub kind: &'static str,
     pub field: &'static str,
-    /// Whether its parts stand in the item's `summary`, not in its `content`.
+    /// Whether the part goes into the item's `summary` instead of its `content`.
     pub summary: bool,
 }
 
-/// They are told apart by their kinds, at every token.
-impl PartialEq for Family {
-    fn eq(&self, other: &Family) -> bool {
+/// Kinds identify families, and are compared for every token.
+impl PartialEq for PartKind {
+    fn eq(&self, other: &PartKind) -> bool {
         self.kind == other.kind
     }
 }
 
 /// A message's text.
-pub(crate) const OUTPUT_TEXT: Family = Family {
+pub(crate) const OUTPUT_TEXT: PartKind = PartKind {
     part: ["response.content_part.added", "response.content_part.done"],
     text: ["response.output_text.delta", "response.output_text.done"],
     index: "content_index",
@@ -62,7 +62,7 @@ pub(crate) const OUTPUT_TEXT: Family = Family {
     summary: false,
 };
 /// A message's refusal.
-pub(crate) const REFUSAL: Family = Family {
+pub(crate) const REFUSAL: PartKind = PartKind {
     part: ["response.content_part.added", "response.content_part.done"],
     text: ["response.refusal.delta", "response.refusal.done"],
     index: "content_index",
@@ -70,8 +70,8 @@ pub(crate) const REFUSAL: Family = Family {
     field: "refusal",
     summary: false,
 };
-/// Reasoning shown as its summary.
-pub(crate) const SUMMARY: Family = Family {
+/// Reasoning shown as a summary.
+pub(crate) const SUMMARY: PartKind = PartKind {
     part: ["response.reasoning_summary_part.added", "response.reasoning_summary_part.done"],
     text: ["response.reasoning_summary_text.delta", "response.reasoning_summary_text.done"],
     index: "summary_index",
@@ -79,8 +79,8 @@ pub(crate) const SUMMARY: Family = Family {
     field: "text",
     summary: true,
 };
-/// Reasoning shown as itself.
-pub(crate) const REASONING_TEXT: Family = Family {
+/// Reasoning shown as text.
+pub(crate) const REASONING_TEXT: PartKind = PartKind {
     part: ["response.content_part.added", "response.content_part.done"],
     text: ["response.reasoning_text.delta", "response.reasoning_text.done"],
     index: "content_index",

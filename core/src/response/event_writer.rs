@@ -1,29 +1,30 @@
-//! Owns the writing of events: their names, their numbers, and long texts that several of them share.
+//! Owns the writing of events: their names, their sequence numbers, and long texts that several events share. It must
+//! not know which events a stream needs.
 
 use crate::response::shared::{LONG, Shared, Text};
 use crate::wire::json::{push_literal, push_number};
 
 /// Numbers events and writes their frame: `event: T`, `data: {"type":T,"sequence_number":N,...}`.
 #[derive(Debug, Default)]
-pub(crate) struct Events {
+pub(crate) struct EventWriter {
     next: u64,
-    /// False for an answer without a stream: nothing is written.
+    /// False for a response that is not streamed: no events are written.
     pub enabled: bool,
-    /// Long texts that belong into what was written, where its reader takes them so.
+    /// Long texts left out of the output, for readers that insert them; `None` for readers that do not.
     pub shared: Option<Box<Shared>>,
 }
 
-impl Events {
+impl EventWriter {
     pub fn new(enabled: bool) -> Self {
-        Events { next: 0, enabled, shared: None }
+        EventWriter { next: 0, enabled, shared: None }
     }
 
-    /// Goes on with that number.
+    /// Continues at sequence number `next`.
     pub fn from_number(next: u64) -> Self {
-        Events { next, enabled: true, shared: None }
+        EventWriter { next, enabled: true, shared: None }
     }
 
-    /// As [`Events::write`], for members that may be long.
+    /// Like [`EventWriter::write`], for members that may include long texts.
     pub fn write_sharing(
         &mut self,
         out: &mut Vec<u8>,
@@ -31,13 +32,13 @@ impl Events {
         members: impl FnOnce(&mut Vec<u8>, &mut Shared),
     ) {
         let mut shared = self.shared.take();
-        // where nobody takes shared texts none is made
+        // without such a reader, no text is shared, so this stays empty
         let mut none = Vec::new();
         self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
         self.shared = shared;
     }
 
-    /// Whether a text of so many bytes is shared.
+    /// Whether a text of this many bytes is shared.
     pub fn shares(&self, length: usize) -> bool {
         length >= LONG && self.shared.is_some()
     }
@@ -49,7 +50,7 @@ impl Events {
         }
     }
 
-    /// Writes one event; `members` appends `,"key":value` pairs.
+    /// Writes one event; `members` appends `,"key":value` pairs. Writes nothing if events are disabled.
     pub fn write(&mut self, out: &mut Vec<u8>, kind: &str, members: impl FnOnce(&mut Vec<u8>)) {
         if !self.enabled {
             return;

@@ -1,25 +1,25 @@
-//! Owns what stands around the events of a stream, the members of an `error` event, and the events that are written for a
-//! run whose own writer is gone.
+//! Owns the frames around a stream's events, the members of an `error` event, and the events written for a run whose
+//! own transcoder is gone. It must not hold state.
 
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::response::event_writer::Events;
+use crate::response::event_writer::EventWriter;
 use crate::wire::json;
 
-/// What every stream ends with.
+/// Ends every stream.
 pub const DONE: &[u8] = b"data: [DONE]\n\n";
 
-/// A comment, which shows that the connection is alive.
+/// A comment that shows that the connection is alive.
 pub const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 
-/// An `error` event of that number.
+/// An `error` event with this sequence number.
 pub fn error(error: &Error, number: usize) -> Bytes {
     one("error", number, |out| push_error(out, error))
 }
 
-/// The last event of a stream, of that number: `response.completed`, `.incomplete` or `.failed`, with the JSON of the
-/// Response object.
+/// The terminal event of a stream, with this sequence number: `response.completed`, `.incomplete` or `.failed` with the
+/// JSON of the Response object.
 pub fn last(kind: &str, number: usize, response: &[u8]) -> Bytes {
     one(kind, number, |out| {
         out.extend_from_slice(b",\"response\":");
@@ -29,11 +29,11 @@ pub fn last(kind: &str, number: usize, response: &[u8]) -> Bytes {
 
 fn one(kind: &str, number: usize, members: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::new();
-    Events::from_number(number as u64).write(&mut out, kind, members);
+    EventWriter::from_number(number as u64).write(&mut out, kind, members);
     Bytes::from(out)
 }
 
-/// Appends the members of an `error` event in both published shapes: flat, and as `error`.
+/// Appends the members of an `error` event in both published shapes: flat, and nested in `error`.
 pub(super) fn push_error(out: &mut Vec<u8>, error: &Error) {
     out.extend_from_slice(b",\"code\":");
     json::push_string(out, error.failed_code());

@@ -1,8 +1,8 @@
-//! Owns the items of a native stream, the answer of a server that speaks Responses itself: which of them an event is
-//! about, and whose turn it is. It must not write events: `transcoder::native_events` does.
+//! Owns the items of a native stream, the answer of a server that speaks Responses itself: which item an event is
+//! about, and which item is current. It must not write events: `transcoder::native_events` does.
 //!
-//! Such servers leave out indices, change an item's id from event to event, announce items late or never, and close
-//! them all at the end. So an event is matched by id, then by index, then by what it is about.
+//! Such servers leave out indices, change an item's id between events, announce items late or never, and close them all
+//! at the end. So an event is matched by id, then by index, then by its kind.
 
 mod clues;
 mod item;
@@ -22,14 +22,14 @@ pub(crate) use crate::response::native_items::item::NativeItem;
 pub(crate) use crate::response::native_items::kind::{ItemKind, Progress};
 pub(crate) use crate::response::native_items::parts::Place;
 
-/// How a call stands to those before it.
+/// How a call relates to the earlier calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Earlier {
-    /// None has its `call_id`.
+    /// No earlier call has its `call_id`.
     None,
-    /// One has its `call_id`, and is another call all the same.
+    /// An earlier call has its `call_id`, but is a different call.
     OtherCall,
-    /// It is one of them, told of once more.
+    /// It repeats an earlier call.
     SameCall,
 }
 
@@ -38,21 +38,22 @@ pub(crate) enum Earlier {
 pub(crate) struct NativeItems {
     /// In order of appearance.
     items: Vec<NativeItem>,
-    /// The one whose events are passed on; all before are over.
+    /// Position of the item whose events are passed on. All items before it are over.
     current: usize,
-    /// Item ids that were sent.
+    /// Upstream item ids that were passed on.
     ids: Vec<String>,
 }
 
 impl NativeItems {
-    /// The item that an event is about; it is added where it is the first to speak of it. `None`: it is about no item.
-    pub fn of(&mut self, event_type: &str, event: &Event<'_>) -> Option<usize> {
+    /// The position of the item that an event is about, which is added if the event is the first to mention it. `None`
+    /// if the event is not about an item.
+    pub fn resolve(&mut self, event_type: &str, event: &Event<'_>) -> Option<usize> {
         let item: Option<Item<'_>> = event.item.and_then(fields);
         let told = item.as_ref().and_then(|item| item.r#type).and_then(json::decode);
         let (kind, type_name) = match (&item, &told) {
-            (Some(_), Some(told)) => (ItemKind::of(told), &**told),
+            (Some(_), Some(told)) => (ItemKind::from_type(told), &**told),
             (Some(_), None) => return None,
-            (None, _) => (ItemKind::of_event(event_type, event), subject(event_type)),
+            (None, _) => (ItemKind::from_event(event_type, event), subject(event_type)),
         };
         let anonymous = item.is_none() && event.item_id.is_none() && event.output_index.is_none();
         if kind == ItemKind::Hosted && anonymous {
@@ -61,7 +62,7 @@ impl NativeItems {
         if item.is_none()
             && let Some(id) = event.item_id.and_then(json::literal)
             && let Some(current) = self.items.get(self.current)
-            && current.goes_on(kind, id, number(event.output_index))
+            && current.continues(kind, id, number(event.output_index))
         {
             return Some(self.current);
         }
@@ -83,7 +84,7 @@ impl NativeItems {
         Some(at)
     }
 
-    /// By id, by index, then by what the event is about.
+    /// Matches by id, by index, then by kind.
     fn find(&self, clues: &Clues<'_>) -> Option<usize> {
         if let Some(at) = self.items.iter().rposition(|item| item.is_repeated(clues)) {
             return Some(at);
@@ -97,15 +98,15 @@ impl NativeItems {
             .or_else(|| match clues.progress {
                 // items end in the order in which they began
                 Progress::Completed => {
-                    self.items.iter().position(|item| item.may_be(clues) && item.fits(clues))
+                    self.items.iter().position(|item| item.may_be(clues) && item.is_compatible(clues))
                 }
-                _ => last(&|item| item.fits(clues)),
+                _ => last(&|item| item.is_compatible(clues)),
             })
     }
 
-    /// The item of a finished response, by its ids or as the next of its kind that is not `matched`.
-    pub fn of_output(&self, item: &Item<'_>, matched: &[usize]) -> Option<usize> {
-        let kind = ItemKind::of(&present(item.r#type).and_then(json::decode)?);
+    /// The position of an item of the final `output`: by its ids, else the next of its kind that is not in `matched`.
+    pub fn find_in_output(&self, item: &Item<'_>, matched: &[usize]) -> Option<usize> {
+        let kind = ItemKind::from_type(&present(item.r#type).and_then(json::decode)?);
         let text = |raw| present(raw).and_then(json::text).filter(|text| !text.is_empty());
         let (id, call_id) = (text(item.id), text(item.call_id));
         let free = |at: &usize, item: &NativeItem| item.kind() == kind && !matched.contains(at);
@@ -116,68 +117,69 @@ impl NativeItems {
             .map(|(at, _)| at)
     }
 
-    /// Whether the `call_id` of the current item was told of before.
+    /// How the current item, a call with this id, relates to the earlier calls.
     pub fn earlier(&self, call_id: &str) -> Earlier {
         let Some(current) = self.items.get(self.current) else { return Earlier::None };
-        match self.items.iter().take(self.current).find(|item| item.calls(call_id)) {
+        match self.items.iter().take(self.current).find(|item| item.has_call_id(call_id)) {
             None => Earlier::None,
             Some(before) if before.differs(current) => Earlier::OtherCall,
             Some(_) => Earlier::SameCall,
         }
     }
 
-    /// How many there are.
+    /// The number of items.
     pub fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// Bytes that are held of all items.
+    /// Bytes held by all items.
     pub fn held(&self) -> usize {
         self.items.iter().map(NativeItem::held).sum()
     }
 
-    /// One of them.
+    /// The item at this position.
     pub fn get(&self, at: usize) -> Option<&NativeItem> {
         self.items.get(at)
     }
 
-    /// One of them, to be changed.
+    /// The item at this position.
     pub fn get_mut(&mut self, at: usize) -> Option<&mut NativeItem> {
         self.items.get_mut(at)
     }
 
-    /// The item whose turn it is.
+    /// The item whose events are passed on, if there is one.
     pub fn current(&mut self) -> Option<&mut NativeItem> {
         self.items.get_mut(self.current)
     }
 
-    /// Whether it is this one's turn.
+    /// Whether the item at this position is current.
     pub fn is_current(&self, at: usize) -> bool {
         at == self.current
     }
 
-    /// Whether this one is over.
+    /// Whether the item at this position is over.
     pub fn is_past(&self, at: usize) -> bool {
         at < self.current
     }
 
-    /// Goes to the next item.
+    /// Makes the next item current.
     pub fn advance(&mut self) {
         self.current += 1;
     }
 
-    /// How many wait behind the current one.
+    /// How many items follow the current one.
     pub fn behind(&self) -> usize {
         self.items.len().saturating_sub(self.current + 1)
     }
 
-    /// No items yet, of another answer to the same request.
-    pub fn of_next_answer(&mut self) -> NativeItems {
+    /// An empty list for another answer to the same request. The ids passed on stay taken.
+    pub fn for_next_answer(&mut self) -> NativeItems {
         NativeItems { ids: std::mem::take(&mut self.ids), ..NativeItems::default() }
     }
 
-    /// The upstream's id, where it is fit to be ours: unique, stable over servers, with the right prefix.
-    pub fn keep(&mut self, id: &str, prefix: &str) -> Option<String> {
+    /// Returns the upstream's id if it can be passed on: unused so far, with the expected prefix, and long enough to be
+    /// unique across responses.
+    pub fn reuse_id(&mut self, id: &str, prefix: &str) -> Option<String> {
         let fits = id.strip_prefix(prefix).is_some_and(|rest| {
             (SHORTEST..=LONGEST).contains(&rest.len())
                 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
@@ -190,16 +192,16 @@ impl NativeItems {
     }
 }
 
-/// An unsigned integer, where it is one.
+/// The value as an unsigned integer, if it is one.
 pub(crate) fn number(raw: Option<&RawValue>) -> Option<u64> {
     raw?.get().parse().ok()
 }
 
-/// What follows an id's prefix; ids without one have none in common.
+/// The part of an id after its prefix, if that is long enough to identify an item.
 fn tail(id: &str) -> Option<&str> {
     id.split_once('_').map(|(_, rest)| rest).filter(|rest| rest.len() >= SHORTEST)
 }
 
-/// `msg_0` and `msg_123456` come again in the next response, and clients key on ids.
+/// Ids such as `msg_0` and `msg_123456` recur in the next response, while clients use ids as keys.
 const SHORTEST: usize = 16;
 const LONGEST: usize = 120;

@@ -1,29 +1,28 @@
-//! Owns the Response object: its echo of the request, rendered once, and its snapshots. It must not know how the
-//! output came about.
+//! Owns the Response object: its status and snapshots. It must not know how the output was produced.
 
 use crate::response::shared::{Shared, Text};
 use crate::response::usage::Usage;
 use crate::wire::json::{self, push_number};
 
-/// How a response stands.
+/// The status of a response.
 #[derive(Debug, Clone, Copy)]
 pub enum Status<'a> {
     /// A background response that has not begun.
     Queued,
     /// The response is being generated.
     InProgress,
-    /// Ended well, at this Unix time in seconds.
+    /// Completed at this Unix time in seconds.
     Completed(u64),
-    /// Cut off: `max_output_tokens`, `content_filter`, or `cancelled` where only a stream's last event says so.
+    /// Cut off: `max_output_tokens` or `content_filter`; `cancelled` only in the terminal event of a cancelled stream.
     Incomplete(&'a str),
-    /// Ended badly.
+    /// Failed.
     Failed {
         /// `error.code`
         code: &'a str,
         /// `error.message`
         message: &'a str,
     },
-    /// Ended by its client.
+    /// Cancelled by the client.
     Cancelled,
 }
 
@@ -33,8 +32,7 @@ impl Status<'_> {
         matches!(self, Status::Queued | Status::InProgress)
     }
 
-    /// Appends the members that say how a response of that time stands: `status`, `completed_at`, `error` and
-    /// `incomplete_details`.
+    /// Appends the members that depend on the status: `status`, `completed_at`, `error` and `incomplete_details`.
     fn write(self, out: &mut Vec<u8>, created_at: u64) {
         out.extend_from_slice(b",\"status\":\"");
         out.extend_from_slice(match self {
@@ -47,7 +45,7 @@ impl Status<'_> {
         });
         out.extend_from_slice(b"\",\"completed_at\":");
         match self {
-            // a clock that was set back must not make an answer end before it began
+            // the clock may have been set back, but a response cannot end before it was created
             Status::Completed(at) => push_number(out, at.max(created_at)),
             _ => out.extend_from_slice(b"null"),
         }
@@ -74,27 +72,28 @@ impl Status<'_> {
     }
 }
 
-/// The part of a snapshot that changes.
+/// The state of a response at one moment, without the members that echo its request.
 #[derive(Debug, Clone, Copy)]
 pub struct Snapshot<'a> {
     /// `resp_...`
     pub id: &'a str,
     /// Unix time in seconds.
     pub created_at: u64,
-    /// Whether it runs or how it ended.
+    /// Whether it is running, or how it ended.
     pub status: Status<'a>,
-    /// The finished items, joined with commas.
+    /// The finished items as JSON, joined with commas.
     pub output: &'a Text,
-    /// All `output_text` of them, escaped.
+    /// The text of their `output_text` parts, escaped.
     pub output_text: &'a Text,
-    /// The response that it continues.
+    /// The response that this one continues.
     pub previous_response_id: Option<&'a str>,
-    /// Null until the end, and for ever if the upstream never reported it.
+    /// `None` until the end, and afterwards if the upstream never reported usage.
     pub usage: Option<Usage>,
 }
 
 impl Snapshot<'_> {
-    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`]; `shared` gets what is not copied, where it is wanted so.
+    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`]. With `shared`, long texts are left out of `out`
+    /// and added there instead.
     pub fn write(&self, out: &mut Vec<u8>, echo: &[u8], mut shared: Option<&mut Shared>) {
         let mut text = |out: &mut Vec<u8>, text: &Text| match &mut shared {
             Some(shared) => text.write(out, shared),

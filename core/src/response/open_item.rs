@@ -1,14 +1,14 @@
 //! Owns one output item while it is open: its events from `output_item.added` to `output_item.done`, and its final
 //! JSON. It must not decide when an item opens or closes.
 //!
-//! All texts are escaped JSON, so that a delta is copied from the upstream's bytes to the client's, and the text so
-//! far is kept in the form in which `done` and the terminal snapshot need it.
+//! All texts are escaped JSON, so a delta is copied from the upstream's bytes to the client's, and the text so far is
+//! kept in the form that the `done` events and the terminal event need.
 
 mod hosted_item;
 mod item_json;
 
-use crate::response::channel::{Family, OUTPUT_TEXT};
-use crate::response::event_writer::{Events, head, push_text};
+use crate::response::channel::{OUTPUT_TEXT, PartKind};
+use crate::response::event_writer::{EventWriter, head, push_text};
 use crate::response::shared::Text;
 use crate::wire::json::{push_literal, push_number};
 
@@ -17,13 +17,13 @@ pub(crate) use crate::response::open_item::hosted_item::HostedItem;
 /// How an item ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// It is whole.
+    /// The item is complete.
     Completed,
     /// The answer ended inside it.
     Incomplete,
 }
 
-/// Adds log probabilities to others, joined with commas.
+/// Appends log probabilities to a comma-joined list.
 pub(crate) fn append_logprobs(all: &mut String, new: &str) {
     if !all.is_empty() && !new.is_empty() {
         all.push(',');
@@ -31,32 +31,32 @@ pub(crate) fn append_logprobs(all: &mut String, new: &str) {
     all.push_str(new);
 }
 
-/// What an open item is.
+/// The kind of an open item.
 #[derive(Debug)]
-pub(crate) enum Kind {
+pub(crate) enum OpenKind {
     /// `message`
     Message,
     /// `reasoning`
     Reasoning,
     /// `function_call` or `custom_tool_call`.
     Call(Call),
-    /// A call whose item is known only when its arguments are whole: nothing is sent before.
+    /// A call that becomes an item only when its arguments are complete. No events are written for it before.
     Held {
-        /// Index into the transcoder's calls.
+        /// Position in the transcoder's `calls`.
         slot: usize,
     },
-    /// A summary that only we can read.
+    /// A `compaction`: a summary that only this proxy can read.
     Compaction {
         /// `encrypted_content`
         blob: String,
     },
-    /// An item of a type that the upstream runs by itself.
+    /// An item of a type that the upstream runs itself.
     Hosted(HostedItem),
-    /// An item of another type, complete as it is.
+    /// A call of another type, written at once with all its members.
     Whole {
         /// `tool_search_call`, ...
         kind: &'static str,
-        /// Escaped id.
+        /// The `call_id`, escaped.
         call_id: String,
         /// Members beside `id`, `type`, `status` and `call_id`, each with a leading comma.
         members: String,
@@ -66,19 +66,19 @@ pub(crate) enum Kind {
 /// A call whose arguments or input are streamed. All texts are escaped.
 #[derive(Debug)]
 pub(crate) struct Call {
-    /// Index into the transcoder's calls.
+    /// Position in the transcoder's `calls`.
     pub slot: usize,
     /// Whether it is a `custom_tool_call`.
     pub custom: bool,
     pub name: String,
     pub namespace: Option<String>,
     pub call_id: String,
-    /// Whether its client has to be told that no argument is encrypted.
+    /// Whether the client expects `encrypted_function_args`, which is always empty.
     pub encrypts: bool,
 }
 
 impl Call {
-    /// Its events: `delta` and `done`.
+    /// Names of its events: `delta` and `done`.
     fn events(&self) -> [&'static str; 2] {
         match self.custom {
             true => ["response.custom_tool_call_input.delta", "response.custom_tool_call_input.done"],
@@ -86,72 +86,73 @@ impl Call {
         }
     }
 
-    /// The member that holds what is streamed.
+    /// The member that is streamed.
     fn field(&self) -> &'static str {
         if self.custom { "input" } else { "arguments" }
     }
 }
 
-/// Closed parts, joined with commas, and how many there are.
+/// Closed parts as JSON, joined with commas.
 #[derive(Debug, Default)]
-struct Parts {
+struct ClosedParts {
     json: Text,
     count: u64,
 }
 
-/// The item in progress: its events from `added` to `done`.
+/// The open item.
 #[derive(Debug)]
-pub(crate) struct Open {
-    /// The open part's family; calls have none.
-    family: Option<&'static Family>,
-    /// The delta event up to its sequence number; empty for an answer without a stream.
+pub(crate) struct OpenItem {
+    /// The kind of the open part; `None` for calls and between parts.
+    part_kind: Option<&'static PartKind>,
+    /// The delta event up to its sequence number; empty if the response is not streamed.
     prefix: Vec<u8>,
-    /// Text of the open part, or the arguments.
+    /// Escaped text of the open part, or the arguments so far.
     pub text: String,
-    /// Events carry log probabilities only where they were asked for.
+    /// Whether events of the open part carry log probabilities.
     with_logprobs: bool,
-    pub kind: Kind,
-    /// Of characters that need no escape.
+    pub kind: OpenKind,
+    /// Contains only characters that need no escape.
     id: String,
     index: u64,
-    /// Text of closed parts, where it counts for the response's `output_text`.
-    said: Text,
-    /// All of a call's arguments, once they are there.
+    /// Escaped text of closed `output_text` parts.
+    output_text: Text,
+    /// The complete arguments of a call; empty until it ends.
     arguments: Text,
-    content: Parts,
-    summary: Parts,
-    /// Annotations of the open part, joined with commas, and how many there are.
+    content: ClosedParts,
+    summary: ClosedParts,
+    /// Annotations of the open part as JSON, joined with commas, and their number.
     annotations: String,
     annotated: u64,
-    /// Members of the item that only its upstream knows, each with a leading comma.
+    /// Members that only the upstream knows, each with a leading comma.
     pub extra: String,
-    /// Log probabilities of the open part.
+    /// Log probabilities of the open part as JSON, joined with commas.
     logprobs: String,
-    /// `encrypted_content` of finished reasoning.
+    /// The `encrypted_content` of finished reasoning.
     pub sealed: Option<String>,
 }
 
-impl Open {
-    /// Announces an item that has no text yet. `id`: of characters that need no escape.
+impl OpenItem {
+    /// Opens an item and writes `output_item.added`, except for a held call. `id` must contain only characters that
+    /// need no escape. `extra`: see the field.
     pub fn begin(
-        events: &mut Events,
+        events: &mut EventWriter,
         out: &mut Vec<u8>,
-        kind: Kind,
+        kind: OpenKind,
         id: String,
         index: u64,
         extra: String,
-    ) -> Open {
-        let open = Open {
+    ) -> OpenItem {
+        let open = OpenItem {
             kind,
             id,
             index,
             prefix: Vec::new(),
-            family: None,
+            part_kind: None,
             text: String::new(),
-            said: Text::new(),
+            output_text: Text::new(),
             arguments: Text::new(),
-            content: Parts::default(),
-            summary: Parts::default(),
+            content: ClosedParts::default(),
+            summary: ClosedParts::default(),
             annotations: String::new(),
             annotated: 0,
             extra,
@@ -160,27 +161,27 @@ impl Open {
             sealed: None,
         };
         let mut open = open;
-        if matches!(open.kind, Kind::Held { .. }) {
+        if matches!(open.kind, OpenKind::Held { .. }) {
             return open;
         }
         events.write(out, "response.output_item.added", |out| {
             out.extend_from_slice(b",\"output_index\":");
             push_number(out, open.index);
             out.extend_from_slice(b",\"item\":");
-            // nothing in it is long yet
+            // no text in it is long yet
             open.item_json(out, &mut Vec::new(), "in_progress");
         });
-        if let Kind::Call(call) = &open.kind {
+        if let OpenKind::Call(call) = &open.kind {
             let [delta, _] = call.events();
             open.set_prefix(events, delta, None);
         }
         open
     }
 
-    /// Bytes of its texts.
+    /// Bytes of texts held.
     pub fn held(&self) -> usize {
-        let closed = self.said.length() + self.content.json.length() + self.summary.json.length();
-        let hosted = if let Kind::Hosted(item) = &self.kind { item.len() } else { 0 };
+        let closed = self.output_text.length() + self.content.json.length() + self.summary.json.length();
+        let hosted = if let OpenKind::Hosted(item) = &self.kind { item.len() } else { 0 };
         self.text.len()
             + self.arguments.length()
             + closed
@@ -189,36 +190,37 @@ impl Open {
             + self.logprobs.len()
     }
 
-    /// Opens the next part of `family`, unless it is open.
+    /// Opens a part of `part_kind` unless it is already open; another open part is closed first.
     pub fn part(
         &mut self,
-        events: &mut Events,
+        events: &mut EventWriter,
         out: &mut Vec<u8>,
-        family: &'static Family,
+        part_kind: &'static PartKind,
         with_logprobs: bool,
     ) {
-        if self.family == Some(family) {
+        if self.part_kind == Some(part_kind) {
             return;
         }
         self.end_part(events, out);
-        self.family = Some(family);
-        self.with_logprobs = with_logprobs && *family == OUTPUT_TEXT;
-        let ([added, _], [delta, _]) = (family.part, family.text);
+        self.part_kind = Some(part_kind);
+        self.with_logprobs = with_logprobs && *part_kind == OUTPUT_TEXT;
+        let ([added, _], [delta, _]) = (part_kind.part, part_kind.text);
         events.write(out, added, |out| {
-            self.position(out, Some(family));
+            self.position(out, Some(part_kind));
             out.extend_from_slice(b",\"part\":");
-            self.part_json(out, &mut Vec::new(), family, &Text::new(), "");
+            self.part_json(out, &mut Vec::new(), part_kind, &Text::new(), "");
         });
-        self.set_prefix(events, delta, Some(family));
+        self.set_prefix(events, delta, Some(part_kind));
     }
 
-    /// Adds text to the open part, or to the arguments. `logprobs`: those of its tokens, joined with commas.
-    pub fn delta(&mut self, events: &mut Events, out: &mut Vec<u8>, text: &str, logprobs: Option<&str>) {
+    /// Adds escaped text to the open part or the arguments, and writes its delta. `logprobs`: those of its tokens as
+    /// JSON, joined with commas.
+    pub fn delta(&mut self, events: &mut EventWriter, out: &mut Vec<u8>, text: &str, logprobs: Option<&str>) {
         if text.is_empty() {
             return;
         }
         self.text.push_str(text);
-        if matches!(self.kind, Kind::Held { .. }) {
+        if matches!(self.kind, OpenKind::Held { .. }) {
             return;
         }
         if events.enabled {
@@ -242,19 +244,20 @@ impl Open {
         }
     }
 
-    /// Closes what is open and the item itself; returns the item's final JSON, and what of it is the response's
+    /// Closes the open part and the item. Returns the item's final JSON, and its contribution to the response's
     /// `output_text`. A call that was cut off gets no `arguments.done` (docs/protocol.md 7).
-    pub fn end(mut self, events: &mut Events, out: &mut Vec<u8>, ending: Ending) -> (Text, Text) {
+    pub fn end(mut self, events: &mut EventWriter, out: &mut Vec<u8>, ending: Ending) -> (Text, Text) {
         let text = if events.shares(self.text.len()) { 0 } else { self.text.len() };
         let length = text + self.content.json.copied() + self.summary.json.copied() + 256;
-        // so often it is written; growing by doubling, `out` would be moved, and be there twice itself
+        // the text is written this many times; doubling `out` instead would move it, with two copies in memory
+        // meanwhile
         if events.enabled {
             out.reserve_exact(if self.has_part() { 3 } else { 2 } * length);
         }
         self.end_part(events, out);
         self.arguments = events.text(std::mem::take(&mut self.text));
         if ending == Ending::Completed
-            && let Kind::Call(call) = &self.kind
+            && let OpenKind::Call(call) = &self.kind
         {
             let [_, done] = call.events();
             events.write_sharing(out, done, |out, shared| {
@@ -279,10 +282,10 @@ impl Open {
             self.item_json(out, shared, status);
             written = Some(from..out.len()).filter(|_| shared.len() == before);
         });
-        let said = std::mem::take(&mut self.said);
+        let output_text = std::mem::take(&mut self.output_text);
         let json = match written.and_then(|range| out.get(range)) {
             Some(json) => {
-                // what it was made of goes before the copy comes: a long text is in memory often enough
+                // free the texts before copying the JSON: a long text is in memory often enough
                 drop(self);
                 json.to_vec().into()
             }
@@ -293,19 +296,19 @@ impl Open {
                 json
             }
         };
-        (json, said)
+        (json, output_text)
     }
 
-    /// Whether a part is open, and text can go somewhere.
+    /// Whether a part is open that text can be added to.
     pub fn has_part(&self) -> bool {
-        self.family.is_some()
+        self.part_kind.is_some()
     }
 
-    /// Adds an annotation, given as JSON without line breaks, to the open part.
-    pub fn annotate(&mut self, events: &mut Events, out: &mut Vec<u8>, annotation: &str) {
-        let Some(family) = self.family else { return };
+    /// Adds an annotation (JSON without line breaks) to the open part. Does nothing if no part is open.
+    pub fn annotate(&mut self, events: &mut EventWriter, out: &mut Vec<u8>, annotation: &str) {
+        let Some(part_kind) = self.part_kind else { return };
         events.write(out, "response.output_text.annotation.added", |out| {
-            self.position(out, Some(family));
+            self.position(out, Some(part_kind));
             out.extend_from_slice(b",\"annotation_index\":");
             push_number(out, self.annotated);
             out.extend_from_slice(b",\"annotation\":");
@@ -318,12 +321,12 @@ impl Open {
         self.annotated += 1;
     }
 
-    /// Whether the open part is one that has annotations.
+    /// Whether the open part can have annotations.
     pub fn takes_annotations(&self) -> bool {
-        self.family == Some(&OUTPUT_TEXT)
+        self.part_kind == Some(&OUTPUT_TEXT)
     }
 
-    /// Whether the open part has this annotation.
+    /// Whether the open part already has this annotation.
     pub fn is_annotated(&self, annotation: &str) -> bool {
         self.annotations.contains(annotation)
     }
@@ -333,21 +336,21 @@ impl Open {
         self.annotated
     }
 
-    /// Closes the open part, if one is.
-    pub fn end_part(&mut self, events: &mut Events, out: &mut Vec<u8>) {
-        let Some(family) = self.family.take() else { return };
-        let ([_, part_done], [_, text_done]) = (family.part, family.text);
+    /// Closes the open part, if there is one.
+    pub fn end_part(&mut self, events: &mut EventWriter, out: &mut Vec<u8>) {
+        let Some(part_kind) = self.part_kind.take() else { return };
+        let ([_, part_done], [_, text_done]) = (part_kind.part, part_kind.text);
         let text = events.text(std::mem::take(&mut self.text));
         events.write_sharing(out, text_done, |out, shared| {
-            self.position(out, Some(family));
-            if *family == OUTPUT_TEXT {
+            self.position(out, Some(part_kind));
+            if *part_kind == OUTPUT_TEXT {
                 out.extend_from_slice(b",\"logprobs\":[");
                 out.extend_from_slice(self.logprobs.as_bytes());
                 out.push(b']');
             }
-            push_text(out, shared, family.field, &text);
+            push_text(out, shared, part_kind.field, &text);
         });
-        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        let parts = if part_kind.summary { &mut self.summary } else { &mut self.content };
         let mut json = std::mem::take(&mut parts.json);
         if parts.count > 0 {
             json.push(b",");
@@ -355,51 +358,51 @@ impl Open {
         let begin = json.end();
         let (own, shared) = json.parts();
         own.reserve(text.copied() + 80);
-        self.part_json(own, shared, family, &text, &self.logprobs);
+        self.part_json(own, shared, part_kind, &text, &self.logprobs);
         events.write_sharing(out, part_done, |out, shared| {
-            self.position(out, Some(family));
+            self.position(out, Some(part_kind));
             out.extend_from_slice(b",\"part\":");
             match self.logprobs.is_empty() {
                 true => json.write_from(begin, out, shared),
-                // OpenAI's has none here; `output_text.done` had them
-                false => self.part_json(out, shared, family, &text, ""),
+                // OpenAI sends none here, only in `output_text.done`
+                false => self.part_json(out, shared, part_kind, &text, ""),
             }
         });
-        let parts = if family.summary { &mut self.summary } else { &mut self.content };
+        let parts = if part_kind.summary { &mut self.summary } else { &mut self.content };
         parts.json = json;
         parts.count += 1;
-        if *family == OUTPUT_TEXT {
-            self.said.append(text);
+        if *part_kind == OUTPUT_TEXT {
+            self.output_text.append(text);
         }
         self.logprobs = String::new();
         self.annotations.clear();
         self.annotated = 0;
     }
 
-    /// `,"item_id":..,"output_index":..` and the part's index.
-    fn position(&self, out: &mut Vec<u8>, family: Option<&Family>) {
+    /// Appends `,"item_id":..,"output_index":..` and, for a part, its index.
+    fn position(&self, out: &mut Vec<u8>, part_kind: Option<&PartKind>) {
         out.extend_from_slice(b",\"item_id\":");
         push_literal(out, &self.id);
         out.extend_from_slice(b",\"output_index\":");
         push_number(out, self.index);
-        if let Some(family) = family {
+        if let Some(part_kind) = part_kind {
             out.push(b',');
-            push_literal(out, family.index);
+            push_literal(out, part_kind.index);
             out.push(b':');
-            push_number(out, if family.summary { self.summary.count } else { self.content.count });
+            push_number(out, if part_kind.summary { self.summary.count } else { self.content.count });
         }
     }
 
-    fn set_prefix(&mut self, events: &Events, kind: &str, family: Option<&Family>) {
+    fn set_prefix(&mut self, events: &EventWriter, kind: &str, part_kind: Option<&PartKind>) {
         if !events.enabled {
             return;
         }
         let mut prefix = Vec::with_capacity(256);
         head(&mut prefix, kind);
-        // the position brings a comma of its own
+        // `position` begins with a comma
         prefix.pop();
-        self.position(&mut prefix, family);
-        if family == Some(&OUTPUT_TEXT) && !self.with_logprobs {
+        self.position(&mut prefix, part_kind);
+        if part_kind == Some(&OUTPUT_TEXT) && !self.with_logprobs {
             prefix.extend_from_slice(b",\"logprobs\":[]");
         }
         prefix.extend_from_slice(b",\"sequence_number\":");

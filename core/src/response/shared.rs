@@ -1,5 +1,5 @@
-//! Owns texts that several events repeat: long ones are shared by all of them, not copied into each. It must not know what
-//! they say.
+//! Owns texts that several events repeat: a long text is shared by all of them instead of being copied into each. It
+//! must not interpret them.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use bytes::Bytes;
 
 use crate::wire::json;
 
-/// Bytes from which on a text is shared.
+/// Texts of at least this many bytes are shared.
 pub const LONG: usize = 64 << 10;
 
-/// Shared texts, each with its place in the buffer that it belongs into, in order.
+/// Shared texts in order, each with the position in the buffer where it is to be inserted.
 pub type Shared = Vec<(usize, Bytes)>;
 
-/// A text, its long parts shared.
+/// A text whose long parts are shared.
 #[derive(Debug, Default)]
 pub struct Text {
-    /// All but the shared parts.
+    /// Everything except the shared parts.
     own: Vec<u8>,
     shared: Shared,
 }
@@ -27,33 +27,33 @@ impl Text {
         Text { own: Vec::new(), shared: Vec::new() }
     }
 
-    /// One that is shared from now on.
+    /// A text that is shared from now on.
     pub fn shared(text: String) -> Text {
-        // what it grew by in advance goes
+        // a boxed slice gives back the spare capacity
         Text { own: Vec::new(), shared: vec![(0, Bytes::from(text.into_boxed_str().into_boxed_bytes()))] }
     }
 
-    /// Bytes of it, shared ones included.
+    /// Length in bytes, including the shared parts.
     pub fn length(&self) -> usize {
         self.own.len() + self.shared.iter().map(|(_, part)| part.len()).sum::<usize>()
     }
 
-    /// Whether there is nothing.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.own.is_empty() && self.shared.is_empty()
     }
 
-    /// Bytes of what is copied where it is wanted.
+    /// Bytes that each use copies: all but the shared parts.
     pub fn copied(&self) -> usize {
         self.own.len()
     }
 
-    /// How much there is of both kinds, for [`Text::write_from`].
+    /// The current end, as a start for [`Text::write_from`].
     pub fn end(&self) -> (usize, usize) {
         (self.own.len(), self.shared.len())
     }
 
-    /// To be written into; see [`Text::write`].
+    /// The two buffers, for writing JSON into this text; see [`Text::write`].
     pub fn parts(&mut self) -> (&mut Vec<u8>, &mut Shared) {
         (&mut self.own, &mut self.shared)
     }
@@ -63,7 +63,7 @@ impl Text {
         self.own.extend_from_slice(text);
     }
 
-    /// Appends `other`, which is taken over where there was nothing.
+    /// Appends `other`, or becomes `other` if this text is empty.
     pub fn append(&mut self, other: Text) {
         match self.is_empty() {
             true => *self = other,
@@ -71,12 +71,12 @@ impl Text {
         }
     }
 
-    /// Appends it to `out`, and to `shared` what belongs in between.
+    /// Appends the text to `out`, and its shared parts to `shared` with their positions in `out`.
     pub fn write(&self, out: &mut Vec<u8>, shared: &mut Shared) {
         self.write_from((0, 0), out, shared);
     }
 
-    /// The same of what was added since `begin`.
+    /// Like [`Text::write`], for what was added since `begin` (see [`Text::end`]).
     pub fn write_from(&self, begin: (usize, usize), out: &mut Vec<u8>, shared: &mut Shared) {
         let (from, first) = begin;
         let moved = |at: usize| at - from.min(at) + out.len();
@@ -84,7 +84,7 @@ impl Text {
         out.extend_from_slice(self.own.get(from..).unwrap_or_default());
     }
 
-    /// Appends all of it to `out`.
+    /// Appends the whole text, including the shared parts, to `out`.
     pub fn write_whole(&self, out: &mut Vec<u8>) {
         let mut from = 0;
         for (at, text) in &self.shared {
@@ -130,7 +130,7 @@ impl From<String> for Text {
     }
 }
 
-/// The pieces of a buffer with what belongs in between.
+/// The pieces of a buffer and of the shared texts inserted into it, in order.
 pub fn pieces(out: Bytes, shared: Shared) -> impl Iterator<Item = Bytes> {
     let mut from = 0;
     let last = (out.len(), Bytes::new());

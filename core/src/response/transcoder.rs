@@ -1,9 +1,9 @@
-//! Owns the way from chat chunks to Responses events: which item is open, what waits, when the response ends. One
-//! machine for streams and for single answers (a completion is one chunk). It must not do IO, and cannot fail: what
-//! goes wrong becomes a failed response.
+//! Owns the state machine that turns chat chunks or native events into Responses events: which item is open, which
+//! deltas wait, and when the response ends. One machine serves streams and single completions (a completion is one
+//! chunk). It must not do IO, and it cannot fail: an error becomes a failed response.
 //!
-//! Items never overlap. Text that arrives inside a call, and calls that arrive inside another, wait until the open
-//! call's arguments are whole; text of white space alone opens no item.
+//! Items never overlap. Text that arrives while a call is open, and calls that arrive while another call is open, wait
+//! until the open call's arguments are complete. White space alone opens no item.
 
 mod annotations;
 mod arguments;
@@ -31,13 +31,13 @@ use crate::ids::Ids;
 pub use crate::options::ThinkTags;
 use crate::quirk::Repaired;
 use crate::reply_plan::ReplyPlan;
-use crate::response::event_writer::Events;
+use crate::response::event_writer::EventWriter;
 use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
-use crate::response::open_item::{Ending, Kind, Open};
+use crate::response::open_item::{Ending, OpenItem, OpenKind};
 use crate::response::shared::{Shared, Text};
 use crate::response::transcoder::bounds::Bounds;
-use crate::response::transcoder::call_slot::Slot;
+use crate::response::transcoder::call_slot::CallSlot;
 use crate::response::transcoder::ending::failed;
 use crate::response::transcoder::finish::AnswerEnd;
 use crate::response::transcoder::finished_items::FinishedItems;
@@ -55,45 +55,49 @@ static NOTHING: Text = Text::new();
 /// How the upstream's answer ended.
 #[derive(Debug)]
 pub enum End {
-    /// Its body is over. Whether that was a good end, its last chunks tell.
+    /// The body ended. The last chunks decide whether the answer is complete.
     Eof,
-    /// It was cut, fell silent, or never came.
+    /// The connection broke, went silent, or was never established.
     Failed(Error),
 }
 
-/// Turns one chat answer into one response.
+/// Turns one upstream answer into one response.
+///
+/// Call [`start`](Transcoder::start) once, [`chunk`](Transcoder::chunk) for each upstream event, and
+/// [`end`](Transcoder::end) when the body ends. Each appends whole events to `out`. Once
+/// [`ended`](Transcoder::ended) is true, all of them do nothing.
 #[derive(Debug)]
 pub struct Transcoder {
-    again: RepeatPath,
+    repeat_path: RepeatPath,
     terminal: Option<Terminal>,
     bounds: Bounds,
-    events: Events,
+    events: EventWriter,
     texts: Texts,
     think: Think,
-    calls: Vec<Slot>,
-    open: Option<Open>,
+    calls: Vec<CallSlot>,
+    open: Option<OpenItem>,
     plan: ReplyPlan,
-    /// Log probabilities of the tokens of the next piece of text.
+    /// Log probabilities of the next piece of text: JSON objects joined with commas.
     logprobs: String,
     reasoning_seen: ReasoningSeen,
-    /// Annotations that wait for their text.
+    /// Annotations that arrived before their text, as JSON objects.
     annotations: Vec<String>,
-    /// Raw text of the open reasoning item, escaped, where it is to be sealed.
+    /// Escaped text of the open reasoning item, collected only if it is to be sealed.
     raw_reasoning: String,
     ids: Ids,
     id: String,
     created_at: u64,
     items: FinishedItems,
-    /// The summary so far, escaped, where one was asked for in place of an answer.
+    /// The escaped summary so far, if the request asks for a compaction instead of an answer.
     summary: String,
     answer_end: AnswerEnd,
-    /// The text so far, where it has a format to fit of which the upstream was not told.
+    /// The text so far, if it must fit a `text.format` that the upstream does not know about.
     held: Option<Box<HeldText>>,
     token_counts: TokenCounts,
     failure: Option<Error>,
     dropped: u64,
     repaired: Repaired,
-    /// The items of an upstream that speaks Responses itself.
+    /// The items of an upstream that speaks the Responses API itself.
     native: NativeItems,
     body: Vec<u8>,
 }
@@ -108,9 +112,9 @@ enum Terminal {
 }
 
 impl Transcoder {
-    /// `created_at`: Unix time in seconds.
+    /// Prepares the response; nothing is written yet. `created_at` is a Unix time in seconds.
     pub fn new(plan: ReplyPlan, ids: Ids, created_at: u64) -> Self {
-        let events = Events::new(plan.stream);
+        let events = EventWriter::new(plan.stream);
         Transcoder {
             id: ids.response(),
             think: Think::new(plan.think_tags),
@@ -135,18 +139,18 @@ impl Transcoder {
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
-            again: RepeatPath::default(),
+            repeat_path: RepeatPath::default(),
             native: NativeItems::default(),
             body: Vec::new(),
         }
     }
 
-    /// The response's id.
+    /// The response id, `resp_...`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Whether the terminal event was written: nothing follows it.
+    /// Whether the terminal event has been written. Nothing follows it.
     pub fn ended(&self) -> bool {
         self.terminal.is_some()
     }
@@ -156,7 +160,8 @@ impl Transcoder {
         self.failure.as_ref()
     }
 
-    /// `completed`, `incomplete`, `failed` or `cancelled` once it has ended.
+    /// The final status: `completed`, `incomplete`, `failed` or `cancelled`; `in_progress` until the response has
+    /// ended.
     pub fn outcome(&self) -> &'static str {
         match self.terminal {
             None => "in_progress",
@@ -167,25 +172,25 @@ impl Transcoder {
         }
     }
 
-    /// Has texts of [`LONG`](crate::response::shared::LONG) bytes and more left out of what is written, to be put in by whoever sends it:
-    /// [`Transcoder::take_shared`] tells where.
+    /// Leaves texts of at least [`LONG`](crate::response::shared::LONG) bytes out of the output from now on. The caller
+    /// inserts them at the positions that [`Transcoder::take_shared`] returns.
     pub fn share_long_texts(&mut self) {
         self.events.shared.get_or_insert_default();
     }
 
-    /// The long texts that belong into what was written since the last call, by their places in the buffer.
+    /// The long texts left out of the output since the last call, with their positions in the output buffer.
     pub fn take_shared(&mut self) -> Shared {
         self.events.shared.as_deref_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Gives the finished items away, as a JSON array. For a store, once the last event is written: they are the longest
-    /// text of a response, and are not copied once more.
+    /// Takes the finished items as a JSON array, leaving none behind. Meant for the store, after the last event: items
+    /// are the largest part of a response, so they are moved, not copied.
     pub fn take_output(&mut self) -> String {
         self.items.take()
     }
 
-    /// The response as it stands, for a store; what the stream's last event called `incomplete` for want of a better
-    /// event is `cancelled` here.
+    /// The current Response object, for the store. A cancelled response is `cancelled` here although its stream ends
+    /// with `response.incomplete`, because no event says `cancelled`.
     pub fn snapshot(&self) -> Snapshot<'_> {
         self.state(match self.terminal {
             None => Status::InProgress,
@@ -196,12 +201,12 @@ impl Transcoder {
         })
     }
 
-    /// What the response repeats of its request (see [`ReplyPlan::echo`]).
+    /// The request members that the Response object repeats (see [`ReplyPlan::echo`]), each with a leading comma.
     pub fn echo(&self) -> &[u8] {
         &self.plan.echo
     }
 
-    /// Token counts, as far as the upstream told.
+    /// Token counts as the upstream reported them; `None` if it reported none.
     pub fn usage(&self) -> Option<Usage> {
         let usage = self.token_counts.best();
         match self.held.as_deref().and_then(HeldText::first_usage) {
@@ -210,23 +215,24 @@ impl Transcoder {
         }
     }
 
-    /// Pieces of the upstream's answer that had no place: arguments after a call was whole, calls without a name.
+    /// How many pieces of the upstream's answer were discarded, such as arguments after a complete call or calls
+    /// without a name.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// How often each repair of calls was needed.
+    /// How often each repair of calls was applied.
     pub fn repaired(&self) -> Repaired {
         self.repaired
     }
 
-    /// The Response object as it ended; only for an answer without a stream.
+    /// The final Response object. Empty if the response was streamed.
     pub fn into_body(self) -> Vec<u8> {
         self.body
     }
 
-    /// The answer comes from a server that speaks so, which may not be the one that the plan was made for.
-    /// `keeps_format`: it was told of a format beside tools, and binds its text to it.
+    /// Sets the server that answers, which may differ from the one the plan was made for. `native`: its profile, if it
+    /// speaks Responses. `keeps_format`: it accepts a format beside tools, and constrains its text to it.
     pub fn set_server(
         &mut self,
         native: Option<&'static ResponsesProfile>,
@@ -238,11 +244,12 @@ impl Transcoder {
         }
         self.plan.native = native;
         self.think = Think::new(think_tags);
-        // a server that speaks Responses well seals its own
+        // a server with full Responses support seals its own reasoning
         self.plan.seals_reasoning &= native.is_none_or(|native| native.functions);
     }
 
-    /// Writes `response.created` and `response.in_progress`; a background response is `queued` in between.
+    /// Writes `response.created` and `response.in_progress`, with `response.queued` between them for a background
+    /// response.
     pub fn start(&mut self, out: &mut Vec<u8>) {
         let first = if self.plan.background { Status::Queued } else { Status::InProgress };
         self.announce(out, "response.created", first);
@@ -252,15 +259,16 @@ impl Transcoder {
         self.announce(out, "response.in_progress", Status::InProgress);
     }
 
-    /// Puts a `compaction` item with this blob first: the conversation was summarised before it was answered.
+    /// Writes a `compaction` item with this blob: the conversation was summarised before the answer. Call it before the
+    /// first chunk.
     pub fn compacted(&mut self, blob: &str, out: &mut Vec<u8>) {
-        self.open_item(Kind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
+        self.open_item(OpenKind::Compaction { blob: blob.to_owned() }, ids::COMPACTION, out);
         self.close(Ending::Completed, out);
         self.items.begin_answer();
     }
 
-    /// Ends the response on its client's behalf; the open item is `incomplete`. No event says `cancelled`: the stream
-    /// ends with `response.incomplete`.
+    /// Ends the response at the client's request; the open item becomes `incomplete`. No event says `cancelled`, so the
+    /// stream ends with `response.incomplete`. Does nothing if the response has ended.
     pub fn cancel(&mut self, out: &mut Vec<u8>) {
         if self.ended() {
             return;
@@ -271,14 +279,14 @@ impl Transcoder {
         self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);
     }
 
-    /// Writes `response.in_progress` once more: the one heartbeat that every client counts as life.
+    /// Repeats `response.in_progress`, the only heartbeat that every client accepts as a sign of life.
     pub fn heartbeat(&mut self, out: &mut Vec<u8>) {
         if !self.ended() {
             self.announce(out, "response.in_progress", Status::InProgress);
         }
     }
 
-    /// Takes the payload of one upstream event, or a whole completion; `now`: Unix time in seconds.
+    /// Processes the payload of one upstream event, or a whole completion. `now` is a Unix time in seconds.
     pub fn chunk(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
         if self.ended() || !self.fits(data, out) {
             return;
@@ -289,14 +297,14 @@ impl Transcoder {
         }
     }
 
-    /// Takes the end of the upstream's answer. Afterwards the response has ended, whatever came before, or wants its
-    /// text in another form ([`Transcoder::take_unfit`]).
+    /// Processes the end of the upstream's answer. Afterwards the response has ended, or its text must be requested
+    /// again in the right format ([`Transcoder::take_unfit`]).
     pub fn end(&mut self, end: End, now: u64, out: &mut Vec<u8>) {
         if self.ended() || self.is_unfit() {
             return;
         }
         match end {
-            // the answer is whole: what failed to come is its usage at most
+            // the answer is complete; at most its usage is missing
             _ if self.is_whole() => self.complete(now, out),
             End::Failed(error) => self.fail(error, out),
             End::Eof => {

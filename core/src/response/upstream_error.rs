@@ -1,5 +1,6 @@
-//! Owns the reading of an upstream's errors: its status and words in, one row of our table out. The words of
-//! llama-server b11434 and vLLM 0.32 are known (docs/servers.md); anything else is judged by its status.
+//! Owns the reading of an upstream's errors: from a status and a body to one row of the error table. The messages of
+//! llama-server b11434 and vLLM 0.32 are known (docs/servers.md); other errors are judged by their status. It must not
+//! decide whether to retry.
 
 use std::borrow::Cow;
 
@@ -10,16 +11,16 @@ use crate::error::{Error, Kind};
 use crate::wire::json;
 use crate::wire::trusted_json::first_elements;
 
-/// Longest part of an upstream's message that a client is shown, in bytes.
+/// Longest part of an upstream's message that is passed on, in bytes.
 const MESSAGE_LIMIT: usize = 4096;
 
-/// Longest `code` and `param` of an upstream that a client is shown, in bytes.
+/// Longest `code` and `param` that are passed on, in bytes.
 const WORD_LIMIT: usize = 128;
-/// Characters of an error without a message that a client is shown.
+/// How many characters of an error without a message are shown in its place.
 const SHOWN: usize = 500;
-/// How deep an error may lie within others.
+/// How deeply errors may be nested.
 const DEPTH: u32 = 8;
-/// Elements of a list of errors that are looked at.
+/// Elements of a list of errors that are read.
 const LISTED: usize = 16;
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,32 +31,32 @@ struct Body<'a> {
     errors: Option<&'a RawValue>,
     #[serde(borrow, default)]
     message: Option<&'a RawValue>,
-    /// FastAPI's own, and problem+json's.
+    /// FastAPI and problem+json.
     #[serde(borrow, default)]
     detail: Option<&'a RawValue>,
-    /// An element of FastAPI's list.
+    /// In an element of FastAPI's list.
     #[serde(borrow, default)]
     msg: Option<&'a RawValue>,
     #[serde(borrow, default)]
     loc: Option<&'a RawValue>,
     #[serde(borrow, default)]
     error_message: Option<&'a RawValue>,
-    /// OAuth's, beside a word in `error`.
+    /// OAuth, beside a code in `error`.
     #[serde(borrow, default)]
     error_description: Option<&'a RawValue>,
     #[serde(borrow, default)]
     reason: Option<&'a RawValue>,
-    /// AWS's.
+    /// AWS.
     #[serde(borrow, default, rename = "Message")]
     message_of_aws: Option<&'a RawValue>,
-    /// Apigee's.
+    /// Apigee.
     #[serde(borrow, default)]
     fault: Option<&'a RawValue>,
     #[serde(borrow, default)]
     faultstring: Option<&'a RawValue>,
     #[serde(borrow, default)]
     title: Option<&'a RawValue>,
-    /// OpenRouter: what the provider behind it said, in `raw`.
+    /// OpenRouter: the provider's error, in `raw`.
     #[serde(borrow, default)]
     metadata: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -70,26 +71,26 @@ struct Body<'a> {
     param: Option<&'a RawValue>,
 }
 
-/// OpenAI's words for an overflow: some clients know no others.
+/// OpenAI's message for an overflow, the only one that some clients recognise.
 const OVERFLOW: &str = "Your input exceeds the context window of this model";
-/// Some clients look for the code in the message alone.
+/// Some clients search only the message for the code.
 const OVERFLOW_CODE: &str = "(context_length_exceeded)";
 
-/// What an error says, wherever in its body it says it.
+/// What an error body contains, wherever it was found.
 #[derive(Debug, Default)]
-struct Said {
+struct ParsedError {
     message: Option<String>,
     kind: Option<String>,
     code: Option<String>,
     param: Option<String>,
-    /// A status that stands in the body.
+    /// A status inside the body.
     status: Option<u16>,
 }
 
-impl Said {
-    /// The same, with what is missing taken from around it.
-    fn or(self, outer: Said) -> Said {
-        Said {
+impl ParsedError {
+    /// Fills in missing values from an enclosing error.
+    fn or(self, outer: ParsedError) -> ParsedError {
+        ParsedError {
             message: self.message.or(outer.message),
             kind: self.kind.or(outer.kind),
             code: self.code.or(outer.code),
@@ -99,13 +100,13 @@ impl Said {
     }
 }
 
-/// What an HTTP answer that is no success means. `body` may be anything.
+/// The error for an HTTP response that is not a success. `body` may be anything.
 pub fn from_http(status: u16, body: &[u8]) -> Error {
     let text = std::str::from_utf8(body).ok().map(str::trim);
-    match text.and_then(|text| read(text, DEPTH).or_else(|| events(text)).or_else(|| plain(text))) {
-        Some(mut said) => {
-            said.message = said.message.or_else(|| shown(text?));
-            judge(Some(status), said)
+    match text.and_then(|text| read(text, DEPTH).or_else(|| from_events(text)).or_else(|| plain_text(text))) {
+        Some(mut parsed) => {
+            parsed.message = parsed.message.or_else(|| as_message(text?));
+            judge(Some(status), parsed)
         }
         None => {
             let kind = match status {
@@ -122,52 +123,53 @@ pub fn from_http(status: u16, body: &[u8]) -> Error {
     }
 }
 
-/// What an error object within a stream (`data: {"error": ...}`) means; `raw` is the whole payload.
+/// The error for an error object in a stream (`data: {"error": ...}`). `raw` is the whole payload.
 pub fn from_stream(raw: &str) -> Error {
     judge(None, read(raw, DEPTH).unwrap_or_default())
 }
 
-/// An error in JSON: an object, a list of them, or a text.
-fn read(text: &str, depth: u32) -> Option<Said> {
+/// Reads an error in JSON: an object, a list of errors, or a string.
+fn read(text: &str, depth: u32) -> Option<ParsedError> {
     let depth = depth.checked_sub(1)?;
     match text.as_bytes().first()? {
         b'{' => serde_json::from_str::<Body<'_>>(text).ok().map(|body| object(&body, depth)),
         b'[' => {
             let list: &RawValue = serde_json::from_str(text).ok()?;
             let (list, _) = first_elements(list.get(), LISTED)?;
-            let said = list.into_iter().filter_map(|raw| read(raw.get(), depth));
-            said.filter(|said| said.message.is_some()).reduce(both)
+            let parsed = list.into_iter().filter_map(|raw| read(raw.get(), depth));
+            parsed.filter(|parsed| parsed.message.is_some()).reduce(combine)
         }
         b'"' => {
             let raw: &RawValue = serde_json::from_str(text).ok()?;
             let text = json::decode(raw)?;
-            // a JSON text within a JSON text
+            // JSON inside a string
             let inner = text.trim().starts_with(['{', '[']).then(|| read(text.trim(), depth)).flatten();
-            inner.filter(|said| said.message.is_some()).or_else(|| plain(&text))
+            inner.filter(|parsed| parsed.message.is_some()).or_else(|| plain_text(&text))
         }
         _ => None,
     }
 }
 
-/// Two errors of a list: the first, with what the other says as well.
-fn both(first: Said, other: Said) -> Said {
+/// Combines two errors of a list: the first one, with both messages.
+fn combine(first: ParsedError, other: ParsedError) -> ParsedError {
     let words = first.message.unwrap_or_default();
     let message = match other.message {
         Some(other) if !words.contains(&other) && words.len() < MESSAGE_LIMIT => format!("{words}; {other}"),
         _ => words,
     };
-    Said { message: Some(message), ..first }
+    ParsedError { message: Some(message), ..first }
 }
 
-/// What a chunk means that has nothing of a chunk, and a message: an error by the name of its event alone, or by none.
-pub fn alone(raw: &str) -> Option<Error> {
+/// The error for a payload that has a message but nothing of a chunk. Some servers mark an error only by the event's
+/// name, or not at all.
+pub fn from_bare_object(raw: &str) -> Option<Error> {
     let body: Body<'_> = serde_json::from_str(raw).ok()?;
     let words = [body.message, body.detail, body.error_message].into_iter().flatten();
     let says = words.into_iter().any(|raw| json::literal(raw).is_some_and(|text| !text.trim().is_empty()));
     says.then(|| from_stream(raw))
 }
 
-fn object(body: &Body<'_>, depth: u32) -> Said {
+fn object(body: &Body<'_>, depth: u32) -> ParsedError {
     let word = |raw: Option<&RawValue>| {
         let word = raw.and_then(json::decode).filter(|word| !word.is_empty() && word.len() <= WORD_LIMIT);
         word.filter(|word| !word.contains(char::is_control)).map(Cow::into_owned)
@@ -177,52 +179,59 @@ fn object(body: &Body<'_>, depth: u32) -> Said {
         number.filter(|status| (400..1000).contains(status))
     };
     let found = |raw: Option<&RawValue>| raw.and_then(|raw| read(raw.get(), depth));
-    let message = |raw: Option<&RawValue>| found(raw).and_then(|said| said.message);
-    let mut said = Said {
+    let message = |raw: Option<&RawValue>| found(raw).and_then(|parsed| parsed.message);
+    let mut parsed = ParsedError {
         message: [body.message, body.msg, body.error_message, body.message_of_aws, body.faultstring]
             .into_iter()
             .find_map(message),
         kind: word(body.r#type),
         code: word(body.code).filter(|code| code.parse::<u16>().is_err()),
-        param: word(body.param).or_else(|| place(body.loc?)),
+        param: word(body.param).or_else(|| field_path(body.loc?)),
         status: number(body.code).or(number(body.status)),
     };
-    // what the provider behind a router said stands beside the router's own words
+    // a router adds the provider's message beside its own
     if let Some(behind) = found(body.metadata).or_else(|| found(body.raw)) {
-        let both = match (said.message.take(), &behind.message) {
+        let both = match (parsed.message.take(), &behind.message) {
             (Some(own), Some(inner)) if !own.contains(&**inner) => Some(format!("{own}: {inner}")),
             (own, inner) => own.or_else(|| inner.clone()),
         };
-        said =
-            Said { message: both, kind: behind.kind.or(said.kind), code: behind.code.or(said.code), ..said };
+        parsed = ParsedError {
+            message: both,
+            kind: behind.kind.or(parsed.kind),
+            code: behind.code.or(parsed.code),
+            ..parsed
+        };
     }
     for inner in [body.error, body.errors, body.detail, body.fault] {
         if let Some(inner) = found(inner) {
-            said = inner.or(said);
+            parsed = inner.or(parsed);
         }
     }
     if let Some(description) = message(body.error_description) {
-        said.message = Some(description);
+        parsed.message = Some(description);
     }
-    said.or(Said { message: message(body.title).or_else(|| message(body.reason)), ..Said::default() })
+    parsed.or(ParsedError {
+        message: message(body.title).or_else(|| message(body.reason)),
+        ..ParsedError::default()
+    })
 }
 
-/// Where in the request FastAPI found something: `["body","messages",0]`.
-fn place(loc: &RawValue) -> Option<String> {
+/// The field of the request that FastAPI complains about: `["body","messages",0]`.
+fn field_path(loc: &RawValue) -> Option<String> {
     let parts: Vec<&RawValue> = serde_json::from_str(loc.get()).ok()?;
     let parts: Vec<&str> = parts.iter().map(|part| part.get().trim_matches('"')).collect();
     let path = parts.strip_prefix(&["body"]).unwrap_or(&parts).join(".");
     (!path.is_empty() && path.len() <= WORD_LIMIT).then_some(path)
 }
 
-/// An error that comes as events, although none were asked for or none can come.
-fn events(text: &str) -> Option<Said> {
+/// Reads an error sent as events although the request asked for no stream.
+fn from_events(text: &str) -> Option<ParsedError> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-    data.take(LISTED).find_map(|data| read(data.trim(), DEPTH).filter(|said| said.message.is_some()))
+    data.take(LISTED).find_map(|data| read(data.trim(), DEPTH).filter(|parsed| parsed.message.is_some()))
 }
 
-/// A message in plain text; markup is for browsers, and says less than the status.
-fn plain(text: &str) -> Option<Said> {
+/// Takes a plain text message. Markup is meant for browsers, and says less than the status.
+fn plain_text(text: &str) -> Option<ParsedError> {
     let text = text.trim();
     let markup = text.starts_with('<') || text.to_ascii_lowercase().contains("<html");
     let unreadable = text.starts_with(['{', '[']) || text.contains('\0');
@@ -231,17 +240,17 @@ fn plain(text: &str) -> Option<Said> {
     }
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let words: String = text.chars().take(MESSAGE_LIMIT).map(clean).collect();
-    Some(Said { message: Some(words), ..Said::default() })
+    Some(ParsedError { message: Some(words), ..ParsedError::default() })
 }
 
-/// An error in JSON that has its message nowhere: a reader understands more of it than of nothing.
-fn shown(text: &str) -> Option<String> {
+/// The JSON of an error without a message, shortened: better than no message at all.
+fn as_message(text: &str) -> Option<String> {
     let compact = json::compact(text);
     let words: String = compact.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (words.len() > 2).then_some(words)
 }
 
-/// An overflow, in OpenAI's words and in the server's.
+/// The message of an overflow: OpenAI's words, followed by the server's.
 fn overflow(words: &str) -> String {
     let words = match words.strip_suffix(OVERFLOW_CODE) {
         Some(words) => words.trim_end(),
@@ -253,7 +262,7 @@ fn overflow(words: &str) -> String {
     }
 }
 
-/// Adds how many tokens the model has to the message of an overflow that does not say it.
+/// Adds the model's context length in tokens to the message of an overflow, unless it is there already.
 pub fn add_context(message: &mut String, context: u64) {
     if !message.contains(&context.to_string()) {
         let words = message.strip_suffix(OVERFLOW_CODE).unwrap_or(message);
@@ -263,11 +272,11 @@ pub fn add_context(message: &mut String, context: u64) {
     }
 }
 
-fn judge(status: Option<u16>, said: Said) -> Error {
-    let message = said.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
+fn judge(status: Option<u16>, parsed: ParsedError) -> Error {
+    let message = parsed.message.unwrap_or_else(|| "it reported an error without a message".to_owned());
     let message = shorten(message);
-    let (kind, param, code) = (said.kind.unwrap_or_default(), said.param, said.code);
-    let status = status.or(said.status).unwrap_or(500);
+    let (kind, param, code) = (parsed.kind.unwrap_or_default(), parsed.param, parsed.code);
+    let status = status.or(parsed.status).unwrap_or(500);
 
     if is_overflow(&kind, code.as_deref(), &message) {
         return Error::new(Kind::ContextLength, overflow(&message)).param("input");
@@ -286,17 +295,17 @@ fn judge(status: Option<u16>, said: Said) -> Error {
         _ => Kind::UpstreamFailed,
     };
     let message = match row {
-        // alone, its words would be taken for ours: "Internal Server Error"
+        // by themselves, words such as "Internal Server Error" would seem to be the proxy's
         Kind::UpstreamFailed => format!("The upstream server failed: {message}"),
         _ => message,
     };
     let mut error = Error::new(row, message);
-    error.param = param.map(|param| ours(&param));
+    error.param = param.map(|param| responses_name(&param));
     error.code = code;
     error
 }
 
-/// What the `code` of a failed response says, where there is no status.
+/// The kind for the `code` of a failed response, which has no status.
 fn by_code(code: &str, message: &str) -> Kind {
     match code {
         "rate_limit_exceeded" | "slow_down" | "insufficient_quota" => Kind::RateLimited,
@@ -307,8 +316,8 @@ fn by_code(code: &str, message: &str) -> Kind {
     }
 }
 
-/// Our name of the field that the upstream names.
-fn ours(param: &str) -> String {
+/// The Responses name of a field of the chat request.
+fn responses_name(param: &str) -> String {
     match param {
         "max_tokens" | "max_completion_tokens" => "max_output_tokens",
         "messages" => "input",
@@ -319,7 +328,7 @@ fn ours(param: &str) -> String {
     .to_owned()
 }
 
-/// The prompt does not fit; `max_tokens` beyond the model's length alone is a plain mistake in the request.
+/// Whether the prompt does not fit. A `max_tokens` beyond the model's length is an ordinary invalid value instead.
 fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
     if kind == "exceed_context_size_error" || code == Some("context_length_exceeded") {
         return true;
@@ -345,7 +354,7 @@ fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
         // LM Studio
         "context length of only",
         "greater than the context length",
-        // xAI; SGLang and others
+        // xAI; then SGLang and others
         "maximum prompt length",
         "maximum sequence length",
         // MiniMax, Kimi, GLM
@@ -360,7 +369,7 @@ fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
         "exceed context limit",
         "input tokens exceed the configured limit",
         "input length and `max_tokens`",
-        // a provider's own class in LiteLLM
+        // a provider's exception class in LiteLLM
         "contextwindowexceedederror",
     ]
     .iter()
@@ -369,7 +378,7 @@ fn is_overflow(kind: &str, code: Option<&str>, message: &str) -> bool {
         || message.contains("token count") && message.contains("exceeds the")
 }
 
-/// No server has the model, told with 400: llama-server's router mode, LiteLLM, OpenRouter, and OpenAI's own words.
+/// Whether the model is unknown, which these report as 400: llama-server in router mode, LiteLLM, OpenRouter, OpenAI.
 fn is_unknown_model(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     message.starts_with("model '") && message.ends_with("' not found")
@@ -378,8 +387,8 @@ fn is_unknown_model(message: &str) -> bool {
         || message.starts_with("the model ") && message.contains(" does not exist")
 }
 
-/// llama-server reports what is wrong with a request as 500 in places (every `std::runtime_error`); a client that
-/// retried would get the same answer for ever.
+/// Whether retrying cannot help. llama-server reports some invalid requests as 500 (every `std::runtime_error`), and a
+/// client would retry them forever.
 fn is_deterministic(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     [

@@ -1,7 +1,7 @@
-//! Owns token counts: what a chat server reports, and `usage` as Responses has it. It must not invent a count:
-//! what was never reported stays null, since Codex takes zeros for an empty context and then never compacts.
+//! Owns token counts: those that servers report, and `usage` as Responses has it. It must not invent a count: a count
+//! that was never reported stays null, because Codex takes zeros for an empty context and then never compacts.
 //!
-//! Every server has its own names for the same counts, and its own idea of what is part of what.
+//! Servers differ in the names of the counts, and in which count includes which.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,23 +9,24 @@ use serde_json::value::RawValue;
 use crate::wire::json::push_number;
 use crate::wire::{chat, native_event, trusted_json};
 
-/// Token counts of one response; all of them together fit in 32 bits, or they were no counts.
+/// Token counts of one response. Their sum fits in 32 bits; larger values are rejected as nonsense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// The whole prompt, cached part included.
+    /// The whole prompt, including the cached part.
     pub input: u32,
-    /// Part of `input` that the upstream's prefix cache held.
+    /// Part of `input` that was in the upstream's prefix cache.
     pub cached: u32,
-    /// Tokens newly written to that cache, where the upstream says so.
+    /// Tokens newly written to that cache, if the upstream reports them, else 0.
     pub written: u32,
-    /// All that was generated.
+    /// All generated tokens.
     pub output: u32,
     /// Part of `output` that was reasoning.
     pub reasoning: u32,
 }
 
 impl Usage {
-    /// Reads `usage`; `None` when it holds no counts. No prompt is of no tokens: who says so did not count.
+    /// Parses the `usage` of a chat answer. `None` if it holds no counts, or counts no prompt tokens: no prompt is
+    /// empty, so the server did not count.
     pub fn from_chat(raw: &RawValue) -> Option<Usage> {
         let usage: chat::Usage<'_> = trusted_json::fields(raw.get())?;
         let prompt = details(usage.prompt_tokens_details.or(usage.input_tokens_details));
@@ -33,7 +34,7 @@ impl Usage {
         let Some(input) = first([usage.prompt_tokens, usage.input_tokens]) else {
             return Usage::from_camel_case(raw);
         };
-        let told = Told {
+        let counts = Counts {
             input,
             cached: first([
                 prompt.cached_tokens,
@@ -46,10 +47,10 @@ impl Usage {
             reasoning: first([completion.reasoning_tokens, usage.reasoning_tokens]),
             total: usage.total_tokens.and_then(count),
         };
-        told.usage()
+        counts.usage()
     }
 
-    /// The same by names that few servers have.
+    /// Like `from_chat`, with camelCase names that few servers use.
     fn from_camel_case(raw: &RawValue) -> Option<Usage> {
         let usage: chat::CamelUsage<'_> = trusted_json::fields(raw.get())?;
         let details = |raw: Option<&RawValue>| {
@@ -64,9 +65,9 @@ impl Usage {
         let output = first([usage.completion_tokens, usage.output_tokens, usage.candidates_token_count]);
         let output = output.unwrap_or(0);
         let thoughts = first([usage.thoughts_token_count]);
-        // by Gemini's definition these lie on top, whether a total says so or not
+        // by Gemini's definition thoughts are not part of the output, whether there is a total or not
         let on_top = thoughts.map(|thoughts| input.saturating_add(output).saturating_add(thoughts));
-        let told = Told {
+        let counts = Counts {
             input,
             cached: cached.or_else(|| {
                 first([usage.cached_tokens, usage.cached_input_tokens, usage.cached_content_token_count])
@@ -76,10 +77,10 @@ impl Usage {
             reasoning: reasoning.or_else(|| first([usage.reasoning_tokens])).or(thoughts),
             total: first([usage.total_tokens, usage.total_token_count]).or(on_top),
         };
-        told.usage()
+        counts.usage()
     }
 
-    /// Reads llama-server's `timings`, for streams on which `usage` never comes.
+    /// Parses llama-server's `timings`, for streams without `usage`.
     pub fn from_timings(raw: &RawValue) -> Option<Usage> {
         let timings: chat::Timings = trusted_json::fields(raw.get())?;
         let cached = timings.cache_n.unwrap_or(0);
@@ -87,7 +88,7 @@ impl Usage {
         Usage::within(input, Some(cached), None, timings.predicted_n?, None)
     }
 
-    /// Reads `usage` of a Response object; `None` when it holds no counts.
+    /// Parses the `usage` of a Response object. `None` if it holds no counts.
     pub fn from_native(raw: &RawValue) -> Option<Usage> {
         let usage: native_event::Usage = trusted_json::fields(raw.get())?;
         let details = usage.input_tokens_details.unwrap_or_default();
@@ -97,7 +98,7 @@ impl Usage {
         Usage::within(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
     }
 
-    /// The counts of a response that was generated in two goes: the prompt of the second, and all that both wrote.
+    /// The counts of a response that took two requests upstream: the prompt of the second, and the output of both.
     pub fn after(self, first: Usage) -> Usage {
         Usage {
             output: self.output.saturating_add(first.output),
@@ -106,7 +107,7 @@ impl Usage {
         }
     }
 
-    /// Counts whose parts are no larger than their whole; a part that was not told is 0.
+    /// Limits parts to their whole; an unreported part is 0. `None` if the sum exceeds 32 bits.
     fn within(
         input: u64,
         cached: Option<u64>,
@@ -122,7 +123,7 @@ impl Usage {
         Some(Usage { input, cached, written, output, reasoning: part(reasoning, output) })
     }
 
-    /// Appends the `usage` object; total = input + output.
+    /// Appends the `usage` object; the total is input plus output.
     pub fn write(&self, out: &mut Vec<u8>) {
         for (key, value) in [
             (&b"{\"input_tokens\":"[..], self.input),
@@ -139,8 +140,8 @@ impl Usage {
     }
 }
 
-/// Counts as a server told them.
-struct Told {
+/// Counts as a server reports them.
+struct Counts {
     input: u64,
     cached: Option<u64>,
     written: Option<u64>,
@@ -149,18 +150,18 @@ struct Told {
     total: Option<u64>,
 }
 
-impl Told {
+impl Counts {
     fn usage(self) -> Option<Usage> {
-        let Told { mut input, cached, written, mut output, reasoning, total } = self;
-        let told = input.saturating_add(output);
-        // more than both: what is not among them lies on top
-        match total.and_then(|total| total.checked_sub(told)) {
+        let Counts { mut input, cached, written, mut output, reasoning, total } = self;
+        let reported = input.saturating_add(output);
+        // a larger total includes a count that neither of them includes
+        match total.and_then(|total| total.checked_sub(reported)) {
             None | Some(0) => {}
-            // Anthropic's input is without what the cache held
+            // Anthropic's input excludes the cached part
             more if more == cached && reasoning.is_none() => {
                 input = input.saturating_add(cached.unwrap_or(0))
             }
-            // xAI tells the reasoning, Gemini the total alone
+            // xAI excludes the reasoning from the output; Gemini shows it only in the total
             Some(more) if reasoning.is_none_or(|reasoning| reasoning == more) => {
                 output = output.saturating_add(more);
             }
@@ -174,12 +175,12 @@ fn details(raw: Option<&RawValue>) -> chat::Details<'_> {
     raw.and_then(|raw| trusted_json::fields(raw.get())).unwrap_or_default()
 }
 
-/// The first of several names for one count that says more than nothing.
+/// The first count greater than zero among several names for it.
 fn first<const N: usize>(names: [Option<&RawValue>; N]) -> Option<u64> {
     names.into_iter().flatten().filter_map(count).find(|count| *count > 0)
 }
 
-/// A count: an integer, the same as a float or in quotes.
+/// Parses a count: an integer, a float, or either in quotes.
 fn count(raw: &RawValue) -> Option<u64> {
     let text = raw.get().trim_matches('"');
     let float = || text.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0 && *n < 1e15);

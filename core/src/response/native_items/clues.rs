@@ -1,4 +1,4 @@
-//! Owns what a native event tells of the item that it is about. It must not look for that item.
+//! Owns what a native event reveals about its item. It must not search for that item.
 
 use std::borrow::Cow;
 
@@ -10,17 +10,17 @@ use crate::response::native_items::number;
 use crate::wire::json;
 use crate::wire::native_event::{Event, Item};
 
-/// What an event tells of the item that it is about.
+/// What an event reveals about its item.
 #[derive(Debug)]
 pub(super) struct Clues<'a> {
     pub(super) kind: ItemKind,
-    /// The item's `type`, or what the event is about.
+    /// The item's `type`, or the subject of the event's type.
     pub(super) type_name: &'a str,
-    /// Empty where it tells none.
+    /// Empty if the event has none.
     pub(super) id: Cow<'a, str>,
     pub(super) call_id: Cow<'a, str>,
     pub(super) index: Option<u64>,
-    /// How far the item is by this event.
+    /// How far the item is, according to the event.
     pub(super) progress: Progress,
 }
 

@@ -1,5 +1,5 @@
-//! Owns one item of a native stream: what the upstream has said of it, and what became of it in our answer. It must not
-//! know the other items.
+//! Owns one item of a native stream: what the upstream has sent of it, and what became of it in the response. It must
+//! not know the other items.
 
 use std::borrow::Cow;
 
@@ -11,45 +11,45 @@ use crate::response::native_items::{number, tail};
 use crate::wire::json;
 use crate::wire::native_event::{Event, Item};
 
-/// What became of an item in our answer.
+/// What became of an upstream item in the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing yet.
     Pending,
-    /// It was opened.
+    /// It is open, or was.
     Opened,
-    /// It was opened as the call with this index among the transcoder's.
+    /// It is a call, at this position in the transcoder's `calls`.
     Call(usize),
-    /// It is left out.
+    /// It is left out of the response.
     LeftOut,
 }
 
-/// One item of the upstream's. All texts are escaped.
+/// One item of the upstream. All texts are escaped.
 #[derive(Debug)]
 pub(crate) struct NativeItem {
     kind: ItemKind,
-    /// Its `type`, or as much of it as is known.
+    /// Its `type`, or the beginning of it if no event had all of it.
     type_name: String,
-    /// As the upstream has them; empty while unknown.
+    /// The upstream's id; empty while unknown.
     id: String,
-    /// Another id, under which its texts come.
+    /// A second id, used by the events about its texts.
     alias: String,
     call_id: String,
     name: String,
     namespace: Option<String>,
-    /// All of a hosted item: as it was announced, then as it was done.
+    /// A hosted item as JSON: as announced, later as done.
     whole: String,
-    /// Members that only its upstream knows, as it was announced, each with a leading comma.
+    /// Members that only the upstream knows, as announced, each with a leading comma.
     pub extra: String,
     index: Option<u64>,
     progress: Progress,
     outcome: Outcome,
-    /// Events that came before their turn.
+    /// Events that arrived before the item became current.
     waiting: Vec<String>,
     waiting_bytes: usize,
-    /// Arguments as they came; text that is kept from the client as yet.
+    /// The arguments received, or text that is held back from the client.
     pub received: String,
-    /// White space that has opened no item yet.
+    /// White space that has not opened an item yet.
     pub blank: String,
     pub parts: Parts,
 }
@@ -77,17 +77,17 @@ impl NativeItem {
         }
     }
 
-    /// What it is.
+    /// The kind of item.
     pub fn kind(&self) -> ItemKind {
         self.kind
     }
 
-    /// Its id, as the upstream has it; empty while unknown.
+    /// The upstream's id; empty while unknown.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The id that its client answers to: as it came, or what a server put in its place. Empty while unknown.
+    /// The id that the client's output refers to. Some servers send it as the item's `id`. Empty while unknown.
     pub fn call_id(&self) -> &str {
         if self.call_id.is_empty() && self.id.starts_with("call_") { &self.id } else { &self.call_id }
     }
@@ -102,29 +102,29 @@ impl NativeItem {
         self.namespace.as_deref()
     }
 
-    /// A hosted item as the upstream has it, JSON without line breaks.
+    /// A hosted item as the upstream sent it, as JSON without line breaks.
     pub fn whole(&self) -> &str {
         &self.whole
     }
 
-    /// Keeps an event for the item's turn.
+    /// Keeps an event until the item is current.
     pub fn wait(&mut self, data: &str) {
         self.waiting_bytes += data.len() + size_of::<String>();
         self.waiting.push(data.to_owned());
     }
 
-    /// Whether events wait for the item's turn.
+    /// Whether events wait for the item to become current.
     pub fn waits(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// The events that waited.
+    /// Takes the waiting events.
     pub fn take_waiting(&mut self) -> Vec<String> {
         self.waiting_bytes = 0;
         std::mem::take(&mut self.waiting)
     }
 
-    /// Whether enough is known to open it.
+    /// Whether enough is known to open the item.
     pub fn is_known(&self) -> bool {
         match self.kind {
             ItemKind::FunctionCall | ItemKind::CustomToolCall => !self.name.is_empty(),
@@ -133,47 +133,47 @@ impl NativeItem {
         }
     }
 
-    /// Whether its upstream ended it.
+    /// Whether the upstream closed the item.
     pub fn is_done(&self) -> bool {
         self.progress >= Progress::Completed
     }
 
-    /// Whether its upstream ended it as `incomplete`.
+    /// Whether the upstream closed the item as `incomplete`.
     pub fn is_incomplete(&self) -> bool {
         self.progress == Progress::Incomplete
     }
 
-    /// Its upstream is so far with it; what was said before is not taken back.
+    /// Records the upstream's progress, which never goes back.
     pub fn reach(&mut self, progress: Progress) {
         self.progress = self.progress.max(progress);
     }
 
-    /// Whether it is neither opened nor left out.
+    /// Whether the item is neither opened nor left out.
     pub fn is_pending(&self) -> bool {
         self.outcome == Outcome::Pending
     }
 
-    /// Whether it is left out of our answer.
+    /// Whether the item is left out of the response.
     pub fn is_left_out(&self) -> bool {
         self.outcome == Outcome::LeftOut
     }
 
-    /// It was opened in our answer.
+    /// Records that the item was opened in the response.
     pub fn open(&mut self) {
         self.outcome = Outcome::Opened;
     }
 
-    /// It was opened as this call of the transcoder's.
+    /// Records that the item was opened as the call at this position in the transcoder's `calls`.
     pub fn open_call(&mut self, slot: usize) {
         self.outcome = Outcome::Call(slot);
     }
 
-    /// It is left out of our answer.
+    /// Records that the item is left out of the response.
     pub fn leave_out(&mut self) {
         self.outcome = Outcome::LeftOut;
     }
 
-    /// Which of the transcoder's calls it is.
+    /// The item's position in the transcoder's `calls`, if it is a call.
     pub fn slot(&self) -> Option<usize> {
         match self.outcome {
             Outcome::Call(slot) => Some(slot),
@@ -181,12 +181,12 @@ impl NativeItem {
         }
     }
 
-    /// Bytes that are held of it.
+    /// Bytes held by the item.
     pub(super) fn held(&self) -> usize {
         self.waiting_bytes + self.received.len() + self.blank.len() + self.whole.len() + self.extra.len()
     }
 
-    /// Whether an id or an index shows that this is another item, whatever else they share.
+    /// Whether an id or an index shows that `other` is a different item.
     pub(super) fn differs(&self, other: &NativeItem) -> bool {
         self.differs_by(&other.id, other.index)
     }
@@ -196,7 +196,7 @@ impl NativeItem {
             || index.is_some() && self.index.is_some() && self.index != index
     }
 
-    /// Learns what an event tells about the item itself.
+    /// Records what an event reveals about the item.
     pub(super) fn learn(&mut self, event: &Event<'_>, item: Option<&Item<'_>>) {
         fn fill(known: &mut String, told: Option<Cow<'_, str>>) {
             if let Some(told) = told.filter(|_| known.is_empty()) {
@@ -227,25 +227,26 @@ impl NativeItem {
     }
 }
 
-/// How an item compares with what an event tells of the one that it is about.
+/// Comparisons of an item with an event's clues.
 impl NativeItem {
-    /// Whether the event goes on with what is being written: nearly every event does.
-    pub(super) fn goes_on(&self, kind: ItemKind, id: &str, index: Option<u64>) -> bool {
+    /// Whether the event continues this item; a fast test that nearly every event passes.
+    pub(super) fn continues(&self, kind: ItemKind, id: &str, index: Option<u64>) -> bool {
         self.kind == kind && self.id == id && self.index == index
     }
 
-    /// Whether the item is told of once more: a call must not become a second one. Short ids come again for other items.
+    /// Whether the event repeats this item, so that a call is not executed twice. Short ids do not count: servers reuse
+    /// them for other items.
     pub(super) fn is_repeated(&self, clues: &Clues<'_>) -> bool {
         let same_id = tail(&clues.id).is_some() && self.id == clues.id;
-        let same_call = self.calls(&clues.call_id);
+        let same_call = self.has_call_id(&clues.call_id);
         self.is_of_kind(clues) && (same_id || same_call && !self.differs_by(&clues.id, clues.index))
     }
 
-    /// Whether it is of the kind, and no further than the event would have it.
+    /// Whether the event may be about this item, by kind and progress.
     pub(super) fn may_be(&self, clues: &Clues<'_>) -> bool {
         let open = match clues.progress {
             Progress::Mentioned => true,
-            // an announcement opens an item, unless its text came first
+            // an announcement starts a new item, unless deltas arrived before it
             Progress::Announced => self.progress == Progress::Mentioned,
             Progress::Completed | Progress::Incomplete => !self.is_done(),
         };
@@ -260,13 +261,13 @@ impl NativeItem {
     }
 
     pub(super) fn has_id(&self, clues: &Clues<'_>) -> bool {
-        // llama-server has named a call by its id in one event and by its call_id in the next
+        // llama-server uses a call's id in one event and its call_id in the next
         let tails = tail(&clues.id).is_some_and(|rest| Some(rest) == tail(&self.id));
         let id = &*clues.id;
         !id.is_empty() && ([&*self.id, &*self.alias, &*self.call_id].contains(&id) || tails)
     }
 
-    /// Whether they have the same index, which the event need not tell.
+    /// Whether the indices are equal; an event without an index matches.
     pub(super) fn has_index(&self, clues: &Clues<'_>) -> bool {
         clues.index.is_none() || self.index == clues.index
     }
@@ -275,13 +276,13 @@ impl NativeItem {
         clues.index.is_some() && self.index == clues.index && !self.is_other_call(clues)
     }
 
-    /// Whether nothing speaks against it.
-    pub(super) fn fits(&self, clues: &Clues<'_>) -> bool {
-        let untold = self.parts.is_empty() && self.received.is_empty() && self.waiting.is_empty();
+    /// Whether nothing contradicts that the event is about this item.
+    pub(super) fn is_compatible(&self, clues: &Clues<'_>) -> bool {
+        let untouched = self.parts.is_empty() && self.received.is_empty() && self.waiting.is_empty();
         let ends = clues.progress == Progress::Completed;
         !self.is_other_call(clues)
             && !self.is_done()
-            && (ends || clues.id.is_empty() || self.id.is_empty() || untold)
+            && (ends || clues.id.is_empty() || self.id.is_empty() || untouched)
             && (clues.index.is_none() || self.index.is_none())
     }
 
@@ -289,13 +290,13 @@ impl NativeItem {
         !clues.call_id.is_empty() && !self.call_id.is_empty() && self.call_id != clues.call_id
     }
 
-    /// Whether it has one of these ids.
+    /// Whether the item has one of these ids.
     pub(super) fn has_one_of(&self, id: Option<&str>, call_id: Option<&str>) -> bool {
         id == Some(&*self.id) || call_id.is_some_and(|id| id == self.call_id)
     }
 
-    /// Whether it is a call of this id.
-    pub(super) fn calls(&self, call_id: &str) -> bool {
+    /// Whether the item is a call with this id.
+    pub(super) fn has_call_id(&self, call_id: &str) -> bool {
         !call_id.is_empty() && self.call_id == call_id
     }
 }

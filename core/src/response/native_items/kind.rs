@@ -1,10 +1,10 @@
-//! Owns the words for what a native event is about: which kind of item, and how far it is. It must not remember anything.
+//! Owns the kinds of native items and the stages of their progress. It must not keep any state.
 
 use crate::wire::json;
 use crate::wire::native_event::{Event, Part};
 use crate::wire::request::fields;
 
-/// What an item is, as far as its stream is concerned.
+/// The kind of an item, as far as streaming is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ItemKind {
     /// `message`
@@ -15,13 +15,13 @@ pub(crate) enum ItemKind {
     FunctionCall,
     /// `custom_tool_call`
     CustomToolCall,
-    /// A type that the upstream runs by itself (`web_search_call`, `mcp_call`, ...): passed on whole.
+    /// Any type that the upstream runs itself (`web_search_call`, `mcp_call`, ...): passed on unchanged.
     Hosted,
 }
 
 impl ItemKind {
-    /// By an item's `type`.
-    pub fn of(type_name: &str) -> ItemKind {
+    /// The kind for an item's `type`.
+    pub fn from_type(type_name: &str) -> ItemKind {
         match type_name {
             "message" => ItemKind::Message,
             "reasoning" => ItemKind::Reasoning,
@@ -31,8 +31,8 @@ impl ItemKind {
         }
     }
 
-    /// By the type of an event about the item.
-    pub fn of_event(event_type: &str, event: &Event<'_>) -> ItemKind {
+    /// The kind of item that an event of this type is about.
+    pub fn from_event(event_type: &str, event: &Event<'_>) -> ItemKind {
         match subject(event_type) {
             "output_text" | "refusal" => ItemKind::Message,
             "content_part" => {
@@ -48,26 +48,26 @@ impl ItemKind {
         }
     }
 
-    /// Whether the client executes it.
+    /// Whether the client executes the item.
     pub fn is_call(self) -> bool {
         matches!(self, ItemKind::FunctionCall | ItemKind::CustomToolCall)
     }
 }
 
-/// How far its upstream is with an item.
+/// How far the upstream is with an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Progress {
-    /// An event is about it, and none announced it.
+    /// An event mentioned it before any announcement.
     Mentioned,
     /// `response.output_item.added` announced it.
     Announced,
-    /// `response.output_item.done` ended it.
+    /// `response.output_item.done` closed it.
     Completed,
-    /// The same, with the status `incomplete`.
+    /// The same, with status `incomplete`.
     Incomplete,
 }
 
-/// What an event is about, by its type: `output_text` of `response.output_text.delta`.
+/// What an event's type is about: `output_text` for `response.output_text.delta`.
 pub(super) fn subject(event_type: &str) -> &str {
     let name = event_type.strip_prefix("response.").unwrap_or(event_type);
     name.split('.').next().unwrap_or(name)

@@ -1,43 +1,43 @@
-//! Owns which part of a native item is being written: servers leave out the indices of parts, and tell finished parts once
-//! more. It must not hold their texts.
+//! Owns which part of a native item is being written: servers leave out the indices of parts, and repeat finished
+//! parts. It must not hold their texts.
 
 use crate::response::channel::Channel;
 
-/// In which part of its item a piece of text goes.
+/// Which part of its item a piece of text belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// The open one.
+    /// The open part.
     Open,
-    /// One that begins with it.
+    /// A new part, which the piece begins.
     New,
-    /// One that is closed: it goes nowhere.
+    /// A closed part: the piece is dropped.
     Closed,
 }
 
-/// The parts of one item so far. They come one after another.
+/// The parts of one item so far. They follow one another.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
-    /// The open part, and its index as the upstream counts.
+    /// The open part, with the upstream's index.
     open: Option<(Channel, u64)>,
-    /// How many were begun in the item's `content`, and in its `summary`.
+    /// How many parts of the item's `content` and of its `summary` have begun.
     contents: u64,
     summaries: u64,
-    /// Whether the next piece begins a part, by an announcement without an index.
+    /// Whether a part was announced without an index, so that the next piece begins it.
     announced: bool,
 }
 
 impl Parts {
-    /// Whether none was begun.
+    /// Whether no part has begun.
     pub fn is_empty(&self) -> bool {
         self.open.is_none()
     }
 
-    /// A part was announced; `index` may be unknown.
+    /// Records the announcement of a part.
     pub fn announce(&mut self, index: Option<u64>) {
         self.announced = index.is_none();
     }
 
-    /// Where a piece of text with this index goes.
+    /// The place of a piece of text with this index, and moves to it.
     pub fn place(&mut self, channel: Channel, index: Option<u64>) -> Place {
         let next = match (self.open, index) {
             (None, index) => index.unwrap_or(0),
@@ -56,7 +56,7 @@ impl Parts {
         Place::New
     }
 
-    /// Where the text of the part at `position` of the finished item goes.
+    /// The place of the text at `position` in a finished item, and moves to it.
     pub fn place_at(&mut self, channel: Channel, position: u64) -> Place {
         let begun = *self.count(channel);
         match self.open {

@@ -1,27 +1,27 @@
-//! Owns an open item of a type that the upstream runs by itself: it and its events pass whole, under our id and numbers. It
-//! must not understand them.
+//! Owns an open item of a type that the upstream runs itself: the item and its events pass unchanged but for id, index
+//! and sequence numbers. It must not interpret them.
 
-use crate::response::event_writer::Events;
-use crate::response::open_item::{Kind, Open};
+use crate::response::event_writer::EventWriter;
+use crate::response::open_item::{OpenItem, OpenKind};
 use crate::wire::json::{compact, members, push_number, push_string};
 
-/// The item as its upstream has it: JSON without line breaks.
+/// The item as the upstream sent it: JSON without line breaks.
 #[derive(Debug)]
 pub(crate) enum HostedItem {
-    /// It goes on.
+    /// Still running.
     Announced(String),
-    /// It has ended.
+    /// Ended.
     Done(String),
 }
 
 impl HostedItem {
-    /// Bytes of it.
+    /// Bytes of its JSON.
     pub fn len(&self) -> usize {
         let (HostedItem::Announced(item) | HostedItem::Done(item)) = self;
         item.len()
     }
 
-    /// The item with our id; with `status` in place of its own, unless it has ended.
+    /// Appends the item under the given id, with `status` unless it has ended with its own.
     pub(super) fn write(&self, out: &mut Vec<u8>, id: &str, status: &str) {
         let (item, status) = match self {
             HostedItem::Announced(item) => (item, Some(status)),
@@ -43,16 +43,16 @@ impl HostedItem {
     }
 }
 
-impl Open {
-    /// The item has ended so; nothing where another kind of item is open.
+impl OpenItem {
+    /// Records the final JSON of a hosted item. Does nothing if the open item is of another kind.
     pub fn end_hosted(&mut self, item: String) {
-        if let Kind::Hosted(hosted) = &mut self.kind {
+        if let OpenKind::Hosted(hosted) = &mut self.kind {
             *hosted = HostedItem::Done(item);
         }
     }
 
-    /// Passes on an event about the item. `data`: its JSON, as it came.
-    pub fn pass_event(&self, events: &mut Events, out: &mut Vec<u8>, event_type: &str, data: &str) {
+    /// Passes on an event about the item. `data`: the event's JSON as received.
+    pub fn pass_event(&self, events: &mut EventWriter, out: &mut Vec<u8>, event_type: &str, data: &str) {
         events.write(out, event_type, |out| {
             out.extend_from_slice(b",\"item_id\":");
             push_string(out, &self.id);

@@ -1,24 +1,24 @@
-//! Owns the JSON of an item and of its parts.
+//! Owns the JSON of an item and of its parts. It must not write events.
 
-use crate::response::channel::{Family, OUTPUT_TEXT};
+use crate::response::channel::{OUTPUT_TEXT, PartKind};
 use crate::response::event_writer::push_text;
-use crate::response::open_item::{Kind, Open};
+use crate::response::open_item::{OpenItem, OpenKind};
 use crate::response::shared::{Shared, Text};
 use crate::wire::json::{push_literal, push_string};
 
-impl Open {
+impl OpenItem {
     pub(super) fn part_json(
         &self,
         out: &mut Vec<u8>,
         shared: &mut Shared,
-        family: &Family,
+        part_kind: &PartKind,
         text: &Text,
         logprobs: &str,
     ) {
         out.extend_from_slice(b"{\"type\":");
-        push_literal(out, family.kind);
-        push_text(out, shared, family.field, text);
-        if *family == OUTPUT_TEXT {
+        push_literal(out, part_kind.kind);
+        push_text(out, shared, part_kind.field, text);
+        if *part_kind == OUTPUT_TEXT {
             out.extend_from_slice(b",\"annotations\":[");
             out.extend_from_slice(self.annotations.as_bytes());
             out.extend_from_slice(b"],\"logprobs\":[");
@@ -29,14 +29,14 @@ impl Open {
     }
 
     pub(super) fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
-        if let Kind::Hosted(item) = &self.kind {
+        if let OpenKind::Hosted(item) = &self.kind {
             return item.write(out, &self.id, status);
         }
         out.extend_from_slice(b"{\"id\":");
         push_literal(out, &self.id);
         out.extend_from_slice(b",\"type\":");
         push_literal(out, self.item_type());
-        if let Kind::Compaction { blob } = &self.kind {
+        if let OpenKind::Compaction { blob } = &self.kind {
             out.extend_from_slice(b",\"encrypted_content\":");
             push_string(out, blob);
             out.push(b'}');
@@ -55,37 +55,37 @@ impl Open {
 
     fn item_type(&self) -> &str {
         match &self.kind {
-            Kind::Message => "message",
-            Kind::Reasoning => "reasoning",
-            Kind::Call(call) if call.custom => "custom_tool_call",
-            Kind::Call(_) | Kind::Held { .. } => "function_call",
-            Kind::Compaction { .. } => "compaction",
-            Kind::Whole { kind, .. } => kind,
-            // it has its own
-            Kind::Hosted(_) => "",
+            OpenKind::Message => "message",
+            OpenKind::Reasoning => "reasoning",
+            OpenKind::Call(call) if call.custom => "custom_tool_call",
+            OpenKind::Call(_) | OpenKind::Held { .. } => "function_call",
+            OpenKind::Compaction { .. } => "compaction",
+            OpenKind::Whole { kind, .. } => kind,
+            // its JSON contains the type
+            OpenKind::Hosted(_) => "",
         }
     }
 
-    /// The members that only items of its type have.
+    /// Appends the members that depend on the item's type.
     fn own_members(&self, out: &mut Vec<u8>, shared: &mut Shared) {
         match &self.kind {
-            Kind::Message => {
+            OpenKind::Message => {
                 out.extend_from_slice(b",\"role\":\"assistant\",\"content\":[");
                 self.content.json.write(out, shared);
                 out.push(b']');
             }
-            Kind::Reasoning => {
+            OpenKind::Reasoning => {
                 out.extend_from_slice(b",\"summary\":[");
                 self.summary.json.write(out, shared);
                 out.push(b']');
-                // summary is always there; content only where the text itself is shown
+                // `summary` is always present, `content` only if the text itself is shown
                 if self.content.count > 0 {
                     out.extend_from_slice(b",\"content\":[");
                     self.content.json.write(out, shared);
                     out.push(b']');
                 }
             }
-            Kind::Call(call) => {
+            OpenKind::Call(call) => {
                 push_text(out, shared, call.field(), &self.arguments);
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, &call.call_id);
@@ -99,8 +99,8 @@ impl Open {
                     out.extend_from_slice(b",\"encrypted_function_args\":[]");
                 }
             }
-            Kind::Held { .. } | Kind::Compaction { .. } | Kind::Hosted(_) => {}
-            Kind::Whole { call_id, members, .. } => {
+            OpenKind::Held { .. } | OpenKind::Compaction { .. } | OpenKind::Hosted(_) => {}
+            OpenKind::Whole { call_id, members, .. } => {
                 out.extend_from_slice(b",\"call_id\":");
                 push_literal(out, call_id);
                 out.extend_from_slice(members.as_bytes());

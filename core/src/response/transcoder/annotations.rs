@@ -1,5 +1,5 @@
-//! Owns the annotations of a text as Chat Completions servers send them: their sorts, each flat as Responses has it, and
-//! when their text is open; the sources that a text names by number. It must not change where they point.
+//! Owns annotations as Chat Completions servers send them: their types, their flat form in Responses, when their text
+//! is open, and the numbered sources that a text cites. It must not change the positions that annotations point to.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,13 +13,13 @@ use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::wire::json::{self, compact, decode, members};
 use crate::wire::trusted_json::{fields, first_elements};
 
-/// The members that an annotation of a sort has, and what stands for one that is absent; without one it cannot be.
+/// The members of an annotation type, each with the default for an absent one. A member without a default is required.
 type Members = &'static [(&'static str, Option<&'static str>)];
 
-/// The title of a page that has none, as JSON.
+/// Title of a source that has none, as JSON.
 const NO_TITLE: &str = r#""""#;
 
-/// The sorts that clients know.
+/// The annotation types that clients know.
 const SORTS: [(&str, Members); 4] = [
     (
         "url_citation",
@@ -40,7 +40,7 @@ const SORTS: [(&str, Members); 4] = [
 ];
 
 impl Transcoder {
-    /// Takes the annotations of a text, which may come before it.
+    /// Processes the annotations of a text; they may precede it.
     pub(super) fn annotate(&mut self, raw: &RawValue, out: &mut Vec<u8>) {
         let (annotations, count) = first_elements(raw.get(), MOST_ITEMS).unwrap_or_default();
         self.dropped += (count - annotations.len()) as u64;
@@ -50,16 +50,16 @@ impl Transcoder {
                 None => self.dropped += 1,
             }
         }
-        self.put_annotations(out);
+        self.send_annotations(out);
     }
 
-    /// Takes the sources beside a text that is over (Perplexity): each number in it that names one, `[1]`, is an
-    /// annotation. Without a number nothing tells which words a source stands for: then it is left out.
+    /// Turns the sources beside a finished text (Perplexity) into annotations: each number in brackets, such as `[1]`,
+    /// cites one. A source that no number refers to is left out, because nothing tells which words it supports.
     pub(super) fn cite(&mut self, chunk: &str, out: &mut Vec<u8>) {
         let Some(sources) = sources(chunk) else { return };
         self.end_think(out);
         let Some(open) = self.open.as_mut().filter(|open| open.takes_annotations()) else { return };
-        // a server that tells the places itself knows them better
+        // a server that sends positions itself knows them better
         if open.annotated() > 0 {
             return;
         }
@@ -76,13 +76,13 @@ impl Transcoder {
         }
     }
 
-    /// Sends what waits, if its text is open.
-    pub(super) fn put_annotations(&mut self, out: &mut Vec<u8>) {
+    /// Sends the pending annotations if their text is open.
+    pub(super) fn send_annotations(&mut self, out: &mut Vec<u8>) {
         if let Some(open) = &mut self.open
             && open.takes_annotations()
         {
             for annotation in self.annotations.drain(..) {
-                // some servers tell all of them with every chunk
+                // some servers repeat all of them with every chunk
                 if !open.is_annotated(&annotation) {
                     open.annotate(&mut self.events, out, &annotation);
                 }
@@ -90,21 +90,21 @@ impl Transcoder {
         }
     }
 
-    /// Whether annotations wait for their text.
-    pub(super) fn owes_annotations(&self, channel: Channel) -> bool {
+    /// Whether annotations are waiting for text of this channel.
+    pub(super) fn has_pending_annotations(&self, channel: Channel) -> bool {
         channel == Channel::Text && !self.annotations.is_empty()
     }
 }
 
-/// What a text may name by number, as JSON literals.
+/// A source that a text cites by number, as JSON literals.
 struct Source<'a> {
     url: &'a str,
     title: &'a str,
 }
 
 impl<'a> Source<'a> {
-    /// Of an address alone, or of a page.
-    fn of(raw: &'a RawValue) -> Option<Source<'a>> {
+    /// From a URL alone, or from an object with a URL and a title.
+    fn parse(raw: &'a RawValue) -> Option<Source<'a>> {
         #[derive(Deserialize)]
         struct Page<'a> {
             #[serde(borrow, default)]
@@ -121,25 +121,25 @@ impl<'a> Source<'a> {
     }
 }
 
-/// The sources that a chunk tells, in the order of their numbers.
+/// The sources in a chunk, ordered by number. An entry without a URL is `None`.
 fn sources<'c>(chunk: &'c str) -> Option<Vec<Option<Source<'c>>>> {
     #[derive(Deserialize)]
-    struct Told<'a> {
+    struct Lists<'a> {
         #[serde(borrow, default)]
         citations: Option<&'a RawValue>,
         #[serde(borrow, default)]
         search_results: Option<&'a RawValue>,
     }
-    // most answers have none, and are not read twice for it
+    // most chunks have no sources; a search is cheaper than parsing them a second time
     let names = |name: &[u8]| memchr::memmem::find(chunk.as_bytes(), name).is_some();
     if !names(b"\"citations\"") && !names(b"\"search_results\"") {
         return None;
     }
-    let told: Told<'_> = fields(chunk)?;
+    let lists: Lists<'_> = fields(chunk)?;
     let (results, _) =
-        told.search_results.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)).unwrap_or_default();
-    let results: Vec<_> = results.into_iter().map(Source::of).collect();
-    let Some((citations, _)) = told.citations.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)) else {
+        lists.search_results.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)).unwrap_or_default();
+    let results: Vec<_> = results.into_iter().map(Source::parse).collect();
+    let Some((citations, _)) = lists.citations.and_then(|raw| first_elements(raw.get(), MOST_ITEMS)) else {
         return Some(results);
     };
     let titles: HashMap<&str, &'c str> =
@@ -148,10 +148,10 @@ fn sources<'c>(chunk: &'c str) -> Option<Vec<Option<Source<'c>>>> {
         Some(title) if source.title == NO_TITLE => Source { title, ..source },
         _ => source,
     };
-    Some(citations.into_iter().map(|raw| Source::of(raw).map(titled)).collect())
+    Some(citations.into_iter().map(|raw| Source::parse(raw).map(titled)).collect())
 }
 
-/// The numbers in brackets outside code, and from where to where each stands, in characters.
+/// The bracketed numbers outside code: start, end (in characters) and value of each.
 fn marks(text: &str) -> Vec<(usize, usize, usize)> {
     let (mut marks, mut code, mut ticks, mut opened) = (Vec::new(), 0, 0, None);
     for (at, c) in text.chars().enumerate() {
@@ -182,7 +182,8 @@ fn marks(text: &str) -> Vec<(usize, usize, usize)> {
     marks
 }
 
-/// An annotation in one level, with every member that its sort has.
+/// An annotation as one flat object with every member of its type; `None` if its type is unknown or a required member
+/// is missing.
 fn flat(raw: &RawValue) -> Option<String> {
     let outer = members(raw.get())?;
     let find = |among: &[(Cow<'_, str>, &'_ RawValue)], name: &str| {
@@ -193,17 +194,17 @@ fn flat(raw: &RawValue) -> Option<String> {
         Some(named) => named == sort,
         None => outer.iter().any(|(key, _)| key == sort),
     })?;
-    // OpenAI's chat API has them within a member of their own
+    // OpenAI's chat API nests them in a member named after the type
     let inner = outer.iter().find(|(key, _)| key == sort).and_then(|(_, value)| members(value.get()));
     let inner = inner.unwrap_or_default();
     let mut flat = format!("{{\"type\":\"{sort}\"");
     for (name, absent) in *wanted {
         let number = absent.is_some_and(|absent| absent == "0");
-        let told = find(&inner, name).or_else(|| find(&outer, name)).filter(|value| match number {
+        let given = find(&inner, name).or_else(|| find(&outer, name)).filter(|value| match number {
             true => value.parse::<u64>().is_ok(),
             false => value.starts_with('"'),
         });
-        let value = told.or(absent.map(str::to_owned))?;
+        let value = given.or(absent.map(str::to_owned))?;
         flat.push_str(&format!(",\"{name}\":{}", compact(&value)));
     }
     flat.push('}');

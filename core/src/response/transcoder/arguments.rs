@@ -1,28 +1,30 @@
-//! Owns the arguments of one call between the upstream's pieces and what is sent: what waits, what came twice, what is
-//! wrapped in a string, a list or a block of code. It must not know which item the call becomes.
+//! Owns the arguments of one call on their way from the upstream's pieces to the deltas: which pieces wait, which
+//! repeat earlier ones, and arguments wrapped in a string, a list or a code block. It must not know which item the
+//! call becomes.
 //!
-//! Arguments stream. Only a beginning that may be no arguments at all (`{}`, `null`, a JSON text within a string) waits
-//! for what follows.
+//! Arguments are streamed. Only a beginning that may turn out not to be arguments (`{}`, `null`, a JSON text inside a
+//! string) waits for more.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::quirk::{Quirk, Repaired};
 use crate::response::argument_scan::Scan;
-use crate::response::transcoder::call_slot::{Form, Slot};
+use crate::response::transcoder::call_slot::{CallSlot, Form};
 use crate::tools::table::Table;
 use crate::wire::escaped::{next, trim, trim_end, trim_start};
 use crate::wire::json;
 
-/// Longest beginning that is held, in bytes; no empty object is longer.
-const LONGEST_NOTHING: usize = 256;
-/// Opens and closes a block of code in Markdown.
+/// Longest beginning that is held back, in bytes; no empty object is longer.
+const LONGEST_EMPTY: usize = 256;
+/// Opens and closes a code block in Markdown.
 const FENCE: &str = "```";
-/// Longest piece of which only the beginning is looked at, in bytes: a token.
+/// A piece of up to this many bytes is a single token, of which only the beginning is inspected.
 const TOKEN: usize = 16;
 
-impl Slot {
-    /// Takes what can be sent. `sent`: what was sent of a call that is not freeform. `last`: nothing more comes.
+impl CallSlot {
+    /// Takes the arguments that can be sent now, escaped. `sent`: those already sent, unused for a custom tool call.
+    /// `last`: no more pieces follow.
     pub(super) fn release(
         &mut self,
         sent: &str,
@@ -42,13 +44,13 @@ impl Slot {
         text
     }
 
-    /// Whether the arguments are whole; `sent` as above.
+    /// Whether the arguments are complete; `sent` as in `release`.
     pub(super) fn complete(&mut self, sent: &str) -> bool {
         match self.form {
-            Form::Undecided => nothing(&self.waiting) == Some(true),
+            Form::Undecided => is_empty_value(&self.waiting) == Some(true),
             Form::Encoded { .. } => self.string_closes(),
             Form::Wrapped => self.scan.complete(&self.waiting),
-            Form::Again => true,
+            Form::Repeated => true,
             Form::Plain => match &self.custom {
                 Some(custom) => custom.complete(),
                 None => self.scan.complete(sent),
@@ -56,19 +58,19 @@ impl Slot {
         }
     }
 
-    /// What a piece adds, where it repeats all that came before; `sent` as above.
-    pub(super) fn more<'p>(&self, sent: &str, piece: &'p str) -> Option<&'p str> {
+    /// The new part of a piece that repeats everything before it; `None` if it does not repeat. `sent` as in `release`.
+    pub(super) fn new_part<'p>(&self, sent: &str, piece: &'p str) -> Option<&'p str> {
         let more = piece.strip_prefix(sent)?.strip_prefix(self.waiting.as_str())?;
         if self.cumulative {
             return Some(more);
         }
         let before = piece.strip_suffix(more)?;
         let mut scan = Scan::default();
-        // what is sent of a freeform call is not what came
+        // the text sent for a custom tool call differs from the arguments received
         if before.is_empty() || self.custom.is_some() || scan.complete(before) {
             return None;
         }
-        // an object within the arguments may begin as they do
+        // an object nested in the arguments may begin the same way
         let goes_on = match scan.in_string() {
             true => piece
                 .split_once("\\\"")
@@ -79,9 +81,9 @@ impl Slot {
         (!goes_on).then_some(more)
     }
 
-    /// The last whole arguments, where others than those that were sent came behind them.
-    pub(super) fn others(&self, sent: &str) -> Option<String> {
-        let second = json::unescape(self.second.as_str())?;
+    /// The last complete arguments that followed the ones sent, escaped, if they differ.
+    pub(super) fn later_arguments(&self, sent: &str) -> Option<String> {
+        let second = json::unescape(self.later.as_str())?;
         let last =
             serde_json::Deserializer::from_str(&second).into_iter::<Value>().map_while(Result::ok).last()?;
         let sent: Value = serde_json::from_str(&json::unescape(sent)?).ok()?;
@@ -111,7 +113,7 @@ impl Slot {
                         return String::new();
                     }
                     self.scan = Scan::default();
-                    self.form = match bare(&self.waiting) {
+                    self.form = match without_wrapper(&self.waiting) {
                         Some((inner, quirk)) => {
                             self.waiting = inner;
                             repaired.count(quirk);
@@ -121,8 +123,8 @@ impl Slot {
                     };
                 }
                 Form::Plain => return self.plain(sent, table, repaired),
-                Form::Again => {
-                    self.second.push_str(&self.waiting);
+                Form::Repeated => {
+                    self.later.push_str(&self.waiting);
                     self.waiting.clear();
                     return String::new();
                 }
@@ -130,10 +132,10 @@ impl Slot {
         }
     }
 
-    /// Looks at the beginning; false: it has to wait.
+    /// Inspects the beginning and chooses the form. Returns false if more text is needed.
     fn decide(&mut self, table: &Table, last: bool, repaired: &mut Repaired) -> bool {
         let text = trim_start(&self.waiting);
-        if let Some(whole) = nothing(text) {
+        if let Some(whole) = is_empty_value(text) {
             if last {
                 if whole && !text.starts_with('{') && table.quirk(Quirk::NullArguments) {
                     repaired.count(Quirk::NullArguments);
@@ -171,10 +173,10 @@ impl Slot {
         true
     }
 
-    /// Arguments that come as they should, up to where they are whole and begin once more.
+    /// Releases well-formed arguments up to the point where they are complete and begin again.
     fn plain(&mut self, sent: &str, table: &Table, repaired: &mut Repaired) -> String {
         let mut waiting = std::mem::take(&mut self.waiting);
-        // a freeform call's own decoder stops at the end of its object
+        // the decoder of a custom tool call stops at the end of its object
         if self.custom.is_some() || !may_begin_again(&waiting) || !table.quirk(Quirk::RepeatedArguments) {
             return waiting;
         }
@@ -182,15 +184,15 @@ impl Slot {
         if let Some((_, rest)) = end.and_then(|end| waiting.split_at_checked(end))
             && trim_start(rest).starts_with(['{', '<'])
         {
-            self.second = rest.to_owned();
-            self.form = Form::Again;
+            self.later = rest.to_owned();
+            self.form = Form::Repeated;
             repaired.count(Quirk::RepeatedArguments);
             waiting.truncate(end.unwrap_or(0));
         }
         waiting
     }
 
-    /// Reads on in a string within the arguments; whether it is closed.
+    /// Scans the string inside the arguments further. Returns whether it is closed.
     fn string_closes(&mut self) -> bool {
         let Form::Encoded { mut read, mut escaped, mut closed } = self.form else { return false };
         let opens = self.waiting.len() - trim_start(&self.waiting).len();
@@ -208,21 +210,21 @@ impl Slot {
     }
 }
 
-/// Whether whole arguments may end in this piece and others begin.
+/// Whether complete arguments may end and new ones begin within this piece.
 pub(super) fn may_begin_again(piece: &str) -> bool {
     match piece.as_bytes() {
         [b'\\', b'"', ..] | [b'a'..=b'z', ..] if piece.len() <= TOKEN => false,
         bytes if piece.len() > TOKEN => memchr::memchr(b'{', bytes).is_some(),
         [b' ' | b'\\' | b'{', ..] => trim_start(piece).starts_with('{'),
-        // a mark of harmony's
+        // harmony's markup
         [b'<', ..] => piece.starts_with("<|"),
         _ => false,
     }
 }
 
-/// Whether it says nothing (`{}`, `[]`, `null`), or is the beginning of that; `None`: it says something.
-fn nothing(text: &str) -> Option<bool> {
-    if text.len() > LONGEST_NOTHING {
+/// `Some(true)`: empty (`{}`, `[]`, `null`). `Some(false)`: the beginning of such a text. `None`: something else.
+fn is_empty_value(text: &str) -> Option<bool> {
+    if text.len() > LONGEST_EMPTY {
         return None;
     }
     let text = trim(text);
@@ -233,11 +235,11 @@ fn nothing(text: &str) -> Option<bool> {
     "null".starts_with(text).then_some(text == "null")
 }
 
-/// What stands around the arguments that begin so; `None`: that cannot be told yet.
+/// The wrapper around arguments that begin like this, if any; `None` if more text is needed to tell.
 fn wrapper(text: &str) -> Option<Option<Quirk>> {
     if let Some(inside) = text.strip_prefix('[') {
         let Some((first, _)) = next(trim_start(inside), 0) else {
-            return (text.len() > LONGEST_NOTHING).then_some(None);
+            return (text.len() > LONGEST_EMPTY).then_some(None);
         };
         return Some((first == '{').then_some(Quirk::ListedArguments));
     }
@@ -247,8 +249,8 @@ fn wrapper(text: &str) -> Option<Option<Quirk>> {
     }
 }
 
-/// The arguments without what stands around them, escaped, and what that was.
-fn bare(waiting: &str) -> Option<(String, Quirk)> {
+/// The arguments without their wrapper, escaped, and the repair that removed it.
+fn without_wrapper(waiting: &str) -> Option<(String, Quirk)> {
     let text = json::unescape(waiting)?;
     if let Some(code) = text.trim_start().strip_prefix(FENCE) {
         let code = code.trim_start_matches(|c: char| c.is_ascii_alphanumeric());
@@ -260,14 +262,14 @@ fn bare(waiting: &str) -> Option<(String, Quirk)> {
     inner.get().starts_with('{').then(|| (json::escape(inner.get()).into_owned(), Quirk::ListedArguments))
 }
 
-/// Whether it is a JSON text within a JSON string; `None`: that cannot be told yet.
+/// Whether the text is JSON inside a JSON string; `None` if more text is needed to tell.
 fn encodes(text: &str) -> Option<bool> {
     let Some(inside) = text.strip_prefix("\\\"") else { return Some(false) };
     let inside = trim_start(inside);
     next(inside, 0).map(|(c, _)| matches!(c, '{' | '"') || "null".starts_with(c))
 }
 
-/// The arguments within a string, escaped; `None` where it holds no object.
+/// The arguments inside a string, escaped; `None` if it holds no object.
 fn unwrapped(waiting: &str) -> Option<String> {
     let inner: String = serde_json::from_str(&json::unescape(waiting)?).ok()?;
     match inner.trim() {

@@ -1,17 +1,16 @@
-//! Owns how much of one answer is held: its texts in bytes, its calls and items in number. Beyond that the response fails,
-//! whatever its upstream still sends. It must not shorten anything.
+//! Owns the limits of one answer: the bytes of text held, the number of calls and items. An answer beyond them fails
+//! the response, whatever the upstream still sends. It must not shorten anything.
 
 use crate::error::{Error, Kind};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::text_format::HeldText;
 
-/// Most bytes of one answer that are held, all copies of its texts together.
+/// Most bytes held of one answer, counting all copies of its texts.
 const HELD: usize = 256 << 20;
-/// Most calls of one answer, and most items of one that is in the form of Responses: each piece looks for its own among
-/// them.
+/// Most calls of a chat answer, and most items of a native one: each piece is matched by searching them all.
 pub(super) const MOST_ITEMS: usize = 1024;
 
-/// How much of an answer has arrived, and how much of it may be held, in bytes.
+/// Bytes received of an answer, and the most that may be held.
 #[derive(Debug)]
 pub(super) struct Bounds {
     arrived: usize,
@@ -25,7 +24,8 @@ impl Bounds {
 }
 
 impl Transcoder {
-    /// Counts what arrives; whether it may still be taken. What is held is looked at only when so much has arrived.
+    /// Counts received bytes. Returns false, with the response failed, if too much is held. Held bytes are summed only
+    /// once that many have been received.
     pub(super) fn fits(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
         self.bounds.arrived += data.len();
         let most = self.bounds.most_held;
@@ -37,7 +37,7 @@ impl Transcoder {
         false
     }
 
-    /// There is one call or item more than may be.
+    /// Fails the response: the answer exceeds the number of calls or items.
     pub(super) fn too_many(&mut self, what: &str, out: &mut Vec<u8>) {
         if !self.ended() {
             let message = format!("The upstream server's answer has more than {MOST_ITEMS} {what}.");
@@ -49,7 +49,7 @@ impl Transcoder {
         let kept = self.summary.len() + self.raw_reasoning.len() + self.texts.late.held();
         let calls: usize =
             self.calls.iter().map(|slot| slot.waiting.len() + slot.name.len() + slot.id.len()).sum();
-        let open = self.open.as_ref().map_or(0, crate::response::transcoder::Open::held);
+        let open = self.open.as_ref().map_or(0, crate::response::open_item::OpenItem::held);
         let held = self.held.as_deref().map_or(0, HeldText::length);
         self.items.held() + kept + calls + open + held + self.native.held()
     }
@@ -157,7 +157,7 @@ mod tests {
         assert!(endless(transcoder(false), &[], calls).1.contains("more than 1024 calls"));
         let crowd = vec![json!({}); 100_000];
         let whole = |_| json!({"choices": [{"index": 0, "delta": {"tool_calls": crowd}}]});
-        assert!(endless(transcoder(false), &[], whole).1.contains("no chat completion chunk"));
+        assert!(endless(transcoder(false), &[], whole).1.contains("not a chat completion chunk"));
         let items = |n: usize| {
             let item = json!({"type": "message", "id": format!("msg_{n:020}"), "content": []});
             json!({"type": "response.output_item.added", "output_index": n, "item": item})

@@ -1,4 +1,4 @@
-//! Owns one call of a chat answer: what came of it, and how far it is.
+//! Owns the state of one call of a chat answer: what was received of it, and whether its item is open.
 
 use std::borrow::Cow;
 
@@ -9,45 +9,45 @@ use crate::wire::json::{self, SurrogateJoiner, compact};
 
 /// One call of the answer.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct CallSlot {
     pub(super) index: u64,
-    /// Escaped; empty until the upstream names one.
+    /// Escaped; empty until the upstream sends one.
     pub(super) id: String,
-    /// Escaped; empty until the upstream says.
+    /// Escaped; empty until the upstream sends it.
     pub(super) name: String,
-    /// Escaped arguments that have not been sent.
+    /// Escaped arguments that have not been sent yet.
     pub(super) waiting: String,
     pub(super) surrogates: SurrogateJoiner,
     pub(super) scan: Scan,
     pub(super) form: Form,
-    /// Whether each piece of the arguments repeats all before it.
+    /// Whether each piece of the arguments repeats all earlier ones.
     pub(super) cumulative: bool,
-    /// What came behind whole arguments, escaped.
-    pub(super) second: String,
-    /// Decodes the arguments of a freeform tool.
+    /// Escaped text that followed complete arguments.
+    pub(super) later: String,
+    /// Decodes the arguments of a custom tool call into its input.
     pub(super) custom: Option<CustomInput>,
     pub(super) stage: Stage,
 }
 
-/// How far a call is.
+/// The stage of a call's item.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// It has no item yet.
+    /// The call has no item yet.
     #[default]
     Waiting,
-    /// Its item is open, or it gets none.
+    /// The item is open, or the call gets none.
     Begun,
-    /// Its item is closed: nothing more is taken.
+    /// The item is closed: further pieces are dropped.
     Closed,
 }
 
-impl Slot {
-    /// Whether it still waits for an item.
+impl CallSlot {
+    /// Whether the call still waits for its item.
     pub(super) fn waits(&self) -> bool {
         self.stage == Stage::Waiting
     }
 
-    /// It waits for nothing any more.
+    /// Marks the call as begun, unless it already is.
     pub(super) fn begin(&mut self) {
         if self.waits() {
             self.stage = Stage::Begun;
@@ -55,45 +55,45 @@ impl Slot {
     }
 }
 
-/// In which form arguments come.
+/// The form in which arguments arrive.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Nothing was sent, and what came may mean nothing.
+    /// Nothing was sent yet; the text so far may stand for no arguments.
     #[default]
     Undecided,
-    /// A JSON text within a JSON string, read up to there.
+    /// A JSON text inside a JSON string, scanned up to byte `read`.
     Encoded { read: usize, escaped: bool, closed: bool },
-    /// In a list or in a block of code.
+    /// Inside a list or a code block.
     Wrapped,
-    /// As they should.
+    /// A plain object.
     Plain,
-    /// They were whole, and begin once more.
-    Again,
+    /// They were complete, and begin again.
+    Repeated,
 }
 
-/// A piece of a call, its values still escaped.
-pub(super) struct Piece<'a> {
+/// One piece of a call; all strings are escaped.
+pub(super) struct CallDelta<'a> {
     pub(super) index: Option<u64>,
     pub(super) id: &'a str,
     pub(super) name: Cow<'a, str>,
     pub(super) arguments: Cow<'a, str>,
 }
 
-impl<'a> Piece<'a> {
-    pub(super) fn of(call: &ToolCall<'a>, position: Option<u64>) -> Piece<'a> {
+impl<'a> CallDelta<'a> {
+    pub(super) fn from_tool_call(call: &ToolCall<'a>, position: Option<u64>) -> CallDelta<'a> {
         let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
         let id = call.id.and_then(json::literal).unwrap_or("");
         match &call.function {
-            Some(function) => Piece { id, ..Piece::of_function(index, function) },
-            // some have no function around them
+            Some(function) => CallDelta { id, ..CallDelta::from_function(index, function) },
+            // some servers leave out the `function` object around name and arguments
             None => {
                 let function = Function { name: call.name, arguments: call.arguments, parameters: None };
-                Piece { id, ..Piece::of_function(index, &function) }
+                CallDelta { id, ..CallDelta::from_function(index, &function) }
             }
         }
     }
 
-    pub(super) fn of_function(index: Option<u64>, function: &Function<'a>) -> Piece<'a> {
+    pub(super) fn from_function(index: Option<u64>, function: &Function<'a>) -> CallDelta<'a> {
         let arguments = match function.arguments.or(function.parameters) {
             None => Cow::Borrowed(""),
             Some(raw) => match json::literal(raw) {
@@ -101,6 +101,6 @@ impl<'a> Piece<'a> {
                 None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
             },
         };
-        Piece { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }
+        CallDelta { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }
     }
 }

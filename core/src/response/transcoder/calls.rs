@@ -1,13 +1,13 @@
-//! Owns the calls of an answer: which chunk's piece belongs to which, when one opens and closes, what each becomes. It
-//! must not end the response.
+//! Owns the calls of a chat answer: which call a piece belongs to, when each opens and closes, and which item it
+//! becomes. It must not end the response.
 
 use crate::ids;
 use crate::quirk::Quirk;
-use crate::response::open_item::{Call, Ending, Kind, Open};
+use crate::response::open_item::{Call, Ending, OpenItem, OpenKind};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::arguments::may_begin_again;
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::call_slot::{Form, Piece, Slot, Stage};
+use crate::response::transcoder::call_slot::{CallDelta, CallSlot, Form, Stage};
 use crate::tools::call_items;
 use crate::tools::custom_input::{CustomInput, Repairs};
 use crate::tools::table::Kind as ToolKind;
@@ -16,16 +16,16 @@ use crate::wire::escaped::is_blank;
 use crate::wire::json;
 
 impl Transcoder {
-    /// The call that is open, if one is.
+    /// The position in `calls` of the open call, if one is open.
     pub(super) fn open_slot(&self) -> Option<usize> {
         match &self.open.as_ref()?.kind {
-            Kind::Call(call) => Some(call.slot),
-            Kind::Held { slot } => Some(*slot),
+            OpenKind::Call(call) => Some(call.slot),
+            OpenKind::Held { slot } => Some(*slot),
             _ => None,
         }
     }
 
-    /// Whether a call is open that cannot be closed yet.
+    /// Whether the open item is a call with incomplete arguments, so that nothing else can be sent.
     pub(super) fn call_in_the_way(&mut self) -> bool {
         let slot = self.open_slot().and_then(|at| self.calls.get_mut(at));
         match (slot, &self.open) {
@@ -34,17 +34,17 @@ impl Transcoder {
         }
     }
 
-    /// Takes a piece of a call of a chat answer.
-    pub(super) fn call(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
-        if self.think.reads() {
+    /// Processes one piece of a call.
+    pub(super) fn call_delta(&mut self, piece: &CallDelta<'_>, out: &mut Vec<u8>) {
+        if self.think.is_searching() {
             self.end_think(out);
         }
         if self.plan.compacts.is_some() {
-            // it was asked for a summary and told to call nothing
+            // the model was asked for a summary and told not to call tools
             self.dropped += 1;
             return;
         }
-        self.hold_no_longer(out);
+        self.release_as_reasoning(out);
         let at = match self.slot_of(piece) {
             Some(at) => at,
             None if self.calls.len() >= MOST_ITEMS => return self.too_many("calls", out),
@@ -54,7 +54,7 @@ impl Transcoder {
             }
             None => {
                 let index = piece.index.unwrap_or(self.calls.len() as u64);
-                self.calls.push(Slot { index, ..Slot::default() });
+                self.calls.push(CallSlot { index, ..CallSlot::default() });
                 self.calls.len() - 1
             }
         };
@@ -75,18 +75,18 @@ impl Transcoder {
     }
 
     /// Takes id and name from a piece of a call.
-    fn name_call(&mut self, at: usize, piece: &Piece<'_>) {
+    fn name_call(&mut self, at: usize, piece: &CallDelta<'_>) {
         let taken = !piece.id.is_empty()
             && self.calls.iter().enumerate().any(|(n, slot)| n != at && slot.id == piece.id);
         let Some(slot) = self.calls.get_mut(at) else { return };
         if slot.id.is_empty() && !piece.id.is_empty() && slot.waits() {
-            // two calls of one id would be executed twice under it
+            // clients identify a call by its id: two with the same one would be mixed up
             slot.id = if taken { format!("{}_{at}", piece.id) } else { piece.id.to_owned() };
         }
         if slot.name.is_empty() && !is_blank(&piece.name) {
             slot.name = piece.name.clone().into_owned();
         } else if slot.waits() && !is_blank(&piece.name) && slot.waiting.is_empty() {
-            // the rest of it, or all of it once more
+            // the remaining part of the name, or the whole name again
             slot.name = match piece.name.starts_with(&slot.name) {
                 true => piece.name.clone().into_owned(),
                 false => std::mem::take(&mut slot.name) + &piece.name,
@@ -94,12 +94,12 @@ impl Transcoder {
         }
     }
 
-    /// Takes a piece of a call's arguments that may repeat all before it.
+    /// AddsTo a piece of arguments that may repeat all earlier ones.
     fn add_arguments(&mut self, at: usize, piece: &str) {
         let is_open = self.open_slot() == Some(at);
         let Some(slot) = self.calls.get_mut(at) else { return };
         let sent = if is_open { self.open.as_ref().map_or("", |open| open.text.as_str()) } else { "" };
-        match slot.more(sent, piece) {
+        match slot.new_part(sent, piece) {
             Some(more) if self.plan.tools.quirk(Quirk::CumulativeArguments) => {
                 if !std::mem::replace(&mut slot.cumulative, true) {
                     self.repaired.count(Quirk::CumulativeArguments);
@@ -110,10 +110,11 @@ impl Transcoder {
         }
     }
 
-    /// The call that a piece belongs to: by index; a new id together with a name on an index that is taken begins
-    /// another call (servers that number every call 0); without an index, by id, or the last one.
-    fn slot_of(&self, piece: &Piece<'_>) -> Option<usize> {
-        let fresh = |slot: &Slot| !piece.id.is_empty() && !slot.id.is_empty() && slot.id != piece.id;
+    /// The position of the call that a piece belongs to; `None` begins a new one. With an index, the call at that
+    /// index, unless a name and a new id show that a server numbers every call 0. Without an index, the call with the
+    /// id, else the last one.
+    fn slot_of(&self, piece: &CallDelta<'_>) -> Option<usize> {
+        let fresh = |slot: &CallSlot| !piece.id.is_empty() && !slot.id.is_empty() && slot.id != piece.id;
         let at = match piece.index {
             Some(index) => self.calls.iter().rposition(|slot| slot.index == index)?,
             None if piece.id.is_empty() => self.calls.len().checked_sub(1)?,
@@ -125,7 +126,7 @@ impl Transcoder {
         (!another).then_some(at)
     }
 
-    /// Sends what can be sent: the open call's arguments, then, once they are whole, what waited behind it.
+    /// Sends what can be sent: the arguments of the open call and, once they are complete, whatever waited for it.
     pub(super) fn advance(&mut self, out: &mut Vec<u8>) {
         loop {
             if self.open_slot().is_some() {
@@ -149,9 +150,9 @@ impl Transcoder {
         }
     }
 
-    /// Opens the item of a call. What the model calls outside `tool_choice` is left out: a call that its client never
-    /// allowed must not reach it. A name that nobody declared is passed on as the model wrote it: the client's own
-    /// words ("unsupported call") put the model right, and the conversation goes on.
+    /// Opens the item of a call. A call that `tool_choice` forbids is left out: the client must never see a call that
+    /// it did not allow. An undeclared name is passed on as the model wrote it: the client's answer ("unsupported
+    /// call") corrects the model, and the conversation continues.
     pub(super) fn open_call(&mut self, at: usize, out: &mut Vec<u8>) {
         self.close(Ending::Completed, out);
         let generated =
@@ -177,7 +178,7 @@ impl Transcoder {
             Called::Unknown => {
                 let (name, call_id) = (slot.name.clone(), slot.id.clone());
                 let call = Call { slot: at, custom: false, name, namespace: None, call_id, encrypts: false };
-                self.open_item(Kind::Call(call), ids::FUNCTION_CALL, out);
+                self.open_item(OpenKind::Call(call), ids::FUNCTION_CALL, out);
             }
             Called::Tool(route) => {
                 let custom = match route.kind {
@@ -188,10 +189,10 @@ impl Transcoder {
                         headers: table.quirk(Quirk::PatchHunkHeaders),
                     }))),
                     _ => {
-                        // its number is that of the item which it becomes
-                        let (kind, index) = (Kind::Held { slot: at }, self.items.next_index());
+                        // it takes the output index of the item that will replace it
+                        let (kind, index) = (OpenKind::Held { slot: at }, self.items.next_index());
                         let open =
-                            Open::begin(&mut self.events, out, kind, String::new(), index, String::new());
+                            OpenItem::begin(&mut self.events, out, kind, String::new(), index, String::new());
                         self.open = Some(open);
                         return;
                     }
@@ -212,10 +213,10 @@ impl Transcoder {
 
     fn open_item_of_call(&mut self, call: Call, out: &mut Vec<u8>) {
         let prefix = if call.custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL };
-        self.open_item(Kind::Call(call), prefix, out);
+        self.open_item(OpenKind::Call(call), prefix, out);
     }
 
-    /// Opens the item that a held call stands for, now that its arguments are there.
+    /// Opens the item that a held call becomes, now that its arguments are complete. `arguments` are escaped.
     pub(super) fn open_held_call(&mut self, at: usize, arguments: &str, ending: Ending, out: &mut Vec<u8>) {
         let Some(slot) = self.calls.get(at) else { return };
         let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
@@ -241,7 +242,7 @@ impl Transcoder {
             }
             call_items::Item::Own { kind, prefix, members } => {
                 let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
-                self.open_item(Kind::Whole { kind, call_id, members }, prefix, out);
+                self.open_item(OpenKind::Whole { kind, call_id, members }, prefix, out);
             }
         }
     }
@@ -259,7 +260,7 @@ impl Transcoder {
                 let text = slot.release(&open.text, &self.plan.tools, false, &mut self.repaired);
                 open.delta(&mut self.events, out, &text, None);
             } else {
-                // its memory serves the next piece
+                // keeps the allocation for the next piece
                 open.delta(&mut self.events, out, &slot.waiting, None);
                 slot.waiting.clear();
             }

@@ -1,4 +1,5 @@
-//! Owns the end of a response: what is still open is closed, and the last event is written.
+//! Owns the end of a response: it closes what is open and writes the terminal event. It must not decide whether the
+//! answer is complete: `finish` does.
 
 use crate::compaction::Summary;
 use crate::error::Error;
@@ -8,16 +9,16 @@ use crate::options::Compact;
 use crate::response::channel::{Channel, OUTPUT_TEXT};
 use crate::response::events;
 use crate::response::object::{Snapshot, Status};
-use crate::response::open_item::{Ending, Kind};
+use crate::response::open_item::{Ending, OpenKind};
 use crate::response::transcoder::call_slot::Stage;
 use crate::response::transcoder::finish::Finish;
-use crate::response::transcoder::text::TextChannel;
+use crate::response::transcoder::text::HeldChannel;
 use crate::response::transcoder::{NOTHING, Terminal, Transcoder};
 use crate::sealing::Purpose;
 use crate::wire::json;
 
 impl Transcoder {
-    /// The summary becomes the one item of the answer. One that the token limit cut is still the best there is.
+    /// Makes the summary the only item of the answer. A summary cut at the token limit is used as it is.
     pub(super) fn complete_summary(&mut self, now: u64, out: &mut Vec<u8>) {
         let text = json::unescape(&self.summary).unwrap_or_default();
         let seal = self.plan.seal.as_ref().filter(|_| !text.trim().is_empty());
@@ -49,7 +50,7 @@ impl Transcoder {
         }
         self.end_think(out);
         if self.open.is_none() && self.items.has_no_answer() {
-            let rest = self.texts.of(Channel::Text).surrogates.flush();
+            let rest = self.texts.channel(Channel::Text).surrogates.flush();
             self.emit_text(Channel::Text, rest, out);
         }
         let finish = self.answer_end.finish().cloned().unwrap_or(Finish::Stop);
@@ -62,7 +63,7 @@ impl Transcoder {
         }
         let ending = finish.ending();
         if ending == Ending::Completed {
-            self.answer_assumed(out);
+            self.send_assumed_as_text(out);
         }
         if !self.release_held(ending, out) {
             return;
@@ -77,12 +78,12 @@ impl Transcoder {
         }
     }
 
-    /// Brings everything that waits into the output. Only the last item may be incomplete: what waits behind a call
-    /// that was cut was cut too.
+    /// Brings everything that waits into the output. Only the last item may be incomplete: what waits for a call that
+    /// was cut is dropped, because it belongs to text that was cut as well.
     pub(super) fn flush(&mut self, ending: Ending, out: &mut Vec<u8>) {
         loop {
             if ending == Ending::Incomplete && self.call_in_the_way() && self.waiting() {
-                // the open call keeps its own rest; see close()
+                // `close` sends the remaining arguments of the open call
                 self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
                 self.texts.late.take();
                 break;
@@ -96,7 +97,7 @@ impl Transcoder {
             self.emit_late_text(out);
             let Some(next) = next else { continue };
             if self.calls.get(next).is_some_and(|slot| slot.name.is_empty()) {
-                // nobody can execute a call without a name
+                // a client cannot execute a call without a name
                 self.dropped += 1;
                 if let Some(slot) = self.calls.get_mut(next) {
                     slot.stage = Stage::Closed;
@@ -107,10 +108,10 @@ impl Transcoder {
             self.drain_open_call(out);
         }
         self.close(ending, out);
-        let TextChannel { blank, blank_logprobs, .. } = std::mem::take(self.texts.of(Channel::Text));
+        let HeldChannel { blank, blank_logprobs, .. } = std::mem::take(self.texts.channel(Channel::Text));
         if self.items.has_no_answer() {
-            // an answer of white space alone, or of nothing, is still the answer: clients look for its text
-            self.open_item(Kind::Message, ids::MESSAGE, out);
+            // an empty or blank answer still gets a message: clients look for its text
+            self.open_item(OpenKind::Message, ids::MESSAGE, out);
             if let Some(open) = &mut self.open {
                 open.part(&mut self.events, out, &OUTPUT_TEXT, self.plan.logprobs);
                 open.delta(&mut self.events, out, &blank, Some(&blank_logprobs));
@@ -119,11 +120,11 @@ impl Transcoder {
         }
     }
 
-    /// `error` in both published shapes, then `response.failed`: each other form breaks at least one SDK. The open
-    /// item stays open, as it never became what it was to be; finished ones are in the snapshot.
+    /// Fails the response: `error` in both published shapes, then `response.failed`. Any other combination breaks at
+    /// least one SDK. The open item gets no `done` event; finished items are in the Response object.
     pub(super) fn fail(&mut self, mut error: Error, out: &mut Vec<u8>) {
         if self.plan.warm_up && error.kind != ErrorKind::ShuttingDown {
-            // the prompt is not ready, and can be continued from all the same: whoever does hears of it
+            // the prompt is not cached, but the response can be continued all the same: that request reports the error
             let at = self.created_at;
             self.terminate("response.completed", Status::Completed(at), Terminal::Completed(at), out);
             self.failure = Some(error);
@@ -133,7 +134,7 @@ impl Transcoder {
             error.code = Some(error.failed_code().to_owned());
         }
         if self.events.enabled {
-            // without a stream, its status says it
+            // without a stream, the HTTP status tells it
             error.message = error.last_words().into_owned();
         }
         self.events.write(out, "error", |out| events::push_error(out, &error));

@@ -1,30 +1,30 @@
-//! Owns the end of an answer: what the words of `finish_reason` mean, and what else is an end. It must not bring
-//! anything into the output.
+//! Owns what counts as the end of an answer: the values of `finish_reason`, and the other ways in which a server ends.
+//! It must not bring anything into the output.
 
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::response::argument_scan::Scan;
-use crate::response::open_item::{Ending, Kind};
+use crate::response::open_item::{Ending, OpenKind};
 use crate::response::transcoder::Transcoder;
 
 /// What the upstream said about the end of its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Finish {
-    /// The model was done, or calls.
+    /// The model stopped or called a tool.
     Stop,
-    /// Something cut it; the reason as `incomplete_details` has it.
+    /// The answer was cut; the reason as in `incomplete_details`.
     Cut(&'static str),
-    /// The server gave up.
+    /// The server gave up; holds its `finish_reason`.
     Failed(String),
-    /// A word that nobody told us: the end, if the server says in another way too that this was all.
+    /// An unknown value: the end, provided that the server confirms it in another way.
     Unfamiliar(String),
 }
 
 impl Finish {
-    /// Reads a `finish_reason`. The words are those of OpenAI, then of the servers that kept the ones of another
-    /// API: Anthropic, Gemini, Cohere, Text Generation Inference, Mistral, DeepSeek, GLM.
-    pub fn of(reason: &str) -> Finish {
-        // Python writes an enumeration's value as `FinishReason.STOP`
+    /// Parses a `finish_reason`. The values are OpenAI's, then those of servers that kept another API's: Anthropic,
+    /// Gemini, Cohere, Text Generation Inference, Mistral, DeepSeek, GLM.
+    pub fn parse(reason: &str) -> Finish {
+        // Python formats an enum member as `FinishReason.STOP`
         let word = reason.rsplit('.').next().unwrap_or(reason).trim();
         let word = word.to_ascii_lowercase().replace(['-', ' '], "_");
         match word.strip_prefix("finish_reason_").unwrap_or(&word) {
@@ -79,33 +79,33 @@ impl Finish {
     }
 }
 
-/// What is known of the end of an answer.
+/// What is known about the end of an answer.
 #[derive(Debug, Default)]
 pub(super) struct AnswerEnd {
     finish: Option<Finish>,
-    /// Whether the upstream said that its answer is whole, in another way than by a `finish_reason`.
+    /// Whether the upstream ended its answer in another way than by a `finish_reason`, such as `[DONE]`.
     whole: bool,
 }
 
 impl AnswerEnd {
-    /// The upstream said this about the end.
+    /// Records the upstream's `finish_reason`.
     pub(super) fn set(&mut self, finish: Finish) {
         self.finish = Some(finish);
     }
 
-    /// The upstream said in another way that its answer is whole.
+    /// Records that the answer is complete, without a `finish_reason`.
     pub(super) fn set_whole(&mut self) {
         self.whole = true;
     }
 
-    /// What the upstream said about the end, if it did.
+    /// The upstream's `finish_reason`, if it sent one.
     pub(super) fn finish(&self) -> Option<&Finish> {
         self.finish.as_ref()
     }
 }
 
 impl Finish {
-    /// How the last item of an answer with this end ends.
+    /// The status of the last item of such an answer.
     pub fn ending(&self) -> Ending {
         match self {
             Finish::Cut(_) => Ending::Incomplete,
@@ -115,7 +115,7 @@ impl Finish {
 }
 
 impl Transcoder {
-    /// Takes `[DONE]`: the server says that this was all.
+    /// Processes `[DONE]`: completes the response, or fails it if the answer is not complete.
     pub(super) fn done(&mut self, now: u64, out: &mut Vec<u8>) {
         self.answer_end.set_whole();
         if self.is_whole() {
@@ -125,18 +125,18 @@ impl Transcoder {
         self.fail(error, out);
     }
 
-    /// Whether the answer is whole, as far as can be told from what came.
+    /// Whether the answer is complete, as far as the chunks received tell.
     pub(super) fn is_whole(&mut self) -> bool {
         match &self.answer_end.finish {
             Some(Finish::Unfamiliar(_)) => self.answer_end.whole || self.usage().is_some(),
             Some(_) => true,
-            None => self.answer_end.whole && self.says_something() && self.calls_are_whole(),
+            None => self.answer_end.whole && self.has_text_or_call() && self.calls_are_whole(),
         }
     }
 
-    /// Whether there is text, or a call; reasoning alone is a beginning.
-    fn says_something(&self) -> bool {
-        let message = self.open.as_ref().is_some_and(|open| matches!(open.kind, Kind::Message));
+    /// Whether there is text or a call. Reasoning alone is no answer yet.
+    fn has_text_or_call(&self) -> bool {
+        let message = self.open.as_ref().is_some_and(|open| matches!(open.kind, OpenKind::Message));
         message
             || self.has_held_text()
             || !self.calls.is_empty()
@@ -151,7 +151,7 @@ impl Transcoder {
         self.calls.iter().all(|slot| !slot.waits() || Scan::default().complete(&slot.waiting))
     }
 
-    /// What it means that the answer came to no end.
+    /// The error for an answer that ended before it was complete.
     pub(super) fn unfinished(&self) -> Error {
         let message = match &self.answer_end.finish {
             Some(Finish::Unfamiliar(reason)) => format!(

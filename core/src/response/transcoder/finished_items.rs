@@ -1,17 +1,17 @@
-//! Owns the items of a response that are finished, and the numbers of all. It must not open or close any.
+//! Owns the finished items of a response, and the next output index. It must not open or close items.
 
 use crate::response::shared::Text;
 
-/// The response's `output` so far.
+/// The `output` of the response so far.
 #[derive(Debug, Default)]
 pub(super) struct FinishedItems {
-    /// Finished items, joined with commas.
+    /// Finished items as JSON, joined with commas.
     json: Text,
-    /// Their `output_text`, escaped.
+    /// The text of their `output_text` parts, escaped.
     output_text: Text,
-    /// How many items were opened.
+    /// How many items have been opened.
     opened: u64,
-    /// How many of them stand before the answer.
+    /// How many of them precede the answer.
     before: u64,
 }
 
@@ -21,22 +21,22 @@ impl FinishedItems {
         self.opened
     }
 
-    /// An item was opened under that index.
+    /// Counts an opened item.
     pub(super) fn count(&mut self) {
         self.opened += 1;
     }
 
-    /// What was opened so far is no part of the answer.
+    /// Marks all items opened so far as preceding the answer.
     pub(super) fn begin_answer(&mut self) {
         self.before = self.opened;
     }
 
-    /// Whether no item of the answer was opened.
+    /// Whether no item of the answer has been opened.
     pub(super) fn has_no_answer(&self) -> bool {
         self.opened == self.before
     }
 
-    /// Adds a finished item, and what of it is the response's `output_text`.
+    /// AddsTo a finished item, and its contribution to `output_text`.
     pub(super) fn push(&mut self, item: Text, output_text: Text) {
         self.output_text.append(output_text);
         if !self.json.is_empty() {
@@ -45,7 +45,7 @@ impl FinishedItems {
         self.json.append(item);
     }
 
-    /// The items, joined with commas.
+    /// The finished items as JSON, joined with commas.
     pub(super) fn json(&self) -> &Text {
         &self.json
     }
@@ -55,7 +55,7 @@ impl FinishedItems {
         &self.output_text
     }
 
-    /// Gives the items away, as a JSON array.
+    /// Takes the items as a JSON array.
     pub(super) fn take(&mut self) -> String {
         let mut array = std::mem::take(&mut self.json).into_string();
         array.insert(0, '[');
@@ -63,7 +63,7 @@ impl FinishedItems {
         array
     }
 
-    /// Bytes of the texts.
+    /// Bytes held.
     pub(super) fn held(&self) -> usize {
         self.json.length() + self.output_text.length()
     }

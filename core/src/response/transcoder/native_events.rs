@@ -1,9 +1,8 @@
-//! Owns the way of a native stream into the same events as a chat answer's: which of its items is passed on, when it is
-//! over, when the response ends. It must not match events to items:
-//! `native_items` does.
+//! Owns the processing of a native stream: which upstream item is passed on, when it is over, and when the response
+//! ends. It ends in the same operations as a chat chunk. It must not match events to items: `native_items` does.
 //!
-//! Items come out one after another. What is about a later one waits until the one before is over: closed by its
-//! upstream, or, since llama-server closes all at the end, whole when the next one begins.
+//! Items are sent one after another. Events about a later item wait until the earlier one is over: closed by the
+//! upstream or, because llama-server closes all items at the end, complete when the next one begins.
 
 use serde_json::value::RawValue;
 
@@ -25,7 +24,7 @@ use crate::wire::request::fields;
 use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
-    /// Takes the payload of one event of an upstream that speaks Responses, or its whole Response object.
+    /// Processes the payload of one event of an upstream that speaks Responses, or its whole Response object.
     pub(super) fn native_event(&mut self, data: &str, now: u64, out: &mut Vec<u8>) {
         if data == "[DONE]" {
             return;
@@ -36,22 +35,24 @@ impl Transcoder {
             other => {
                 let detail =
                     other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
-                return self.strange("an event that is no Responses event", &detail, out);
+                return self.fail_unexpected("an event that is not a Responses event", &detail, out);
             }
         };
         let kind = present(event.r#type).and_then(json::decode);
         match kind.as_deref() {
             None if event.object.is_some_and(|object| object.get() == "\"response\"") => {
                 match serde_json::from_str::<Response<'_>>(data) {
-                    Ok(response) => self.finished(None, &response, data, now, out),
-                    Err(error) => self.strange("a response that cannot be read", &error.to_string(), out),
+                    Ok(response) => self.native_end(None, &response, data, now, out),
+                    Err(error) => {
+                        self.fail_unexpected("a response that cannot be parsed", &error.to_string(), out);
+                    }
                 }
             }
             None if present(event.error).is_some() => self.fail(upstream_error::from_stream(data), out),
             None if event.choices.is_some() => {
-                self.strange("a chat completion, but upstream.api is \"responses\"", "", out);
+                self.fail_unexpected("a chat completion, but upstream.api is \"responses\"", "", out);
             }
-            None => self.strange("an event without a type", "", out),
+            None => self.fail_unexpected("an event without a type", "", out),
             Some("error") => self.fail(upstream_error::from_stream(data), out),
             Some(
                 kind @ ("response.completed"
@@ -63,24 +64,24 @@ impl Transcoder {
                 self.token_counts.take_timings(event.timings);
                 let raw = event.response.map_or("{}", RawValue::get);
                 let response = event.response.and_then(fields).unwrap_or_default();
-                self.finished(Some(kind), &response, raw, now, out);
+                self.native_end(Some(kind), &response, raw, now, out);
             }
-            // ours were sent long ago
+            // the response's own were sent before
             Some("response.created" | "response.queued" | "response.in_progress") => {}
-            Some(kind) if kind.starts_with("response.") => self.about_item(kind, &event, data, out),
-            // keepalive, rate limits, ...: no part of an answer
+            Some(kind) if kind.starts_with("response.") => self.item_event(kind, &event, data, out),
+            // keepalive, rate limits, ...: not part of an answer
             Some(_) => {}
         }
     }
 
-    fn strange(&mut self, what: &str, detail: &str, out: &mut Vec<u8>) {
+    fn fail_unexpected(&mut self, what: &str, detail: &str, out: &mut Vec<u8>) {
         let message = format!("The upstream server sent {what}.");
         self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
     }
 
-    /// Takes an event that is about an item: at once when it is the item's turn, else later.
-    fn about_item(&mut self, event_type: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
-        let Some(at) = self.native.of(event_type, event) else { return };
+    /// Processes an event about an item: applies it if that item is current, else keeps it for later.
+    fn item_event(&mut self, event_type: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
+        let Some(at) = self.native.resolve(event_type, event) else { return };
         if self.native.len() > MOST_ITEMS {
             return self.too_many("items", out);
         }
@@ -98,18 +99,18 @@ impl Transcoder {
         self.move_on(out);
     }
 
-    /// Passes on what waited for its turn, item by item.
+    /// Applies the waiting events, item by item, until one is not over yet.
     fn move_on(&mut self, out: &mut Vec<u8>) {
         while self.native.current().is_some() {
             self.apply_waiting(out);
-            if !self.is_over() {
+            if !self.current_is_over() {
                 return;
             }
-            self.leave(Ending::Completed, out);
+            self.close_current(Ending::Completed, out);
         }
     }
 
-    /// Passes on the events that waited for the current item's turn.
+    /// Applies the events that waited for the current item.
     fn apply_waiting(&mut self, out: &mut Vec<u8>) {
         let Some(item) = self.native.current().filter(|item| item.is_known()) else { return };
         for data in item.take_waiting() {
@@ -119,9 +120,9 @@ impl Transcoder {
         }
     }
 
-    /// Whether the current item can be closed. The last one waits for the end where that may call it incomplete:
-    /// llama-server calls everything completed, whatever cut it.
-    fn is_over(&mut self) -> bool {
+    /// Whether the current item can be closed. If the token limit may have cut the answer, the last item stays open
+    /// until the end says so: llama-server reports every item as completed.
+    fn current_is_over(&mut self) -> bool {
         let more = self.native.behind() > 0;
         let may_be_cut = self.plan.max_output_tokens.is_some();
         let call_is_whole = !self.call_in_the_way();
@@ -135,17 +136,17 @@ impl Transcoder {
         more && begun && item.is_known() && item.kind() != ItemKind::Hosted && whole
     }
 
-    /// Closes the current item and goes to the next.
-    fn leave(&mut self, ending: Ending, out: &mut Vec<u8>) {
+    /// Closes the current item and makes the next one current.
+    fn close_current(&mut self, ending: Ending, out: &mut Vec<u8>) {
         self.flush_surrogate(out);
         let first = self.items.next_index() == 0;
         if let Some(item) = self.native.current() {
             if first && item.is_pending() {
                 let blank = std::mem::take(&mut item.blank);
-                self.texts.of(Channel::Text).blank.push_str(&blank);
+                self.texts.channel(Channel::Text).blank.push_str(&blank);
             }
             if !item.is_known() {
-                // nobody can execute a call without a name
+                // a client cannot execute a call without a name
                 self.dropped += 1;
             }
         }
@@ -153,7 +154,7 @@ impl Transcoder {
         self.native.advance();
     }
 
-    /// Passes one event of the current item on.
+    /// Applies one event of the current item.
     fn apply(&mut self, event_type: &str, event: &Event<'_>, data: &str, out: &mut Vec<u8>) {
         let translated = self.is_translated_native();
         let Some(item) = self.native.current() else { return };
@@ -175,7 +176,7 @@ impl Transcoder {
             return;
         }
         match event_type {
-            // a server that makes nothing but functions announces what it then leaves empty
+            // a server that knows only functions announces items that it then leaves empty: their text opens them
             "response.output_item.added" if translated => {}
             "response.output_item.added" => {
                 item.extra = event.item.map(|item| extra(item, false)).unwrap_or_default();
@@ -202,7 +203,7 @@ impl Transcoder {
         }
     }
 
-    /// Passes on an event about a part of the current item, or about its text.
+    /// Applies an event about a part of the current item, or about its text.
     fn apply_to_part(&mut self, event_type: &str, event: &Event<'_>, out: &mut Vec<u8>) {
         let index = number(event.content_index.or(event.summary_index));
         let Some(item) = self.native.current() else { return };
@@ -239,7 +240,7 @@ impl Transcoder {
         }
     }
 
-    /// Passes on an event of the current item, which its upstream runs by itself.
+    /// Applies an event of the current item, which the upstream runs itself.
     fn apply_to_hosted(&mut self, event_type: &str, data: &str, out: &mut Vec<u8>) {
         self.open_native_item(out);
         let (Some(item), Some(open)) = (self.native.current(), &mut self.open) else { return };
@@ -259,18 +260,18 @@ impl Transcoder {
         }
     }
 
-    /// Whether the upstream speaks Responses, and was shown chat functions in place of the declared tools.
+    /// Whether the upstream speaks Responses but was sent function tools in place of the declared ones.
     pub(super) fn is_translated_native(&self) -> bool {
         self.plan.native.is_some_and(|native| native.functions)
     }
 
-    /// Whether the upstream speaks Responses, and knows all of a request.
+    /// Whether the upstream speaks Responses and was sent the request unchanged.
     pub(super) fn is_whole_native(&self) -> bool {
         self.plan.native.is_some_and(|native| !native.functions)
     }
 
-    /// Takes the end of the response: what its output holds and no event told is told now.
-    fn finished(
+    /// Processes the end of the response. What its `output` holds and no event carried is sent now.
+    fn native_end(
         &mut self,
         kind: Option<&str>,
         response: &Response<'_>,
@@ -327,40 +328,39 @@ impl Transcoder {
         let mut matched = Vec::new();
         for raw in items {
             let Some(item) = fields::<Item<'_>>(raw) else { continue };
-            let told = self.native.of_output(&item, &matched);
+            let told = self.native.find_in_output(&item, &matched);
             matched.extend(told);
             let done = told.and_then(|at| self.native.get(at)).is_some_and(|item| item.is_done());
             if done || told.is_some_and(|at| self.native.is_past(at)) {
                 continue;
             }
-            // the same as an event that came late; its index would be that of the output
+            // handled as a late `done` event, without an index: positions in `output` may differ from the events'
             let data = format!("{{\"type\":\"response.output_item.done\",\"item\":{}}}", compact(raw.get()));
             let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
             let before = self.native.len();
-            self.about_item("response.output_item.done", &event, &data, out);
+            self.item_event("response.output_item.done", &event, &data, out);
             if told.is_none() {
                 matched.extend((before..self.native.len()).next());
             }
         }
     }
 
-    /// Brings every item into the output; the last one stays open for the end. Behind a call that was cut comes
-    /// nothing.
+    /// Brings every item into the output; the last one ends with `ending`. Items after a call that was cut are dropped.
     fn complete_items(&mut self, ending: Ending, out: &mut Vec<u8>) {
         while self.native.behind() > 0 {
             if ending == Ending::Incomplete && self.call_in_the_way() {
                 self.dropped += self.native.behind() as u64;
                 break;
             }
-            self.leave(Ending::Completed, out);
+            self.close_current(Ending::Completed, out);
             self.apply_waiting(out);
         }
         if let Some(item) = self.native.current() {
             if item.kind().is_call() {
-                // called without arguments
+                // a call without arguments
                 self.open_native_item(out);
             }
-            self.leave(ending, out);
+            self.close_current(ending, out);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Owns what chat chunks and native events come down to: an item is opened, gets text or arguments, and is closed. It must
-//! not decide when.
+//! Owns the operations that both chat chunks and native events end in: opening an item, adding text or arguments,
+//! closing it. It must not decide when they happen.
 
 use crate::options::ReasoningDisplay;
-use crate::response::channel::{Channel, Family, OUTPUT_TEXT, REASONING_TEXT, REFUSAL, SUMMARY};
-use crate::response::open_item::{Ending, Kind, Open};
+use crate::response::channel::{Channel, OUTPUT_TEXT, PartKind, REASONING_TEXT, REFUSAL, SUMMARY};
+use crate::response::open_item::{Ending, OpenItem, OpenKind};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::call_slot::Stage;
 use crate::sealing::Purpose;
@@ -14,18 +14,18 @@ use crate::wire::json;
 /// Where the text of a channel goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Destination {
-    /// Into an item, as the text of this channel.
+    /// Into an item, as text of this channel.
     Item(Channel),
-    /// Into the text that is checked against its format before anybody sees it.
+    /// Into the text that is checked against its format before the client sees it.
     Held,
     /// Into the summary of the conversation.
     Compaction,
-    /// Nobody asked for it.
+    /// Nowhere: the client did not ask for it.
     Nowhere,
 }
 
 impl Transcoder {
-    /// Where the text of a channel goes.
+    /// Where the text of a channel goes, by what the request asked for.
     #[inline(always)]
     pub(super) fn destination(&self, channel: Channel) -> Destination {
         match channel {
@@ -44,31 +44,32 @@ impl Transcoder {
         self.plan.reasoning == ReasoningDisplay::Hidden
     }
 
-    /// Takes a piece of text that goes into no item.
+    /// Stores an escaped piece of text that does not go into an item.
     pub(super) fn keep_text(&mut self, destination: Destination, piece: &str) {
         match destination {
             Destination::Held => self.hold_text(piece),
             Destination::Compaction => {
-                let piece = self.texts.of(Channel::Text).surrogates.join(piece);
+                let piece = self.texts.channel(Channel::Text).surrogates.join(piece);
                 self.summary.push_str(&piece);
             }
             Destination::Item(_) | Destination::Nowhere => {}
         }
     }
 
-    /// Opens an item with an id of ours.
-    pub(super) fn open_item(&mut self, kind: Kind, prefix: &str, out: &mut Vec<u8>) {
+    /// Opens an item under a generated id.
+    pub(super) fn open_item(&mut self, kind: OpenKind, prefix: &str, out: &mut Vec<u8>) {
         let id = self.ids.item(prefix);
         self.open_item_as(kind, id, String::new(), out);
     }
 
-    /// Opens an item. `extra`: members that only its upstream knows, each with a leading comma.
-    pub(super) fn open_item_as(&mut self, kind: Kind, id: String, extra: String, out: &mut Vec<u8>) {
-        self.open = Some(Open::begin(&mut self.events, out, kind, id, self.items.next_index(), extra));
+    /// Opens an item. `extra`: members that only the upstream knows, each with a leading comma.
+    pub(super) fn open_item_as(&mut self, kind: OpenKind, id: String, extra: String, out: &mut Vec<u8>) {
+        self.open = Some(OpenItem::begin(&mut self.events, out, kind, id, self.items.next_index(), extra));
         self.items.count();
     }
 
-    /// Adds text to the open item, in the part of its channel; reasoning is kept to be sealed where it is to be.
+    /// AddsTo escaped text to the open item, in the part of its channel. Reasoning that is to be sealed is collected as
+    /// well.
     #[inline(always)]
     pub(super) fn write_text(&mut self, channel: Channel, text: &str, out: &mut Vec<u8>) {
         if self.plan.seals_reasoning && channel.is_reasoning() {
@@ -77,18 +78,18 @@ impl Transcoder {
                 return;
             }
         }
-        let family = self.family(channel);
+        let part_kind = self.part_kind(channel);
         let Some(open) = &mut self.open else { return };
-        open.part(&mut self.events, out, family, self.plan.logprobs);
+        open.part(&mut self.events, out, part_kind, self.plan.logprobs);
         open.delta(&mut self.events, out, text, self.plan.logprobs.then_some(self.logprobs.as_str()));
         if self.plan.logprobs && channel == Channel::Text {
             self.logprobs.clear();
         }
     }
 
-    /// In what parts the text of a channel comes. Chat servers do not tell reasoning from a summary of it.
+    /// The kind of part that shows a channel. Chat servers do not distinguish reasoning from its summary.
     #[inline(always)]
-    fn family(&self, channel: Channel) -> &'static Family {
+    fn part_kind(&self, channel: Channel) -> &'static PartKind {
         match channel {
             Channel::Text => &OUTPUT_TEXT,
             Channel::Refusal => &REFUSAL,
@@ -100,10 +101,10 @@ impl Transcoder {
         }
     }
 
-    /// Sends the half of a surrogate pair that the open part still owes.
+    /// Sends the lone half of a surrogate pair that the open part still holds back.
     pub(super) fn flush_surrogate(&mut self, out: &mut Vec<u8>) {
         let last = self.texts.last();
-        let rest = self.texts.of(last).surrogates.flush();
+        let rest = self.texts.channel(last).surrogates.flush();
         if rest.is_empty() {
             return;
         }
@@ -115,17 +116,17 @@ impl Transcoder {
         }
     }
 
-    /// Closes the open item. `ending`: `Incomplete` where the upstream's answer ended inside it.
+    /// Closes the open item, if there is one. `ending`: `Incomplete` if the upstream's answer ended inside the item.
     pub(super) fn close(&mut self, ending: Ending, out: &mut Vec<u8>) {
         let ending = match self.open.as_ref().map(|open| &open.kind) {
             None => return,
-            Some(Kind::Call(call)) => self.end_call(call.slot, call.custom, ending, out),
-            Some(Kind::Held { slot }) => self.end_held_call(*slot, ending, out),
-            Some(Kind::Message) => {
+            Some(OpenKind::Call(call)) => self.end_call(call.slot, call.custom, ending, out),
+            Some(OpenKind::Held { slot }) => self.end_held_call(*slot, ending, out),
+            Some(OpenKind::Message) => {
                 self.flush_surrogate(out);
                 ending
             }
-            Some(Kind::Reasoning) => {
+            Some(OpenKind::Reasoning) => {
                 self.flush_surrogate(out);
                 let sealed = self.seal_reasoning();
                 if let Some(open) = &mut self.open {
@@ -134,17 +135,17 @@ impl Transcoder {
                 }
                 ending
             }
-            // what its upstream left open is over all the same
-            Some(Kind::Hosted { .. }) => Ending::Completed,
-            Some(Kind::Whole { .. } | Kind::Compaction { .. }) => ending,
+            // a hosted item that the upstream left open is over as well
+            Some(OpenKind::Hosted { .. }) => Ending::Completed,
+            Some(OpenKind::Whole { .. } | OpenKind::Compaction { .. }) => ending,
         };
         let Some(open) = self.open.take() else { return };
-        let (item, said) = open.end(&mut self.events, out, ending);
-        self.items.push(item, said);
+        let (item, output_text) = open.end(&mut self.events, out, ending);
+        self.items.push(item, output_text);
     }
 
-    /// Sends what the arguments of the open call still owe. The call is completed where they are whole, whatever ended the
-    /// answer.
+    /// Sends the remaining arguments of the open call. A call with complete arguments is completed even if the answer
+    /// was cut.
     fn end_call(&mut self, slot: usize, custom: bool, ending: Ending, out: &mut Vec<u8>) -> Ending {
         let mut ending = ending;
         let Some(open) = &mut self.open else { return ending };
@@ -158,11 +159,11 @@ impl Transcoder {
             }
             let rest = slot.release(&open.text, tools, true, &mut self.repaired);
             open.delta(&mut self.events, out, &rest, None);
-            if let Some(others) = slot.others(&open.text) {
+            if let Some(later) = slot.later_arguments(&open.text) {
                 match self.events.enabled {
                     true => self.dropped += 1,
-                    // the last ones count, and nobody has seen the first
-                    false => open.text = others,
+                    // the last arguments win; without a stream, the client has not seen the first ones
+                    false => open.text = later,
                 }
             }
             self.repaired += slot.custom.as_ref().map(CustomInput::repaired).unwrap_or_default();
@@ -173,7 +174,7 @@ impl Transcoder {
         ending
     }
 
-    /// Puts the item that a held call stands for in its place.
+    /// Replaces a held call by the item that it stands for.
     fn end_held_call(&mut self, at: usize, ending: Ending, out: &mut Vec<u8>) -> Ending {
         let mut ending = ending;
         let Some(mut held) = self.open.take() else { return ending };
@@ -185,8 +186,8 @@ impl Transcoder {
             if whole || slot.complete(&held.text) {
                 ending = Ending::Completed;
             }
-            if let Some(others) = slot.others(&held.text) {
-                held.text = others;
+            if let Some(later) = slot.later_arguments(&held.text) {
+                held.text = later;
             }
         }
         self.open_held_call(at, &held.text, ending, out);

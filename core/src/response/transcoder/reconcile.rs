@@ -1,5 +1,5 @@
-//! Owns what of a native item is still owed: its text or arguments came in deltas, or whole when they were done, or
-//! both; its item opens with the first of them. It must not decide when an item ends.
+//! Owns what remains to be sent of a native item. Servers send text and arguments in deltas, whole when they are done,
+//! or both; the first of them opens the item. It must not decide when an item ends.
 
 use std::borrow::Cow;
 
@@ -9,10 +9,10 @@ use crate::fields::present;
 use crate::ids;
 use crate::response::channel::Channel;
 use crate::response::native_items::{Earlier, ItemKind, Place, Progress};
-use crate::response::open_item::{Call, HostedItem, Kind};
+use crate::response::open_item::{Call, HostedItem, OpenKind};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::response::transcoder::call_slot::{Slot, Stage};
+use crate::response::transcoder::call_slot::{CallSlot, Stage};
 use crate::response::transcoder::output::Destination;
 use crate::wire::chat::TokenLogprob;
 use crate::wire::escaped::is_blank;
@@ -22,7 +22,7 @@ use crate::wire::request::fields;
 use crate::wire::trusted_json::first_elements;
 
 impl Transcoder {
-    /// Takes a piece of a text.
+    /// Processes a delta of a text.
     pub(super) fn text_delta(
         &mut self,
         channel: Channel,
@@ -37,7 +37,7 @@ impl Transcoder {
         self.add_text(channel, place, piece, out);
     }
 
-    /// Takes all of a text.
+    /// Processes the `done` event of a text, which repeats all of it.
     pub(super) fn text_done(
         &mut self,
         channel: Channel,
@@ -52,7 +52,7 @@ impl Transcoder {
         self.complete_text(channel, place, whole, out);
     }
 
-    /// Adds a piece to a text, opening item and part where they are not open.
+    /// AddsTo a piece to a text, opening its item and part if needed.
     fn add_text(&mut self, channel: Channel, place: Place, piece: &str, out: &mut Vec<u8>) {
         if place == Place::Closed {
             self.dropped += u64::from(!piece.is_empty());
@@ -86,12 +86,12 @@ impl Transcoder {
             }
         }
         self.texts.set_last(channel);
-        let piece = self.texts.of(channel).surrogates.join(&joined);
+        let piece = self.texts.channel(channel).surrogates.join(&joined);
         self.write_text(channel, &piece, out);
         self.logprobs.clear();
     }
 
-    /// Sends what of a text was not sent yet.
+    /// Sends the part of a whole text that has not been sent yet.
     fn complete_text(&mut self, channel: Channel, place: Place, whole: &str, out: &mut Vec<u8>) {
         if place == Place::Closed {
             return;
@@ -102,19 +102,19 @@ impl Transcoder {
         let received = match (&self.open, place) {
             (_, Place::New) => &item.blank,
             (Some(open), _) if open.has_part() => &open.text,
-            // it is sealed alone
+            // the text is sealed and not shown
             (Some(_), _) if shown && channel.is_reasoning() => &self.raw_reasoning,
             _ if shown => &item.blank,
             _ => &item.received,
         };
-        match rest(received, whole) {
+        match remaining(received, whole) {
             Some(rest) => self.add_text(channel, place, &rest, out),
-            // it said one thing and then another: what was sent stays
+            // the text contradicts its deltas: what was sent stays
             None => self.dropped += 1,
         }
     }
 
-    /// Takes all of a part.
+    /// Processes a whole part: its text, log probabilities and annotations.
     pub(super) fn complete_part(
         &mut self,
         part: &Part<'_>,
@@ -150,23 +150,23 @@ impl Transcoder {
         }
     }
 
-    /// Takes all of an item, and sends what of it was not sent yet.
+    /// Processes a whole item, and sends what has not been sent of it.
     pub(super) fn complete_item(&mut self, raw: &RawValue, out: &mut Vec<u8>) {
-        let told: Item<'_> = fields(raw).unwrap_or_default();
+        let done: Item<'_> = fields(raw).unwrap_or_default();
         let Some(item) = self.native.current() else { return };
-        item.reach(match told.status.map(RawValue::get) {
+        item.reach(match done.status.map(RawValue::get) {
             Some("\"incomplete\"") => Progress::Incomplete,
             _ => Progress::Completed,
         });
         match item.kind() {
-            ItemKind::FunctionCall => self.complete_arguments(told.arguments, out),
-            ItemKind::CustomToolCall => self.complete_arguments(told.input, out),
+            ItemKind::FunctionCall => self.complete_arguments(done.arguments, out),
+            ItemKind::CustomToolCall => self.complete_arguments(done.input, out),
             ItemKind::Message | ItemKind::Reasoning | ItemKind::Hosted => {
-                for (list, channel) in [(told.summary, Channel::Summary), (told.content, Channel::Text)] {
+                for (list, channel) in [(done.summary, Channel::Summary), (done.content, Channel::Text)] {
                     self.complete_parts(list, channel, out);
                 }
                 if !self.is_translated_native() {
-                    // without any text it is still an item
+                    // an item without any text is still an item
                     self.open_native_item(out);
                 }
             }
@@ -199,7 +199,7 @@ impl Transcoder {
         }
     }
 
-    /// Opens the current item, unless it is open.
+    /// Opens the current item, unless it is open or its kind is not known yet.
     pub(super) fn open_native_item(&mut self, out: &mut Vec<u8>) {
         let compacts = self.plan.compacts.is_some();
         let Some(item) = self.native.current() else { return };
@@ -207,8 +207,8 @@ impl Transcoder {
             return;
         }
         let kind = match item.kind() {
-            ItemKind::Message => (Kind::Message, ids::MESSAGE),
-            ItemKind::Reasoning => (Kind::Reasoning, ids::REASONING),
+            ItemKind::Message => (OpenKind::Message, ids::MESSAGE),
+            ItemKind::Reasoning => (OpenKind::Reasoning, ids::REASONING),
             ItemKind::FunctionCall | ItemKind::CustomToolCall => return self.open_native_call(out),
             ItemKind::Hosted => {
                 let whole = item.whole().to_owned();
@@ -216,20 +216,20 @@ impl Transcoder {
                 let kind =
                     kind.iter().find(|(key, _)| key == "type").and_then(|(_, value)| json::decode(value));
                 let prefix = ids::prefix_of(&kind.unwrap_or_default());
-                (Kind::Hosted(HostedItem::Announced(whole)), prefix)
+                (OpenKind::Hosted(HostedItem::Announced(whole)), prefix)
             }
         };
         item.open();
         self.begin_native_item(kind, out);
     }
 
-    /// Opens the current item as this. The upstream's id is kept where that matters: a server that seals its reasoning does
-    /// not know it again under another. Ours are found by the store.
-    fn begin_native_item(&mut self, (kind, prefix): (Kind, &str), out: &mut Vec<u8>) {
+    /// Opens the current item as `kind`. The upstream's id is kept when it speaks Responses fully, because it looks up
+    /// its sealed reasoning by id. A generated id tells the store whose response the item belongs to.
+    fn begin_native_item(&mut self, (kind, prefix): (OpenKind, &str), out: &mut Vec<u8>) {
         let translated = self.is_translated_native();
         let Some(item) = self.native.current() else { return };
         let (id, extra) = (item.id().to_owned(), std::mem::take(&mut item.extra));
-        let kept = if translated { None } else { self.native.keep(&id, prefix) };
+        let kept = if translated { None } else { self.native.reuse_id(&id, prefix) };
         let id = kept.unwrap_or_else(|| self.ids.item(prefix));
         self.open_item_as(kind, id, extra, out);
     }
@@ -239,7 +239,7 @@ impl Transcoder {
         let (custom, call_id) = (item.kind() == ItemKind::CustomToolCall, item.call_id().to_owned());
         let call_id = match self.native.earlier(&call_id) {
             Earlier::None => call_id,
-            // two calls of one id would be executed twice under it
+            // clients identify a call by its id: two with the same one would be mixed up
             Earlier::OtherCall => format!("{call_id}_{}", self.items.next_index()),
             Earlier::SameCall => return self.leave_out(),
         };
@@ -250,35 +250,35 @@ impl Transcoder {
         }
     }
 
-    /// A call of a tool that the upstream knows as the client declared it.
+    /// Opens a call of a tool that the upstream knows as the client declared it.
     fn open_declared_call(&mut self, custom: bool, call_id: String, out: &mut Vec<u8>) {
         let slot = self.calls.len();
         let Some(item) = self.native.current() else { return };
         item.open_call(slot);
         let (name, namespace) = (item.name().to_owned(), item.namespace().map(str::to_owned));
         let call_id = if call_id.is_empty() { self.ids.item("call_") } else { call_id };
-        self.calls.push(Slot {
+        self.calls.push(CallSlot {
             id: call_id.clone(),
             name: name.clone(),
             stage: Stage::Begun,
-            ..Slot::default()
+            ..CallSlot::default()
         });
         let prefix = if custom { ids::CUSTOM_TOOL_CALL } else { ids::FUNCTION_CALL };
         let call = Call { slot, custom, name, namespace, call_id, encrypts: false };
-        self.begin_native_item((Kind::Call(call), prefix), out);
+        self.begin_native_item((OpenKind::Call(call), prefix), out);
     }
 
-    /// A call of a function that stands for a declared tool.
+    /// Opens a call of a function that stands for a declared tool.
     fn open_function(&mut self, call_id: String, out: &mut Vec<u8>) {
         let slot = self.calls.len();
         if self.plan.one_call && slot > 0 {
             return self.leave_out();
         }
-        self.hold_no_longer(out);
+        self.release_as_reasoning(out);
         let Some(item) = self.native.current() else { return };
         item.open_call(slot);
         let name = item.name().to_owned();
-        self.calls.push(Slot { index: slot as u64, id: call_id, name, ..Slot::default() });
+        self.calls.push(CallSlot { index: slot as u64, id: call_id, name, ..CallSlot::default() });
         self.open_call(slot, out);
         if self.open.is_none()
             && let Some(item) = self.native.current()
@@ -287,7 +287,7 @@ impl Transcoder {
         }
     }
 
-    /// Leaves the current item out.
+    /// Leaves the current item out of the response.
     fn leave_out(&mut self) {
         if let Some(item) = self.native.current() {
             item.leave_out();
@@ -295,7 +295,7 @@ impl Transcoder {
         }
     }
 
-    /// Adds a piece to a call's arguments or input.
+    /// AddsTo an escaped piece to a call's arguments or input.
     pub(super) fn add_native_arguments(&mut self, piece: &str, out: &mut Vec<u8>) {
         self.open_native_item(out);
         let Some(item) = self.native.current().filter(|item| !item.is_left_out()) else { return };
@@ -308,7 +308,7 @@ impl Transcoder {
         self.drain_open_call(out);
     }
 
-    /// Takes all of a call's arguments or input.
+    /// Processes the whole arguments or input of a call, and sends the part that has not been sent.
     pub(super) fn complete_arguments(&mut self, whole: Option<&RawValue>, out: &mut Vec<u8>) {
         let whole = match present(whole) {
             None => String::new(),
@@ -318,15 +318,16 @@ impl Transcoder {
             },
         };
         let received = self.native.current().map(|item| item.received.clone()).unwrap_or_default();
-        match rest(&received, &whole) {
+        match remaining(&received, &whole) {
             Some(rest) => self.add_native_arguments(&rest, out),
             None => self.dropped += u64::from(!whole.is_empty()),
         }
     }
 }
 
-/// What of `whole` follows `sent`, both escaped, each in its own way; `None` when it begins otherwise.
-fn rest(sent: &str, whole: &str) -> Option<String> {
+/// The part of `whole` that follows `sent`; `None` if `whole` does not begin with it. Both are escaped, perhaps
+/// differently.
+fn remaining(sent: &str, whole: &str) -> Option<String> {
     if let Some(rest) = whole.strip_prefix(sent) {
         return Some(rest.to_owned());
     }
@@ -334,8 +335,8 @@ fn rest(sent: &str, whole: &str) -> Option<String> {
     whole.strip_prefix(&*sent).map(|rest| json::escape(rest).into_owned())
 }
 
-/// The members of an item that we have no name for, each with a leading comma. What is absent is left out, never null.
-/// `sealed`: what is sealed in it is ours to say.
+/// The members of an item that `OpenItem` does not write itself, each with a leading comma. Null and empty ones are
+/// left out. `sealed`: `encrypted_content` is left out too, because the proxy writes its own.
 pub(super) fn extra(item: &RawValue, sealed: bool) -> String {
     let mut out = Vec::new();
     for (key, value) in json::members(item.get()).unwrap_or_default() {
@@ -350,7 +351,8 @@ pub(super) fn extra(item: &RawValue, sealed: bool) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Members as they were announced and as they were done. A phase stays what it was: clients act on it.
+/// Merges the members announced with those of the `done` event, which win. A `phase` stays as announced: clients have
+/// already acted on it.
 fn merged(announced: &str, done: &str) -> String {
     let object = |members: &str| format!("{{{}}}", members.trim_start_matches(','));
     let (before, after) = (object(announced), object(done));
@@ -370,7 +372,7 @@ fn merged(announced: &str, done: &str) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
-/// Members that `item::Open` writes itself.
+/// Members that `OpenItem` writes itself.
 const MODELLED: [&str; 11] = [
     "id",
     "type",

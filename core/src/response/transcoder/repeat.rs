@@ -1,38 +1,38 @@
-//! Owns the short way of a chunk that does what the one before it did, with another text: nearly every chunk of a
-//! stream. It must not do anything that the long way would not.
+//! Owns the fast path for a chunk that differs from the previous one only in its text, as nearly every chunk of a
+//! stream does. It must not produce anything that parsing would not.
 
 use std::borrow::Cow;
 
 use crate::fields::present;
 use crate::response::channel::Channel;
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::call_slot::Piece;
+use crate::response::transcoder::call_slot::CallDelta;
 use crate::wire::chat::{Chunk, Delta, ToolCall};
 use crate::wire::chunk_template::ChunkTemplate;
 use crate::wire::json;
 
-/// What the last chunk did, and what it looked like around its text.
+/// The template of the last chunk, and what its text was added to.
 #[derive(Debug, Default)]
 pub(super) struct RepeatPath {
     template: ChunkTemplate,
-    adds: Option<Adds>,
+    adds: Option<AddsTo>,
 }
 
-/// What a chunk with a template does with its text, which is all that it does.
+/// What the text of a chunk with a template is added to.
 #[derive(Debug, Clone, Copy)]
-enum Adds {
+enum AddsTo {
     Text(Channel),
-    /// To the arguments of the call with this index.
+    /// The arguments of the call with this index.
     Arguments(Option<u64>),
 }
 
 impl RepeatPath {
-    /// The next chunk has to be parsed.
+    /// Makes the next chunk be parsed.
     pub fn forget(&mut self) {
         self.adds = None;
     }
 
-    /// Takes the template of a chunk that adds one text and does nothing else.
+    /// Remembers a chunk that only adds one text.
     pub fn learn(&mut self, data: &str, chunk: &Chunk<'_>, logprobs: bool) {
         self.adds = None;
         if let Some((adds, text)) = only_text(chunk, logprobs) {
@@ -43,23 +43,23 @@ impl RepeatPath {
 }
 
 impl Transcoder {
-    /// Takes a chunk that differs from the one before it in its text alone; false: it has to be parsed.
+    /// Processes a chunk that differs from the previous one only in its text. Returns false if it must be parsed.
     pub(super) fn try_repeat(&mut self, data: &str, out: &mut Vec<u8>) -> bool {
-        let Some(adds) = self.again.adds else { return false };
-        let Some(text) = self.again.template.text(data) else { return false };
+        let Some(adds) = self.repeat_path.adds else { return false };
+        let Some(text) = self.repeat_path.template.text(data) else { return false };
         match adds {
-            Adds::Text(channel) => self.take_text(channel, text, out),
-            Adds::Arguments(index) => {
+            AddsTo::Text(channel) => self.take_text(channel, text, out),
+            AddsTo::Arguments(index) => {
                 let (name, arguments) = (Cow::Borrowed(""), Cow::Borrowed(text));
-                self.call(&Piece { index, id: "", name, arguments }, out);
+                self.call_delta(&CallDelta { index, id: "", name, arguments }, out);
             }
         }
         true
     }
 }
 
-/// The one text of a chunk, if all else in it is absent or null.
-fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
+/// The only text of a chunk, if everything else in it is absent or null.
+fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(AddsTo, &'a str)> {
     let choice = chunk.choices.as_ref()?;
     if present(chunk.usage).or(present(chunk.timings)).or(present(choice.finish_reason)).is_some()
         || choice.message.is_some()
@@ -87,19 +87,19 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(Adds, &'a str)> {
         }
     }
     match (only, delta.tool_calls.list.as_slice()) {
-        (Some((channel, raw)), []) => Some((Adds::Text(channel), json::literal(raw)?)),
+        (Some((channel, raw)), []) => Some((AddsTo::Text(channel), json::literal(raw)?)),
         (None, [call]) => only_arguments(call),
         _ => None,
     }
 }
 
-fn only_arguments<'a>(call: &ToolCall<'a>) -> Option<(Adds, &'a str)> {
+fn only_arguments<'a>(call: &ToolCall<'a>) -> Option<(AddsTo, &'a str)> {
     let function = call.function.as_ref()?;
     if present(call.id).or(present(function.name)).or(call.name).or(call.arguments).is_some() {
         return None;
     }
     let index = call.index.and_then(|raw| raw.get().parse().ok());
-    Some((Adds::Arguments(index), json::literal(function.arguments?)?))
+    Some((AddsTo::Arguments(index), json::literal(function.arguments?)?))
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
-//! Owns the text of a chat answer: when it opens an item, what of it waits, and its log probabilities. It must not end the
-//! response.
+//! Owns the text of a chat answer: when it opens an item, which of it waits, and its log probabilities. It must not end
+//! the response.
 
 use serde_json::value::RawValue;
 
 use crate::ids;
 use crate::response::channel::Channel;
-use crate::response::open_item::{Ending, Kind, append_logprobs};
+use crate::response::open_item::{Ending, OpenKind, append_logprobs};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::output::Destination;
 use crate::wire::chat::{Logprobs, TokenLogprob};
 use crate::wire::escaped::is_blank;
 use crate::wire::json::{self, SurrogateJoiner, compact};
 
-/// Text that arrived while a call was open whose arguments were not whole.
+/// Text that arrived while a call with incomplete arguments was open.
 #[derive(Debug, Default)]
 pub(super) struct LateText {
-    /// Channel, escaped text, log probabilities.
+    /// Channel, escaped text and log probabilities of each piece.
     pieces: Vec<(Channel, String, String)>,
     bytes: usize,
 }
@@ -35,29 +35,29 @@ impl LateText {
         self.pieces.is_empty()
     }
 
-    /// Bytes that it takes.
+    /// Bytes held.
     pub(super) fn held(&self) -> usize {
         self.bytes
     }
 }
 
-/// What a channel holds back.
+/// Text of a channel that is held back.
 #[derive(Debug, Default)]
-pub(super) struct TextChannel {
-    /// Half of a surrogate pair.
+pub(super) struct HeldChannel {
+    /// The first half of a surrogate pair.
     pub(super) surrogates: SurrogateJoiner,
-    /// White space that has opened no item yet, and its log probabilities.
+    /// White space that has not opened an item yet, and its log probabilities.
     pub(super) blank: String,
     pub(super) blank_logprobs: String,
 }
 
-/// The texts of an answer on their way.
+/// The texts of an answer that are held back, by channel.
 #[derive(Debug)]
 pub(super) struct Texts {
-    text: TextChannel,
-    reasoning: TextChannel,
-    refusal: TextChannel,
-    /// Which channel the open part belongs to.
+    text: HeldChannel,
+    reasoning: HeldChannel,
+    refusal: HeldChannel,
+    /// The channel of the open part.
     last: Channel,
     pub(super) late: LateText,
 }
@@ -65,17 +65,17 @@ pub(super) struct Texts {
 impl Texts {
     pub(super) fn new() -> Texts {
         Texts {
-            text: TextChannel::default(),
-            reasoning: TextChannel::default(),
-            refusal: TextChannel::default(),
+            text: HeldChannel::default(),
+            reasoning: HeldChannel::default(),
+            refusal: HeldChannel::default(),
             last: Channel::Text,
             late: LateText::default(),
         }
     }
 
-    /// What a channel holds back; reasoning and its summary are never there at a time.
+    /// What a channel holds back. Reasoning and its summary share it: an answer has only one of them at a time.
     #[inline(always)]
-    pub(super) fn of(&mut self, channel: Channel) -> &mut TextChannel {
+    pub(super) fn channel(&mut self, channel: Channel) -> &mut HeldChannel {
         match channel {
             Channel::Reasoning | Channel::Summary => &mut self.reasoning,
             Channel::Text => &mut self.text,
@@ -83,13 +83,13 @@ impl Texts {
         }
     }
 
-    /// Which channel the open part belongs to.
+    /// The channel of the open part.
     #[inline(always)]
     pub(super) fn last(&self) -> Channel {
         self.last
     }
 
-    /// The part of this channel is open now.
+    /// Records that the part of this channel is open.
     #[inline(always)]
     pub(super) fn set_last(&mut self, channel: Channel) {
         self.last = channel;
@@ -97,9 +97,9 @@ impl Texts {
 }
 
 impl Transcoder {
-    /// Takes a piece of a chat answer's text, escaped. It may hold tags around reasoning, and marks of the text's end.
+    /// Processes an escaped piece of a chat answer's text, which may hold reasoning tags and end marks.
     pub(super) fn take_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
-        if self.think.reads() && !piece.is_empty() {
+        if self.think.is_searching() && !piece.is_empty() {
             match channel {
                 Channel::Text => return self.think(piece, out),
                 Channel::Reasoning | Channel::Summary if self.think.awaits_text() => {}
@@ -107,7 +107,7 @@ impl Transcoder {
                 Channel::Refusal => self.end_think(out),
             }
         }
-        // hardly any piece does
+        // cheap test first: hardly any piece ends like this
         if (self.think.marked || matches!(piece.as_bytes(), [.., b'>']))
             && channel == Channel::Text
             && self.think.marks(piece)
@@ -117,20 +117,20 @@ impl Transcoder {
         self.route_text(channel, piece, out);
     }
 
-    /// Takes a piece of text without tags and marks.
+    /// Processes an escaped piece of text without tags and marks.
     #[inline(always)]
     pub(super) fn route_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         match self.destination(channel) {
             Destination::Item(channel) => {
-                let piece = self.texts.of(channel).surrogates.join(piece);
+                let piece = self.texts.channel(channel).surrogates.join(piece);
                 self.emit_text(channel, &piece, out);
             }
             destination => self.keep_text(destination, piece),
         }
     }
 
-    /// Sends a piece of text in the item that it belongs to. It waits for a call that is not whole; white space alone opens
-    /// no item.
+    /// Sends a piece of text in the item it belongs to, opening that if needed. While an incomplete call is open the
+    /// piece waits; white space alone does not open an item.
     pub(super) fn emit_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if piece.is_empty() {
             return;
@@ -140,8 +140,8 @@ impl Transcoder {
             return self.texts.late.push(channel, piece, logprobs);
         }
         let open = match &self.open {
-            Some(open) if channel.is_reasoning() => matches!(open.kind, Kind::Reasoning),
-            Some(open) => matches!(open.kind, Kind::Message),
+            Some(open) if channel.is_reasoning() => matches!(open.kind, OpenKind::Reasoning),
+            Some(open) => matches!(open.kind, OpenKind::Message),
             None => false,
         };
         if !open {
@@ -150,35 +150,35 @@ impl Transcoder {
             }
             self.close(Ending::Completed, out);
             match channel.is_reasoning() {
-                true => self.open_item(Kind::Reasoning, ids::REASONING, out),
-                false => self.open_item(Kind::Message, ids::MESSAGE, out),
+                true => self.open_item(OpenKind::Reasoning, ids::REASONING, out),
+                false => self.open_item(OpenKind::Message, ids::MESSAGE, out),
             }
         }
         if self.texts.last() != channel {
             self.flush_surrogate(out);
             self.texts.set_last(channel);
         }
-        if self.texts.of(channel).blank.is_empty() {
+        if self.texts.channel(channel).blank.is_empty() {
             self.write_text(channel, piece, out);
         } else {
             let piece = self.take_blank(channel) + piece;
             self.write_text(channel, &piece, out);
         }
-        if !open && self.owes_annotations(channel) {
-            self.put_annotations(out);
+        if !open && self.has_pending_annotations(channel) {
+            self.send_annotations(out);
         }
     }
 
     fn hold_blank(&mut self, channel: Channel, piece: &str) {
         let logprobs = std::mem::take(&mut self.logprobs);
-        let channel = self.texts.of(channel);
+        let channel = self.texts.channel(channel);
         channel.blank.push_str(piece);
         append_logprobs(&mut channel.blank_logprobs, &logprobs);
     }
 
-    /// The white space before a text; its log probabilities go before those of the text.
+    /// Takes the held white space of a channel, with its log probabilities put before those of the text.
     fn take_blank(&mut self, channel: Channel) -> String {
-        let channel = self.texts.of(channel);
+        let channel = self.texts.channel(channel);
         let blank = std::mem::take(&mut channel.blank);
         let mut logprobs = std::mem::take(&mut channel.blank_logprobs);
         append_logprobs(&mut logprobs, &self.logprobs);
@@ -186,7 +186,7 @@ impl Transcoder {
         blank
     }
 
-    /// Sends the text that waited for a call to be whole.
+    /// Sends the text that waited for a call to be complete.
     pub(super) fn emit_late_text(&mut self, out: &mut Vec<u8>) {
         for (channel, piece, logprobs) in self.texts.late.take() {
             let current = std::mem::replace(&mut self.logprobs, logprobs);
@@ -195,7 +195,7 @@ impl Transcoder {
         }
     }
 
-    /// Reads `logprobs.content`.
+    /// Processes the `logprobs` of a choice.
     pub(super) fn take_logprobs(&mut self, raw: &RawValue) {
         let Ok(Logprobs { content: Some(tokens) }) = serde_json::from_str::<Logprobs<'_>>(raw.get()) else {
             return;
@@ -203,7 +203,7 @@ impl Transcoder {
         self.add_logprobs(&tokens);
     }
 
-    /// Adds the log probabilities of some tokens to what waits for the next piece of text.
+    /// AddsTo the log probabilities of tokens to those of the next piece of text.
     pub(super) fn add_logprobs(&mut self, tokens: &[TokenLogprob<'_>]) {
         for token in tokens {
             if !self.logprobs.is_empty() {
@@ -218,7 +218,7 @@ fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, top: bool) {
     out.push_str("{\"token\":\"");
     out.push_str(&json::text(token.token).unwrap_or_default());
     out.push_str("\",\"logprob\":");
-    // vLLM writes -9999.0 for what cannot be; JSON has no infinity
+    // vLLM replaces -infinity by -9999.0, because JSON has no infinity
     let number = token.logprob.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
     out.push_str(if number { token.logprob.get() } else { "-9999.0" });
     out.push_str(",\"bytes\":");

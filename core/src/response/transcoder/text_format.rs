@@ -1,5 +1,5 @@
-//! Owns the text of an answer that has a `text.format` to fit of which the upstream was not told, since beside tools it
-//! would have written that format alone: the text is held until the answer is over. It must not ask anybody.
+//! Owns the text of an answer that must fit a `text.format` which the upstream was not sent: beside tools it would
+//! write only that format. The text is held until the answer ends. It must not ask the upstream.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::response::transcoder::finish::AnswerEnd;
 use crate::response::usage::Usage;
 use crate::wire::json;
 
-/// The text so far, and what becomes of it.
+/// The text so far, and its state.
 #[derive(Debug)]
 pub(super) struct HeldText {
     format: Arc<Format>,
-    /// Escaped.
+    /// The held text, escaped.
     text: String,
     logprobs: String,
     state: State,
@@ -23,16 +23,17 @@ pub(super) struct HeldText {
 
 #[derive(Debug)]
 enum State {
-    /// The answer goes on.
+    /// The answer is not over.
     Holding,
-    /// It is over and does not fit; nobody has asked for another yet.
+    /// The answer is over and does not fit; the caller has not asked for another one yet.
     Unfit,
-    /// The upstream was asked for the format alone: its text is passed on as it comes. The first answer cost that much.
+    /// The upstream was asked again, with the format alone, so text is passed on as it arrives. Holds the token counts
+    /// of the first answer.
     Asked(Option<Usage>),
 }
 
 impl HeldText {
-    /// Bytes of it.
+    /// Bytes held.
     pub fn length(&self) -> usize {
         self.text.len() + self.logprobs.len()
     }
@@ -42,7 +43,7 @@ impl HeldText {
         Box::new(HeldText { format, text, logprobs, state: State::Holding })
     }
 
-    /// What the answer that did not fit has cost.
+    /// Token counts of the first answer, if it did not fit.
     pub(super) fn first_usage(&self) -> Option<Usage> {
         match self.state {
             State::Asked(first) => first,
@@ -52,21 +53,21 @@ impl HeldText {
 }
 
 impl Transcoder {
-    /// The text of an answer that is over and does not fit its format. The caller asks the upstream for that format
-    /// alone ([`PlanOptions::unfit`](crate::options::PlanOptions::unfit)), and what comes back is fed to this
-    /// transcoder as if the first answer went on.
+    /// Takes the text of an answer that is over and does not fit its format. The caller then asks the upstream for
+    /// that format alone ([`PlanOptions::unfit`](crate::options::PlanOptions::unfit)) and feeds the result to this
+    /// transcoder as if the first answer continued. `None` if the text fits, or was taken before.
     pub fn take_unfit(&mut self) -> Option<String> {
         let held = self.held.as_deref_mut().filter(|held| matches!(held.state, State::Unfit))?;
         held.state = State::Asked(self.token_counts.take());
         let text = std::mem::take(&mut held.text);
         self.answer_end = AnswerEnd::default();
-        self.again = Default::default();
-        self.think = self.think.anew();
-        self.native = self.native.of_next_answer();
+        self.repeat_path = Default::default();
+        self.think = self.think.restarted();
+        self.native = self.native.for_next_answer();
         Some(json::unescape(&text).unwrap_or_default())
     }
 
-    /// Whether the answer is over and its text does not fit: [`Transcoder::take_unfit`] has it.
+    /// Whether the answer is over and its text does not fit: call [`Transcoder::take_unfit`].
     pub fn is_unfit(&self) -> bool {
         self.held.as_deref().is_some_and(|held| matches!(held.state, State::Unfit))
     }
@@ -75,20 +76,21 @@ impl Transcoder {
         self.held.as_deref().is_some_and(|held| matches!(held.state, State::Holding))
     }
 
-    /// Whether any text waits.
+    /// Whether any text is held.
     pub(super) fn has_held_text(&self) -> bool {
         self.held.as_deref().is_some_and(|held| !held.text.is_empty())
     }
 
-    /// Takes a piece of text, escaped.
+    /// Holds an escaped piece of text.
     pub(super) fn hold_text(&mut self, piece: &str) {
         let Some(held) = self.held.as_deref_mut() else { return };
-        held.text.push_str(&self.texts.of(Channel::Text).surrogates.join(piece));
+        held.text.push_str(&self.texts.channel(Channel::Text).surrogates.join(piece));
         append_logprobs(&mut held.logprobs, &self.logprobs);
     }
 
-    /// A call follows: the text before it is no final answer. It is shown as reasoning, which no client parses.
-    pub(super) fn hold_no_longer(&mut self, out: &mut Vec<u8>) {
+    /// Releases held text that precedes a call and so is not the final answer. It is shown as reasoning, which clients
+    /// do not parse.
+    pub(super) fn release_as_reasoning(&mut self, out: &mut Vec<u8>) {
         if let Some(held) = self.held.as_deref_mut().filter(|held| !held.text.is_empty()) {
             let text = std::mem::take(&mut held.text);
             held.logprobs.clear();
@@ -96,22 +98,22 @@ impl Transcoder {
         }
     }
 
-    /// The answer is over: its text goes out where it fits. False: it does not, and another is wanted.
+    /// Releases the held text at the end of the answer if it fits. Returns false if it does not and another is needed.
     pub(super) fn release_held(&mut self, ending: Ending, out: &mut Vec<u8>) -> bool {
         if !self.holds_text() {
             return true;
         }
         let cut = ending == Ending::Incomplete;
-        let rest = self.texts.of(Channel::Text).surrogates.flush();
+        let rest = self.texts.channel(Channel::Text).surrogates.flush();
         let Some(held) = self.held.as_deref_mut() else { return true };
         held.text.push_str(rest);
         let text = json::unescape(&held.text).unwrap_or_default();
         let fitting = held.format.fitting(&text);
         if !self.calls.is_empty() || (cut && fitting.is_none() && !text.trim_start().starts_with(['{', '[']))
         {
-            self.hold_no_longer(out);
+            self.release_as_reasoning(out);
         } else if let Some(fitting) = fitting.or(cut.then_some(text.as_str())) {
-            // where something was cut off around it, the log probabilities are of another text
+            // if the text was trimmed to fit, the log probabilities no longer match it
             if fitting == text {
                 self.logprobs = std::mem::take(&mut held.logprobs);
             }

@@ -1,5 +1,5 @@
-//! Owns texts that come in another form than a string, and reasoning by all its names: parts, objects, lists of both.
-//! It must not lose a text because its wrapper is unknown.
+//! Owns texts that arrive in another form than a string (parts, objects, lists of both), and reasoning under all its
+//! member names. It must not lose a text because its wrapper is unknown.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -8,25 +8,25 @@ use serde_json::value::RawValue;
 
 use crate::fields::present;
 use crate::response::channel::Channel;
-use crate::response::open_item::Kind;
+use crate::response::open_item::OpenKind;
 use crate::response::transcoder::Transcoder;
 use crate::wire::chat::Delta;
 use crate::wire::json;
 use crate::wire::trusted_json::{fields, first_elements};
 
-/// How deep parts lie within parts at most.
+/// How deeply parts may be nested.
 const DEPTH: u8 = 6;
-/// Shortest reasoning that is taken for a repetition, in bytes.
+/// Shortest reasoning that is treated as a repetition, in bytes.
 const SHORTEST_REPEAT: usize = 8;
 
-/// A text with its wrapper. Of several names one holds the text.
+/// A wrapped text. Only one of the members holds it.
 #[derive(Default, Deserialize)]
 struct Part<'a> {
     #[serde(borrow, default)]
     r#type: Option<&'a RawValue>,
     #[serde(borrow, default)]
     text: Option<&'a RawValue>,
-    /// Mistral: parts; Anthropic kin: a string.
+    /// Mistral sends parts, Anthropic and its imitators a string.
     #[serde(borrow, default)]
     thinking: Option<&'a RawValue>,
     #[serde(borrow, default)]
@@ -44,24 +44,24 @@ struct Part<'a> {
     annotations: Option<&'a RawValue>,
 }
 
-/// What was seen of an answer's reasoning, to tell when it comes by a second name.
+/// What is remembered of an answer's reasoning to notice that it arrives again under a second name.
 #[derive(Debug, Default)]
 pub(super) struct ReasoningSeen {
-    /// By which of its names it came first.
+    /// Position of the name under which it arrived first.
     name: Option<usize>,
-    /// The last finished reasoning.
+    /// Fingerprint of the last finished reasoning.
     finished: Option<u64>,
 }
 
 impl ReasoningSeen {
-    /// This reasoning is finished.
+    /// Remembers finished reasoning.
     pub(super) fn remember(&mut self, text: &str) {
         self.finished = Some(fingerprint(text));
     }
 }
 
 impl Transcoder {
-    /// Takes the reasoning of a delta, once, by however many names it comes.
+    /// Processes the reasoning of a delta, once, even if it appears under several names.
     pub(super) fn take_reasoning(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         let named = delta.reasoning_content.is_some() || delta.reasoning.is_some();
         if !named && !delta.has_rare() {
@@ -76,11 +76,11 @@ impl Transcoder {
             delta.thinking_blocks,
             delta.thought,
         ];
-        let told = names.into_iter().enumerate().find_map(|(name, raw)| Some((name, says_something(raw?)?)));
-        let Some((name, raw)) = told else { return };
+        let found = names.into_iter().enumerate().find_map(|(name, raw)| Some((name, may_hold_text(raw?)?)));
+        let Some((name, raw)) = found else { return };
         if name != *self.reasoning_seen.name.get_or_insert(name) {
-            // the short way would not look
-            self.again.forget();
+            // the fast path would not compare names
+            self.repeat_path.forget();
             if self.repeats_reasoning(raw) {
                 return;
             }
@@ -88,7 +88,7 @@ impl Transcoder {
         self.take_value(Channel::Reasoning, raw, out);
     }
 
-    /// Whether reasoning by another name than before is all that was heard already.
+    /// Whether reasoning under a second name repeats all that was received before.
     fn repeats_reasoning(&self, raw: &RawValue) -> bool {
         let mut all = String::new();
         walk(Channel::Reasoning, raw, DEPTH, &mut |found| {
@@ -96,8 +96,8 @@ impl Transcoder {
                 all.push_str(text);
             }
         });
-        // a token may well be there twice
-        let open = self.open.as_ref().filter(|open| matches!(open.kind, Kind::Reasoning));
+        // a single token may well occur twice
+        let open = self.open.as_ref().filter(|open| matches!(open.kind, OpenKind::Reasoning));
         all.len() >= SHORTEST_REPEAT
             && match open {
                 Some(open) => open.text == all,
@@ -105,7 +105,7 @@ impl Transcoder {
             }
     }
 
-    /// Takes a text in whatever form.
+    /// Processes a text in any form.
     pub(super) fn take_value(&mut self, channel: Channel, raw: &RawValue, out: &mut Vec<u8>) {
         match json::literal(raw) {
             Some(text) => self.take_text(channel, text, out),
@@ -121,25 +121,26 @@ impl Transcoder {
     }
 }
 
-/// What is found in a value.
+/// What `walk` finds in a value.
 enum Found<'a> {
-    /// Escaped.
+    /// An escaped text.
     Text(Channel, &'a str),
     Annotations(&'a RawValue),
 }
 
-/// Most parts of one list that are read. No answer has so many, and a list of more takes many times its bytes apart.
+/// Most parts of one list that are parsed. No real answer has so many, and parsing takes many times the bytes of a
+/// list.
 const MOST_PARTS: usize = 16_384;
 
-/// Finds the texts of a value, in their order.
-fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(Found<'a>)) {
+/// Finds the texts and annotations of a value, in order.
+fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, emit: &mut dyn FnMut(Found<'a>)) {
     if let Some(text) = json::literal(raw) {
-        return say(Found::Text(channel, text));
+        return emit(Found::Text(channel, text));
     }
     let Some(depth) = depth.checked_sub(1) else { return };
     if let Some((parts, _)) = first_elements(raw.get(), MOST_PARTS) {
         for part in parts {
-            walk(channel, part, depth, say);
+            walk(channel, part, depth, emit);
         }
     } else if let Some(part) = fields::<Part<'_>>(raw.get()) {
         let kind = present(part.r#type).and_then(json::decode).unwrap_or_default();
@@ -157,25 +158,25 @@ fn walk<'a>(channel: Channel, raw: &'a RawValue, depth: u8, say: &mut dyn FnMut(
             (channel, part.content),
             (channel, part.value),
         ];
-        let told = texts.into_iter().find_map(|(channel, raw)| Some((channel, says_something(raw?)?)));
-        if let Some((channel, raw)) = told {
-            walk(channel, raw, depth, say);
+        let found = texts.into_iter().find_map(|(channel, raw)| Some((channel, may_hold_text(raw?)?)));
+        if let Some((channel, raw)) = found {
+            walk(channel, raw, depth, emit);
         }
         if let Some(annotations) = part.annotations {
-            say(Found::Annotations(annotations));
+            emit(Found::Annotations(annotations));
         }
     }
 }
 
-/// Tells reasoning that is over from other reasoning, so that it need not be kept.
+/// Identifies finished reasoning, so that its text need not be kept.
 fn fingerprint(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     hasher.finish()
 }
 
-/// A value that may hold a text.
-fn says_something(raw: &RawValue) -> Option<&RawValue> {
+/// The value, if it may hold a text.
+fn may_hold_text(raw: &RawValue) -> Option<&RawValue> {
     let starts = raw.get().starts_with(['"', '[', '{']);
     (starts && !matches!(raw.get(), "\"\"" | "[]" | "{}")).then_some(raw)
 }

@@ -1,54 +1,55 @@
 //! Owns the reasoning that a server without a reasoning parser leaves in the text: a block between two tags at the very
-//! beginning, which its tags may be cut over chunks, and a mark at the very end. It must not touch text in between: that
-//! may speak of the tags.
+//! beginning, where chunks may split the tags, and a mark at the very end. It must not touch text in between, which may
+//! talk about the tags.
 //!
-//! A stream stays one: no more is held back than what may still become a tag, with the white space before it.
+//! The text still streams: only what may become a tag is held back, with the white space before it.
 
 use crate::options::ThinkTags;
 use crate::response::channel::Channel;
 use crate::response::open_item::append_logprobs;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::think_tags::{
-    Beginning, LONGEST_BLANK, Match, TAGS, Tag, Then, beginning, block, matches, unopened,
+    Beginning, BlockEnd, LONGEST_BLANK, Match, TAGS, Tag, beginning, block, matches, unopened,
 };
 use crate::wire::escaped::{trim, trim_end, trim_start};
 
-/// Marks that end a message of gpt-oss, and are no text of it.
+/// Marks that end a message of gpt-oss, and do not belong to its text.
 const END_MARKS: [&str; 3] = ["<|return|>", "<|end|>", "<|call|>"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
-    /// From here on, text is text.
+    /// After the beginning: everything is text.
     Text,
-    /// At the beginning, or behind a block: a tag may come.
+    /// At the beginning, or after a block: a tag may follow.
     Beginning,
-    /// Behind reasoning that came by itself: a block may come that is empty, or the end of one.
+    /// After reasoning that the server sent separately: an empty block may follow, or the end of one.
     Separate,
-    /// Within a block.
+    /// Inside a block.
     Block(&'static Tag),
-    /// In text that is not shown before it is whole: a closing tag may come, whose opening one the prompt had.
-    Unseen,
+    /// In text that the client does not see before it is complete: a closing tag may follow whose opening tag is in the
+    /// prompt.
+    Unstreamed,
 }
 
-/// How far the text has been read.
+/// The state of reading tags.
 #[derive(Debug)]
 pub(super) struct Think {
     tags: ThinkTags,
     at: At,
-    /// Whether what is said now has been looked at.
-    saying: bool,
-    /// The mark that the text ends with, if that is its end.
+    /// Set while text that has been read is passed on, so that it is not read again.
+    passing_on: bool,
+    /// The mark at the end of the text so far, or empty.
     mark: &'static str,
-    /// Whether there is such a mark.
+    /// Whether `mark` is not empty.
     pub(super) marked: bool,
     /// Escaped text that waits, and its log probabilities.
     held: String,
     logprobs: String,
-    /// Whether a block was read.
-    read: bool,
-    /// Whether the block has no text yet.
-    fresh: bool,
-    /// All of a block that nothing but configuration said to be one, escaped.
+    /// Whether a block has been read.
+    had_block: bool,
+    /// Whether the current block has no text yet.
+    block_is_empty: bool,
+    /// The escaped text of a block that only the configuration calls reasoning.
     assumed: Option<String>,
 }
 
@@ -62,46 +63,46 @@ impl Think {
                 ThinkTags::Open => At::Block(first),
                 ThinkTags::Off => At::Text,
             },
-            saying: false,
+            passing_on: false,
             mark: "",
             marked: false,
             held: String::new(),
             logprobs: String::new(),
-            read: false,
-            fresh: tags == ThinkTags::Open,
+            had_block: false,
+            block_is_empty: tags == ThinkTags::Open,
             assumed: (tags == ThinkTags::Open).then(String::new),
         }
     }
 
-    /// The same at the beginning of another answer.
-    pub fn anew(&self) -> Think {
+    /// A new state with the same setting, for another answer.
+    pub fn restarted(&self) -> Think {
         Think::new(self.tags)
     }
 
-    /// Whether a piece of text ends with what may be a mark, or comes behind one.
+    /// Whether a piece of text ends with a possible mark, or follows one.
     pub fn marks(&self, piece: &str) -> bool {
         matches!(piece.as_bytes(), [.., b'|', b'>']) || self.marked
     }
 
-    /// Whether reasoning that comes by itself changes nothing.
+    /// Whether separately sent reasoning leaves the state unchanged.
     pub fn awaits_text(&self) -> bool {
         matches!(self.at, At::Separate) && self.held.is_empty()
     }
 
-    /// Whether text has to be looked at.
+    /// Whether text must be searched for tags.
     #[inline(always)]
-    pub fn reads(&self) -> bool {
-        !self.saying && !matches!(self.at, At::Text)
+    pub fn is_searching(&self) -> bool {
+        !self.passing_on && !matches!(self.at, At::Text)
     }
 }
 
 impl Transcoder {
-    /// Takes a piece of text, escaped, of which the beginning may be reasoning.
+    /// Processes an escaped piece of text whose beginning may be reasoning.
     pub(super) fn think(&mut self, piece: &str, out: &mut Vec<u8>) {
-        if self.think.at == At::Unseen {
+        if self.think.at == At::Unstreamed {
             return self.hold(piece);
         }
-        self.think.saying = true;
+        self.think.passing_on = true;
         let mut held = std::mem::take(&mut self.think.held);
         if held.is_empty() && matches!(self.think.at, At::Block(_)) {
             self.read_on(piece, out);
@@ -110,11 +111,11 @@ impl Transcoder {
             self.read_on(&held, out);
         }
         if self.think.held.is_empty() {
-            // its memory serves the next piece
+            // keeps the allocation for the next piece
             held.clear();
             self.think.held = held;
         }
-        self.think.saying = false;
+        self.think.passing_on = false;
     }
 
     fn read_on(&mut self, text: &str, out: &mut Vec<u8>) {
@@ -122,7 +123,7 @@ impl Transcoder {
         while !rest.is_empty() {
             let behind = match self.think.at {
                 At::Text => return self.take_text(Channel::Text, rest, out),
-                At::Unseen => return self.hold(rest),
+                At::Unstreamed => return self.hold(rest),
                 At::Beginning => self.read_beginning(rest, out),
                 At::Separate => self.read_separate(rest, out),
                 At::Block(tag) => self.read_block(tag, rest, out),
@@ -131,37 +132,37 @@ impl Transcoder {
         }
     }
 
-    /// Reads a tag at the beginning; what stands behind it. `None`: all of the text is taken.
+    /// Reads a tag at the beginning. Returns the text after it, or `None` if all text is consumed.
     fn read_beginning<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
         match beginning(text) {
             Beginning::Opens(tag, behind) => {
                 self.think.at = At::Block(tag);
-                self.think.fresh = true;
+                self.think.block_is_empty = true;
                 self.logprobs.clear();
                 return Some(behind);
             }
             Beginning::Closes(behind) => {
-                self.think.read = true;
+                self.think.had_block = true;
                 self.logprobs.clear();
                 return Some(behind);
             }
-            Beginning::May if text.len() <= LONGEST_BLANK => self.hold(text),
-            Beginning::May | Beginning::Text => self.begin_text(text, out),
+            Beginning::MayBeTag if text.len() <= LONGEST_BLANK => self.hold(text),
+            Beginning::MayBeTag | Beginning::Text => self.begin_text(text, out),
         }
         None
     }
 
-    /// The same behind reasoning that came by itself.
+    /// The same after separately sent reasoning.
     fn read_separate<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
         let behind = match beginning(text) {
             Beginning::Closes(behind) => Match::Whole(behind),
             Beginning::Opens(tag, behind) => matches(tag.close, trim_start(behind)),
-            Beginning::May => Match::Part,
+            Beginning::MayBeTag => Match::Part,
             Beginning::Text => Match::No,
         };
         match behind {
             Match::Whole(behind) => {
-                (self.think.at, self.think.read) = (At::Beginning, true);
+                (self.think.at, self.think.had_block) = (At::Beginning, true);
                 self.logprobs.clear();
                 return Some(behind);
             }
@@ -174,43 +175,43 @@ impl Transcoder {
         None
     }
 
-    /// Reads the text of a block up to its closing tag; what stands behind that.
+    /// Reads the text of a block up to its closing tag. Returns the text after that, or `None` if all is consumed.
     fn read_block<'a>(&mut self, tag: &Tag, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
         let mut text = text;
-        if self.think.fresh {
+        if self.think.block_is_empty {
             text = trim_start(text);
             if text.is_empty() {
                 return None;
             }
-            // the prompt had the tag, and the model wrote it once more
+            // the prompt ended with the tag, and the model repeated it
             if self.think.assumed.is_some() {
                 match beginning(text) {
                     Beginning::Opens(_, behind) => return Some(behind),
-                    Beginning::May => {
+                    Beginning::MayBeTag => {
                         self.hold(text);
                         return None;
                     }
                     Beginning::Closes(_) | Beginning::Text => {}
                 }
             }
-            self.think.fresh = false;
+            self.think.block_is_empty = false;
         }
         let (inside, then) = block(text, tag.close);
         self.reason(inside, out);
         match then {
-            Then::Closes(behind) => {
-                (self.think.at, self.think.read, self.think.assumed) = (At::Beginning, true, None);
+            BlockEnd::Closes(behind) => {
+                (self.think.at, self.think.had_block, self.think.assumed) = (At::Beginning, true, None);
                 self.logprobs.clear();
                 Some(behind)
             }
-            Then::Waits(waits) => {
+            BlockEnd::Waits(waits) => {
                 self.hold(waits);
                 None
             }
         }
     }
 
-    /// Reasoning comes by itself.
+    /// Notes that the server sends reasoning separately.
     pub(super) fn begin_separate(&mut self, out: &mut Vec<u8>) {
         let begins = matches!(self.think.at, At::Beginning | At::Separate);
         self.end_think(out);
@@ -219,7 +220,7 @@ impl Transcoder {
         }
     }
 
-    /// Takes a piece of text without the mark at its end, which waits: it may be the end of the text.
+    /// Processes a piece of text, holding back a mark at its end: it may be the end of the whole text.
     pub(super) fn take_marked(&mut self, piece: &str, out: &mut Vec<u8>) {
         let before = std::mem::take(&mut self.think.mark);
         let mark = END_MARKS.into_iter().find(|mark| piece.ends_with(mark));
@@ -232,16 +233,18 @@ impl Transcoder {
         (self.think.mark, self.think.marked) = (mark, !mark.is_empty());
     }
 
-    /// Nothing more can be a tag: what waits goes where it belongs.
+    /// Ends the search for tags: what is held is sent as text or reasoning.
     pub(super) fn end_think(&mut self, out: &mut Vec<u8>) {
-        self.think.saying = true;
+        self.think.passing_on = true;
         let held = std::mem::take(&mut self.think.held);
         match std::mem::replace(&mut self.think.at, At::Text) {
             At::Text => {}
-            At::Beginning => self.take_held(if self.think.read { trim_start(&held) } else { &held }, out),
+            At::Beginning => {
+                self.take_held(if self.think.had_block { trim_start(&held) } else { &held }, out)
+            }
             At::Separate => self.take_held(&held, out),
             At::Block(_) => self.reason(trim_end(&held), out),
-            At::Unseen => match unopened(&held) {
+            At::Unstreamed => match unopened(&held) {
                 Some((inside, behind)) => {
                     self.reason(trim(inside), out);
                     self.take_text(Channel::Text, trim_start(behind), out);
@@ -249,12 +252,12 @@ impl Transcoder {
                 None => self.take_held(&held, out),
             },
         }
-        self.think.saying = false;
+        self.think.passing_on = false;
     }
 
-    /// The answer ended well. Where nothing but configuration said that its beginning was reasoning, and no end of that
-    /// came, it was the answer.
-    pub(super) fn answer_assumed(&mut self, out: &mut Vec<u8>) {
+    /// Called when the answer ended well. A block that only the configuration called reasoning, and that was never
+    /// closed, was the answer: it is sent as text.
+    pub(super) fn send_assumed_as_text(&mut self, out: &mut Vec<u8>) {
         if let Some(assumed) = self.think.assumed.take()
             && self.calls.is_empty()
         {
@@ -262,21 +265,21 @@ impl Transcoder {
         }
     }
 
-    /// Text begins, with this.
+    /// Begins the text of the answer with this piece.
     fn begin_text(&mut self, text: &str, out: &mut Vec<u8>) {
-        let text = if self.think.read { trim_start(text) } else { text };
-        let unopened = if self.think.read { None } else { unopened(text) };
+        let text = if self.think.had_block { trim_start(text) } else { text };
+        let unopened = if self.think.had_block { None } else { unopened(text) };
         match unopened {
             Some((inside, behind)) => {
                 self.reason(trim(inside), out);
                 self.logprobs.clear();
-                self.think.read = true;
+                self.think.had_block = true;
                 self.think.at = At::Text;
                 self.take_text(Channel::Text, trim_start(behind), out);
             }
-            // nobody sees it before it is whole
-            None if !self.events.enabled && !self.think.read => {
-                self.think.at = At::Unseen;
+            // without a stream, the client sees only the complete text
+            None if !self.events.enabled && !self.think.had_block => {
+                self.think.at = At::Unstreamed;
                 self.hold(text);
             }
             None => {
@@ -291,7 +294,7 @@ impl Transcoder {
         append_logprobs(&mut self.think.logprobs, &std::mem::take(&mut self.logprobs));
     }
 
-    /// Says text of which a part was held.
+    /// Processes text of which some was held, with the held log probabilities.
     fn take_held(&mut self, text: &str, out: &mut Vec<u8>) {
         let mut logprobs = std::mem::take(&mut self.think.logprobs);
         if !logprobs.is_empty() {

@@ -1,15 +1,15 @@
-//! Owns the tags around reasoning in a text, and where in an escaped text they stand. It must not hold or send any text.
+//! Owns the tags around reasoning, and finding them in escaped text. It must not hold or send any text.
 
 use crate::wire::escaped::{next, trim_start};
 
-/// What stands before and behind a block of reasoning.
+/// The tags before and after a block of reasoning.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) open: &'static str,
     pub(super) close: &'static str,
 }
 
-/// The tags that models write, by their chat templates and by the parsers of vLLM, SGLang and llama.cpp for them.
+/// The tags that models write, according to their chat templates and to the parsers of vLLM, SGLang and llama.cpp.
 pub(super) static TAGS: [Tag; 11] = [
     // DeepSeek, Qwen, GLM, MiniMax, Kimi, Nemotron, ...
     Tag { open: "<think>", close: "</think>" },
@@ -36,21 +36,22 @@ pub(super) static TAGS: [Tag; 11] = [
 const BETWEEN: [&str; 3] =
     ["<|START_RESPONSE|>", "<|start|>assistant<|channel|>final<|message|>", "<|channel|>final<|message|>"];
 
-/// Longest attributes of a tag, in bytes.
+/// Longest attributes of an opening tag, in bytes.
 const LONGEST_ATTRIBUTES: usize = 128;
 
-/// Longest white space that waits for a tag, in bytes: a model that writes nothing else is not to be read over and over.
+/// Longest white space that waits for a tag, in bytes, so that a model that writes only white space is not read over
+/// and over.
 pub(super) const LONGEST_BLANK: usize = 256;
 
-/// How a text begins, behind white space.
+/// How a text begins, after white space.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Beginning<'a> {
-    /// With a tag that opens a block; what stands behind it.
+    /// With an opening tag; holds the text after it.
     Opens(&'static Tag, &'a str),
-    /// With a tag that closes one, or with a mark behind one.
+    /// With a closing tag, or with a mark that follows a block; holds the text after it.
     Closes(&'a str),
     /// With what may become a tag.
-    May,
+    MayBeTag,
     /// With text.
     Text,
 }
@@ -72,10 +73,10 @@ pub(super) fn beginning(text: &str) -> Beginning<'_> {
             Match::No => {}
         }
     }
-    if may { Beginning::May } else { Beginning::Text }
+    if may { Beginning::MayBeTag } else { Beginning::Text }
 }
 
-/// Whether a text begins with the opening tag, which may have attributes.
+/// Whether an escaped text begins with the opening tag, which may have attributes.
 fn opens<'a>(tag: &Tag, text: &'a str) -> Match<'a> {
     let name = tag.open.strip_suffix('>').filter(|name| !name.ends_with('|'));
     let (Match::No, Some(name)) = (matches(tag.open, text), name) else { return matches(tag.open, text) };
@@ -97,14 +98,14 @@ fn opens<'a>(tag: &Tag, text: &'a str) -> Match<'a> {
 }
 
 /// What follows the text of a block.
-pub(super) enum Then<'a> {
+pub(super) enum BlockEnd<'a> {
     Closes(&'a str),
-    /// What may be the beginning of the closing tag, with the white space before; empty: nothing.
+    /// The possible beginning of the closing tag, with the white space before it; may be empty.
     Waits(&'a str),
 }
 
-/// The text of a block up to its closing tag, without the white space before that.
-pub(super) fn block<'a>(text: &'a str, close: &str) -> (&'a str, Then<'a>) {
+/// The text of a block up to its closing tag, without the white space before that tag.
+pub(super) fn block<'a>(text: &'a str, close: &str) -> (&'a str, BlockEnd<'a>) {
     let (mut at, mut blank) = (0, None);
     while let Some((c, behind)) = next(text, at) {
         if c.is_ascii_whitespace() {
@@ -114,7 +115,7 @@ pub(super) fn block<'a>(text: &'a str, close: &str) -> (&'a str, Then<'a>) {
             if close.starts_with(c) {
                 match matches(close, text.get(at..).unwrap_or_default()) {
                     Match::Whole(behind) => {
-                        return (text.get(..end).unwrap_or_default(), Then::Closes(behind));
+                        return (text.get(..end).unwrap_or_default(), BlockEnd::Closes(behind));
                     }
                     Match::Part => return split(text, end),
                     Match::No => {}
@@ -126,13 +127,13 @@ pub(super) fn block<'a>(text: &'a str, close: &str) -> (&'a str, Then<'a>) {
     split(text, blank.filter(|blank| at - blank <= LONGEST_BLANK).unwrap_or(at))
 }
 
-fn split(text: &str, at: usize) -> (&str, Then<'_>) {
+fn split(text: &str, at: usize) -> (&str, BlockEnd<'_>) {
     let (inside, waits) = text.split_at_checked(at).unwrap_or((text, ""));
-    (inside, Then::Waits(waits))
+    (inside, BlockEnd::Waits(waits))
 }
 
-/// The two sides of a closing tag whose opening one stands in the prompt. It ends a line or a sentence there; in text
-/// that speaks of it, it stands in quotes, in code, or among other words.
+/// The text before and after a closing tag whose opening tag is in the prompt. A real closing tag follows the end of a
+/// line or a sentence; in text that talks about tags it stands in quotes, in code, or among other words.
 pub(super) fn unopened(text: &str) -> Option<(&str, &str)> {
     if !text.contains("think") && !text.contains("THINK") {
         return None;
@@ -166,14 +167,14 @@ pub(super) fn unopened(text: &str) -> Option<(&str, &str)> {
 }
 
 pub(super) enum Match<'a> {
-    /// All of it is there; what stands behind it.
+    /// The text begins with all of it; holds what follows.
     Whole(&'a str),
-    /// The text ends within it.
+    /// The text ends inside it.
     Part,
     No,
 }
 
-/// Whether an escaped text begins with `mark`, whatever its letters' case.
+/// Whether an escaped text begins with `mark`, ignoring ASCII case.
 pub(super) fn matches<'a>(mark: &str, text: &'a str) -> Match<'a> {
     let mut at = 0;
     for wanted in mark.chars() {

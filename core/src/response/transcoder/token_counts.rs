@@ -1,11 +1,11 @@
-//! Owns what an upstream told of the tokens of its answer, in its `usage` and in llama-server's `timings`. It must not make
-//! up a count.
+//! Owns the token counts that an upstream reports for its answer, in `usage` and in llama-server's `timings`. It must
+//! not invent a count.
 
 use serde_json::value::RawValue;
 
 use crate::response::usage::Usage;
 
-/// The token counts of an answer, as far as they were told.
+/// The token counts of an answer, as far as they were reported.
 #[derive(Debug, Default)]
 pub(super) struct TokenCounts {
     usage: Option<Usage>,
@@ -13,25 +13,25 @@ pub(super) struct TokenCounts {
 }
 
 impl TokenCounts {
-    /// Takes counts by `usage`. Zeros behind real counts say nothing.
+    /// Records the counts of a `usage`; `None` keeps the earlier ones.
     pub(super) fn take_usage(&mut self, usage: Option<Usage>) {
         self.usage = usage.or(self.usage);
     }
 
-    /// Takes `timings`, which count where no `usage` does. They are on every chunk with `timings_per_token`: the last ones
-    /// count.
+    /// Records `timings`, used if there is no `usage`. With `timings_per_token` every chunk has them; the last ones
+    /// win.
     pub(super) fn take_timings(&mut self, timings: Option<&RawValue>) {
         if self.usage.is_none() {
             self.timings = timings.and_then(Usage::from_timings).or(self.timings);
         }
     }
 
-    /// The counts, by `usage` where it was told.
+    /// The counts: `usage` if it was reported, else `timings`.
     pub(super) fn best(&self) -> Option<Usage> {
         self.usage.or(self.timings)
     }
 
-    /// Gives them away: others follow, of another answer.
+    /// Takes the counts, leaving none: those of another answer follow.
     pub(super) fn take(&mut self) -> Option<Usage> {
         let counts = std::mem::take(self);
         counts.best()
