@@ -105,7 +105,7 @@ impl Client {
         body: RequestBody,
     ) -> Result<Response, TransportError> {
         if let Some(pool) = self.pool(base) {
-            match Box::pin(pool.connection()).await {
+            match pool.connection().await {
                 Ok(connection) => {
                     let http1::Response { head, body } =
                         http1::post(&pool, connection, path, headers, body).await?;

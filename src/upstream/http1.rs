@@ -20,6 +20,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Buf;
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::io::ReadBuf;
 
@@ -124,7 +125,9 @@ pub async fn post<S: Connection>(
     headers: &[(HeaderName, &HeaderValue)],
     body: RequestBody,
 ) -> Result<Response<S>, TransportError> {
-    let head = head::request(&pool.authority, [&pool.prefix, path], headers, body.len());
+    let user = pool.user.as_ref().filter(|_| !headers.iter().any(|(name, _)| *name == AUTHORIZATION));
+    let user = user.map(|user| (AUTHORIZATION, user));
+    let head = head::request(&pool.authority, [&pool.prefix, path], headers.iter().chain(&user), body.len());
     let Lent { mut stream, mut was_kept } = connection;
     let mut body = Some(body);
     loop {
@@ -139,7 +142,7 @@ pub async fn post<S: Connection>(
             Err(Unanswered::Stale(cause)) => tracing::debug!(cause, "a kept connection was stale"),
             Err(Unanswered::Broken(error)) => return Err(error),
         }
-        stream = Box::pin(pool.connect()).await?;
+        stream = pool.connect().await?;
         was_kept = false;
     }
 }

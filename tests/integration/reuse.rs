@@ -1,7 +1,7 @@
 //! Connections to a server are used again; one that turns out to be closed costs another one, and nobody notices.
 
 use crate::support::keeping::{Keeping, Seen, TEXT};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, STREAM};
 
 /// No look at the server that no request gave rise to.
 const NO_LOOKS: [(&str, &str); 1] = [("REJOINDER_UPSTREAM__PROBE_INTERVAL", "1h")];
@@ -32,6 +32,22 @@ async fn requests_one_after_another_share_a_connection() {
         server.seen().into_iter().partition(|seen| seen.line == "POST /v1/chat/completions");
     assert_eq!((chat.len(), passed.len()), (10, 5));
     assert_eq!((connections(&chat).len(), connections(&passed).len()), (1, 1), "{chat:?} {passed:?}");
+}
+
+/// It is sent as the general client sends it, and takes no other way for that.
+#[tokio::test]
+async fn the_user_of_a_url_goes_with_requests_that_name_no_other() {
+    let server = Keeping::start(None).await;
+    let url = format!("http://me:pass%20word@{}", server.address);
+    let proxy = Proxy::with(&["--upstream", &url], &NO_LOOKS, true).await;
+    assert!(proxy.stream().await.contains("response.completed"));
+    assert_eq!(passed(&proxy).await, 200);
+    let with_key = proxy.post(STREAM).bearer_auth("key").send().await.unwrap();
+    assert!(with_key.text().await.unwrap().contains("response.completed"));
+    let sent: Vec<_> = server.seen().into_iter().map(|seen| seen.authorization.unwrap()).collect();
+    // base64 of `me:pass word`
+    let basic = "Basic bWU6cGFzcyB3b3Jk";
+    assert_eq!(sent, [basic, basic, "Bearer key"]);
 }
 
 /// A request that is taken back takes its connection along.

@@ -194,10 +194,10 @@ impl Framing {
 }
 
 /// A `POST` of JSON, up to the body.
-pub fn request(
+pub fn request<'h>(
     host: &str,
     path: [&str; 2],
-    headers: &[(HeaderName, &HeaderValue)],
+    headers: impl IntoIterator<Item = &'h (HeaderName, &'h HeaderValue)>,
     length: usize,
 ) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);

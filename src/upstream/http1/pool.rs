@@ -4,8 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
-use http::Uri;
+use http::{HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
 use tokio_rustls::rustls::ClientConfig;
 
 use super::TransportError;
@@ -21,6 +24,8 @@ pub struct Pool<S = Stream> {
     pub(super) authority: String,
     /// What stands before every path.
     pub(super) prefix: String,
+    /// The `Authorization` of a request that has none: user and password of the URL.
+    pub(super) user: Option<HeaderValue>,
     open: Open<S>,
     /// How long one is kept for the next request.
     idle_timeout: Duration,
@@ -45,7 +50,7 @@ pub struct Lent<S = Stream> {
 }
 
 impl Pool {
-    /// Connections to the server at `base`; `None` for what this client cannot do: a user in the URL, TLS without `tls`.
+    /// Connections to the server at `base`, `None` if that is no URL of HTTP, or of TLS without `tls`.
     pub fn new(
         base: &str,
         connect_timeout: Duration,
@@ -53,13 +58,15 @@ impl Pool {
         tls: Option<&Arc<ClientConfig>>,
     ) -> Option<Arc<Pool>> {
         let uri: Uri = base.parse().ok()?;
-        let authority = uri.authority()?;
-        if authority.as_str().contains('@') || uri.query().is_some() {
-            return None;
-        }
+        let authority = uri.authority()?.as_str();
+        let (user, authority) = match authority.rsplit_once('@') {
+            Some((user, authority)) => (Some(basic(user)?), authority),
+            None => (None, authority),
+        };
         let connector = Connector::new(&uri, connect_timeout, tls)?;
         let open = Box::new(move || -> BoxFuture<'static, _> { Box::pin(connector.clone().connect()) });
-        Some(Pool::opening(authority.as_str(), uri.path().trim_end_matches('/'), idle_timeout, open))
+        let prefix = uri.path().trim_end_matches('/');
+        Some(Pool::opening(authority, prefix, user, idle_timeout, open))
     }
 }
 
@@ -68,12 +75,13 @@ impl<S: Connection> Pool<S> {
     pub(super) fn opening(
         authority: &str,
         prefix: &str,
+        user: Option<HeaderValue>,
         idle_timeout: Duration,
         open: Open<S>,
     ) -> Arc<Pool<S>> {
         let (authority, prefix) = (authority.to_owned(), prefix.to_owned());
         let idle = Mutex::new(Idle { streams: Vec::new(), watched: false });
-        Arc::new(Pool { authority, prefix, open, idle_timeout, idle })
+        Arc::new(Pool { authority, prefix, user, open, idle_timeout, idle })
     }
 
     /// A kept connection, else another one.
@@ -147,6 +155,15 @@ impl<S: Connection> Pool<S> {
     fn idle(&self) -> std::sync::MutexGuard<'_, Idle<S>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `Basic` credentials (RFC 7617) of a URL's user and password.
+fn basic(user: &str) -> Option<HeaderValue> {
+    let (user, password) = user.split_once(':').unwrap_or((user, ""));
+    let decoded = [user, password].map(|text| percent_decode_str(text).collect::<Vec<u8>>());
+    let mut value = HeaderValue::from_str(&format!("Basic {}", STANDARD.encode(decoded.join(&b':')))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ impl Server {
             });
             async { opened }.boxed()
         };
-        let pool = Pool::opening("a:1", "/v1", Duration::from_secs(60), Box::new(open));
+        let pool = Pool::opening("a:1", "/v1", None, Duration::from_secs(60), Box::new(open));
         Server { pool, opened, requests }
     }
 

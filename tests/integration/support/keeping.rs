@@ -32,6 +32,7 @@ pub struct Seen {
     pub version: Version,
     /// `POST /v1/chat/completions`
     pub line: String,
+    pub authorization: Option<String>,
     pub body: Bytes,
 }
 
@@ -124,7 +125,14 @@ impl Keeping {
             return None;
         }
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let seen = Seen { connection, version: parts.version, line: line.clone(), body: body.clone() };
+        let authorization = parts.headers.get("authorization").map(|it| it.to_str().unwrap().to_owned());
+        let seen = Seen {
+            authorization,
+            connection,
+            version: parts.version,
+            line: line.clone(),
+            body: body.clone(),
+        };
         self.seen.lock().unwrap().push(seen);
         if line != "POST /v1/chat/completions" {
             return Some(json(&serde_json::json!({"line": line, "bytes": body.len()}).to_string()));
