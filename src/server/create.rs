@@ -116,7 +116,8 @@ async fn plan(app: &App, request: CreateRequest) -> Result<Planned, Error> {
 
 /// Has a planned request sent as soon as its response is polled.
 fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<SocketCreate>) -> PendingResponse {
-    let Planned { job, target, plan, input, mut room } = planned;
+    let Planned { mut job, target, plan, input, mut room } = planned;
+    let on_socket = socket.is_some();
     let Plan { body, stream, chat_stream, model, reply, notes, repeated: _, droppable_turns } = plan;
     count(&app, &notes);
     let keep = input.map(|input| {
@@ -129,6 +130,9 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
     let warms_up = job.warms_up;
     let ending = keep.as_ref().filter(|keep| keep.stores());
     let ids = Ids::new(seed_ending(ending.and_then(|_| app.store.id_ending(job.past.turns()))));
+    if on_socket {
+        job.begins_conversation(ids.response());
+    }
     let timeout = app.upstream.response_timeout();
     let job = Arc::new(job);
     let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {

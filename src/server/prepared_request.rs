@@ -111,6 +111,13 @@ impl PreparedRequest {
         Ok((job, target))
     }
 
+    /// Names the conversation after its first response, as those that continue it will: they go where its cache is.
+    pub fn begins_conversation(&mut self, response: String) {
+        if self.route.conversation.is_none() {
+            Arc::make_mut(&mut self.route).conversation = Some(response);
+        }
+    }
+
     /// Its own items, references as they are.
     ///
     /// # Errors

@@ -309,6 +309,7 @@ class Upstream:
             raise ValueError(flavour)
         self.flavour = flavour
         self.chats, self.others, self.errors = [], [], []
+        self.warm_ups = None  # a list: chat requests for one token go there, and not into the script
         self.prompt_tokens = None  # what the server's own endpoint for it counts; None: it has none
         self.released = threading.Event()
         self._turns, self._repeat = [], None
@@ -386,9 +387,12 @@ class Upstream:
         path = handler.path.split("?")[0]
         chat = handler.command == "POST" and path.endswith(("/v1/chat/completions", "/responses"))
         with self._changed:
-            (self.chats if chat else self.others).append(request)
+            warm_up = chat and self.warm_ups is not None and request.json.get("max_tokens") == 1
+            (self.warm_ups if warm_up else self.chats if chat else self.others).append(request)
             turn = None
-            if chat:
+            if warm_up:
+                turn = answer("token", finish="length")
+            elif chat:
                 turn = self._turns.pop(0) if self._turns else self._repeat
             self._changed.notify_all()
         try:

@@ -326,6 +326,10 @@ async fn a_warm_up_has_the_prompt_read_and_no_output() {
     let asked = asked.lock().unwrap();
     assert_eq!((&asked[0]["max_tokens"], &asked[1]["max_tokens"]), (&json!(1), &Value::Null));
     assert_eq!(asked[0]["tools"], asked[1]["tools"]);
+    assert!(
+        asked[0]["id_slot"].is_u64() && asked[0]["id_slot"] == asked[1]["id_slot"],
+        "another slot's cache"
+    );
     assert_eq!(messages(&asked[0]), ["be brief", "context"]);
     assert_eq!(messages(&asked[1]), ["be brief", "context", "question"]);
 }
