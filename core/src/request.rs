@@ -1,5 +1,5 @@
-//! The way of a request: the body of `POST /v1/responses` becomes what the upstream server is sent, and what the answer
-//! needs to know of it.
+//! Turns the body of `POST /v1/responses` into the body for the upstream server, and collects what the answer needs to
+//! know about the request.
 
 mod content;
 mod effort;

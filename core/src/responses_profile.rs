@@ -14,7 +14,7 @@ pub struct ResponsesProfile {
     pub chat_fields: bool,
     /// Whether it refuses a request without `stream: true`.
     pub streams_only: bool,
-    /// Fields that it rejects, besides those that are never sent ([`OURS`]).
+    /// Fields that it rejects, besides those that are never sent ([`NEVER_SENT`]).
     pub rejects: &'static [&'static str],
 }
 

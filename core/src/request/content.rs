@@ -1,4 +1,4 @@
-//! Owns the parts of a message: what `input_text`, `input_image`, `input_file` and their kin become in a chat
+//! Owns the parts of a message: what `input_text`, `input_image`, `input_file` and similar parts become in a chat
 //! message. It must not know about roles or order.
 
 use std::borrow::Cow;
@@ -19,26 +19,26 @@ use crate::wire::{json, trusted_json};
 pub enum Piece<'a> {
     /// Text of any origin.
     Text(Cow<'a, str>),
-    /// An image by URL or data URL, with `detail` where the client gave one.
+    /// An image, given as a URL or data URL.
     Image {
-        /// Escaped URL.
+        /// The URL, escaped.
         url: Cow<'a, str>,
         /// `low`, `high` or `auto`.
         detail: Option<&'static str>,
     },
-    /// JSON as text: a value that is too wide or too long to be written anew.
+    /// JSON shown as text: a value that is too wide or too long to be rewritten.
     Quoted(Quoted<'a>),
-    /// An `input_audio` object, passed on as it came.
+    /// An `input_audio` object, passed on unchanged.
     Audio(&'a RawValue),
 }
 
 impl<'a> Piece<'a> {
-    /// Of text that is not escaped yet.
+    /// A text piece from unescaped text.
     pub fn owned(text: &str) -> Piece<'a> {
         Piece::Text(Cow::Owned(json::escape(text).into_owned()))
     }
 
-    /// Itself as text, or a note where there is room for nothing else.
+    /// The piece as text: a note in place of an image or audio.
     pub fn into_text(self) -> Piece<'a> {
         match self {
             Piece::Text(_) | Piece::Quoted(_) => self,
@@ -47,17 +47,17 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Whether it is text.
+    /// Whether the piece is text.
     pub fn is_text(&self) -> bool {
         matches!(self, Piece::Text(_) | Piece::Quoted(_))
     }
 
-    /// Whether it is text without a character.
+    /// Whether the piece is an empty text.
     pub fn is_empty(&self) -> bool {
         matches!(self, Piece::Text(text) if text.is_empty())
     }
 
-    /// Appends its text, escaped; nothing for what is none.
+    /// Appends its text, escaped; nothing if it is not text.
     pub fn push_text(&self, out: &mut Vec<u8>) {
         match self {
             Piece::Text(text) => out.extend_from_slice(text.as_bytes()),
@@ -66,7 +66,7 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// About how long it is in a message.
+    /// Approximate length in a message, in bytes.
     pub fn length(&self) -> usize {
         match self {
             Piece::Text(text) => text.len() + 40,
@@ -77,19 +77,19 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// The parts of `content` (a string, or an array of parts); `None` when it is neither. Parts of no known kind are written
-/// out, and noted: replayed history never gets an error, and no text is lost for the form it comes in.
+/// The parts of `content` (a string, or an array of parts); `None` if it is neither. Unknown parts are written out as
+/// text and noted: replayed history never causes an error, and no text is lost because of its form.
 pub fn pieces<'a>(content: &'a RawValue, notes: &mut Notes) -> Option<Vec<Piece<'a>>> {
     if let Some(text) = json::text(content) {
         return Some(vec![Piece::Text(text)]);
     }
-    // mostly there is one
+    // usually there is one part
     let mut pieces = Vec::with_capacity(1);
     trusted_json::objects(content.get(), &mut pieces, |raw, part| piece(raw, part, notes))?;
     Some(pieces)
 }
 
-/// The same of any value: an object that stands alone is one part, and what is no part at all is its own text.
+/// Like [`pieces`], for any value: a single object is one part, and any other value becomes text.
 pub fn pieces_of_any<'a>(content: &'a RawValue, notes: &mut Notes) -> Vec<Piece<'a>> {
     pieces(content, notes)
         .unwrap_or_else(|| piece(content, trusted_json::fields(content.get()), notes).into_iter().collect())
@@ -117,8 +117,8 @@ fn piece<'a>(raw: &'a RawValue, part: Option<Part<'a>>, notes: &mut Notes) -> Op
     read.or_else(|| other(raw, &kind, notes))
 }
 
-/// A part of another kind, or of a known one without what makes it one: its text, where it has no more than that, an
-/// image in the form of other APIs, and else the part itself.
+/// An unknown part, or a known one without its essential member: its text if it has nothing else, an image in the form
+/// of another API, or else the whole part as text.
 fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'a>> {
     if kind == "image"
         && let Some(url) = image_of_data(raw)
@@ -129,7 +129,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
     let Some(Value::Object(members)) =
         notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten()
     else {
-        // too wide or too long to be looked into
+        // too wide or too long to be parsed
         notes.add("written_part", kind);
         return Some(Piece::Quoted(Quoted::of(raw.get())));
     };
@@ -137,7 +137,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
     let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
     notes.add("written_part", kind);
     if let Some(sealed) = text("encrypted_content") {
-        // Codex puts what its sub-agents tell each other here, in plain text where no one encrypts it
+        // Codex puts messages between sub-agents here, in plain text unless something encrypts them
         return Some(Piece::owned(if plain_text::is_ciphertext(sealed) {
             plain_text::UNREADABLE
         } else {
@@ -166,7 +166,7 @@ fn of_value<'a>(raw: &'a RawValue, notes: &mut Notes) -> Piece<'a> {
     }
 }
 
-/// The data URL of an image in the form of MCP, or of Anthropic's messages, escaped.
+/// The escaped data URL of an image in the form of MCP, or of Anthropic's Messages API.
 fn image_of_data<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     #[derive(Default, serde::Deserialize)]
     #[serde(default)]
@@ -188,7 +188,7 @@ fn image_of_data<'a>(raw: &'a RawValue) -> Option<Cow<'a, str>> {
     Some(Cow::Owned(["data:", &*media, ";base64,", &*data].concat()))
 }
 
-/// `image_url` is a string in Responses and `{url, detail}` in Chat; both are understood.
+/// An image part. `image_url` is a string in Responses, and `{url, detail}` in Chat Completions; both are accepted.
 fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
     let given = present(part.detail);
     let Some(url) = present(part.image_url) else {
@@ -210,8 +210,8 @@ fn image<'a>(part: &Part<'a>) -> Option<Piece<'a>> {
     Some(Piece::Image { url: json::text(chat.url)?, detail: given.or(chat.detail).and_then(detail) })
 }
 
-/// Chat Completions has three degrees of detail, and servers refuse any other (Ark, StepFun, GLM, older vLLM: Codex's
-/// `original`), in every later turn, too.
+/// The level of detail. Chat Completions has three, and servers refuse others (Ark, StepFun, GLM and older vLLM refuse
+/// Codex's `original`), which would then fail every later turn as well.
 fn detail(raw: &RawValue) -> Option<&'static str> {
     match json::decode(raw).map(|word| word.to_ascii_lowercase()).as_deref() {
         Some("low") => Some("low"),
@@ -221,7 +221,7 @@ fn detail(raw: &RawValue) -> Option<&'static str> {
     }
 }
 
-/// A file whose content is text is shown with its name; any other is named. Local servers read no file formats.
+/// A file part: its name and content if that is text, else only its name. Local servers do not read file formats.
 fn file<'a>(part: &Part<'a>, notes: &mut Notes) -> Piece<'a> {
     let name = [part.filename, part.file_id, part.file_url]
         .into_iter()
@@ -240,7 +240,7 @@ fn file<'a>(part: &Part<'a>, notes: &mut Notes) -> Piece<'a> {
     }
 }
 
-/// The text in `file_data`: a data URL, or bare base64. Binary content has no text.
+/// The text in `file_data`, a data URL or plain base64. `None` if the content is binary.
 fn text_of(data: &str) -> Option<String> {
     let encoded = match data.strip_prefix("data:") {
         Some(url) => {
@@ -261,10 +261,10 @@ fn text_of(data: &str) -> Option<String> {
     (!text.contains('\0')).then_some(text)
 }
 
-/// Bytes of a name of a file that are shown.
+/// Longest part of a file name that is shown, in bytes.
 const NAME_BYTES: usize = 1024;
 
-/// Appends `content`: one string when all is text, the array form otherwise.
+/// Appends `content`: one string if all pieces are text, else an array of parts.
 pub fn write<'p, 'a: 'p>(
     out: &mut Vec<u8>,
     pieces: impl Iterator<Item = &'p Piece<'a>> + Clone,
@@ -303,7 +303,7 @@ pub fn write<'p, 'a: 'p>(
     out.push(b']');
 }
 
-/// Appends texts as one string.
+/// Appends text pieces as one string.
 pub fn write_text<'p, 'a: 'p>(
     out: &mut Vec<u8>,
     pieces: impl Iterator<Item = &'p Piece<'a>>,

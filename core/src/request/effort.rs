@@ -1,21 +1,21 @@
-//! Owns the levels of `reasoning.effort`: which one a server is sent that does not take the client's. It must not know
-//! servers.
+//! Owns the levels of `reasoning.effort`: which level is sent to a server that does not accept the requested one. It
+//! must not know servers.
 
 use std::borrow::Cow;
 
-/// From the least to the most; the last is Codex's own.
+/// From least to most. The last one is Codex's.
 const LEVELS: [&str; 8] = ["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"];
 
-/// What a client means by that: a level in small letters, and any other word as it is.
+/// Normalises a level to lower case; any other word is returned unchanged.
 pub fn level(asked: &str) -> Cow<'_, str> {
     let asked = asked.trim();
     let small = asked.to_ascii_lowercase();
     if LEVELS.contains(&&*small) { Cow::Owned(small) } else { Cow::Borrowed(asked) }
 }
 
-/// The level to send for `asked`: itself where it is taken, else the nearest, the higher of two equally near. `none` is
-/// no degree of thinking: it stands for no other level, and the least stands for it. A word that is no level goes as it
-/// is, since some chat templates have their own. `None`: nothing that is taken says anything like it.
+/// The accepted level closest to `asked`; of two equally close, the higher one. `none` means no thinking at all, so it
+/// replaces no other level, and the lowest accepted level replaces it. Words that are not levels are sent unchanged,
+/// since some chat templates define their own. `None`: no accepted level comes close.
 pub fn nearest<'a>(asked: &'a str, taken: &'a [impl AsRef<str>]) -> Option<&'a str> {
     let mut taken = taken.iter().map(AsRef::as_ref);
     if taken.clone().any(|level| level == asked) {

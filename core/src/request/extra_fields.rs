@@ -1,5 +1,5 @@
-//! Owns the members of a chat body that no Responses document names: the request's own, where the dialect knows them,
-//! and those that the configuration adds. It must not know any of them.
+//! Owns members of a chat body that Responses does not define: those of the request that the dialect knows, and those
+//! that the configuration adds. It must not know any of them.
 
 use std::borrow::Cow;
 
@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::wire::{json, trusted_json};
 
-/// Changes the members of an unfinished chat body from `settings` on, where each is written with a comma before it.
-/// What the request itself has stands over what was rendered, and that over `defaults`; two objects are joined.
+/// Merges members into an unfinished chat body, whose members from `settings` on each begin with a comma. The request's
+/// own members override rendered ones, and those override `defaults`. Two objects are merged.
 pub fn merge<'a, 'b: 'a>(
     body: &mut Vec<u8>,
     settings: usize,
@@ -24,7 +24,7 @@ pub fn merge<'a, 'b: 'a>(
     let rendered = body.split_off(settings);
     let rendered = String::from_utf8_lossy(&rendered);
     let rendered = format!("{{{}}}", rendered.trim_start_matches(','));
-    // as text: a schema among them may be wide, and a tree of it takes many times its bytes
+    // kept as text, because a schema may be wide and its tree takes many times its bytes
     let mut members: Vec<(Cow<'_, str>, Cow<'_, str>)> = json::members(&rendered)
         .unwrap_or_default()
         .into_iter()
@@ -56,8 +56,8 @@ fn put<'a>(members: &mut Vec<(Cow<'a, str>, Cow<'a, str>)>, key: &'a str, value:
     }
 }
 
-/// The members of two objects; `over`: those of the second stand over those of the first. One of the two is ours, and
-/// short: its members are looked for in the other one by one.
+/// Merges two objects. With `over`, the members of `second` override those of `first`. One of the two comes from the
+/// proxy and is short, so members are searched linearly.
 fn joined(first: &str, second: &str, over: bool) -> String {
     let mut out = String::with_capacity(first.len() + second.len());
     let mut push = |key: &RawValue, value: &RawValue| {

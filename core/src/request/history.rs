@@ -1,11 +1,11 @@
-//! Owns the reading of `input`: which items form one assistant message, which output answers which call. It must not
-//! refuse anything: what has no place in a chat is written out as text, and noted.
+//! Owns the reading of `input`: which items form one assistant message, and which output answers which call. It must
+//! not refuse anything: an item without a chat form is written out as text, and noted.
 
 mod calls;
-mod held;
 mod items;
 mod reader;
 mod reasoning;
+mod repeats;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -21,7 +21,7 @@ use crate::tools::table::Table;
 use crate::wire::json;
 use crate::wire::request::InputItem;
 
-/// Who speaks, apart from the assistant and tools.
+/// The author of a prompt message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// `system`
@@ -33,7 +33,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// As both APIs call it.
+    /// The name that both APIs use.
     pub fn name(self) -> &'static str {
         match self {
             Role::System => "system",
@@ -46,30 +46,30 @@ impl Role {
 /// One step of the conversation.
 #[derive(Debug)]
 pub enum Entry<'a> {
-    /// A message of the user's side.
+    /// A message that is not the assistant's.
     Prompt(Role, Vec<Piece<'a>>),
-    /// What the model said and called, with the outputs of its calls.
+    /// One assistant turn: its text and calls, with the outputs of the calls.
     Assistant(Assistant<'a>),
 }
 
 /// One assistant message.
 #[derive(Debug, Default)]
 pub struct Assistant<'a> {
-    /// Texts, one after the other.
+    /// Texts, in order.
     pub text: Vec<Piece<'a>>,
-    /// Reasoning texts, in order; they are not part of `text`.
+    /// Reasoning texts, in order. They are not part of `text`.
     pub reasoning: Vec<Piece<'a>>,
     /// Tool calls, in order, each with its output.
     pub calls: Vec<Call<'a>>,
 }
 
 impl<'a> Assistant<'a> {
-    fn says_anything(&self) -> bool {
+    fn has_content(&self) -> bool {
         !self.calls.is_empty() || !self.text.iter().all(Piece::is_empty)
     }
 
-    /// Adds the text of another message, apart from that of the one before.
-    pub fn say(&mut self, text: Vec<Piece<'a>>) {
+    /// Appends the text of another message, separated by a blank line. Empty text is ignored.
+    pub fn append_text(&mut self, text: Vec<Piece<'a>>) {
         if text.iter().all(Piece::is_empty) {
             return;
         }
@@ -80,14 +80,14 @@ impl<'a> Assistant<'a> {
     }
 }
 
-/// One call and what came of it. All texts are escaped.
+/// One call and its output. All texts are escaped.
 #[derive(Debug)]
 pub struct Call<'a> {
     /// Unique in this history.
     pub id: Cow<'a, str>,
     /// The function's name.
     pub name: Cow<'a, str>,
-    /// A JSON object, as text.
+    /// A JSON object as text.
     pub arguments: Piece<'a>,
     /// The output; `None` if the call was interrupted.
     pub output: Option<Vec<Piece<'a>>>,
@@ -95,46 +95,47 @@ pub struct Call<'a> {
 
 /// What reading depends on besides the items.
 pub struct Reading<'t> {
-    /// Which chat function stands for which declared tool.
+    /// Maps declared tools to chat functions.
     pub table: &'t Table,
-    /// Opens sealed reasoning and summaries; blobs are skipped without it.
+    /// Opens sealed reasoning and summaries; sealed content is skipped without it.
     pub seal: Option<&'t dyn Seal>,
-    /// How many of the items, at the beginning, come from the chain or conversation that the request continues.
+    /// How many of the first items come from the chain or conversation that the request continues.
     pub earlier: usize,
 }
 
-/// What the items of `input` say, in the form in which chat messages are written.
+/// The result of reading `input`, ready to be written as chat messages.
 #[derive(Debug, Default)]
 pub struct History<'a> {
     /// The conversation, in order.
     pub entries: Vec<Entry<'a>>,
-    /// The request's own items, by their place among these, that only tell again what is held.
+    /// Positions of the request's own items that only repeat stored ones.
     pub repeated: Vec<usize>,
-    /// The first of the request's own items whose role is none: its place, and the role.
+    /// Position and role of the first of the request's own items with an unknown role.
     pub unknown_role: Option<(usize, String)>,
-    /// The first id under which two items of a chain or conversation say different things.
+    /// The first id that two items of a chain or conversation share although they differ.
     pub clash: Option<String>,
-    /// Reasoning that the model does not get: the item's id, and why.
+    /// Reasoning that the model does not get: the item's id and the reason.
     pub left_out: Vec<(String, &'static str)>,
 }
 
-/// Sealed by somebody else, or with a key that is gone.
+/// Sealed by another server, or with a key that is gone.
 const UNREADABLE: &str = "unreadable";
-/// It led to no message and no call, and a template has no place for it.
+/// Neither a message nor a call follows it, and chat templates have no place for reasoning alone.
 const WITHOUT_ANSWER: &str = "without_answer";
 
-/// Reads the items of `input`. An assistant's message, reasoning and calls that follow each other are one entry; an
-/// output goes to the call that it answers, wherever it stands (Codex puts messages between the two).
+/// Reads the items of `input`. Consecutive assistant messages, reasoning and calls form one entry. An output goes to
+/// the call it answers, wherever it stands: Codex puts messages between the two.
 pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> History<'a> {
     let mut history = History::default();
     let (mut steps, places) = history.steps(items, reading, notes);
     replace_summarised(&mut steps);
     if reading.earlier > 0 {
-        let held::Told { repeated, clash } = held::skip_repeats(&mut steps, items, reading.earlier, &places);
+        let repeats::Comparison { repeated, clash } =
+            repeats::skip_repeats(&mut steps, items, reading.earlier, &places);
         (history.repeated, history.clash) = (repeated, clash);
     }
     let answers = Answers::find(&steps);
-    let order = if reading.earlier > 0 { held::order(&steps, &answers.of_calls) } else { None };
+    let order = if reading.earlier > 0 { repeats::order(&steps, &answers.of_calls) } else { None };
     let mut reader = Reader::default();
     for n in 0..steps.len() {
         let at = order.as_ref().map_or(n, |order| order.get(n).copied().unwrap_or(n));
@@ -149,21 +150,21 @@ pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Not
         });
         reader.read(at, steps.get_mut(at).map(std::mem::take).unwrap_or_default(), answer, notes);
     }
-    let (entries, unheard) = reader.end();
+    let (entries, unanswered) = reader.end();
     let item = |at: &usize| id_of(items, places.get(*at).copied()?);
-    history.left_out.extend(unheard.iter().filter_map(item).map(|id| (id, WITHOUT_ANSWER)));
+    history.left_out.extend(unanswered.iter().filter_map(item).map(|id| (id, WITHOUT_ANSWER)));
     history.entries = entries;
     history
 }
 
-/// The id of the item at that place.
+/// The id of the item at position `at`.
 fn id_of(items: &[&InputItem<'_>], at: usize) -> Option<String> {
     let (_, item) = items.get(at)?;
     present(item.as_ref()?.id).and_then(json::decode).map(Cow::into_owned)
 }
 
 impl<'a> History<'a> {
-    /// What each item contributes, and of each step the place of its item.
+    /// The contribution of each item, and for each step the position of its item.
     fn steps(
         &mut self,
         items: &[&InputItem<'a>],
@@ -175,7 +176,7 @@ impl<'a> History<'a> {
         for (n, (raw, item)) in items.iter().enumerate() {
             let item = item.as_ref();
             match step(n, raw, item, reading, notes) {
-                Step::Stranger(role, pieces) => {
+                Step::UnknownRole(role, pieces) => {
                     if let Some(own) = n.checked_sub(reading.earlier) {
                         self.unknown_role.get_or_insert((own, role));
                     }
@@ -203,14 +204,14 @@ impl<'a> History<'a> {
 
 /// Which output answers which call.
 struct Answers {
-    /// By the place of a call, that of its output; `None` for all other steps.
+    /// For each step, the position of its output if it is a call that has one.
     of_calls: Vec<Option<usize>>,
-    /// By the place of an output, whether its call was found: it goes where that is.
+    /// For each step, whether it is an output whose call was found.
     owned: Vec<bool>,
 }
 
 impl Answers {
-    /// Of several outputs for one id, the first goes to its first call, and so on.
+    /// Pairs outputs and calls. If several outputs have one id, the first goes to the first call with it, and so on.
     fn find(steps: &[Step<'_>]) -> Answers {
         let mut outputs: HashMap<&str, VecDeque<usize>> = HashMap::new();
         for (at, step) in steps.iter().enumerate() {
@@ -231,7 +232,7 @@ impl Answers {
     }
 }
 
-/// What one item contributes.
+/// The contribution of one item.
 #[derive(Default)]
 enum Step<'a> {
     Prompt(Role, Vec<Piece<'a>>),
@@ -246,18 +247,18 @@ enum Step<'a> {
         id: Cow<'a, str>,
         pieces: Vec<Piece<'a>>,
     },
-    /// A compaction, opened. `replaces`: it stands for everything before it.
+    /// An opened compaction. `replaces`: it stands for everything before it.
     Summary {
         text: Cow<'a, str>,
         replaces: bool,
     },
-    /// A message of a role that there is not.
-    Stranger(String, Vec<Piece<'a>>),
+    /// A message with an unknown role.
+    UnknownRole(String, Vec<Piece<'a>>),
     #[default]
     Skipped,
 }
 
-/// Leaves out what a summary stands for, but for the system and developer messages at the very beginning.
+/// Removes what a summary replaces, except for system and developer messages at the very beginning.
 fn replace_summarised(steps: &mut [Step<'_>]) {
     let Some(last) = steps.iter().rposition(|step| matches!(step, Step::Summary { replaces: true, .. }))
     else {
@@ -271,14 +272,14 @@ fn replace_summarised(steps: &mut [Step<'_>]) {
     }
 }
 
-/// Leaves out the `count` oldest turns, and returns how many more could be. A turn is a user's message with all that
-/// came of it; in the last turn, which stays, each answer with its tool calls and their outputs counts as one, but for
-/// the last. System and developer messages at the beginning stay.
+/// Drops the `count` oldest turns and returns how many more could be dropped. A turn is a user message with everything
+/// up to the next one. The last turn stays; in it, each answer with its calls and outputs counts as a turn, except for
+/// the last answer. System and developer messages at the beginning stay.
 pub fn drop_turns(entries: &mut Vec<Entry<'_>>, count: usize) -> usize {
     let user = |entry: &Entry<'_>| matches!(entry, Entry::Prompt(Role::User, _));
     let answer = |entry: &Entry<'_>| matches!(entry, Entry::Assistant(_));
     let first = entries.iter().position(|entry| user(entry) || answer(entry)).unwrap_or(entries.len());
-    // where a turn begins: neighbouring messages of the user's are one
+    // where a turn begins: adjacent user messages belong to one turn
     let begins =
         |at: usize, entry: &Entry<'_>| at == first || user(entry) && entries.get(at - 1).is_some_and(answer);
     let (mut turns, mut from, mut last) = (0, first, first);

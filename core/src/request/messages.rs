@@ -1,5 +1,5 @@
-//! Owns the order and the roles of chat messages: where `instructions` and developer messages go, how a call's
-//! outputs follow it, what a template that demands alternation gets. It must not read input items.
+//! Owns the order and roles of chat messages: where `instructions` and developer messages go, how the outputs of calls
+//! follow them, and how roles alternate for templates that demand it. It must not read input items.
 
 use std::borrow::Cow;
 
@@ -10,15 +10,15 @@ use crate::request::content::{self, Piece};
 use crate::request::history::{Assistant, Call, Entry, Role};
 use crate::wire::json;
 
-/// What an interrupted call is answered with.
+/// Output of an interrupted call.
 pub(crate) const ABORTED: &str = "aborted";
 
-/// About how many bytes the messages take, or the items of a server of Responses: hardly less than they do.
+/// Approximate length of the messages in bytes, as chat messages or as Responses items; rarely too small.
 pub(super) fn length(entries: &[Entry<'_>]) -> usize {
     let all = |pieces: &[Piece<'_>]| pieces.iter().map(Piece::length).sum::<usize>();
     let call = |call: &Call<'_>| {
         let output = call.output.as_deref().map_or(0, all);
-        // an output names its call
+        // an output repeats the id of its call
         256 + 2 * call.id.len() + call.name.len() + call.arguments.length() + output
     };
     let entry = |entry: &Entry<'_>| match entry {
@@ -30,7 +30,7 @@ pub(super) fn length(entries: &[Entry<'_>]) -> usize {
     entries.iter().map(entry).sum()
 }
 
-/// Appends the `messages` array, of what [`arrange`] made.
+/// Appends the `messages` array for entries made by [`arrange`].
 pub(super) fn write(out: &mut Vec<u8>, entries: &[Entry<'_>], options: &PlanOptions<'_>) {
     out.push(b'[');
     let start = out.len();
@@ -43,8 +43,8 @@ pub(super) fn write(out: &mut Vec<u8>, entries: &[Entry<'_>], options: &PlanOpti
     out.push(b']');
 }
 
-/// The messages as the server is to read them: what comes first, who speaks, what it can take in. `instructions` is a
-/// JSON string literal.
+/// Adapts the conversation to the server: places system and developer text, replaces images that the model cannot see,
+/// joins adjacent roles. `instructions` is a JSON string literal.
 pub(crate) fn arrange<'a>(
     instructions: Option<&'a RawValue>,
     entries: Vec<Entry<'a>>,
@@ -52,10 +52,10 @@ pub(crate) fn arrange<'a>(
 ) -> Vec<Entry<'a>> {
     let mut entries = place(instructions, entries, options.developer_messages);
     if !options.sees {
-        blind(&mut entries);
+        replace_images(&mut entries);
     }
     let mut entries = if options.alternate_roles { alternate(entries) } else { entries };
-    // such a server takes an assistant message at the end for the beginning of its own answer
+    // such a server would continue a trailing assistant message instead of answering it
     let unanswered = matches!(entries.last(), Some(Entry::Assistant(last)) if last.calls.is_empty());
     if unanswered && options.dialect.continues_assistant {
         entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Borrowed(""))]));
@@ -63,8 +63,8 @@ pub(crate) fn arrange<'a>(
     entries
 }
 
-/// A short text in place of what the model cannot take in: never base64 in a prompt.
-fn blind(entries: &mut [Entry<'_>]) {
+/// Replaces images by a short text if the model cannot see them, so that no base64 gets into the prompt.
+fn replace_images(entries: &mut [Entry<'_>]) {
     let cover = |pieces: &mut Vec<Piece<'_>>| {
         for piece in pieces.iter_mut().filter(|piece| matches!(piece, Piece::Image { .. })) {
             *piece = Piece::Text(Cow::Borrowed("[image: this model cannot see images]"));
@@ -80,8 +80,8 @@ fn blind(entries: &mut [Entry<'_>]) {
     }
 }
 
-/// Puts system and developer text where the mode wants it. In every mode the first message depends on the beginning
-/// of the history alone (in `all`, on all its developer messages), and nothing else moves.
+/// Places system and developer text as the mode demands. In every mode the first message depends only on the beginning
+/// of the history (with `all`, on all its developer messages), and nothing else moves.
 fn place<'a>(
     instructions: Option<&'a RawValue>,
     entries: Vec<Entry<'a>>,
@@ -100,7 +100,7 @@ fn place<'a>(
                 if mode == DeveloperMessages::All
                     || (mode == DeveloperMessages::Leading && rest.is_empty()) =>
             {
-                // messages stand further apart than the parts of one
+                // an empty piece separates messages by a blank line
                 if !first.is_empty() {
                     first.push(Piece::Text(Cow::Borrowed("")));
                 }
@@ -113,14 +113,14 @@ fn place<'a>(
         }
     }
     if !first.is_empty() {
-        // its parts are text: templates have no place for images there
+        // it is text only: templates do not support images there
         rest.insert(0, Entry::Prompt(Role::System, first));
     }
     rest
 }
 
-/// Joins neighbours of one role. Tool messages stand between, so two assistant entries are neighbours only when the
-/// first made no call.
+/// Joins adjacent messages of one role. Two assistant entries are adjacent only if the first one has no calls, because
+/// outputs follow calls.
 fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
     let mut joined: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -130,7 +130,7 @@ fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
                 into.extend(pieces);
             }
             (Some(Entry::Assistant(last)), Entry::Assistant(next)) if last.calls.is_empty() => {
-                last.say(next.text);
+                last.append_text(next.text);
                 last.reasoning.extend(next.reasoning);
                 last.calls.extend(next.calls);
             }
@@ -147,7 +147,7 @@ fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
     out.push(b'}');
 }
 
-/// One assistant message, then the outputs of its calls in the order of the calls, then the images in them.
+/// Appends one assistant message, then the outputs of its calls in order, then the images in those outputs.
 fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_key: &str) {
     begin(out, start, "assistant");
     out.extend_from_slice(b",\"content\":");
@@ -194,7 +194,7 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
     }
 }
 
-/// Appends what a call printed, as one string. Images, which have no place in it, are added to `seen`.
+/// Appends the output of a call as one string. Images, which a string cannot contain, are added to `seen`.
 pub(crate) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str, seen: &mut Vec<Piece<'a>>) {
     let shown = pieces.iter().filter(|piece| piece.is_text());
     let others = pieces.iter().filter(|piece| !piece.is_text());

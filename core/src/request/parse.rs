@@ -1,5 +1,5 @@
-//! Owns the first look at a request: its fields told apart, and what it asks of the store. It must not understand the
-//! rest; that is `plan`, which needs what the store answered.
+//! Owns the parsing of a request into its fields, and what it needs from the store. It must not interpret other fields:
+//! `plan` does, and needs what the store returned.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,76 +15,76 @@ use crate::wire::request::{
 };
 use crate::wire::{json, trusted_json};
 
-/// The text of a request body.
+/// The text of a request body, with lone surrogates replaced.
 ///
 /// # Errors
-/// 400 for a body that is not UTF-8, naming the byte.
+/// 400 if the body is not UTF-8, naming the byte.
 pub fn text(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     let text = std::str::from_utf8(body)
         .map_err(|error| invalid_json(format!("the body is not UTF-8 at byte {}", error.valid_up_to())))?;
-    // lone surrogates are legal in JSON and refused by most parsers, upstream's and client's alike
+    // lone surrogates are legal in JSON, but most parsers refuse them, the upstream's and the client's alike
     Ok(json::SurrogateJoiner::default().join(text))
 }
 
-/// What a request wants from or for the store.
+/// What a request needs from the store, and how it wants to be answered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RequestSummary {
-    /// The model, where one is named.
+    /// The model, if the request names one.
     pub model: Option<String>,
-    /// What the client calls the prompts that begin alike.
+    /// The client's key for prompts with the same beginning.
     pub prompt_cache_key: Option<String>,
-    /// The response that it continues.
+    /// The response that the request continues.
     pub previous_response_id: Option<String>,
-    /// The conversation that it belongs to.
+    /// The conversation that the request belongs to.
     pub conversation: Option<String>,
-    /// Whether the response is kept; true unless the request says otherwise.
+    /// Whether to store the response; true unless the request says otherwise.
     pub store: bool,
-    /// Whether the request says `"store": true` itself.
+    /// Whether the request contains an explicit `"store": true`.
     pub store_named: bool,
-    /// Whether the request returns before the response is there.
+    /// Whether to answer before the response is complete.
     pub background: bool,
-    /// Whether events are wanted.
+    /// Whether to answer with events.
     pub stream: bool,
-    /// Prompt tokens from which on the conversation is summarised first (`context_management`).
+    /// Number of prompt tokens from which the conversation is summarised first (`context_management`).
     pub compact_threshold: Option<u64>,
-    /// Whether the oldest turns may be left out: `truncation: "auto"`.
+    /// Whether the oldest turns may be dropped: `truncation: "auto"`.
     pub truncates: bool,
-    /// Items named by `item_reference`, with their place in `input`.
+    /// Ids of `item_reference` items, with their positions in `input`.
     pub references: Vec<(usize, String)>,
 }
 
-/// What the store adds to a request.
+/// What the store contributes to a request.
 #[derive(Debug, Default)]
 pub struct Context<'a> {
-    /// Items before `input`, the oldest first.
+    /// Items before `input`, oldest first.
     pub earlier: Vec<InputItem<'a>>,
-    /// Items by their ids, for `item_reference`.
+    /// Referenced items by id, for `item_reference`.
     pub references: HashMap<&'a str, InputItem<'a>>,
-    /// A `compaction` item that stands for everything before the user's last words.
+    /// A `compaction` item that replaces everything before the user's last messages.
     pub summary: Option<InputItem<'a>>,
-    /// Whether an output must answer a call that is there: so where the history is ours.
+    /// Whether an output without a call is an error, as it is when the history is stored here.
     pub strict: bool,
 }
 
-/// A request whose fields are told apart and not yet understood.
+/// A request parsed into fields, which are not interpreted yet.
 #[derive(Debug)]
 pub struct ParsedRequest<'a> {
     /// The JSON text of the whole request.
     pub(crate) text: &'a str,
     pub(crate) request: CreateResponse<'a>,
-    /// How much it may hold.
+    /// The limits that it was checked against.
     pub(crate) limits: Limits,
-    /// The items of an array input, told apart once: that takes a look at every byte.
+    /// The items of an array input, parsed once because that reads every byte.
     pub(crate) items: Vec<InputItem<'a>>,
-    /// Those that are `item_reference`, by their place.
+    /// The ids of `item_reference` items, with their positions.
     pub(crate) references: Vec<(usize, String)>,
 }
 
 impl<'a> ParsedRequest<'a> {
-    /// Takes a body apart.
+    /// Parses a body, which must come from [`text`].
     ///
     /// # Errors
-    /// 400 for a body that is no JSON object, or holds more than `limits` allow.
+    /// 400 for a body that is not a JSON object, or exceeds `limits`.
     pub fn read(text: &'a str, limits: &Limits) -> Result<ParsedRequest<'a>, Error> {
         if !text.trim_start().starts_with('{') {
             return Err(invalid_json("expected one JSON object".to_owned()));
@@ -97,9 +97,9 @@ impl<'a> ParsedRequest<'a> {
                 _ => invalid_json(error.to_string()),
             })?;
         for (name, value) in request.members() {
-            // the items of an input are looked at one by one
+            // the items of `input` are checked one by one
             if name != "input" {
-                shallow(value.get(), name, limits)?;
+                check_depth(value.get(), name, limits)?;
             }
         }
         let items = items(request.input, limits)?;
@@ -109,11 +109,11 @@ impl<'a> ParsedRequest<'a> {
         Ok(ParsedRequest { text, request, limits: *limits, items, references })
     }
 
-    /// What it asks of the store.
+    /// What the request needs from the store.
     ///
     /// # Errors
-    /// 400 for a field of the wrong type, for `conversation` beside `previous_response_id`, and for a background
-    /// response that may not be stored.
+    /// 400 for a field of the wrong type, for `conversation` together with `previous_response_id`, and for a background
+    /// response that must not be stored.
     pub fn asks(&self) -> Result<RequestSummary, Error> {
         let request = &self.request;
         let store = boolean(request.store, "store")?;
@@ -144,13 +144,13 @@ impl<'a> ParsedRequest<'a> {
         Ok(asks)
     }
 
-    /// The input as a store keeps it: references resolved, and without the items that it holds already, by their place.
+    /// The input as the store keeps it: references resolved, and without the items at the positions `repeated`.
     pub fn stored_input(&self, context: &Context<'_>, repeated: &[usize]) -> Input {
         let Some(input) = present(self.request.input) else { return Input::new("[]") };
         if (context.references.is_empty() && repeated.is_empty()) || input.get().starts_with('"') {
             return Input::new(input.get());
         }
-        // both in the order of the items
+        // both are sorted by position
         let mut named = self.references.iter().peekable();
         let mut repeated = repeated.iter().peekable();
         let items = self.items.iter().enumerate().filter_map(|(n, item)| {
@@ -171,7 +171,7 @@ impl<'a> ParsedRequest<'a> {
     }
 }
 
-/// The items of an array input.
+/// Parses the items of an array input; empty if the input is not an array.
 fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputItem<'a>>, Error> {
     let (mut items, mut count) = (Vec::new(), 0);
     let Some(input) = present(input) else { return Ok(items) };
@@ -179,9 +179,9 @@ fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputIt
         count += 1;
         (count <= limits.items).then_some((raw, item))
     });
-    // no array
+    // not an array
     let Some(seen) = seen else {
-        shallow(input.get(), "input", limits)?;
+        check_depth(input.get(), "input", limits)?;
         return Ok(items);
     };
     if count > limits.items {
@@ -196,19 +196,19 @@ fn items<'a>(input: Option<&'a RawValue>, limits: &Limits) -> Result<Vec<InputIt
             }
         }
     }
-    // in the request, in the array, in an item
+    // three levels are above it: the request, the array and the item
     if seen.depth > limits.depth.saturating_sub(3) {
         return Err(too_deep("input", limits.depth));
     }
-    // both are among all that is nested there, and hardly ever is that so much
+    // all nested values together are rarely that many, so parts and calls need no count of their own
     if seen.values > limits.parts.min(limits.items - count) {
-        nested(&items, limits)?;
+        check_nested(&items, limits)?;
     }
     Ok(items)
 }
 
-/// Counts the parts of all items, and the calls in messages of Chat Completions, each of which is an item here.
-fn nested(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
+/// Checks the number of parts of all items, and of calls in Chat Completions messages, each of which counts as an item.
+fn check_nested(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
     let (mut parts, mut count) = (0, items.len());
     for (n, (raw, item)) in items.iter().enumerate() {
         let Some(item) = item else { continue };
@@ -233,19 +233,19 @@ fn nested(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
 }
 
 /// Refuses a member of a body that is nested too deeply.
-fn shallow(value: &str, name: &str, limits: &Limits) -> Result<(), Error> {
+fn check_depth(value: &str, name: &str, limits: &Limits) -> Result<(), Error> {
     let most = limits.depth.saturating_sub(1);
-    // a level takes two bytes
+    // a level takes at least two bytes
     match value.len() / 2 > most && trusted_json::seen(value).depth > most {
         true => Err(too_deep(beginning(name, 64), limits.depth)),
         false => Ok(()),
     }
 }
 
-/// Most entries of `context_management`; there is one type of them.
+/// Most entries of `context_management`, which has only one type of entry.
 const MOST_CONTEXT_MANAGEMENT: usize = 16;
 
-/// The smallest threshold of `context_management`; entries of other types are none of ours.
+/// The smallest threshold of `context_management`; entries of other types are ignored.
 fn threshold(raw: Option<&RawValue>) -> Result<Option<u64>, Error> {
     let mut smallest: Option<u64> = None;
     for (n, entry) in
@@ -262,7 +262,7 @@ fn threshold(raw: Option<&RawValue>) -> Result<Option<u64>, Error> {
     Ok(smallest)
 }
 
-/// `conversation` is an id, or an object that holds one.
+/// The id of `conversation`, which is an id or an object with one.
 pub(crate) fn conversation(request: &CreateResponse<'_>) -> Result<Option<String>, Error> {
     let Some(raw) = present(request.conversation) else { return Ok(None) };
     if raw.get().starts_with('"') {
@@ -273,7 +273,7 @@ pub(crate) fn conversation(request: &CreateResponse<'_>) -> Result<Option<String
     Ok(Some(id.into_owned()))
 }
 
-/// Most items of one request about a conversation, as OpenAI has it.
+/// Most items in one request about a conversation, as in OpenAI's API.
 const MOST_CONVERSATION_ITEMS: usize = 20;
 
 /// The body of a request about a conversation.
@@ -286,17 +286,17 @@ pub struct ConversationRequest<'a> {
 }
 
 impl<'a> ConversationRequest<'a> {
-    /// Reads it.
+    /// Parses the body.
     ///
     /// # Errors
-    /// 400 for a body that is no JSON object, a member of the wrong type, or one that holds more than `limits` allow.
+    /// 400 for a body that is not a JSON object, has a member of the wrong type, or exceeds `limits`.
     pub fn read(text: &'a str, limits: &Limits) -> Result<ConversationRequest<'a>, Error> {
         let body: &RawValue = serde_json::from_str(text).map_err(|error| invalid_json(error.to_string()))?;
         let body = object(Some(body), "body")?;
         let mut deep = Ok(());
         trusted_json::members(body.map_or("", RawValue::get), |name, value| {
             if deep.is_ok() {
-                deep = shallow(value.get(), &json::decode(name).unwrap_or_default(), limits);
+                deep = check_depth(value.get(), &json::decode(name).unwrap_or_default(), limits);
             }
         });
         deep?;
@@ -318,7 +318,7 @@ fn invalid_json(why: String) -> Error {
     Error::new(Kind::InvalidJson, format!("We could not parse the JSON body of your request: {why}."))
 }
 
-/// The id, if the item is an `item_reference`; such an item may come without a type, and then says nothing itself.
+/// The id, if the item is an `item_reference`. Without a type, it is one if it has no content of its own.
 fn reference(item: &Item<'_>) -> Option<String> {
     let Item { role, content, call_id, name, arguments, input, output, summary, tools, .. } = *item;
     let Item { action, operation, encrypted_content, .. } = *item;

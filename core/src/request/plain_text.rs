@@ -1,5 +1,5 @@
-//! Owns the plain text of items and parts for which a chat message has no form: whatever a reader could read of them
-//! stays, and what nobody could read leaves a note. It must not know which they are.
+//! Owns the plain text form of items and parts that chat messages cannot represent: readable content is kept,
+//! unreadable content leaves a note. It must not know which items and parts those are.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::wire::json;
 
-/// Members that say nothing to a model.
+/// Members that mean nothing to a model.
 const SILENT: [&str; 12] = [
     "annotations",
     "author",
@@ -23,13 +23,14 @@ const SILENT: [&str; 12] = [
     "status",
     "type",
 ];
-/// Text from this length on may be binary data; a shorter one costs no more than the note in its place.
+/// A text of at least this many bytes may be binary data. A shorter one costs no more than the note that would replace
+/// it.
 const BINARY: usize = 256;
 
-/// `[type name]`, and below it each member that says something; `None` where none does.
+/// `[type name]`, followed by a line for each meaningful member; `None` if there are none.
 pub fn of_item(item: &RawValue, kind: &str) -> Option<String> {
     let Some(value) = json::tree(item.get()) else {
-        // too wide to be looked into
+        // too wide to be parsed
         return Some(format!("[{kind}]\n{}", json::compact(item.get())));
     };
     let Value::Object(members) = value else { return None };
@@ -61,7 +62,7 @@ fn shown(key: &str, value: Value) -> Option<String> {
         Value::String(text) => Some(readable(text)),
         Value::Array(list) if list.is_empty() => None,
         Value::Object(members) if members.is_empty() => None,
-        // what else they say of themselves belongs to the tools of a request
+        // the rest of their definitions is part of the request's tools
         Value::Array(list) if key == "tools" => {
             let names = list.iter().map(|tool| tool.get("name").and_then(Value::as_str).unwrap_or("?"));
             Some(names.collect::<Vec<_>>().join(", "))
@@ -73,15 +74,15 @@ fn shown(key: &str, value: Value) -> Option<String> {
     }
 }
 
-/// In the place of what only its maker can read.
+/// Replaces content that only its producer can read.
 pub const UNREADABLE: &str = "[encrypted content: it cannot be read here]";
 
-/// Whether it is encrypted for somebody: what OpenAI seals begins so, and no prose goes on for long without a blank.
+/// Whether the text is encrypted: OpenAI's sealed content begins like this, and prose of this length contains spaces.
 pub fn is_ciphertext(text: &str) -> bool {
     text.starts_with("gAAAA") || (text.len() >= BINARY && text.bytes().all(is_base64))
 }
 
-/// Adds the texts of a value, whatever wraps them: a text, parts, an object that has its text by one of these names.
+/// Appends the texts of a value: a string, a list of parts, or an object with its text in one of several members.
 pub fn collect(raw: &RawValue, into: &mut String) {
     fn add(value: &Value, into: &mut String) {
         match value {
@@ -113,7 +114,7 @@ pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
     if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::compact(raw.get()) }
 }
 
-/// Puts notes in the place of binary data; whether there was any.
+/// Replaces binary data by notes. Returns whether there was any.
 fn strip(value: &mut Value) -> bool {
     match value {
         Value::String(text) if is_binary(text) => {

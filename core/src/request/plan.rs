@@ -1,5 +1,5 @@
-//! Owns the one step from a create request to everything that serving it needs: the chat body to send, and what
-//! the answer must echo. Every refusal of a request happens here.
+//! Owns the step from a create request to everything that serving it needs: the body for the upstream, and what the
+//! answer must echo. Every refusal of a request happens here. It must not do IO or read the store.
 
 mod chat_body;
 mod echo;
@@ -30,56 +30,57 @@ use crate::wire::request::{
 };
 use crate::{compaction, item_views};
 
-/// What one create request becomes: the body to send upstream, and what the response says about its request.
+/// What one create request becomes: the body for the upstream, and what the response repeats of the request.
 #[derive(Debug)]
 pub struct Plan {
-    /// The Chat Completions request, or the upstream's own kind of Responses request, ready to be sent.
+    /// The Chat Completions request, or the Responses request for an upstream that speaks that; ready to be sent.
     pub body: Vec<u8>,
     /// Whether the client asked for a stream.
     pub stream: bool,
-    /// Whether the chat body asks for one.
+    /// Whether `body` asks for a stream. The client's answer may be whole all the same.
     pub chat_stream: bool,
-    /// The model named in the request, or the default.
+    /// The model that the request names, or the default.
     pub model: String,
-    /// What the answer echoes, and how it is told.
+    /// What the answer echoes, and how it is shown.
     pub reply: ReplyPlan,
-    /// What was left out or changed on the way, for the log and the metrics.
+    /// What was left out or changed, for the log and the metrics.
     pub notes: Notes,
-    /// Items of the request's own `input` that only tell again what the store holds, by their place.
+    /// Positions of items in the request's own `input` that only repeat stored ones.
     pub repeated: Vec<usize>,
-    /// How many turns are in `body` that `drop_turns` may still leave out.
+    /// How many more turns of `body` `drop_turns` could leave out.
     pub droppable_turns: usize,
 }
 
-/// Turns the body of `POST /v1/responses` into a plan, without anything that was stored.
+/// Plans the body of a `POST /v1/responses` that refers to nothing stored.
 ///
 /// # Errors
-/// As [`ParsedRequest::read`], [`ParsedRequest::asks`] and [`ParsedRequest::plan`].
+/// Those of [`ParsedRequest::read`], [`ParsedRequest::asks`] and [`ParsedRequest::plan`].
 pub fn plan(body: &[u8], options: &PlanOptions<'_>) -> Result<Plan, Error> {
     let text = text(body)?;
-    let draft = ParsedRequest::read(&text, &Limits::DEFAULT)?;
-    draft.asks()?;
-    draft.plan(options, &Context::default())
+    let parsed = ParsedRequest::read(&text, &Limits::DEFAULT)?;
+    parsed.asks()?;
+    parsed.plan(options, &Context::default())
 }
 
 impl<'a> ParsedRequest<'a> {
-    /// Makes the plan: what goes upstream, and what the answer echoes.
+    /// Makes the plan: the body for the upstream, and what the answer echoes. Call [`ParsedRequest::asks`] first: it
+    /// checks fields that this does not.
     ///
-    /// # Errors
-    /// Only for a body that is no Responses request (docs/requests.md): no model and no default, `input` neither string nor
-    /// array, a known field of the wrong type; or one that names what `context` does not hold. The error names the
-    /// field. Unknown fields are dropped; unknown items and parts are skipped and noted.
+    /// # Errors Only for a body that is not a valid Responses request (docs/requests.md): no model and no default, an
+    /// `input` that is neither string nor array, a known field of the wrong type, a reference to an item that
+    /// `context` does not have. The error names the field. Unknown fields are dropped; unknown items and parts are
+    /// written out and noted.
     pub fn plan(&self, options: &PlanOptions<'_>, context: &Context<'a>) -> Result<Plan, Error> {
         let (request, notes) = (&self.request, Notes::new(&self.limits));
         Planner {
-            draft: self,
+            parsed: self,
             request,
             options,
             context,
             notes,
             repeated: Vec::new(),
             left_out: Vec::new(),
-            update: Update::default(),
+            update: SettingsUpdate::default(),
             droppable_turns: 0,
         }
         .plan()
@@ -87,21 +88,21 @@ impl<'a> ParsedRequest<'a> {
 }
 
 struct Planner<'a, 'o> {
-    draft: &'o ParsedRequest<'a>,
+    parsed: &'o ParsedRequest<'a>,
     request: &'o CreateResponse<'a>,
     options: &'o PlanOptions<'o>,
     context: &'o Context<'a>,
     notes: Notes,
     repeated: Vec<usize>,
-    /// Reasoning that the model does not get, and why.
+    /// Replayed reasoning that the model does not get: the item's id and the reason.
     left_out: Vec<(String, &'static str)>,
-    update: Update<'a>,
+    update: SettingsUpdate<'a>,
     droppable_turns: usize,
 }
 
-/// What the model is asked: the request's own parts, and what was added for the form of the answer.
+/// The prompt: the request's own parts, and what was added to ask for a form of answer.
 struct Prompt<'a> {
-    /// JSON text.
+    /// A JSON string literal.
     instructions: Option<&'a RawValue>,
     entries: Vec<Entry<'a>>,
     tools: Tools<'a>,
@@ -112,9 +113,9 @@ struct Prompt<'a> {
 impl<'a, 'o> Planner<'a, 'o> {
     fn plan(mut self) -> Result<Plan, Error> {
         let request = self.request;
-        // a server that speaks Responses well answers for itself
-        let own = self.options.native.is_some_and(|native| !native.functions);
-        if !own {
+        // a server with full Responses support validates the request itself
+        let full_native = self.options.native.is_some_and(|native| !native.functions);
+        if !full_native {
             unsupported(request)?;
         }
         let model = self.model()?;
@@ -122,25 +123,26 @@ impl<'a, 'o> Planner<'a, 'o> {
         let stream = self.options.stream.or(stream).unwrap_or(false);
         let instructions = literal(request.instructions, "instructions")?;
         let items = self.items()?;
-        self.update = Update::of(&items);
+        self.update = SettingsUpdate::read(&items);
         let (mut tools, choice) = self.tools(&items)?;
         let entries = self.entries(&items, &tools.table, instructions.is_some())?;
         let mut reply = self.reply(&model, stream, &tools)?;
-        // it is in the reply by now
+        // `reply` contains it by now
         tools.echo = Vec::new();
         let format = self.text_format()?;
         let mut prompt = Prompt { instructions, entries, tools, choice, format };
-        // and makes its own compactions
-        let triggered = !own && items.last().is_some_and(|(_, item)| item.as_ref().is_some_and(is_trigger));
+        // such a server also makes its own compactions
+        let triggered =
+            !full_native && items.last().is_some_and(|(_, item)| item.as_ref().is_some_and(is_trigger));
         reply.compacts = self.options.compact.or((triggered && !reply.warm_up).then_some(Compact::Beside));
-        self.ask_for_form(&mut prompt, &mut reply);
+        self.adapt_prompt(&mut prompt, &mut reply);
         let upstream_model = self.options.upstream_model.unwrap_or(&model);
         let (body, chat_stream) = match self.options.native {
             None => self.chat_body(upstream_model, prompt, &reply)?,
             Some(native) => {
                 let body = match native.functions {
-                    true => self.functions(native, upstream_model, prompt, &reply)?,
-                    false => self.whole(native, upstream_model, &items, &reply),
+                    true => self.functions_body(native, upstream_model, prompt, &reply)?,
+                    false => self.full_native_body(native, upstream_model, &items, &reply),
                 };
                 (body, stream || native.streams_only)
             }
@@ -157,7 +159,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         })
     }
 
-    /// The client's name for the model, or the default.
+    /// The model as the client names it, or the default.
     fn model(&self) -> Result<Cow<'o, str>, Error> {
         let model = string(self.request.model, "model")?.filter(|model| !model.is_empty());
         match (model, self.options.default_model) {
@@ -167,9 +169,9 @@ impl<'a, 'o> Planner<'a, 'o> {
         }
     }
 
-    /// All tools that are declared anywhere, and which of them may be called.
+    /// All declared tools, wherever they are declared, and which of them may be called.
     fn tools(&mut self, items: &[&InputItem<'a>]) -> Result<(Tools<'a>, Choice), Error> {
-        let (request, limits, found) = (self.request, &self.draft.limits, self.options.found_tools);
+        let (request, limits, found) = (self.request, &self.parsed.limits, self.options.found_tools);
         let none = Wrappers::default();
         let wrappers = self.options.wrappers.unwrap_or(&none);
         let mut tools = Tools::read(request.tools, items, wrappers, found, limits, &mut self.notes)?;
@@ -185,9 +187,9 @@ impl<'a, 'o> Planner<'a, 'o> {
         Ok((tools, choice))
     }
 
-    /// Asks for a summary, or once more for the text in its format; holds a format back that would keep the model from
-    /// calling tools. The tools always stay where they are: without them the prompt would begin differently.
-    fn ask_for_form(&self, prompt: &mut Prompt<'a>, reply: &mut ReplyPlan) {
+    /// Asks for a summary, or for the text again in its format; holds back a format that would keep the model from
+    /// calling tools. The tools always stay in the prompt: without them its beginning would change.
+    fn adapt_prompt(&self, prompt: &mut Prompt<'a>, reply: &mut ReplyPlan) {
         let entries = &mut prompt.entries;
         if reply.compacts.is_some() {
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(json::escape(compaction::PROMPT))]));
@@ -207,12 +209,12 @@ impl<'a, 'o> Planner<'a, 'o> {
         }
     }
 
-    /// The items of earlier turns and of an array input, with references resolved; a string has none, it is one user
-    /// message.
+    /// The items of earlier turns and of an array input, with references resolved. A string input is not among them: it
+    /// becomes one user message.
     fn items(&self) -> Result<Vec<&'o InputItem<'a>>, Error> {
         let mut items: Vec<_> = self.context.earlier.iter().collect();
         let Some(input) = present(self.request.input) else {
-            // instructions alone can be made ready
+            // a warm-up can prepare the instructions alone
             let missed = items.is_empty() && !self.options.warm_up;
             return if missed { Err(missing("input")) } else { Ok(items) };
         };
@@ -225,8 +227,8 @@ impl<'a, 'o> Planner<'a, 'o> {
             _ => return Err(wrong_type(input, "input", "a string or an array")),
         }
         let own = items.len();
-        items.extend(&self.draft.items);
-        for (n, id) in &self.draft.references {
+        items.extend(&self.parsed.items);
+        for (n, id) in &self.parsed.references {
             let item = self.context.references.get(id.as_str()).ok_or_else(|| {
                 let id = beginning(id, 200);
                 let message = format!(
@@ -239,7 +241,7 @@ impl<'a, 'o> Planner<'a, 'o> {
             }
         }
         if let Some(summary) = &self.context.summary {
-            // what the user said last is answered in its own words; anything else is covered by the summary
+            // the user's last messages are answered as they are; the summary covers everything before them
             let asked = items
                 .iter()
                 .rposition(|(_, item)| !item.as_ref().is_some_and(item_views::is_from_user))
@@ -260,7 +262,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let History { mut entries, unknown_role, repeated, clash, left_out } =
             history::read(items, &reading, &mut self.notes);
         (self.repeated, self.left_out) = (repeated, left_out);
-        // a conversation keeps its items by their ids
+        // a conversation identifies its items by id
         if let Some(id) = clash.filter(|_| present(self.request.conversation).is_some()) {
             return Err(Error::duplicate_item(&id).param("input"));
         }
@@ -285,7 +287,7 @@ impl<'a, 'o> Planner<'a, 'o> {
     }
 }
 
-/// Fields of Chat Completions, and what they are called here.
+/// Fields of Chat Completions, and their names in Responses.
 const MOVED: [(&str, &str); 8] = [
     ("messages", "input"),
     ("response_format", "text.format"),
@@ -297,8 +299,8 @@ const MOVED: [(&str, &str); 8] = [
     ("function_call", "tool_choice"),
 ];
 
-/// Refuses what would change the answer and is not to be had: left out in silence, the client would take the answer for
-/// another than it is.
+/// Refuses unsupported fields that would change the answer: if they were ignored, the client would misunderstand the
+/// answer.
 fn unsupported(request: &CreateResponse<'_>) -> Result<(), Error> {
     for (key, value) in &request.others {
         if present(Some(value)).is_none() {
@@ -325,16 +327,16 @@ fn unsupported(request: &CreateResponse<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// What `configuration_update` items set, each until another does: the last of each counts for the answer to come.
+/// The settings of `configuration_update` items. The last item that sets a value decides it.
 #[derive(Debug, Default)]
-struct Update<'a> {
+struct SettingsUpdate<'a> {
     effort: Option<&'a RawValue>,
     format: Option<&'a RawValue>,
 }
 
-impl<'a> Update<'a> {
-    fn of(items: &[&InputItem<'a>]) -> Update<'a> {
-        let mut update = Update::default();
+impl<'a> SettingsUpdate<'a> {
+    fn read(items: &[&InputItem<'a>]) -> SettingsUpdate<'a> {
+        let mut update = SettingsUpdate::default();
         let is_one = |item: &Item<'_>| item.r#type.map(RawValue::get) == Some("\"configuration_update\"");
         for (raw, item) in items {
             if !item.as_ref().is_some_and(is_one) {
@@ -345,7 +347,7 @@ impl<'a> Update<'a> {
             let text: TextConfig<'a> = read.text.and_then(known_fields).unwrap_or_default();
             update.effort =
                 present(reasoning.effort).filter(|raw| raw.get().starts_with('"')).or(update.effort);
-            // what cannot be read changes nothing: it is history
+            // an invalid format is ignored, because the item is history
             update.format =
                 present(text.format).filter(|raw| TextForm::read(Some(raw)).is_ok()).or(update.format);
         }
@@ -353,7 +355,7 @@ impl<'a> Update<'a> {
     }
 }
 
-/// Appends `,"key":value`, or the beginning of it.
+/// Appends `,"key":value`, or its beginning.
 fn push_key(out: &mut Vec<u8>, key: &str, value: &str) {
     out.reserve(key.len() + value.len() + 4);
     out.extend_from_slice(b",\"");

@@ -1,5 +1,5 @@
-//! Owns the request to a server that speaks Responses itself: the client's own body, less what such a server rejects,
-//! or, for one that knows functions alone, the same history and tools in its words. It must not send anything.
+//! Owns the request to a server that speaks Responses itself: the client's own body without what such a server rejects,
+//! or, for a server that knows only functions, the same history and tools as plain items. It must not send anything.
 
 use std::borrow::Cow;
 
@@ -17,13 +17,14 @@ use crate::sealing::{Purpose, Seal};
 use crate::wire::json::{self, push_literal, push_string};
 use crate::wire::request::{InputItem, Item, fields};
 
-/// Fields that are never sent: the state is ours, and what they name is in `input` by then.
-pub const OURS: [&str; 6] =
+/// Fields that are never sent: this proxy keeps the state, and `input` contains what they refer to.
+pub const NEVER_SENT: [&str; 6] =
     ["background", "client_metadata", "conversation", "previous_response_id", "store", "stream_options"];
 
-/// The body for a server that speaks Responses well: the client's, byte for byte and in its order, less [`OURS`] and
-/// what the server rejects. `request` is the client's JSON object; `input` takes the place of its own, see [`input`].
-pub fn whole(
+/// The body for a server with full Responses support: the client's members in their order, unchanged, without
+/// [`NEVER_SENT`] and those that the server rejects. `request` is the client's JSON object; `input` replaces its own,
+/// see [`input`].
+pub fn full_body(
     request: &str,
     model: &str,
     stream: bool,
@@ -42,10 +43,10 @@ pub fn whole(
     for (key, value) in members {
         match &*key {
             "model" | "stream" => {}
-            key if OURS.contains(&key) || native.rejects.contains(&key) => {}
+            key if NEVER_SENT.contains(&key) || native.rejects.contains(&key) => {}
             key => {
                 push_key(&mut out, key);
-                // where the client had it
+                // at its place in the client's body
                 let own = if key == "input" { input.take() } else { None };
                 out.extend_from_slice(own.unwrap_or(value.get()).as_bytes());
             }
@@ -59,9 +60,9 @@ pub fn whole(
     out
 }
 
-/// The `input` array of all these items: those of earlier turns, the request's own, with references resolved, and the
-/// `text` of a request whose input is a string, as its literal. What we sealed is opened, since nobody else can. `prompt`
-/// is put behind. `None`: the request's own input says the same.
+/// The `input` array of `items` (those of earlier turns and the request's own, with references resolved), followed by
+/// `text` (the literal of a string input) and `prompt` as user messages. Items sealed by this proxy are opened, since
+/// no server can. `None`: nothing to add to the request's own input.
 pub fn input(
     items: &[&InputItem<'_>],
     text: Option<&RawValue>,
@@ -95,15 +96,15 @@ pub fn input(
     Some(input)
 }
 
-/// What stands for an item that we sealed.
+/// What replaces an item that this proxy sealed.
 struct Unsealed {
     item: String,
-    /// Whether it stands for everything before it.
+    /// Whether it replaces everything before it.
     replaces: bool,
 }
 
 fn unsealed(item: &RawValue, seal: &dyn Seal) -> Option<Unsealed> {
-    // cheap look first: nearly no item is one
+    // cheap test first: hardly any item is sealed
     if !item.get().contains("\"encrypted_content\"") {
         return None;
     }
@@ -112,7 +113,7 @@ fn unsealed(item: &RawValue, seal: &dyn Seal) -> Option<Unsealed> {
     match &*present(read.r#type).and_then(json::decode)? {
         "reasoning" => {
             seal.open(Purpose::Reasoning, &blob)?;
-            // its text is in it as well, or was not to be seen
+            // its readable text stays; sealed text without one was not meant to be seen
             let mut out = b"{\"type\":\"reasoning\"".to_vec();
             for (key, value) in json::members(item.get()).unwrap_or_default() {
                 if !matches!(&*key, "type" | "id" | "encrypted_content") {
@@ -136,14 +137,15 @@ fn literal(text: &str) -> String {
     format!("\"{}\"", json::escape(text))
 }
 
-/// `store` is always false: what is kept is kept by us, and the Codex backend takes nothing else.
+/// Appends `store` and `stream`. `store` is always false: this proxy stores responses itself, and the Codex backend
+/// accepts nothing else.
 pub(crate) fn end(out: &mut Vec<u8>, stream: bool, native: &ResponsesProfile) {
     out.extend_from_slice(b",\"store\":false,\"stream\":");
     out.extend_from_slice(if stream || native.streams_only { b"true}" } else { b"false}" });
 }
 
-/// Appends the `input` array for a server that knows plain items alone: the same messages, in the same order and with
-/// the same words, as a chat server would get.
+/// Appends the `input` array for a server that knows only plain items: the same messages in the same order and with the
+/// same words as for a chat server.
 pub(crate) fn write_plain(out: &mut Vec<u8>, entries: &[Entry<'_>]) {
     let mut items = Items { out, count: 0 };
     items.out.push(b'[');
@@ -156,7 +158,7 @@ pub(crate) fn write_plain(out: &mut Vec<u8>, entries: &[Entry<'_>]) {
     items.out.push(b']');
 }
 
-/// Writes items, numbered, since vLLM wants ids of messages and reasoning.
+/// Writes items, numbered because vLLM requires ids for messages and reasoning.
 struct Items<'o> {
     out: &'o mut Vec<u8>,
     count: usize,
@@ -214,7 +216,7 @@ impl Items<'_> {
         out.push(b'}');
     }
 
-    /// Reasoning, message, calls, then the outputs of the calls and the images in them.
+    /// Appends reasoning, message and calls, then the outputs of the calls and the images in them.
     fn turn(&mut self, assistant: &Assistant<'_>) {
         let Assistant { reasoning, text, calls } = assistant;
         if !reasoning.iter().all(Piece::is_empty) {

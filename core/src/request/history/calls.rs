@@ -1,4 +1,4 @@
-//! Owns calls and their outputs, as chat messages have them.
+//! Owns calls and their outputs in chat form. It must not pair them.
 
 use crate::fields::present;
 use crate::notes::Notes;
@@ -14,7 +14,7 @@ use serde_json::json as value;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// The namespace and the name of a call; `None` without a name, and for one that no tool can have.
+/// The namespace and name of a call; `None` if the name is missing or too long to be a tool's.
 pub(super) fn named<'a>(item: &Item<'a>) -> Option<(Option<Cow<'a, str>>, Cow<'a, str>)> {
     let short = |raw: &&RawValue| raw.get().len() < LONG_NAME;
     let name = present(item.name).filter(short).and_then(json::decode).filter(|name| !name.is_empty())?;
@@ -25,7 +25,7 @@ pub(super) fn named<'a>(item: &Item<'a>) -> Option<(Option<Cow<'a, str>>, Cow<'a
     Some((namespace, name))
 }
 
-/// Bytes of a name's literal that no tool has.
+/// A name's JSON literal of this many bytes belongs to no tool.
 pub(super) const LONG_NAME: usize = 4096;
 
 pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
@@ -41,7 +41,7 @@ pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Note
     let chat = table.chat_name(namespace.as_deref(), &name);
     let arguments = arguments_object(arguments, notes);
     if let Some(caller) = table.through(&chat) {
-        // as the model wrote it; both are escaped already
+        // written the way the model wrote it; both parts are escaped already
         let before = json::escape(&format!("{{\"name\":{},\"arguments\":", value!(chat))).into_owned();
         let mut call = Vec::with_capacity(before.len() + arguments.length());
         call.extend_from_slice(before.as_bytes());
@@ -53,19 +53,19 @@ pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Note
     Some(Step::Call { id, name: escaped(&chat), arguments })
 }
 
-/// The model's own search, which the client ran through its shell.
+/// A call of the proxy's search function, which the client saw as a shell command.
 pub(super) fn search_call<'a>(id: Cow<'a, str>, search: Search, call: &Value) -> Step<'a> {
     Step::Call { id, name: Cow::Borrowed(search.function().0), arguments: Piece::owned(&call.to_string()) }
 }
 
-/// A freeform call is shown as the model wrote it: `{"input": "..."}`.
+/// A custom tool call, in the form in which the model wrote it: `{"input": "..."}`.
 pub(super) fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
     let (namespace, name) = named(item)?;
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let name = escaped(&table.chat_name(namespace.as_deref(), &name));
     let input = present(item.input).filter(|input| input.get().starts_with('"'));
     let arguments = match input {
-        // the same, but that it keeps the client's way of escaping
+        // equivalent, but keeps the client's escapes
         Some(input) if !notes.rewrite(input.get().len()) => {
             Piece::Quoted(Quoted::member("{\"input\":", input.get()))
         }
@@ -74,8 +74,8 @@ pub(super) fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut N
     Some(Step::Call { id, name, arguments })
 }
 
-/// A call of a type of its own. `arguments`: the member that holds what the model wrote.
-pub(super) fn own_call<'a>(
+/// A call of a built-in tool, whose item has its own type. `arguments`: the member with the model's arguments.
+pub(super) fn built_in_call<'a>(
     item: &Item<'a>,
     table: &Table,
     kind: Kind,
@@ -92,7 +92,7 @@ pub(super) fn own_call<'a>(
     let mut tree = |raw: &RawValue| notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();
     let mut arguments: Value = match present(arguments).map(|raw| (raw, tree(raw))) {
         Some((_, Some(value))) => value,
-        // too wide or too long to be looked into
+        // too wide or too long to be parsed
         Some((raw, None)) => {
             let name = escaped(table.of_kind(kind).map_or(name, |route| &route.chat));
             return Some(Step::Call { id, name, arguments: arguments_object(Some(raw), notes) });
@@ -106,7 +106,7 @@ pub(super) fn own_call<'a>(
         }
     }
     if let Some(object) = arguments.as_object_mut() {
-        // what the client or we put in, not the model
+        // added by the client or the proxy, not by the model
         object.retain(|key, value| !(value.is_null() || key == "env" && *value == value!({})));
         if kind == Kind::LocalShell {
             object.shift_remove("type");
@@ -116,7 +116,7 @@ pub(super) fn own_call<'a>(
     Some(Step::Call { id, name: escaped(name), arguments: Piece::owned(&arguments.to_string()) })
 }
 
-/// What a `shell` call printed, command by command.
+/// The output of a `shell` call, command by command.
 pub(super) fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let results = present(item.output).filter(|raw| raw.get().starts_with('['))?;
@@ -140,7 +140,7 @@ pub(super) fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Ste
     Some(Step::Output { id, pieces: vec![Piece::Text(escaped(&shown))] })
 }
 
-/// What a tool search found: names and descriptions, where the tools themselves are among the request's tools by now.
+/// The result of a tool search: names and descriptions. The tools themselves are among the request's tools by now.
 pub(super) fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let mut shown = String::new();
@@ -156,10 +156,10 @@ pub(super) fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes)
     Some(Step::Output { id, pieces: vec![Piece::Text(escaped(shown.trim_end()))] })
 }
 
-/// Most tools of one output that are told of; a request may declare no more.
+/// Most tools listed in one output; a request cannot declare more.
 pub(super) const MOST_FOUND: usize = 2048;
 
-/// A line for each tool. `None` for what is no array.
+/// Appends a line for each tool. `None` if `tools` is not an array.
 pub(super) fn list(
     tools: &RawValue,
     namespace: Option<&str>,
@@ -171,7 +171,7 @@ pub(super) fn list(
         let tool = tool?;
         let text = |raw: Option<&RawValue>| raw.and_then(json::decode).unwrap_or_default().into_owned();
         if let Some(nested) = tool.tools.filter(|nested| nested.get().starts_with('[')) {
-            // a namespace within a namespace was left out of the tools
+            // tools of a nested namespace are not declared either
             if namespace.is_none() {
                 list(nested, Some(&text(tool.name)), table, left, into);
             }
@@ -184,7 +184,7 @@ pub(super) fn list(
         into.push_str(": ");
         let description = text(tool.description);
         if table.through(&chat).is_some() {
-            // this is all that the model will see of it
+            // the model sees nothing else of it
             let parameters = tool.parameters.map_or(Cow::Borrowed(""), |raw| json::compact(raw.get()));
             into.push_str(&format!("{description}\nIts parameters: {parameters}\n"));
         } else {
@@ -196,14 +196,14 @@ pub(super) fn list(
     .map(drop)
 }
 
-/// Arguments as the upstream can take them: llama-server and vLLM both parse them, and refuse the whole request for
-/// ones that are no JSON object. What the model wrote amiss stays readable to it inside an object.
+/// Arguments in a form that the upstream accepts: llama-server and vLLM parse them, and refuse the whole request if
+/// they are not a JSON object. Invalid arguments are wrapped in an object, so that the model can still read them.
 pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes) -> Piece<'a> {
     let empty = Piece::Text(Cow::Borrowed("{}"));
     let Some(raw) = raw else { return empty };
     let whole = Piece::Quoted(Quoted::member("{\"invalid_arguments\":", raw.get()));
     let Some(text) = json::decode(raw) else {
-        // not a string: an object is taken as it is, anything else is wrapped
+        // not a string: an object is used as it is, anything else is wrapped
         return match (raw.get().starts_with('{'), notes.rewrite(raw.get().len())) {
             (true, true) => Piece::owned(&json::compact(raw.get())),
             (true, false) => Piece::Quoted(Quoted::of(raw.get())),

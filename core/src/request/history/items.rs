@@ -1,10 +1,10 @@
-//! Owns what each type of item is in a conversation: one arm a type.
+//! Owns what each type of item contributes to a conversation, one arm for each type. It must not combine items.
 
 use crate::fields::{beginning, present};
 use crate::notes::Notes;
 use crate::request::content::{Piece, pieces_of_any};
 use crate::request::history::calls::{
-    custom_tool_call, found_tools, function_call, output, own_call, shell_output,
+    built_in_call, custom_tool_call, found_tools, function_call, output, shell_output,
 };
 use crate::request::history::reasoning::{is_thought, may_think, reasoning, summary, unread_summary};
 use crate::request::history::{Reading, Role, Step};
@@ -23,7 +23,7 @@ pub(super) fn step<'a>(
     notes: &mut Notes,
 ) -> Step<'a> {
     let table = reading.table;
-    let Some(item) = item else { return bare(index, raw, notes) };
+    let Some(item) = item else { return not_an_object(index, raw, notes) };
     let kind = present(item.r#type).and_then(json::decode);
     let read = match kind.as_deref() {
         Some("message") => message(raw, item, notes),
@@ -31,10 +31,10 @@ pub(super) fn step<'a>(
         Some("reasoning") => Some(Step::Reasoning(reasoning(item, reading.seal, notes))),
         Some("function_call") => function_call(item, table, notes),
         Some("custom_tool_call") => custom_tool_call(item, table, notes),
-        Some("tool_search_call") => own_call(item, table, Kind::ToolSearch, item.arguments, notes),
-        Some("local_shell_call") => own_call(item, table, Kind::LocalShell, item.action, notes),
-        Some("shell_call") => own_call(item, table, Kind::Shell, item.action, notes),
-        Some("apply_patch_call") => own_call(item, table, Kind::ApplyPatch, item.operation, notes),
+        Some("tool_search_call") => built_in_call(item, table, Kind::ToolSearch, item.arguments, notes),
+        Some("local_shell_call") => built_in_call(item, table, Kind::LocalShell, item.action, notes),
+        Some("shell_call") => built_in_call(item, table, Kind::Shell, item.action, notes),
+        Some("apply_patch_call") => built_in_call(item, table, Kind::ApplyPatch, item.operation, notes),
         Some(
             "function_call_output"
             | "custom_tool_call_output"
@@ -47,15 +47,15 @@ pub(super) fn step<'a>(
         Some("compaction" | "compaction_summary" | "context_compaction") => {
             summary(item, reading.seal).or_else(|| unread_summary(index, notes))
         }
-        // hoisted into the tools or the settings, or an instruction to us
+        // read elsewhere as tools or settings, or meant for the proxy
         Some("additional_tools" | "compaction_trigger" | "configuration_update") => Some(Step::Skipped),
         _ => None,
     };
     read.unwrap_or_else(|| written_out(index, raw, item, kind.as_deref(), notes))
 }
 
-/// An element of the input that is no object: its text, where it has any.
-pub(super) fn bare<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
+/// An element of the input that is not an object: its text, if it has any.
+pub(super) fn not_an_object<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> Step<'a> {
     if raw.get().starts_with(['"', '[']) && raw.get() != "[]" {
         notes.add("written_item", &format!("input[{index}] is no object"));
         return Step::Prompt(Role::User, pieces_of_any(raw, notes));
@@ -64,7 +64,7 @@ pub(super) fn bare<'a>(index: usize, raw: &'a RawValue, notes: &mut Notes) -> St
     Step::Skipped
 }
 
-/// An item of a type that no chat message has: what it says, as the user's text.
+/// An item of a type without a chat form: its content as user text.
 pub(super) fn written_out<'a>(
     index: usize,
     raw: &'a RawValue,
@@ -92,7 +92,7 @@ pub(super) fn written_out<'a>(
     Step::Prompt(Role::User, said)
 }
 
-/// What one of Codex's agents tells another: a task, a word in between, a result. Its header is in its text.
+/// A message between Codex's agents: a task, an update, a result. Its text includes a header.
 pub(super) fn agent_message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let said = pieces_of_any(present(item.content)?, notes);
     (!said.is_empty()).then_some(Step::Prompt(Role::User, said))
@@ -119,12 +119,12 @@ pub(super) fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes)
         "assistant" => Step::Message(content.into_iter().map(Piece::into_text).collect()),
         "system" => Step::Prompt(Role::System, content),
         "developer" => Step::Prompt(Role::Developer, content),
-        _ => by_another_name(raw, &role, content),
+        _ => message_with_other_role(raw, &role, content),
     })
 }
 
-/// The calls of an assistant message in the form of Chat Completions. Its content is a string or null there, which the
-/// rest of the item is longer than.
+/// The calls of an assistant message in Chat Completions form. Such a message has a string or null as its content, and
+/// other members that are longer than [`CHAT_CALL`].
 pub(super) fn chat_calls<'a>(
     raw: &'a RawValue,
     item: Option<&Item<'a>>,
@@ -138,7 +138,7 @@ pub(super) fn chat_calls<'a>(
     }
     let message: ChatMessage<'a> = fields(raw).unwrap_or_default();
     let Some(calls) = present(message.tool_calls) else { return Vec::new() };
-    // some servers wrote a single one as itself
+    // some servers wrote a single call without an array
     let calls = if calls.get().starts_with('{') { vec![calls] } else { elements(calls.get()) };
     let call = |raw: &'a RawValue| {
         let call: ChatCall<'a> = fields(raw)?;
@@ -148,14 +148,18 @@ pub(super) fn chat_calls<'a>(
     calls.into_iter().filter_map(call).collect()
 }
 
-/// Bytes that are shown of a role or a type that is none.
+/// Longest part of an unknown role or type that is shown, in bytes.
 pub(super) const KIND_BYTES: usize = 200;
 
-/// No call is shorter.
+/// No call is shorter than this, in bytes.
 pub(super) const CHAT_CALL: usize = 64;
 
-/// A role in other letters, or one of Chat Completions: there a tool's message names the call that it answers.
-pub(super) fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Piece<'a>>) -> Step<'a> {
+/// A message with an unusually spelled role, or a role of Chat Completions, where a tool message names its call.
+pub(super) fn message_with_other_role<'a>(
+    raw: &'a RawValue,
+    role: &str,
+    content: Vec<Piece<'a>>,
+) -> Step<'a> {
     match beginning(role.trim(), KIND_BYTES).to_ascii_lowercase().as_str() {
         "user" => Step::Prompt(Role::User, content),
         "assistant" => Step::Message(content.into_iter().map(Piece::into_text).collect()),
@@ -172,6 +176,6 @@ pub(super) fn by_another_name<'a>(raw: &'a RawValue, role: &str, content: Vec<Pi
                 Piece::owned(&if name.is_empty() { format!("[{kind}]") } else { format!("[{kind} {name}]") });
             Step::Prompt(Role::User, std::iter::once(head).chain(content).collect())
         }
-        _ => Step::Stranger(beginning(role, KIND_BYTES).to_owned(), content),
+        _ => Step::UnknownRole(beginning(role, KIND_BYTES).to_owned(), content),
     }
 }

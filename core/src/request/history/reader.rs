@@ -1,5 +1,5 @@
-//! Owns the way from steps to the entries of a conversation: what forms one assistant message, and which id a call gets.
-//! It must not read items.
+//! Owns the combination of steps into entries of a conversation: what forms one assistant message, and which id a call
+//! gets. It must not read items.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,26 +8,26 @@ use crate::notes::Notes;
 use crate::request::content::Piece;
 use crate::request::history::{Assistant, Call, Entry, Role, Step};
 
-/// Bytes from which on an id is long: none that repeats.
+/// An id of more than this many bytes is replaced if it repeats.
 const LONG_ID: usize = 1024;
 
-/// Reads steps one after another, in the order in which the model is to be told of them.
+/// Reads steps one by one, in the order in which the model gets them.
 #[derive(Default)]
 pub(super) struct Reader<'a> {
     entries: Vec<Entry<'a>>,
-    /// The assistant message that may still grow.
+    /// The assistant message that following steps may extend.
     open: Option<Assistant<'a>>,
-    /// The steps of its reasoning.
-    reasoned: Vec<usize>,
-    /// Those of messages that came to nothing.
-    unheard: Vec<usize>,
-    /// Ids that are taken, and how often each was wanted again.
+    /// Positions of the reasoning steps in `open`.
+    open_reasoning: Vec<usize>,
+    /// Positions of reasoning steps without a message or call.
+    unanswered: Vec<usize>,
+    /// Ids in use, each with the last number appended to it.
     ids: HashMap<Cow<'a, str>, usize>,
     calls: usize,
 }
 
 impl<'a> Reader<'a> {
-    /// Reads the next step, which stands at that place. `answer`: the output of a call, where it has one.
+    /// Reads the next step, at position `at`. `answer`: the output, if the step is a call that has one.
     pub(super) fn read(
         &mut self,
         at: usize,
@@ -37,10 +37,10 @@ impl<'a> Reader<'a> {
     ) {
         match step {
             Step::Prompt(role, pieces) => self.prompt(role, pieces),
-            Step::Message(text) => self.assistant().say(text),
+            Step::Message(text) => self.assistant().append_text(text),
             Step::Reasoning(text) => {
                 if !text.is_empty() {
-                    self.reasoned.push(at);
+                    self.open_reasoning.push(at);
                 }
                 self.assistant().reasoning.extend(text);
             }
@@ -57,19 +57,19 @@ impl<'a> Reader<'a> {
                 self.prompt(Role::User, std::iter::once(told).chain(pieces).collect());
             }
             Step::Summary { text, .. } => self.prompt(Role::User, vec![Piece::Text(text)]),
-            Step::Stranger(..) | Step::Skipped => {}
+            Step::UnknownRole(..) | Step::Skipped => {}
         }
     }
 
-    /// The conversation, and the places of reasoning that led to nothing.
+    /// The conversation, and the positions of reasoning that led to neither a message nor a call.
     pub(super) fn end(mut self) -> (Vec<Entry<'a>>, Vec<usize>) {
         self.close();
         self.entries.retain(|entry| match entry {
             Entry::Prompt(_, pieces) => !pieces.is_empty(),
-            // a template has no place for reasoning that led to nothing
-            Entry::Assistant(assistant) => assistant.says_anything(),
+            // chat templates have no place for reasoning alone
+            Entry::Assistant(assistant) => assistant.has_content(),
         });
-        (self.entries, self.unheard)
+        (self.entries, self.unanswered)
     }
 
     fn prompt(&mut self, role: Role, pieces: Vec<Piece<'a>>) {
@@ -77,13 +77,13 @@ impl<'a> Reader<'a> {
         self.entries.push(Entry::Prompt(role, pieces));
     }
 
-    /// Ends the assistant message that may still grow.
+    /// Ends the open assistant message, if there is one.
     pub(super) fn close(&mut self) {
         if let Some(open) = self.open.take() {
-            if !open.says_anything() {
-                self.unheard.append(&mut self.reasoned);
+            if !open.has_content() {
+                self.unanswered.append(&mut self.open_reasoning);
             }
-            self.reasoned.clear();
+            self.open_reasoning.clear();
             self.entries.push(Entry::Assistant(open));
         }
     }
@@ -92,8 +92,8 @@ impl<'a> Reader<'a> {
         self.open.get_or_insert_default()
     }
 
-    /// The id for the upstream: the client's own, told apart where it repeats or is empty. A function of what came
-    /// before it alone, so that the prompt's beginning stays the same when the history grows.
+    /// The call id for the upstream: the client's, made unique if it repeats or is empty. It depends only on what
+    /// precedes it, so the beginning of the prompt stays the same when the history grows.
     fn unique(&mut self, id: Cow<'a, str>, notes: &mut Notes) -> Cow<'a, str> {
         self.calls += 1;
         let wanted = if id.is_empty() { Cow::Owned(format!("call_{}", self.calls)) } else { id };
@@ -102,10 +102,10 @@ impl<'a> Reader<'a> {
             return wanted;
         };
         notes.add("duplicate_call_id", &wanted);
-        // not copied once for each call that has it
+        // a long id is not copied for each call that has it
         let wanted = if wanted.len() > LONG_ID { Cow::Owned(format!("call_{}", self.calls)) } else { wanted };
         let mut n = again + 1;
-        // goes on where the last one with this id ended: a thousand of them are not looked at a thousand times
+        // continue after the last number used, so that many equal ids take linear time
         while self.ids.contains_key(&*format!("{wanted}_{n}")) {
             n += 1;
         }

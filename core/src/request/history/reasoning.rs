@@ -1,4 +1,5 @@
-//! Owns reasoning and summaries that a client gives back: in items, sealed, or within a message.
+//! Owns reasoning and summaries that a client sends back: as items, sealed, or inside a message. It must not decide
+//! where they go.
 
 use crate::compaction::{SUMMARY_INTRODUCTION, Summary};
 use crate::fields::present;
@@ -12,8 +13,8 @@ use crate::wire::request::{Item, Part, elements, fields};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// Reasoning that stands in an assistant's message, as chat servers and their clients write it: in parts of its content
-/// (Mistral, Anthropic kin), or beside it by one of its names.
+/// Reasoning inside an assistant message, as chat servers and their clients write it: in parts of its content (Mistral,
+/// Anthropic and its imitators), or in a separate member.
 pub(super) fn thoughts<'a>(
     raw: &RawValue,
     item: Option<&Item<'a>>,
@@ -37,7 +38,7 @@ pub(super) fn thoughts<'a>(
     (!text.trim().is_empty()).then(|| escaped(&text))
 }
 
-/// A quick look: hardly any message does.
+/// Whether a message may contain reasoning; a cheap test that few messages pass.
 pub(super) fn may_think(raw: &RawValue) -> bool {
     ["thinking\"", "\"reasoning"].iter().any(|hint| raw.get().contains(hint))
 }
@@ -49,12 +50,12 @@ pub(super) fn is_thought(part: &RawValue) -> bool {
     kind.ends_with("thinking") || kind.starts_with("reasoning")
 }
 
-/// By which names an assistant's message has its reasoning.
+/// Members of an assistant message that may hold its reasoning.
 pub(super) const REASONING_NAMES: [&str; 4] =
     ["reasoning_content", "reasoning", "thinking", "reasoning_details"];
 
-/// `content` where it has text, else what is sealed in it, else `summary`: with `reasoning = "summary"` ours is all in
-/// the latter.
+/// The text of a reasoning item: `content` if it has text, else the sealed text, else `summary`, where this proxy puts
+/// all of it with `reasoning = "summary"`.
 pub(super) fn reasoning<'a>(item: &Item<'a>, seal: Option<&dyn Seal>, notes: &mut Notes) -> Vec<Piece<'a>> {
     let mut read = |field: Option<&'a RawValue>| -> Vec<Piece<'a>> {
         let pieces = present(field).and_then(|raw| pieces(raw, notes)).unwrap_or_default();
@@ -73,7 +74,7 @@ pub(super) fn open(item: &Item<'_>, seal: Option<&dyn Seal>, purpose: Purpose) -
     seal?.open(purpose, &blob)
 }
 
-/// A compaction that somebody else made: the model hears that there was something.
+/// Replaces a compaction that cannot be opened: the model learns that something is missing.
 pub(super) fn unread_summary<'a>(index: usize, notes: &mut Notes) -> Option<Step<'a>> {
     notes.add("unread_compaction", &format!("input[{index}]"));
     Some(Step::Prompt(Role::User, vec![Piece::owned(UNREAD_SUMMARY)]))
@@ -82,7 +83,7 @@ pub(super) fn unread_summary<'a>(index: usize, notes: &mut Notes) -> Option<Step
 pub(super) const UNREAD_SUMMARY: &str =
     "[An earlier part of the conversation was summarised, and the summary cannot be read here.]";
 
-/// A compaction that we made for this caller.
+/// Opens a compaction that this proxy sealed for the same caller.
 pub(super) fn summary<'a>(item: &Item<'a>, seal: Option<&dyn Seal>) -> Option<Step<'a>> {
     let summary = Summary::read(&open(item, seal, Purpose::Compaction)?)?;
     let text = format!("{SUMMARY_INTRODUCTION}{}", summary.text);

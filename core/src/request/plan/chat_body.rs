@@ -1,4 +1,4 @@
-//! Owns the chat body: the order of its keys, and what each is made of.
+//! Owns the chat body: the order of its keys and their values. It must not read the input items.
 
 use crate::error::{Error, Kind};
 use crate::fields::{boolean, fields, literal, number, string, word};
@@ -11,10 +11,10 @@ use crate::wire::json;
 use crate::wire::request::ReasoningConfig;
 use std::ops::RangeInclusive;
 
-/// Bytes by which a request that is stored may grow on its way to the model.
+/// How many bytes longer than the request the body of a stored request may become.
 const MOST_GROWTH: usize = 8 << 20;
 
-/// Ranges of the documents.
+/// Ranges as OpenAI documents them.
 pub(super) const TEMPERATURE: RangeInclusive<i32> = 0..=2;
 pub(super) const TOP_P: RangeInclusive<i32> = 0..=1;
 pub(super) const PENALTY: RangeInclusive<i32> = -2..=2;
@@ -29,7 +29,7 @@ impl<'a> Planner<'a, '_> {
     ) -> Result<(Vec<u8>, bool), Error> {
         let Prompt { instructions, entries, tools, choice, format } = prompt;
         let entries = messages::arrange(instructions, entries, self.options);
-        let mut body = self.room(messages::length(&entries) + tools.length())?;
+        let mut body = self.buffer(messages::length(&entries) + tools.length())?;
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"messages\":");
@@ -38,7 +38,7 @@ impl<'a> Planner<'a, '_> {
         tools.write(&mut body, &choice, self.options.dialect, false);
         let settings = body.len();
         let dialect = self.options.dialect;
-        // log probabilities beside tools go with no stream there
+        // such a server cannot stream log probabilities beside tools
         let torn = reply.logprobs && tools.visible() && !dialect.logprobs_with_tools;
         let chat_stream = reply.stream || (dialect.always_streams && !torn);
         let parallel = boolean(self.request.parallel_tool_calls, "parallel_tool_calls")?;
@@ -68,19 +68,19 @@ impl<'a> Planner<'a, '_> {
         Ok((body, chat_stream))
     }
 
-    /// A buffer for the body: `bytes`, messages and tools, and all else. Its length is no guess: one that is too short grows
-    /// by doubling, and both are there while it moves.
+    /// A buffer for the body, for `bytes` of messages and tools and everything else. Its capacity is exact enough that
+    /// the buffer does not grow: a larger copy would be in memory beside it.
     ///
-    /// Refuses what grows by escapes of escapes and is to be stored: it would be in memory as it came, as it goes on and as
-    /// it is kept. No conversation of a model's has so many.
-    pub(super) fn room(&self, bytes: usize) -> Result<Vec<u8>, Error> {
+    /// Refuses a request that grows too much because of nested escapes and is to be stored: it would be in memory as
+    /// received, as sent and as stored. No real conversation has so many escapes.
+    pub(super) fn buffer(&self, bytes: usize) -> Result<Vec<u8>, Error> {
         let request = self.request;
         let others = request.others.iter().map(|(_, value)| *value);
         let named = [request.text, request.user, request.reasoning, request.include].into_iter().flatten();
         let others: usize = named.chain(others).map(|value| value.get().len()).sum();
         let length = bytes + others + 512;
         let earlier = self.context.earlier.iter().map(|(raw, _)| raw.get().len()).sum::<usize>();
-        let most = self.draft.text.len() + earlier + MOST_GROWTH;
+        let most = self.parsed.text.len() + earlier + MOST_GROWTH;
         let kept = boolean(request.store, "store")?.unwrap_or(true) || request.conversation.is_some();
         if !kept || length <= most {
             return Ok(Vec::with_capacity(large_buffer::capacity(length)));
@@ -92,13 +92,13 @@ impl<'a> Planner<'a, '_> {
         Err(Error::new(Kind::BodyTooLarge, message).param("input"))
     }
 
-    /// Fields that have the same name and meaning on both sides; `max_output_tokens` is `max_tokens`, which every
-    /// server takes.
+    /// Appends the sampling parameters, which have the same names on both sides, except that `max_output_tokens`
+    /// becomes `max_tokens`, which every chat server accepts.
     pub(super) fn sampling(&self, body: &mut Vec<u8>, reply: &ReplyPlan) -> Result<(), Error> {
         let request = self.request;
-        // a limit of the answer's is none of the summary's that goes before it
+        // the limit applies to the answer, not to the summary before it
         let max = reply.max_output_tokens.filter(|_| reply.compacts != Some(Compact::Replacing));
-        // none at all is refused by vLLM
+        // vLLM refuses 0
         if let Some(max) = if reply.warm_up { Some(1) } else { max } {
             let key = if self.options.native.is_some() { "max_output_tokens" } else { "max_tokens" };
             push_key(body, key, &max.to_string());
@@ -134,7 +134,7 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    /// The level that the server takes and is nearest to the client's; the budget is that of the client's own.
+    /// Appends the accepted level closest to the client's, and the token budget for the client's level.
     pub(super) fn reasoning_effort(&mut self, body: &mut Vec<u8>) -> Result<(), Error> {
         let reasoning: ReasoningConfig<'_> = fields(self.request.reasoning, "reasoning")?;
         let own = string(reasoning.effort, "reasoning.effort")?;
@@ -149,7 +149,7 @@ impl<'a> Planner<'a, '_> {
             Some(taken) => effort::nearest(&asked, taken),
             None => effort::nearest(&asked, dialect.efforts),
         };
-        // the template turns thinking off by its own switch, below
+        // such a template has its own switch for thinking, below
         if let Some(sent) = sent.filter(|sent| *sent == asked || !by_template) {
             push_key(body, "reasoning_effort", "");
             json::push_string(body, sent);

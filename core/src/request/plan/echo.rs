@@ -1,4 +1,4 @@
-//! Owns what the response says about its request.
+//! Owns the members of a response that repeat its request. It must not depend on the answer.
 
 use crate::error::Error;
 use crate::fields::{
@@ -17,10 +17,10 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 impl<'a> Planner<'a, '_> {
-    /// What the plan says of the answer: its echo, and how it is shown. [`Planner::ask_for_form`] completes it.
+    /// The reply part of the plan: the echo, and how the answer is shown. [`Planner::adapt_prompt`] completes it.
     pub(super) fn reply(&self, model: &str, stream: bool, tools: &Tools<'_>) -> Result<ReplyPlan, Error> {
         let (request, options) = (self.request, self.options);
-        let include = array(request.include, "include", self.draft.limits.include)?.unwrap_or_default();
+        let include = array(request.include, "include", self.parsed.limits.include)?.unwrap_or_default();
         let includes = |name: &str| include.iter().any(|raw| raw.get() == name);
         let sealed = includes("\"reasoning.encrypted_content\"");
         let top_logprobs = integer(request.top_logprobs, "top_logprobs", 0, 20)?.unwrap_or(0);
@@ -34,7 +34,7 @@ impl<'a> Planner<'a, '_> {
                 false => options.reasoning,
             },
             seal: options.seal.clone(),
-            // a server that speaks Responses well seals its own
+            // a server with full Responses support seals its own reasoning
             seals_reasoning: (sealed || !stored && options.seal_reasoning == SealReasoning::Unstored)
                 && options.native.is_none_or(|native| native.functions),
             compacts: None,
@@ -61,12 +61,13 @@ impl<'a> Planner<'a, '_> {
         integer(self.request.max_output_tokens, "max_output_tokens", 1, u64::from(u32::MAX))
     }
 
-    /// The 31 fields that repeat the request, each always there (docs/protocol.md 6), as JSON members without braces.
+    /// The 31 fields that repeat the request, all of them always present (docs/protocol.md 6), as JSON members without
+    /// braces.
     fn echo(&self, model: &str, tools: &Tools<'_>) -> Result<Vec<u8>, Error> {
         let request = self.request;
-        let told = [request.instructions, request.text, request.tool_choice, request.metadata, request.user];
-        let told = told.iter().flatten().map(|raw| raw.get().len()).sum::<usize>() + tools.echo.len();
-        let mut echo = Vec::with_capacity(640 + told);
+        let texts = [request.instructions, request.text, request.tool_choice, request.metadata, request.user];
+        let length = texts.iter().flatten().map(|raw| raw.get().len()).sum::<usize>() + tools.echo.len();
+        let mut echo = Vec::with_capacity(640 + length);
         self.echo_values(&mut echo)?;
         push_key(&mut echo, "model", "");
         json::push_string(&mut echo, model);
@@ -92,7 +93,7 @@ impl<'a> Planner<'a, '_> {
         Ok(echo)
     }
 
-    /// Fields of one value.
+    /// Appends the fields with scalar values, and `metadata`.
     fn echo_values(&self, echo: &mut Vec<u8>) -> Result<(), Error> {
         let request = self.request;
         let truncation = string(request.truncation, "truncation")?.unwrap_or(Cow::Borrowed("disabled"));
@@ -105,7 +106,7 @@ impl<'a> Planner<'a, '_> {
         let flag = |is: bool| Cow::Borrowed(if is { "true" } else { "false" });
         let max_tool_calls = integer(request.max_tool_calls, "max_tool_calls", 1, u64::from(u32::MAX))?;
         let top_logprobs = integer(request.top_logprobs, "top_logprobs", 0, 20)?;
-        let metadata = metadata(request.metadata, self.draft.limits.metadata)?;
+        let metadata = metadata(request.metadata, self.parsed.limits.metadata)?;
         let text = |value, key| Ok::<_, Error>(or_absent(literal(value, key)?, "null"));
         let numeral =
             |value, key, bounds, absent| Ok::<_, Error>(or_absent(number(value, key, bounds)?, absent));
@@ -165,7 +166,7 @@ impl<'a> Planner<'a, '_> {
         Ok(())
     }
 
-    /// `input_transformations`: replayed reasoning that the model does not get.
+    /// Appends `input_transformations`: replayed reasoning that the model does not get.
     fn echo_left_out(&self, echo: &mut Vec<u8>) {
         for (n, (id, reason)) in self.left_out.iter().enumerate() {
             match n {
@@ -184,12 +185,13 @@ impl<'a> Planner<'a, '_> {
     }
 }
 
-/// A value as JSON text without white space, or `absent` in its place.
+/// The value as JSON without white space, or `absent` if there is none.
 fn or_absent<'a>(value: Option<&'a RawValue>, absent: &'static str) -> Cow<'a, str> {
     value.map_or(Cow::Borrowed(absent), |value| compact(value.get()))
 }
 
-/// Whether `summary` is there and null: the client wants no readable reasoning (docs/protocol.md 7). An absent one says nothing.
+/// Whether `summary` is present and null: the client wants no readable reasoning (docs/protocol.md 7). An absent one
+/// has no meaning.
 fn null_summary(reasoning: Option<&RawValue>) -> bool {
     let mut null = false;
     trusted_json::members(reasoning.map_or("", RawValue::get), |name, value| {

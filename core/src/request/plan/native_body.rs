@@ -1,5 +1,5 @@
-//! Owns the bodies for servers that speak Responses themselves, out of a request that is understood. It must not refuse
-//! anything that a chat server would be sent.
+//! Owns the bodies for servers that speak Responses themselves, made from a parsed request. It must not refuse anything
+//! that a chat server would be sent.
 
 use crate::compaction;
 use crate::error::Error;
@@ -13,8 +13,8 @@ use crate::wire::request::InputItem;
 use serde_json::value::RawValue;
 
 impl<'a> Planner<'a, '_> {
-    /// The body for a server that speaks Responses, and knows functions and plain items alone.
-    pub(super) fn functions(
+    /// The body for a server that speaks Responses but knows only functions and plain items.
+    pub(super) fn functions_body(
         &mut self,
         native: &ResponsesProfile,
         model: &str,
@@ -23,7 +23,7 @@ impl<'a> Planner<'a, '_> {
     ) -> Result<Vec<u8>, Error> {
         let Prompt { instructions, entries, tools, choice, format } = prompt;
         let entries = messages::arrange(instructions, entries, self.options);
-        let mut body = self.room(messages::length(&entries) + tools.length() + 512)?;
+        let mut body = self.buffer(messages::length(&entries) + tools.length() + 512)?;
         body.extend_from_slice(b"{\"model\":");
         json::push_string(&mut body, model);
         body.extend_from_slice(b",\"input\":");
@@ -62,8 +62,8 @@ impl<'a> Planner<'a, '_> {
         Ok(body)
     }
 
-    /// The body for a server that speaks Responses well.
-    pub(super) fn whole(
+    /// The body for a server with full Responses support.
+    pub(super) fn full_native_body(
         &self,
         native: &ResponsesProfile,
         model: &str,
@@ -73,17 +73,17 @@ impl<'a> Planner<'a, '_> {
         let text = present(self.request.input).filter(|input| input.get().starts_with('"'));
         let seal = self.options.seal.as_deref();
         let prompt = reply.compacts.map(|_| compaction::PROMPT);
-        // what is held already is told once here, too
+        // items that are stored already are not sent twice
         let earlier = self.context.earlier.len();
         let mut repeated = self.repeated.iter().map(|n| n + earlier).peekable();
         let new = items.iter().enumerate().filter(|(n, _)| repeated.next_if_eq(n).is_none());
         let new: Vec<_> = new.map(|(_, item)| *item).collect();
         let input = responses_body::input(&new, text, seal, prompt);
-        responses_body::whole(self.draft.text, model, reply.stream, input.as_deref(), native)
+        responses_body::full_body(self.parsed.text, model, reply.stream, input.as_deref(), native)
     }
 }
 
-/// The settings of a text, of which the upstream is not to hear the format.
+/// The `text` settings without the format, which the upstream is not to know yet.
 fn without_format(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     for (key, value) in json::members(text).unwrap_or_default().iter().filter(|(key, _)| key != "format") {

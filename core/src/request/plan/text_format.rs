@@ -1,4 +1,5 @@
-//! Owns `text.format`: read from a request, written as `response_format`, asked for in words.
+//! Owns `text.format`: reading it, writing it as `response_format`, and asking for it in words. It must not check a
+//! text against it.
 
 use crate::error::Error;
 use crate::fields::{boolean, fields, literal, missing, not_one_of, object, present, string, word};
@@ -8,7 +9,7 @@ use crate::wire::json;
 use crate::wire::request::{TextConfig, TextFormat};
 use serde_json::value::RawValue;
 
-/// `text.format`, read.
+/// A parsed `text.format`.
 pub(super) enum TextForm<'a> {
     Free,
     Object,
@@ -45,7 +46,7 @@ impl<'a> TextForm<'a> {
         }
     }
 
-    /// Appends `response_format`: what is flat in Responses is wrapped in Chat.
+    /// Appends `response_format`: flat in Responses, nested in Chat Completions.
     pub(super) fn write(&self, body: &mut Vec<u8>) {
         match self {
             TextForm::Free => {}
@@ -65,19 +66,19 @@ impl<'a> TextForm<'a> {
         }
     }
 
-    /// What a text has to fit, if anything.
+    /// The format that a text must fit, if there is one.
     pub(super) fn wanted(&self) -> Option<Format> {
         match self {
             TextForm::Free => None,
             TextForm::Object => Some(Format::Object),
-            // one that is too deep or too wide to be read is the server's to refuse
+            // a schema that is too deep or too wide to be parsed is left for the server to refuse
             TextForm::Schema { schema, .. } => {
                 Some(Format::Schema(json::tree(schema.get()).unwrap_or_default()))
             }
         }
     }
 
-    /// What the model is asked for once it has answered in another form, escaped.
+    /// Asks the model for the format after it has answered in another one. Escaped.
     pub(super) fn prompt(&self) -> String {
         let schema = match self {
             TextForm::Schema { schema, .. } => Some(schema.get()),
@@ -91,7 +92,7 @@ impl<'a> TextForm<'a> {
 }
 
 impl<'a> Planner<'a, '_> {
-    /// That of the last item which set one, else the request's own.
+    /// The format of the last item that sets one, else the request's own.
     pub(super) fn text_format(&self) -> Result<TextForm<'a>, Error> {
         let text: TextConfig<'_> = fields(self.request.text, "text")?;
         TextForm::read(self.update.format.or(text.format))

@@ -1,6 +1,5 @@
-//! Owns what a request tells again although the chain or conversation that it continues holds it already: which of its
-//! items are left out, and where a message of the user's stands that came between a call and its output. It must not
-//! read items.
+//! Owns the comparison of a request with the chain or conversation that it continues: which of its items repeat stored
+//! ones, and where a user message belongs that came between a call and its output. It must not read items.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,82 +12,83 @@ use crate::request::history::{Role, Step};
 use crate::wire::json;
 use crate::wire::request::InputItem;
 
-/// The request's own items that say nothing new are skipped, and named by their place among its own. Clients keep
-/// their own history beside ours and send it too (semantic-kernel, Open WebUI, strands, LiveKit): a call told twice
-/// would be one that was never answered, and its second output would answer nothing.
+/// Skips the request's own items that repeat stored ones, and returns their positions among its own. Some clients send
+/// their whole history although the request continues a stored one (semantic-kernel, Open WebUI, strands, LiveKit): a
+/// repeated call would look unanswered, and its second output would answer nothing.
 ///
-/// `earlier`: how many of the items are held; `places`: of each step its item.
+/// `earlier`: how many of the items are stored. `places`: the position of each step's item.
 pub(super) fn skip_repeats(
     steps: &mut [Step<'_>],
     items: &[&InputItem<'_>],
     earlier: usize,
     places: &[usize],
-) -> Told {
-    let Some(from) = places.iter().position(|place| *place >= earlier) else { return Told::default() };
+) -> Comparison {
+    let Some(from) = places.iter().position(|place| *place >= earlier) else { return Comparison::default() };
     let ids = ids(items, earlier);
     let ids: Vec<Option<&str>> =
         places.iter().map(|place| ids.get(*place).and_then(Option::as_deref)).collect();
-    let mut again = vec![false; steps.len()];
-    let compared = Compared::of(steps, from);
+    let mut repeated = vec![false; steps.len()];
+    let compared = Compared::new(steps, from);
     for at in from..from + compared.overlap(from) {
-        set(&mut again, at);
+        set(&mut repeated, at);
     }
-    compared.same_ids(from, &ids, &mut again);
-    compared.calls(from, &mut again);
-    outputs(steps, from, &mut again);
-    // a call told again had its reasoning told again, too
+    compared.same_ids(from, &ids, &mut repeated);
+    compared.calls(from, &mut repeated);
+    outputs(steps, from, &mut repeated);
+    // a repeated call had its reasoning repeated, too
     for at in (from..steps.len()).rev() {
-        let next = again.get(at + 1).copied().unwrap_or(false);
+        let next = repeated.get(at + 1).copied().unwrap_or(false);
         if next && matches!(steps.get(at), Some(Step::Reasoning(_))) {
-            set(&mut again, at);
+            set(&mut repeated, at);
         }
     }
-    // an item is kept where any part of it is new
+    // an item counts as repeated only if all its steps are
     let mut said: HashSet<usize> = HashSet::new();
-    let mut told: Vec<usize> = Vec::new();
+    let mut skipped: Vec<usize> = Vec::new();
     for (at, place) in places.iter().enumerate().skip(from) {
-        match (is(&again, at), steps.get_mut(at)) {
+        match (is(&repeated, at), steps.get_mut(at)) {
             (true, Some(step)) => {
                 *step = Step::Skipped;
-                told.push(*place - earlier);
+                skipped.push(*place - earlier);
             }
             _ => {
                 said.insert(*place - earlier);
             }
         }
     }
-    told.dedup();
-    told.retain(|place| !said.contains(place));
-    Told { repeated: told, clash: clash(from, &ids, places, &again) }
+    skipped.dedup();
+    skipped.retain(|place| !said.contains(place));
+    Comparison { repeated: skipped, clash: clash(from, &ids, places, &repeated) }
 }
 
-/// What is known of them.
+/// The result of the comparison.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Comparison {
     pub repeated: Vec<usize>,
-    /// An id of an item that says something new, which another item has already.
+    /// The id of a new item that a different item already has.
     pub clash: Option<String>,
 }
 
-fn clash(from: usize, ids: &[Option<&str>], places: &[usize], again: &[bool]) -> Option<String> {
+fn clash(from: usize, ids: &[Option<&str>], places: &[usize], repeated: &[bool]) -> Option<String> {
     let own = ids.iter().zip(places).enumerate().skip(from);
-    let mut new = own.filter(|(at, _)| !is(again, *at)).filter_map(|(_, (id, place))| Some(((*id)?, *place)));
+    let mut new =
+        own.filter(|(at, _)| !is(repeated, *at)).filter_map(|(_, (id, place))| Some(((*id)?, *place)));
     let held = ids.iter().zip(places).take(from).filter_map(|(id, place)| Some(((*id)?, *place)));
     let mut taken: HashMap<&str, usize> = held.collect();
     new.find(|(id, place)| *taken.entry(id).or_insert(*place) != *place).map(|(id, _)| id.to_owned())
 }
 
-/// Steps with what is compared of each first, so that a comparison takes no longer than the shorter of its two texts, however
-/// often it is made.
+/// Steps with a key for each, compared first, so that a comparison costs no more than the shorter of its two texts
+/// however often it is made.
 struct Compared<'s, 'a> {
     steps: &'s [Step<'a>],
-    /// Of a message its length; of a call the number of its arguments, which others that say the same have as well.
+    /// The length of a message; a number for the arguments of a call, equal for equal arguments; else 0.
     keys: Vec<usize>,
 }
 
 impl<'s, 'a> Compared<'s, 'a> {
-    /// `from`: where the request's own begin.
-    fn of(steps: &'s [Step<'a>], from: usize) -> Compared<'s, 'a> {
+    /// `from`: the position of the first own step.
+    fn new(steps: &'s [Step<'a>], from: usize) -> Compared<'s, 'a> {
         let called = |step: &'s Step<'a>| match step {
             Step::Call { id, .. } => Some(&**id),
             _ => None,
@@ -97,10 +97,10 @@ impl<'s, 'a> Compared<'s, 'a> {
         let mut numbers: HashMap<Cow<'_, str>, usize> = HashMap::new();
         let key = |step: &'s Step<'a>| match step {
             Step::Message(texts) => texts.iter().map(|text| bytes(text).len()).sum(),
-            // a held one that the request does not name is compared with none
+            // stored calls that the request does not repeat are never compared
             Step::Call { id, arguments, .. } if own.contains(&**id) => {
                 let next = numbers.len();
-                *numbers.entry(normal(arguments)).or_insert(next)
+                *numbers.entry(normalised(arguments)).or_insert(next)
             }
             _ => 0,
         };
@@ -116,9 +116,9 @@ impl<'s, 'a> Compared<'s, 'a> {
         self.key(a) == self.key(b) && pair.is_some_and(|(a, b)| same(a, b))
     }
 
-    /// How many of the own steps, at their beginning, are the end of what is held: a part of the conversation in which
-    /// the model spoke. The longest beginning that is an end is found as Knuth, Morris and Pratt do, at one look at each
-    /// step.
+    /// How many of the first own steps repeat the end of what is stored, if the model wrote any of them. Finds the
+    /// longest such prefix with the Knuth-Morris-Pratt algorithm, so that each step is compared a bounded number of
+    /// times.
     fn overlap(&self, from: usize) -> usize {
         let steps = self.steps;
         let telling = |at: &usize| !matches!(steps.get(*at), Some(Step::Reasoning(_) | Step::Skipped) | None);
@@ -127,7 +127,7 @@ impl<'s, 'a> Compared<'s, 'a> {
         if !own.iter().any(spoke) {
             return 0;
         }
-        // of each beginning of `own`: how long the longest shorter one is that it ends with
+        // for each prefix of `own`: the length of its longest proper prefix that is also its suffix
         let mut borders: Vec<usize> = Vec::with_capacity(own.len());
         let longer = |borders: &[usize], mut long: usize, next: usize| loop {
             match own.get(long) {
@@ -146,13 +146,13 @@ impl<'s, 'a> Compared<'s, 'a> {
             long = longer(&borders, long, at);
         }
         match own.get(..long) {
-            Some(told) if told.iter().any(spoke) => told.last().map_or(0, |last| last + 1 - from),
+            Some(own) if own.iter().any(spoke) => own.last().map_or(0, |last| last + 1 - from),
             _ => 0,
         }
     }
 
-    /// Items that come under the id of one that is held, and say the same. Reasoning never says more than it did.
-    fn same_ids(&self, from: usize, ids: &[Option<&str>], again: &mut [bool]) {
+    /// Marks items with the id of a stored item that say the same. Reasoning under a stored id is always a repetition.
+    fn same_ids(&self, from: usize, ids: &[Option<&str>], repeated: &mut [bool]) {
         let id = |at: usize| ids.get(at).copied().flatten().filter(|id| !id.is_empty());
         if (from..self.steps.len()).all(|at| id(at).is_none()) {
             return;
@@ -162,13 +162,13 @@ impl<'s, 'a> Compared<'s, 'a> {
             let Some(before) = id(at).and_then(|id| held.get(id)) else { continue };
             let reasoning = |at| matches!(self.steps.get(at), Some(Step::Reasoning(_)));
             if self.same(*before, at) || (reasoning(*before) && reasoning(at)) {
-                set(again, at);
+                set(repeated, at);
             }
         }
     }
 
-    /// Calls that are held, with the messages before them, as far as these are what is held before the call, too.
-    fn calls(&self, from: usize, again: &mut [bool]) {
+    /// Marks calls that are stored, and the messages before each as far as they match the stored ones before that call.
+    fn calls(&self, from: usize, repeated: &mut [bool]) {
         let steps = self.steps;
         let call = |at: usize| match steps.get(at) {
             Some(Step::Call { id, name, .. }) => Some((&**id, &**name, self.key(at))),
@@ -178,7 +178,7 @@ impl<'s, 'a> Compared<'s, 'a> {
             return;
         }
         let held: HashMap<_, usize> = (0..from).filter_map(|at| Some((call(at)?, at))).collect();
-        // behind the step that is next before each of those held, without such as do not count
+        // for each stored step: the position after the nearest earlier step that counts
         let mut behind = vec![0; from + 1];
         for at in 0..from {
             let counts = !matches!(steps.get(at), Some(Step::Reasoning(_) | Step::Skipped));
@@ -189,9 +189,9 @@ impl<'s, 'a> Compared<'s, 'a> {
         }
         for at in from..steps.len() {
             let Some(found) = call(at).and_then(|call| held.get(&call)) else { continue };
-            set(again, at);
+            set(repeated, at);
             let (mut own, mut before) = (at, *found);
-            while own > from && !is(again, own - 1) {
+            while own > from && !is(repeated, own - 1) {
                 before = behind.get(before).copied().unwrap_or_default();
                 if before == 0 {
                     break;
@@ -199,7 +199,7 @@ impl<'s, 'a> Compared<'s, 'a> {
                 match (steps.get(own - 1), steps.get(before - 1)) {
                     (Some(Step::Reasoning(_) | Step::Skipped), _) => own -= 1,
                     (Some(Step::Prompt(..) | Step::Message(_)), _) if self.same(before - 1, own - 1) => {
-                        set(again, own - 1);
+                        set(repeated, own - 1);
                         (own, before) = (own - 1, before - 1);
                     }
                     _ => break,
@@ -209,14 +209,14 @@ impl<'s, 'a> Compared<'s, 'a> {
     }
 }
 
-/// A client that reads arguments writes them in its own way.
-fn normal<'p>(arguments: &'p Piece<'_>) -> Cow<'p, str> {
+/// Arguments in a normal form: clients that parse them write them back in their own way.
+fn normalised<'p>(arguments: &'p Piece<'_>) -> Cow<'p, str> {
     let read = |text: &str| match json::tree(&json::unescape(text)?)? {
         Value::Object(members) => Some(members.into_iter().collect::<BTreeMap<String, Value>>()),
         _ => None,
     };
     match arguments {
-        // a longer one is compared as it stands: to take it apart takes several times its memory
+        // longer ones are compared as they are, since parsing takes several times their memory
         Piece::Text(text) if text.len() > LONG => Cow::Borrowed(text),
         Piece::Text(text) => read(text)
             .and_then(|object| serde_json::to_string(&object).ok())
@@ -226,16 +226,16 @@ fn normal<'p>(arguments: &'p Piece<'_>) -> Cow<'p, str> {
     }
 }
 
-/// Bytes from which on arguments are long.
+/// Arguments of more than this many bytes are not parsed for comparison.
 const LONG: usize = 256 << 10;
 
-/// Outputs whose every call is answered by then.
-fn outputs(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
+/// Marks outputs for which no unanswered call is left.
+fn outputs(steps: &[Step<'_>], from: usize, repeated: &mut [bool]) {
     let mut open: HashMap<&str, isize> = HashMap::new();
     let mut called: HashSet<&str> = HashSet::new();
     for (at, step) in steps.iter().enumerate() {
         if let Step::Call { id, .. } = step
-            && !is(again, at)
+            && !is(repeated, at)
         {
             called.insert(&**id);
             *open.entry(&**id).or_default() += 1;
@@ -245,24 +245,24 @@ fn outputs(steps: &[Step<'_>], from: usize, again: &mut [bool]) {
         let Step::Output { id, .. } = step else { continue };
         let left = open.entry(&**id).or_default();
         if at >= from && *left <= 0 && called.contains(&**id) {
-            set(again, at);
-        } else if !is(again, at) {
+            set(repeated, at);
+        } else if !is(repeated, at) {
             *left -= 1;
         }
     }
 }
 
-fn set(again: &mut [bool], at: usize) {
-    if let Some(again) = again.get_mut(at) {
-        *again = true;
+fn set(repeated: &mut [bool], at: usize) {
+    if let Some(repeated) = repeated.get_mut(at) {
+        *repeated = true;
     }
 }
 
-fn is(again: &[bool], at: usize) -> bool {
-    again.get(at).copied().unwrap_or(false)
+fn is(repeated: &[bool], at: usize) -> bool {
+    repeated.get(at).copied().unwrap_or(false)
 }
 
-/// Whether two steps of one key say the same.
+/// Whether two steps with equal keys are equal.
 fn same(a: &Step<'_>, b: &Step<'_>) -> bool {
     match (a, b) {
         (Step::Prompt(a, one), Step::Prompt(b, two)) => a == b && same_pieces(one, two),
@@ -286,7 +286,7 @@ fn same_pieces(one: &[Piece<'_>], two: &[Piece<'_>]) -> bool {
     one.len() == two.len() && one.iter().zip(two).all(same)
 }
 
-/// Whether texts in other parts are the same.
+/// Whether the texts are equal although they are split into different parts.
 fn same_text(one: &[Piece<'_>], two: &[Piece<'_>]) -> bool {
     let [one, two] = [one, two].map(|pieces| pieces.iter().flat_map(bytes));
     one.eq(two)
@@ -300,15 +300,15 @@ fn bytes<'p>(piece: &'p Piece<'_>) -> &'p [u8] {
     }
 }
 
-/// In which order the steps of a chain are told. A message of the user's between a call and its output goes before the
-/// call: outputs follow their call in every template, and behind them the message would be the last word, to which the
-/// model answers in place of using the result.
+/// The order in which the steps of a chain are written, if it differs. A user message between a call and its output
+/// moves before the call: templates require the output right after its call, and a message after that would be the
+/// last one, which the model would answer instead of using the output.
 pub(super) fn order(steps: &[Step<'_>], answers: &[Option<usize>]) -> Option<Vec<usize>> {
     let prompt = |at: usize| matches!(steps.get(at), Some(Step::Prompt(Role::User, _)));
     let mut before: HashMap<usize, Vec<usize>> = HashMap::new();
     let mut moved: HashSet<usize> = HashSet::new();
     let beginnings = beginnings(steps);
-    // up to where an earlier call has them already
+    // messages before this were moved by an earlier call
     let mut done = 0;
     for (call, output) in answers.iter().enumerate() {
         let Some(output) = output else { continue };
@@ -332,7 +332,7 @@ pub(super) fn order(steps: &[Step<'_>], answers: &[Option<usize>]) -> Option<Vec
     Some(order)
 }
 
-/// For each step where the model's turn begins that it may be of.
+/// For each step, the position where the model's turn around it begins.
 fn beginnings(steps: &[Step<'_>]) -> Vec<usize> {
     let its = |step: &Step<'_>| {
         matches!(step, Step::Message(_) | Step::Reasoning(_) | Step::Call { .. } | Step::Skipped)
@@ -348,7 +348,7 @@ fn beginnings(steps: &[Step<'_>]) -> Vec<usize> {
     steps.iter().enumerate().map(beginning).collect()
 }
 
-/// The ids that the items bring along, where any of the request's own has one.
+/// The ids of all items, if any of the request's own has one; else empty.
 fn ids<'a>(items: &[&InputItem<'a>], from: usize) -> Vec<Option<Cow<'a, str>>> {
     let id = |item: &&InputItem<'a>| item.1.as_ref().and_then(|item| present(item.id)).and_then(json::decode);
     match items.iter().skip(from).any(|item| id(item).is_some()) {
