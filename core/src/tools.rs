@@ -1,13 +1,13 @@
-//! Owns tools and `tool_choice`: what the model is shown of what the client declared, wherever it declared it, and
-//! what the client hears back of its own list. It must not look at messages.
+//! Owns tools and `tool_choice`: what the model is shown of the declared tools, wherever they are declared, and the
+//! `tools` array that the response repeats. It must not read messages.
 
 pub mod call_items;
 mod choice;
 pub mod custom_input;
+mod definition;
 pub mod names;
 mod parameters;
 pub mod search;
-mod shown;
 pub mod table;
 
 pub use choice::{Choice, Mode};
@@ -23,20 +23,20 @@ use crate::fields::{array, fields, literal, missing, not_one_of, object, present
 use crate::limits::{Limits, arrays_too_long, string_too_long};
 use crate::notes::Notes;
 use crate::options::{FoundTools, Wrappers};
+use crate::tools::definition::{Definition, grammar, head};
 use crate::tools::search::{Search, ShellForm, ShellTool};
-use crate::tools::shown::{Shown, grammar, head};
-use crate::tools::table::{Freeform, Kind, Table};
-use crate::wire::json::{self, compact};
+use crate::tools::table::{Freeform, Table, ToolKind};
+use crate::wire::json::{self, minify};
 use crate::wire::request::{InputItem, Item, Tool};
 use crate::wire::trusted_json;
 
-/// The tools that a chat model is shown, and what else was declared.
+/// The tools of a request: those the model is shown, and the `tools` array for the echo.
 #[derive(Debug, Default)]
 pub struct Tools<'a> {
-    shown: Vec<Shown<'a>>,
-    /// Both directions of every name.
+    definitions: Vec<Definition<'a>>,
+    /// Maps declared tools to chat functions and back.
     pub table: Table,
-    /// The `tools` array as the response shows it.
+    /// The `tools` array as the response repeats it.
     pub echo: Vec<u8>,
     limits: Limits,
 }
@@ -52,8 +52,11 @@ const CALL_FOUND_PARAMETERS: &str = r#"{"type":"object","properties":{"name":{"t
 const TOOL_SEARCH_PARAMETERS: &str = r#"{"type":"object","properties":{"query":{"type":"string"},"limit":{"type":"integer"}},"required":["query"]}"#;
 
 impl<'a> Tools<'a> {
-    /// Reads `tools`, then the tools that input items bring (`additional_tools`, `tool_search_output`), in the order
-    /// of the history: what a longer history adds comes last, and the prompt's beginning stays the same.
+    /// Reads `tools`, then the tools inside input items (`additional_tools`, `tool_search_output`) in the order of the
+    /// history, so that a longer history only appends tools and the beginning of the prompt stays the same.
+    ///
+    /// # Errors
+    /// 400 for an invalid or too long `tools`; invalid tools inside items are noted instead.
     pub fn read(
         raw: Option<&'a RawValue>,
         items: &[&InputItem<'a>],
@@ -78,15 +81,15 @@ impl<'a> Tools<'a> {
             if kind == "function" {
                 tools.echo_function(&tool);
             } else {
-                let text = compact(raw.get());
+                let text = minify(raw.get());
                 tools.echo.extend_from_slice(text.as_bytes());
                 if kind == "custom" && tool.format.is_none() {
-                    // the default, which strict parsers of the echo want spelled out
+                    // the default is written out, because strict parsers of the echo require it
                     tools.echo.pop();
                     tools.echo.extend_from_slice(b",\"format\":{\"type\":\"text\"}}");
                 }
             }
-            // found through tool_search later, it comes back in that item
+            // a deferred tool comes back inside a `tool_search_output` item
             let deferred = searches && tool.defer_loading.is_some_and(|raw| raw.get() == "true");
             match &*kind {
                 _ if deferred => {}
@@ -96,20 +99,20 @@ impl<'a> Tools<'a> {
         }
         tools.echo.push(b']');
         tools.add_searches();
-        if found == FoundTools::Described && tools.table.of_kind(Kind::ToolSearch).is_some() {
+        if found == FoundTools::Described && tools.table.of_kind(ToolKind::ToolSearch).is_some() {
             tools.add_caller();
         }
         for (_, item) in items {
             if let Some(item) = item {
-                tools.found(item, notes);
+                tools.add_found(item, notes);
             }
         }
-        // where the shell itself came with an item
+        // again, because the shell itself may have come with an item
         tools.add_searches();
         Ok(tools)
     }
 
-    /// The type and the fields of a declared tool, checked.
+    /// The type and the fields of a declared tool, validated.
     fn check(&self, raw: &'a RawValue, path: &str) -> Result<(Cow<'a, str>, Tool<'a>), Error> {
         if object(Some(raw), path)?.is_none() {
             return Err(wrong_type(raw, path, "an object"));
@@ -133,48 +136,48 @@ impl<'a> Tools<'a> {
         Ok((kind, tool))
     }
 
-    /// Tools inside an input item. Items are history: what cannot be read is noted, never refused.
-    fn found(&mut self, item: &Item<'a>, notes: &mut Notes) {
+    /// Adds the tools inside an input item. Items are history: invalid tools are noted, never refused.
+    fn add_found(&mut self, item: &Item<'a>, notes: &mut Notes) {
         let searched = match item.r#type.map(RawValue::get) {
             Some("\"additional_tools\"") => false,
             Some("\"tool_search_output\"") => true,
             _ => return,
         };
         let before = self.table.routes.len();
-        for raw in self.of_history(item.tools, notes) {
+        for raw in self.from_history(item.tools, notes) {
             match self.check(raw, "") {
-                // without a path nothing is refused
+                // without a place, nothing is refused
                 Ok((kind, tool)) if kind == "namespace" => drop(self.namespace(&tool, None, notes)),
                 Ok((kind, tool)) => self.declare(None, &kind, &tool, notes),
                 Err(error) => notes.add("skipped_tool", &error.message),
             }
         }
-        if searched && self.table.of_kind(Kind::Found).is_some() {
+        if searched && self.table.of_kind(ToolKind::Found).is_some() {
             for route in self.table.routes.iter_mut().skip(before) {
-                route.behind = true;
+                route.indirect = true;
             }
-            for shown in self.shown.iter_mut().skip(before) {
-                shown.behind = true;
+            for definition in self.definitions.iter_mut().skip(before) {
+                definition.indirect = true;
             }
         }
     }
 
-    /// The function that calls what is found later. It stands there from the first turn on: what the model is shown of
-    /// tools comes before the messages, and whatever changes there costs the server's whole cache of the conversation.
+    /// Adds the function that calls tools found later. It is declared from the first turn on: tool definitions precede
+    /// the messages in the prompt, and any change there invalidates the server's cache of the whole conversation.
     fn add_caller(&mut self) {
-        if self.table.add(None, CALL_FOUND, Kind::Found).is_some() {
-            self.shown.push(Shown {
+        if self.table.add(None, CALL_FOUND, ToolKind::Found).is_some() {
+            self.definitions.push(Definition {
                 description: Some(Cow::Borrowed(CALL_FOUND_DESCRIPTION)),
                 freeform: None,
                 parameters: Some(CALL_FOUND_PARAMETERS),
                 strict: None,
-                behind: false,
+                indirect: false,
             });
         }
     }
 
-    /// The tools of a list in the history, and no more than a request may have.
-    fn of_history(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
+    /// The tools of a list in the history, at most as many as a request may declare.
+    fn from_history(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
         let most = self.limits.tools;
         let list = present(list).and_then(|list| trusted_json::first_elements(list.get(), most));
         let (tools, count) = list.unwrap_or_default();
@@ -184,9 +187,9 @@ impl<'a> Tools<'a> {
         tools
     }
 
-    /// Adds the tools of a namespace. A namespace in it is no tool: it is refused by its place, where it has one in the
-    /// request, and left out of history; to follow it would let a request choose how deep the stack grows.
-    /// `place`: its path, and how many tools there may be still.
+    /// Adds the tools of a namespace. A nested namespace is invalid: it is refused in the request, and noted in
+    /// history, because following it would let a request choose the depth of the stack. `place`: path in the request,
+    /// and how many more tools the request may declare; `None` in history.
     fn namespace(
         &mut self,
         namespace: &Tool<'a>,
@@ -195,7 +198,7 @@ impl<'a> Tools<'a> {
     ) -> Result<(), Error> {
         let name = present(namespace.name).and_then(json::decode).unwrap_or_default();
         let (tools, path) = match place {
-            None => (self.of_history(namespace.tools, notes), None),
+            None => (self.from_history(namespace.tools, notes), None),
             Some((path, left)) => {
                 let list =
                     present(namespace.tools).and_then(|list| trusted_json::first_elements(list.get(), *left));
@@ -216,7 +219,7 @@ impl<'a> Tools<'a> {
                     notes.add("skipped_tool", "a namespace within a namespace");
                 }
                 (Ok((kind, tool)), _) => self.declare(Some(&name), &kind, &tool, notes),
-                // too long a name
+                // a name that is too long
                 (Err(error), Some(_)) if error.code.is_some() => return Err(error),
                 (Err(error), _) => notes.add("skipped_tool", &error.message),
             }
@@ -224,10 +227,10 @@ impl<'a> Tools<'a> {
         Ok(())
     }
 
-    /// Adds one tool to what the model is shown. Hosted tools, which run nowhere here, are hidden.
+    /// Adds one tool. Hosted tools, which cannot run here, are noted and not shown.
     fn declare(&mut self, namespace: Option<&str>, kind: &str, tool: &Tool<'a>, notes: &mut Notes) {
         if self.table.routes.len() >= self.limits.tools {
-            // a request that brings more was refused: these are of its history
+            // only history gets here: a request with too many tools was refused before
             notes.add("skipped_tool", "over limits.tools");
             return;
         }
@@ -237,8 +240,8 @@ impl<'a> Tools<'a> {
             return;
         };
         let route = match declared {
-            Kind::Function | Kind::Custom(_) => self.table.add(namespace, &name, declared),
-            // a tool of the API's has the name of its type
+            ToolKind::Function | ToolKind::Custom(_) => self.table.add(namespace, &name, declared),
+            // a built-in tool is named after its type
             _ => self.table.add(None, kind, declared),
         };
         let Some(route) = route else {
@@ -253,19 +256,21 @@ impl<'a> Tools<'a> {
         }
         if self.table.shell.is_none() {
             self.table.shell = match declared {
-                Kind::LocalShell => Some(ShellTool {
+                ToolKind::LocalShell => Some(ShellTool {
                     route,
                     form: ShellForm::Vector("command".to_owned()),
                     others: Vec::new(),
                 }),
-                Kind::Function => own.and_then(|parameters| ShellTool::of(route, &name, parameters)),
+                ToolKind::Function => {
+                    own.and_then(|parameters| ShellTool::from_function(route, &name, parameters))
+                }
                 _ => None,
             };
         }
-        self.shown.push(shown_as(declared, tool, own));
+        self.definitions.push(definition_of(declared, tool, own));
     }
 
-    /// The search functions, where a wrapper was named and the client has a shell to run it.
+    /// Adds the search functions if a wrapper is configured and the client has a shell to run it.
     fn add_searches(&mut self) {
         if self.table.shell.is_none() {
             return;
@@ -274,21 +279,21 @@ impl<'a> Tools<'a> {
         let file = self.table.wrappers.file.is_some();
         for (search, wanted) in [(Search::Web, web), (Search::Page, web), (Search::File, file)] {
             let (name, description, parameters) = search.function();
-            // a function of the client's own with that name is what the client wants called
-            let taken = self.table.shows(name);
-            if wanted && !taken && self.table.add(None, name, Kind::Search(search)).is_some() {
-                self.shown.push(Shown {
+            // a function that the client declared under that name takes precedence
+            let taken = self.table.has_chat_name(name);
+            if wanted && !taken && self.table.add(None, name, ToolKind::Search(search)).is_some() {
+                self.definitions.push(Definition {
                     description: Some(Cow::Borrowed(description)),
                     freeform: None,
                     parameters: Some(parameters),
                     strict: None,
-                    behind: false,
+                    indirect: false,
                 });
             }
         }
     }
 
-    /// A function tool with all the keys that both published schemas require (docs/protocol.md 1).
+    /// Appends a function tool to the echo, with all keys that the two published schemas require (docs/protocol.md 1).
     fn echo_function(&mut self, tool: &Tool<'_>) {
         let out = &mut self.echo;
         out.extend_from_slice(b"{\"type\":\"function\"");
@@ -300,11 +305,11 @@ impl<'a> Tools<'a> {
         ] {
             out.extend_from_slice(key);
             match value {
-                Some(value) => out.extend_from_slice(compact(value.get()).as_bytes()),
+                Some(value) => out.extend_from_slice(minify(value.get()).as_bytes()),
                 None => out.extend_from_slice(absent.as_bytes()),
             }
         }
-        // these only where they were given
+        // optional keys
         for (key, value) in [
             (&b",\"defer_loading\":"[..], tool.defer_loading),
             (b",\"output_schema\":", tool.output_schema),
@@ -313,7 +318,7 @@ impl<'a> Tools<'a> {
         ] {
             if let Some(value) = present(value) {
                 out.extend_from_slice(key);
-                out.extend_from_slice(compact(value.get()).as_bytes());
+                out.extend_from_slice(minify(value.get()).as_bytes());
             }
         }
         out.push(b'}');
@@ -321,37 +326,37 @@ impl<'a> Tools<'a> {
 
     /// Whether the model is shown any tool.
     pub fn visible(&self) -> bool {
-        !self.shown.is_empty()
+        !self.definitions.is_empty()
     }
 
-    /// About how many bytes they take in a request.
+    /// Approximate length in a request, in bytes.
     pub fn length(&self) -> usize {
-        let shown = self.shown.iter().map(|shown| {
-            let grammar = shown.freeform.iter().flatten().map(|text| text.len()).sum::<usize>();
-            let description = shown.description.as_deref().map_or(0, str::len);
-            512 + grammar + description + shown.parameters.map_or(0, str::len)
+        let lengths = self.definitions.iter().map(|definition| {
+            let grammar = definition.freeform.iter().flatten().map(|text| text.len()).sum::<usize>();
+            let description = definition.description.as_deref().map_or(0, str::len);
+            512 + grammar + description + definition.parameters.map_or(0, str::len)
         });
-        shown.sum()
+        lengths.sum()
     }
 
-    /// Appends `,"tools":[...],"tool_choice":...` as this server can take them; nothing without visible tools, since
-    /// vLLM refuses an empty array. Forced and allowed choices narrow the list where the server knows no such choice.
-    /// `flat`: a function's fields stand in the tool itself, as in Responses.
+    /// Appends `,"tools":[...],"tool_choice":...`, or nothing if no tool is shown: vLLM refuses an empty array. If the
+    /// server does not support a named or an allowed choice, the list is reduced to the chosen tools instead. `flat`:
+    /// a function's fields are in the tool itself, as in Responses.
     pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect, flat: bool) {
         let mut any = false;
-        for (route, shown) in self.table.routes.iter().zip(&self.shown) {
+        for (route, definition) in self.table.routes.iter().zip(&self.definitions) {
             let wanted = match choice {
                 Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
                 _ => route.allowed,
             };
-            // one that the choice names has to be there
+            // a tool that the choice names must be declared
             let named = matches!(choice, Choice::Function(_) | Choice::Allowed(_));
-            if !wanted || (shown.behind && !named) {
+            if !wanted || (definition.indirect && !named) {
                 continue;
             }
             out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
             any = true;
-            shown.write(out, &route.chat, flat);
+            definition.write(out, &route.chat, flat);
         }
         if !any {
             return;
@@ -372,42 +377,42 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// What a declared tool is; `None` for hosted tools.
-fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<Kind> {
+/// The kind of a declared tool; `None` for hosted tools.
+fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<ToolKind> {
     let by_client = || present(tool.execution).is_none_or(|raw| raw.get() == "\"client\"");
     match kind {
-        "function" => Some(Kind::Function),
-        "custom" => Some(Kind::Custom(match client::is_patch_tool(name) {
+        "function" => Some(ToolKind::Function),
+        "custom" => Some(ToolKind::Custom(match client::is_patch_tool(name) {
             true => Freeform::Patch,
             false => Freeform::Text,
         })),
-        "tool_search" => by_client().then_some(Kind::ToolSearch),
-        "local_shell" => Some(Kind::LocalShell),
-        "shell" => Some(Kind::Shell),
-        "apply_patch" => Some(Kind::ApplyPatch),
+        "tool_search" => by_client().then_some(ToolKind::ToolSearch),
+        "local_shell" => Some(ToolKind::LocalShell),
+        "shell" => Some(ToolKind::Shell),
+        "apply_patch" => Some(ToolKind::ApplyPatch),
         _ => None,
     }
 }
 
-/// A declared tool as the model is shown it. `own`: the parameters that its client declares.
-fn shown_as<'a>(kind: Kind, tool: &Tool<'a>, own: Option<&'a str>) -> Shown<'a> {
+/// The definition that stands for a declared tool. `own`: the parameters that the client declared.
+fn definition_of<'a>(kind: ToolKind, tool: &Tool<'a>, own: Option<&'a str>) -> Definition<'a> {
     let given = present(tool.description).and_then(json::text);
     let (description, parameters) = match kind {
-        Kind::Function => (None, own),
-        Kind::Custom(_) => (None, Some(CUSTOM_PARAMETERS)),
-        Kind::ToolSearch => {
+        ToolKind::Function => (None, own),
+        ToolKind::Custom(_) => (None, Some(CUSTOM_PARAMETERS)),
+        ToolKind::ToolSearch => {
             (Some("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
         }
-        Kind::LocalShell => (Some("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
-        Kind::Shell => (Some("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
+        ToolKind::LocalShell => (Some("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
+        ToolKind::Shell => (Some("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
         _ => (Some("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
     };
     let strict = present(tool.strict).map(RawValue::get);
-    Shown {
+    Definition {
         description: given.or(description.map(Cow::Borrowed)),
-        freeform: matches!(kind, Kind::Custom(_)).then(|| grammar(tool)),
+        freeform: matches!(kind, ToolKind::Custom(_)).then(|| grammar(tool)),
         parameters,
-        strict: strict.filter(|strict| kind == Kind::Function && matches!(*strict, "true" | "false")),
-        behind: false,
+        strict: strict.filter(|strict| kind == ToolKind::Function && matches!(*strict, "true" | "false")),
+        indirect: false,
     }
 }

@@ -1,4 +1,5 @@
-//! What is on the wires: request bodies, chat chunks, and the JSON text between them. Types and parsing only.
+//! The formats on both wires: request bodies, chat chunks, native events, and the JSON text in them. Types and parsing
+//! only.
 
 pub mod chat;
 pub mod chunk_template;

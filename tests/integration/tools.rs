@@ -10,7 +10,7 @@ use rejoinder_core::reply_plan::ReplyPlan;
 use rejoinder_core::request::parse::{Context, ParsedRequest};
 use rejoinder_core::request::plan::{Plan, plan};
 use rejoinder_core::response::transcoder::{End, Transcoder};
-use rejoinder_core::tools::table::{Called, Kind, Table};
+use rejoinder_core::tools::table::{Called, Table, ToolKind};
 use rejoinder_core::wire::request::push_items;
 use serde_json::{Value, json};
 
@@ -449,7 +449,7 @@ proptest! {
         let mut added = Vec::new();
         for (namespace, name) in &tools {
             let namespace = namespace.as_deref().filter(|namespace| !namespace.is_empty());
-            if let Some(at) = table.add(namespace, name, Kind::Function) {
+            if let Some(at) = table.add(namespace, name, ToolKind::Function) {
                 added.push((at, namespace, name));
             }
         }

@@ -131,7 +131,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
     else {
         // too wide or too long to be parsed
         notes.add("written_part", kind);
-        return Some(Piece::Quoted(Quoted::of(raw.get())));
+        return Some(Piece::Quoted(Quoted::new(raw.get())));
     };
     let text = |key: &str| members.get(key).and_then(Value::as_str);
     let at = |pointer: [&str; 2]| members.get(pointer[0])?.get(pointer[1])?.as_str();
@@ -162,7 +162,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
 fn of_value<'a>(raw: &'a RawValue, notes: &mut Notes) -> Piece<'a> {
     match notes.rewrite(raw.get().len()) {
         true => Piece::owned(&plain_text::of_value(raw)),
-        false => Piece::Quoted(Quoted::of(raw.get())),
+        false => Piece::Quoted(Quoted::new(raw.get())),
     }
 }
 

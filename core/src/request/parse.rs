@@ -236,7 +236,7 @@ fn check_nested(items: &[InputItem<'_>], limits: &Limits) -> Result<(), Error> {
 fn check_depth(value: &str, name: &str, limits: &Limits) -> Result<(), Error> {
     let most = limits.depth.saturating_sub(1);
     // a level takes at least two bytes
-    match value.len() / 2 > most && trusted_json::seen(value).depth > most {
+    match value.len() / 2 > most && trusted_json::nesting(value).depth > most {
         true => Err(too_deep(beginning(name, 64), limits.depth)),
         false => Ok(()),
     }

@@ -31,7 +31,7 @@ const BINARY: usize = 256;
 pub fn of_item(item: &RawValue, kind: &str) -> Option<String> {
     let Some(value) = json::tree(item.get()) else {
         // too wide to be parsed
-        return Some(format!("[{kind}]\n{}", json::compact(item.get())));
+        return Some(format!("[{kind}]\n{}", json::minify(item.get())));
     };
     let Value::Object(members) = value else { return None };
     let named = |key: &str| members.get(key).and_then(Value::as_str);
@@ -108,10 +108,10 @@ pub fn collect(raw: &RawValue, into: &mut String) {
 /// A JSON value on one line, without the binary data in it.
 pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
     if raw.get().len() < BINARY {
-        return json::compact(raw.get());
+        return json::minify(raw.get());
     }
     let mut value = json::tree(raw.get()).unwrap_or_default();
-    if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::compact(raw.get()) }
+    if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::minify(raw.get()) }
 }
 
 /// Replaces binary data by notes. Returns whether there was any.

@@ -245,7 +245,7 @@ fn plain_text(text: &str) -> Option<ParsedError> {
 
 /// The JSON of an error without a message, shortened: better than no message at all.
 fn as_message(text: &str) -> Option<String> {
-    let compact = json::compact(text);
+    let compact = json::minify(text);
     let words: String = compact.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (words.len() > 2).then_some(words)
 }

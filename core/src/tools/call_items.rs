@@ -1,50 +1,50 @@
-//! Owns the calls that come back as items of their own kind: from a chat function's arguments to the item that the
-//! client acts on. It must not know the stream.
+//! Owns calls that become items of their own type: the item that the client acts on, made from a chat function's
+//! arguments. It must not know the stream.
 
 use serde_json::{Map, Value, json};
 
 use crate::ids;
 use crate::tools::search::{Search, ShellForm};
-use crate::tools::table::{Called, Kind, Route, Table};
+use crate::tools::table::{Called, Route, Table, ToolKind};
 use crate::wire::json::tree;
 
-/// What a call becomes.
+/// The item that a call becomes.
 #[derive(Debug, PartialEq)]
 pub enum Item {
-    /// `function_call`, by route of the table where it stands for another tool than the one called.
+    /// A `function_call` or `custom_tool_call`, possibly of another tool than the one called.
     Function {
-        /// Whether it is a `custom_tool_call`, and the arguments its input.
+        /// Whether it is a `custom_tool_call`; its input is then in `arguments`.
         custom: bool,
         /// The declared name.
         name: String,
         /// The declared namespace.
         namespace: Option<String>,
-        /// The arguments as JSON text.
+        /// The arguments as JSON text, or the input.
         arguments: String,
     },
-    /// An item of any other type.
-    Own {
-        /// The item's `type`, such as `tool_search_call`.
+    /// An item of another type.
+    BuiltIn {
+        /// The `type` of the item, such as `tool_search_call`.
         kind: &'static str,
-        /// How its id begins, such as `tsc_`.
+        /// The prefix of its id, such as `tsc_`.
         prefix: &'static str,
-        /// Members beside `id`, `type`, `status` and `call_id`.
+        /// Members other than `id`, `type`, `status` and `call_id`.
         members: Map<String, Value>,
     },
 }
 
-/// The item for a call of `route` with these arguments (JSON text). Arguments that cannot be read leave a plain
-/// function call: its client tells the model what is wrong.
+/// The item for a call of `route` with these arguments (JSON text). With invalid arguments it is a plain function call,
+/// so that the client can tell the model what is wrong.
 pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
     let parsed = tree(arguments);
     let built = match route.kind {
-        Kind::ToolSearch => Some(tool_search(parsed.as_ref(), arguments)),
-        Kind::LocalShell => parsed.as_ref().and_then(local_shell),
-        Kind::Shell => parsed.as_ref().and_then(shell),
-        Kind::ApplyPatch => parsed.as_ref().and_then(apply_patch),
-        Kind::Search(search) => parsed.as_ref().and_then(|value| by_shell(table, search, value)),
-        Kind::Found => parsed.as_ref().and_then(|value| found(table, value)),
-        Kind::Function | Kind::Custom(_) => None,
+        ToolKind::ToolSearch => Some(tool_search(parsed.as_ref(), arguments)),
+        ToolKind::LocalShell => parsed.as_ref().and_then(local_shell),
+        ToolKind::Shell => parsed.as_ref().and_then(shell),
+        ToolKind::ApplyPatch => parsed.as_ref().and_then(apply_patch),
+        ToolKind::Search(search) => parsed.as_ref().and_then(|value| by_shell_tool(table, search, value)),
+        ToolKind::Found => parsed.as_ref().and_then(|value| found_tool(table, value)),
+        ToolKind::Function | ToolKind::Custom(_) => None,
     };
     built.unwrap_or_else(|| Item::Function {
         custom: false,
@@ -54,24 +54,24 @@ pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
     })
 }
 
-/// The tool that was found, as if it had been called by its own name. A name that was never found is passed on: the
-/// client's words put the model right.
-fn found(table: &Table, call: &Value) -> Option<Item> {
+/// The call of a found tool, as if the model had called it directly. An unknown name is passed on: the client's answer
+/// corrects the model.
+fn found_tool(table: &Table, call: &Value) -> Option<Item> {
     let name = call.get("name")?.as_str()?;
     let arguments = match call.get("arguments") {
         None | Some(Value::Null) => json!({}),
-        // a model that quotes the object means the object
+        // a string with an object inside stands for that object
         Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!({ "input": text })),
         Some(arguments) => arguments.clone(),
     };
     let route = match table.called(name) {
-        Called::Tool(route) if route.kind != Kind::Found => route,
+        Called::Tool(route) if route.kind != ToolKind::Found => route,
         _ => {
             let arguments = arguments.to_string();
             return Some(Item::Function { custom: false, name: name.to_owned(), namespace: None, arguments });
         }
     };
-    if let Kind::Custom(_) = route.kind {
+    if let ToolKind::Custom(_) = route.kind {
         let input = arguments.get("input").and_then(Value::as_str);
         return Some(Item::Function {
             custom: true,
@@ -83,13 +83,17 @@ fn found(table: &Table, call: &Value) -> Option<Item> {
     Some(item(table, route, &arguments.to_string()))
 }
 
-/// Codex wants an object here; a function call of `tool_search` would be "aborted" (docs/clients.md).
+/// Codex requires an object here, and aborts a function call of `tool_search` (docs/clients.md).
 fn tool_search(parsed: Option<&Value>, arguments: &str) -> Item {
     let object = match parsed {
         Some(Value::Object(object)) => Value::Object(object.clone()),
         _ => json!({ "query": arguments.trim() }),
     };
-    own("tool_search_call", ids::TOOL_SEARCH_CALL, [("execution", json!("client")), ("arguments", object)])
+    built_in(
+        "tool_search_call",
+        ids::TOOL_SEARCH_CALL,
+        [("execution", json!("client")), ("arguments", object)],
+    )
 }
 
 fn local_shell(arguments: &Value) -> Option<Item> {
@@ -105,7 +109,7 @@ fn local_shell(arguments: &Value) -> Option<Item> {
             object.insert(key.to_owned(), value.clone());
         }
     }
-    Some(own("local_shell_call", ids::LOCAL_SHELL_CALL, [("action", action)]))
+    Some(built_in("local_shell_call", ids::LOCAL_SHELL_CALL, [("action", action)]))
 }
 
 fn shell(arguments: &Value) -> Option<Item> {
@@ -119,7 +123,7 @@ fn shell(arguments: &Value) -> Option<Item> {
         "timeout_ms": number("timeout_ms"),
         "max_output_length": number("max_output_length"),
     });
-    Some(own("shell_call", ids::SHELL_CALL, [("action", action)]))
+    Some(built_in("shell_call", ids::SHELL_CALL, [("action", action)]))
 }
 
 fn apply_patch(arguments: &Value) -> Option<Item> {
@@ -132,15 +136,15 @@ fn apply_patch(arguments: &Value) -> Option<Item> {
         }
         _ => return None,
     };
-    Some(own("apply_patch_call", "apc_", [("operation", operation)]))
+    Some(built_in("apply_patch_call", "apc_", [("operation", operation)]))
 }
 
-/// The client's own shell tool runs the wrapper.
-fn by_shell(table: &Table, search: Search, arguments: &Value) -> Option<Item> {
+/// The call of the client's shell tool that runs the wrapper command.
+fn by_shell_tool(table: &Table, search: Search, arguments: &Value) -> Option<Item> {
     let line = search.line(&table.wrappers, arguments)?;
     let shell = table.shell.as_ref()?;
     let route = table.routes.get(shell.route)?;
-    if route.kind == Kind::LocalShell
+    if route.kind == ToolKind::LocalShell
         && let ShellForm::Vector(_) = shell.form
     {
         return local_shell(&shell.arguments(&line));
@@ -157,8 +161,8 @@ fn strings(vector: &Value) -> Option<Value> {
     vector.as_array()?.iter().all(Value::is_string).then(|| vector.clone())
 }
 
-fn own<const N: usize>(kind: &'static str, prefix: &'static str, members: [(&str, Value); N]) -> Item {
-    Item::Own {
+fn built_in<const N: usize>(kind: &'static str, prefix: &'static str, members: [(&str, Value); N]) -> Item {
+    Item::BuiltIn {
         kind,
         prefix,
         members: members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),

@@ -1,45 +1,46 @@
-//! Owns `tool_choice`: which of the declared tools may or must be called.
+//! Owns `tool_choice`: which declared tools the model may or must call. It must not write the request.
 
 use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::{array, beginning, fields, missing, not_one_of, string, word, wrong_type};
 use crate::limits::Limits;
 use crate::notes::Notes;
-use crate::tools::table::{self, Kind, Table};
+use crate::tools::table::{self, Table, ToolKind};
 use crate::wire::json;
 use crate::wire::request::ToolChoice;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// `tool_choice`, read; names are chat names.
+/// A parsed `tool_choice`, with chat names.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Choice {
     /// Absent, or `auto`.
     Auto,
-    /// The model may not call.
+    /// The model must not call tools.
     None,
-    /// The model must call.
+    /// The model must call a tool.
     Required,
-    /// It must call this function.
+    /// The model must call this function.
     Function(String),
-    /// It may or must call an allowed one; the table says which are.
+    /// The model may or must call one of the allowed tools, which are marked in the table.
     Allowed(Mode),
 }
 
-/// `mode` of a choice of allowed tools.
+/// The `mode` of a choice of allowed tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// It may call one.
+    /// The model may call one.
     Auto,
-    /// It must call one.
+    /// The model must call one.
     Required,
 }
 
 const PATH: &str = "tool_choice";
 
 impl Choice {
-    /// Reads `tool_choice`, and marks in the table what the model may call. A choice of a hidden tool is no choice.
+    /// Parses `tool_choice`, and marks in the table which tools may be called. A choice of a hidden tool is noted and
+    /// ignored.
     pub fn read(
         raw: Option<&RawValue>,
         table: &mut Table,
@@ -51,7 +52,7 @@ impl Choice {
             return match &*word {
                 "auto" => Ok(Choice::Auto),
                 "none" => {
-                    table.closed = true;
+                    table.forbids_calls = true;
                     Ok(Choice::None)
                 }
                 "required" => Ok(Choice::Required),
@@ -68,7 +69,7 @@ impl Choice {
             "allowed_tools" => Choice::allowed(&choice, table, limits),
             other => {
                 let builtin = matches!(other, "local_shell" | "shell" | "apply_patch" | "tool_search");
-                let at = builtin.then(|| Named::of(&table.routes).find(other, None, other)).flatten();
+                let at = builtin.then(|| Index::new(&table.routes).find(other, None, other)).flatten();
                 Ok(match at {
                     Some(at) => Choice::Function(only(table, at)),
                     None => {
@@ -80,20 +81,20 @@ impl Choice {
         }
     }
 
-    /// A choice of one tool of the client's own.
+    /// A choice of one declared tool.
     fn declared(
         kind: &str,
         raw: &RawValue,
         choice: &ToolChoice<'_>,
         table: &mut Table,
     ) -> Result<Choice, Error> {
-        // the chat form nests the name; SDK users mix the two up
+        // Chat Completions nests the name, and SDK users confuse the two forms
         let name = match string(choice.name, "tool_choice.name")? {
             Some(name) => name,
             None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
         };
         let namespace = string(choice.namespace, "tool_choice.namespace")?;
-        match Named::of(&table.routes).find(kind, namespace.as_deref(), &name) {
+        match Index::new(&table.routes).find(kind, namespace.as_deref(), &name) {
             Some(at) => Ok(Choice::Function(only(table, at))),
             None => {
                 let name = beginning(&name, 200);
@@ -103,7 +104,7 @@ impl Choice {
         }
     }
 
-    /// A choice among a list of tools.
+    /// A choice from a list of tools.
     fn allowed(choice: &ToolChoice<'_>, table: &mut Table, limits: &Limits) -> Result<Choice, Error> {
         let mode = string(choice.mode, "tool_choice.mode")?;
         let mode = match mode.as_deref() {
@@ -114,7 +115,7 @@ impl Choice {
             }
         };
         let mut allowed = vec![false; table.routes.len()];
-        let named = Named::of(&table.routes);
+        let named = Index::new(&table.routes);
         let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
         for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
             let path = format!("tool_choice.tools[{n}]");
@@ -134,18 +135,18 @@ impl Choice {
     }
 }
 
-/// Tools by the words of a choice, so that a long list of them costs no look at every tool for each.
-struct Named<'t> {
-    /// By name, and namespace where the choice says one; the first of any kind, of the functions, of the freeform ones.
+/// An index of tools by the members of a choice, so that a long list of choices takes linear time.
+struct Index<'t> {
+    /// By name and namespace (`None` if the choice has none): the first tool of any kind, function, and custom tool.
     places: HashMap<(&'t str, Option<&'t str>), [Option<usize>; 3]>,
 }
 
-impl<'t> Named<'t> {
-    fn of(routes: &'t [table::Route]) -> Named<'t> {
+impl<'t> Index<'t> {
+    fn new(routes: &'t [table::Route]) -> Index<'t> {
         let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
         for (at, route) in routes.iter().enumerate() {
-            let function = matches!(route.kind, Kind::Function).then_some(at);
-            let custom = matches!(route.kind, Kind::Custom(_)).then_some(at);
+            let function = matches!(route.kind, ToolKind::Function).then_some(at);
+            let custom = matches!(route.kind, ToolKind::Custom(_)).then_some(at);
             for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
                 let Some(namespace) = namespace else { continue };
                 let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
@@ -154,7 +155,7 @@ impl<'t> Named<'t> {
                 *customs = customs.or(custom);
             }
         }
-        Named { places }
+        Index { places }
     }
 
     fn find(&self, kind: &str, namespace: Option<&str>, name: &str) -> Option<usize> {
@@ -167,7 +168,7 @@ impl<'t> Named<'t> {
     }
 }
 
-/// Lets the model call the tool at that place alone, and returns its chat name.
+/// Allows only the tool at position `at`, and returns its chat name.
 fn only(table: &mut Table, at: usize) -> String {
     for (n, route) in table.routes.iter_mut().enumerate() {
         route.allowed = n == at;

@@ -1,14 +1,14 @@
-//! Owns the input of freeform tools: a chat model writes `{"input": "..."}`, piece by piece, and the client is to
-//! get the text inside while it grows. Also the repairs of patches that small models write. It must not know events.
+//! Owns the input of custom tools: a chat model writes `{"input": "..."}` piece by piece, and the client gets the text
+//! inside as it grows. It also repairs patches that small models write. It must not know events.
 //!
-//! Time is linear in the text: each character is looked at once, and at most one line of a patch is held back.
+//! Time is linear in the text: each character is read once, and at most one line of a patch is held back.
 
 use serde_json::Value;
 
 use crate::quirk::{Quirk, Repaired};
 use crate::wire::json::{self, tree};
 
-/// Which repairs a patch gets.
+/// The repairs that a patch gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repairs {
     /// [`Quirk::PatchFences`]
@@ -17,14 +17,14 @@ pub struct Repairs {
     pub headers: bool,
 }
 
-/// Decodes the arguments of one freeform call.
+/// Decodes the arguments of one custom tool call.
 #[derive(Debug)]
 pub struct CustomInput {
     at: At,
-    /// All that came, until the text inside is found: what cannot be read as `{"input": ...}` is judged at the end.
+    /// Everything received until the text inside is found. If there is none, the text is taken from this at the end.
     unread: String,
     key: String,
-    /// White space behind such a quote.
+    /// White space after a quote that may have ended the text.
     gap: String,
     decoder: Decoder,
     patch: Option<Patch>,
@@ -34,7 +34,7 @@ pub struct CustomInput {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Start,
-    /// Text that is no JSON.
+    /// Text that is not JSON.
     Raw,
     KeyOrEnd,
     InKey {
@@ -48,13 +48,13 @@ enum At {
         escaped: bool,
     },
     Input,
-    /// Behind a quote that may have been part of the text: models forget to escape.
+    /// After a quote that may belong to the text: models forget to escape quotes.
     AfterInput,
     Done,
 }
 
 impl CustomInput {
-    /// `patch`: the repairs, if the input is a patch.
+    /// `patch`: the repairs to apply if the input is a patch; `None` if it is not.
     pub fn new(patch: Option<Repairs>) -> Self {
         CustomInput {
             at: At::Start,
@@ -67,17 +67,17 @@ impl CustomInput {
         }
     }
 
-    /// Whether the arguments are whole.
+    /// Whether the arguments are complete.
     pub fn complete(&self) -> bool {
         matches!(self.at, At::AfterInput | At::Done)
     }
 
-    /// How many lines of a patch were repaired, by quirk.
+    /// How many lines of a patch were repaired, for each quirk.
     pub fn repaired(&self) -> Repaired {
         self.repaired
     }
 
-    /// Takes a piece of the arguments, escaped as it stands in a chunk; returns the text that it yields, escaped.
+    /// Processes an escaped piece of the arguments. Returns the text it yields, escaped.
     pub fn push(&mut self, piece: &str) -> String {
         let mut text = String::new();
         for c in json::unescape(piece).unwrap_or_default().chars() {
@@ -86,7 +86,7 @@ impl CustomInput {
         self.emit(&text, false)
     }
 
-    /// Returns what is still owed.
+    /// Returns the remaining text, escaped. Call it once, after the last piece.
     pub fn finish(&mut self) -> String {
         let mut text = String::new();
         self.decoder.flush(&mut text);
@@ -158,7 +158,7 @@ impl CustomInput {
             }
             At::AfterInput if matches!(c, ',' | '}') => At::Done,
             At::AfterInput => {
-                // the quote was part of the text
+                // the quote belonged to the text
                 text.push('"');
                 text.push_str(&std::mem::take(&mut self.gap));
                 if self.decoder.step(c, text) { At::AfterInput } else { At::Input }
@@ -185,7 +185,7 @@ fn other_value(depth: u32, in_string: bool, escaped: bool, c: char) -> At {
     }
 }
 
-/// The text in arguments that have no string under `input`: that under another key, or all of it.
+/// The text of arguments without a string under `input`: the value of another key, or the arguments themselves.
 fn fallback(arguments: &str) -> String {
     let Some(Value::Object(object)) = tree(arguments) else { return arguments.to_owned() };
     let text = |value: &Value| match value {
@@ -205,7 +205,7 @@ fn fallback(arguments: &str) -> String {
     }
 }
 
-/// Undoes the escapes of one JSON string, character by character.
+/// Decodes one JSON string, character by character.
 #[derive(Debug, Default)]
 struct Decoder {
     escape: Escape,
@@ -224,7 +224,7 @@ enum Escape {
 }
 
 impl Decoder {
-    /// Takes a character; true: it was the closing quote.
+    /// Processes a character. Returns true for the closing quote.
     fn step(&mut self, c: char, text: &mut String) -> bool {
         match self.escape {
             Escape::None if c == '"' => {
@@ -247,7 +247,7 @@ impl Decoder {
                     'b' => text.push('\u{8}'),
                     'f' => text.push('\u{c}'),
                     '"' | '\\' | '/' => text.push(c),
-                    // no escape of JSON: a regular expression, say
+                    // not a JSON escape, perhaps part of a regular expression
                     other => text.extend(['\\', other]),
                 }
             }
@@ -285,7 +285,7 @@ impl Decoder {
         }
     }
 
-    /// A high surrogate that nothing followed.
+    /// Replaces a high surrogate that no low one followed.
     fn flush(&mut self, text: &mut String) {
         if self.high.take().is_some() {
             text.push('\u{fffd}');
@@ -293,7 +293,7 @@ impl Decoder {
     }
 }
 
-/// Mends a patch line by line.
+/// Repairs a patch line by line.
 #[derive(Debug)]
 struct Patch {
     repairs: Repairs,
@@ -308,7 +308,7 @@ impl Patch {
         Patch { repairs, line: String::new(), begun: false, ended: false, repaired: Repaired::default() }
     }
 
-    /// Whole lines, mended; the last line needs no end.
+    /// The complete lines so far, repaired; with `last`, also an unfinished last line.
     fn push(&mut self, text: &str, last: bool) -> String {
         let mut out = String::with_capacity(text.len());
         for piece in text.split_inclusive('\n') {
@@ -346,7 +346,7 @@ impl Patch {
     }
 }
 
-/// `@@ -1,2 +3,4 @@ rest` without its numbers.
+/// Removes the line numbers from `@@ -1,2 +3,4 @@ rest`.
 fn header(line: &str) -> Option<String> {
     let rest = line.strip_prefix("@@ -")?;
     let (numbers, rest) = rest.split_once(" @@")?;

@@ -1,14 +1,14 @@
-//! Owns the names under which a chat model sees tools: legal, unique, the same in every turn, and found again from
-//! what the model makes of them. It must not know what a tool does.
+//! Owns the names of tools for chat models: valid, unique, the same in every turn, and recognised in the forms in which
+//! models write them. It must not know what a tool does.
 
 use std::borrow::Cow;
 
 use crate::client::CODEX;
 
-/// Longest function name that every server takes.
+/// Longest function name that every server accepts, in bytes.
 const LIMIT: usize = 64;
 
-/// The name of a tool in a namespace, where no other tool has it.
+/// The chat name of a tool in a namespace, unless another tool has the same one.
 pub fn flat<'a>(namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
     let joined = match namespace {
         None | Some("") => Cow::Borrowed(name),
@@ -19,7 +19,7 @@ pub fn flat<'a>(namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
     if legal { joined } else { Cow::Owned(hashed(namespace, name, 0)) }
 }
 
-/// A name that tells two tools apart whose flat names are one; `round` counts further collisions.
+/// A name that distinguishes two tools with the same flat name. `round` is increased after each further collision.
 pub fn hashed(namespace: Option<&str>, name: &str, round: u32) -> String {
     let joined = match namespace {
         None | Some("") => name.to_owned(),
@@ -28,7 +28,7 @@ pub fn hashed(namespace: Option<&str>, name: &str, round: u32) -> String {
     let mut short: String =
         joined.chars().map(|c| if c.is_ascii() && is_legal(c as u8) { c } else { '_' }).collect();
     short.truncate(LIMIT - 9);
-    // FNV-1a: stable between builds, which std's hasher does not promise
+    // FNV-1a, because std's hasher may change between Rust releases
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     let round = round.to_le_bytes();
     for byte in namespace.unwrap_or("").bytes().chain([0]).chain(name.bytes()).chain(round) {
@@ -37,8 +37,8 @@ pub fn hashed(namespace: Option<&str>, name: &str, round: u32) -> String {
     format!("{short}_{:08x}", (hash ^ (hash >> 32)) as u32)
 }
 
-/// The same name with the separators that models put in place of `__`, and without Codex's own namespace.
-pub fn normal(called: &str) -> Cow<'_, str> {
+/// The name with `__` for the separators that models use instead, and without Codex's own namespace.
+pub fn normalised(called: &str) -> Cow<'_, str> {
     let own = CODEX.namespace.and_then(|namespace| called.strip_prefix(namespace));
     let bare = own.and_then(|rest| [".", "__", ":", "/"].iter().find_map(|mark| rest.strip_prefix(mark)));
     let bare = bare.unwrap_or(called);

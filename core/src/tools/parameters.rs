@@ -1,13 +1,13 @@
-//! Owns what is done to a function's parameters on their way to the model: nothing but to their root. It must not judge
-//! a schema.
+//! Owns the adjustment of a function's parameters for servers, which touches only their root. It must not validate a
+//! schema.
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::wire::{json, trusted_json};
 
-/// Appends the parameters with `"type": "object"` at their root, where strict servers refuse anything else (DeepSeek,
-/// Grok): `{}`, `{"type": null}` and a bare `anyOf` mean no more than that. All else stays as the client wrote it.
+/// Appends the parameters with `"type": "object"` at their root, because strict servers (DeepSeek, Grok) require it,
+/// and `{}`, `{"type": null}` or a bare `anyOf` allow nothing else. The remaining text stays as the client wrote it.
 pub fn push_object_rooted(out: &mut Vec<u8>, parameters: &str) {
     let is_type = |name: &RawValue| json::decode(name).as_deref() == Some("type");
     let (mut is_object, mut others) = (false, false);
@@ -34,10 +34,10 @@ pub fn push_object_rooted(out: &mut Vec<u8>, parameters: &str) {
     out.push(b'}');
 }
 
-/// Whether a property at the root is declared `encrypted`, as Codex declares what one agent tells another.
+/// Whether a root property is declared `encrypted`, as Codex does for messages between agents.
 pub fn encrypts(parameters: &str) -> bool {
     let encrypted = |property: &Value| property.get("encrypted") == Some(&Value::Bool(true));
-    // nearly none has the word
+    // cheap test first: hardly any schema has the word
     parameters.contains("\"encrypted\"")
         && json::tree(parameters).is_some_and(|schema| {
             let properties = schema.get("properties").and_then(Value::as_object);

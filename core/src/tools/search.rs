@@ -1,5 +1,5 @@
-//! Owns the search functions that a wrapper command serves: what the model sees, the shell line that the client runs
-//! for it, and the way back from that line in later turns. It must not run anything.
+//! Owns the search functions backed by wrapper commands: what the model sees, the shell line that the client runs, and
+//! recognising that line in later turns. It must not run anything.
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +7,7 @@ use crate::client::is_shell_tool;
 use crate::options::Wrappers;
 use crate::wire::json::tree;
 
-/// Which of the functions.
+/// A search function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Search {
     /// `web_search{query}`
@@ -40,10 +40,10 @@ impl Search {
         }
     }
 
-    /// The shell line for a call with these arguments; `None` when the main one is missing.
+    /// The shell line for a call with these arguments; `None` if the main argument is missing.
     pub fn line(self, wrappers: &Wrappers, arguments: &Value) -> Option<String> {
         let text = |key: &str| arguments.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        // what begins with a dash would be taken for an option
+        // a leading dash would make it an option
         let word =
             |text: &str| quote(&if text.starts_with('-') { format!(" {text}") } else { text.to_owned() });
         Some(match self {
@@ -77,7 +77,7 @@ impl Search {
         })
     }
 
-    /// The call that `line` made, if it is one of ours.
+    /// The call that `line` was made from; `None` if this proxy did not write the line.
     pub fn from_line(wrappers: &Wrappers, line: &str) -> Option<(Search, Value)> {
         let words = words(line)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -110,12 +110,12 @@ impl Search {
             }
             _ => return None,
         };
-        // ours, or somebody's own line that only looks like it
+        // the line may be the client's own and only look similar
         (candidate.0.line(wrappers, &candidate.1).as_deref() == Some(line)).then_some(candidate)
     }
 }
 
-/// The arguments of a `file_search` as a model writes them: what is the default, it mostly leaves out.
+/// Inserts the arguments of a `file_search` as a model would write them, without defaults.
 fn file_call(call: &mut Map<String, Value>, query: &str, path: &str, mode: &str) {
     call.insert("query".into(), json!(query));
     if path != "." {
@@ -129,12 +129,12 @@ fn file_call(call: &mut Map<String, Value>, query: &str, path: &str, mode: &str)
 const LIMITS: &str = "--color never --smart-case --max-count 50 --max-columns 300 --max-filesize 2M";
 const GLOBS: &str = "--glob '!.git' --glob '!node_modules' --glob '!target'";
 
-/// One word for a POSIX shell, whatever is in it.
+/// Quotes text as one word for a POSIX shell.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\0', "").replace('\'', "'\\''"))
 }
 
-/// The words of a line that [`Search::line`] may have written; `None` for any shell syntax beyond quotes.
+/// The words of a line that [`Search::line`] may have written; `None` if it has shell syntax other than quotes.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -160,29 +160,29 @@ fn words(line: &str) -> Option<Vec<String>> {
     Some(words)
 }
 
-/// How the client's own shell tool takes a line.
+/// The form in which the client's shell tool takes a line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ShellForm {
-    /// A string argument of this name.
+    /// A string in the argument of this name.
     Line(String),
-    /// An argument vector of this name.
+    /// An array of strings in the argument of this name.
     Vector(String),
 }
 
-/// The shell tool that the client declared, and what else it demands in a call.
+/// The shell tool that the client declared, and its other required arguments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShellTool {
-    /// Which route of the table.
+    /// Position of its route in the table.
     pub route: usize,
-    /// How a line is passed.
+    /// How a line is passed to it.
     pub form: ShellForm,
-    /// Other required arguments, filled in: Droid's `Execute` wants a summary and a risk level.
+    /// Values for the other required arguments: Droid's `Execute` requires a summary and a risk level.
     pub others: Vec<(String, Value)>,
 }
 
 impl ShellTool {
-    /// Reads a function's parameters; `None` when it cannot be a shell tool.
-    pub fn of(route: usize, name: &str, parameters: &str) -> Option<ShellTool> {
+    /// Recognises a shell tool by its name and parameters; `None` if the function is not one.
+    pub fn from_function(route: usize, name: &str, parameters: &str) -> Option<ShellTool> {
         if !is_shell_tool(name) {
             return None;
         }
@@ -203,7 +203,7 @@ impl ShellTool {
         Some(ShellTool { route, form, others })
     }
 
-    /// The arguments of a call that runs `line`.
+    /// The arguments for a call that runs `line`.
     pub fn arguments(&self, line: &str) -> Value {
         let mut arguments = Map::new();
         match &self.form {
@@ -214,7 +214,7 @@ impl ShellTool {
         Value::Object(arguments)
     }
 
-    /// The line in a call's arguments.
+    /// The shell line in a call's arguments.
     pub fn line_of(&self, arguments: &Value) -> Option<String> {
         match &self.form {
             ShellForm::Line(key) => arguments.get(key)?.as_str().map(str::to_owned),
@@ -223,7 +223,7 @@ impl ShellTool {
     }
 }
 
-/// The line in `["bash", "-lc", LINE]`.
+/// The shell line in `["bash", "-lc", LINE]`.
 pub fn vector_line(command: &Value) -> Option<String> {
     match command.as_array()?.as_slice() {
         [shell, flag, line] if shell == "bash" && flag == "-lc" => line.as_str().map(str::to_owned),
@@ -231,7 +231,7 @@ pub fn vector_line(command: &Value) -> Option<String> {
     }
 }
 
-/// A value for a required argument that is not the command: a search reads and changes nothing.
+/// A value for a required argument other than the command. A search only reads, so the first of an enum is safe.
 fn filler(schema: Option<&Value>) -> Value {
     let schema = schema.unwrap_or(&Value::Null);
     if let Some(first) = schema.get("enum").and_then(|values| values.get(0)) {

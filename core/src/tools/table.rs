@@ -1,5 +1,4 @@
-//! Owns the table of one request: which chat function stands for which declared tool, in both directions. It must not
-//! render anything.
+//! Owns the mapping of one request's declared tools to chat functions, in both directions. It must not write anything.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -14,9 +13,9 @@ use crate::quirk::Quirk;
 use crate::tools::names;
 use crate::tools::search::{Search, ShellTool};
 
-/// What a declared tool is, and so which item a call of it becomes.
+/// The kind of a declared tool, which decides the item that a call becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ToolKind {
     /// `function_call`
     Function,
     /// `custom_tool_call`
@@ -29,22 +28,22 @@ pub enum Kind {
     Shell,
     /// `apply_patch_call`
     ApplyPatch,
-    /// A call of the client's shell tool.
+    /// A call of the client's shell tool, made by a search function.
     Search(Search),
-    /// A call of a tool that was found later, by its name.
+    /// A call of a tool found later, by its name.
     Found,
 }
 
-/// What the input of a custom tool is.
+/// The input format of a custom tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Freeform {
     /// Any text.
     Text,
-    /// A patch, in the form of Codex's `apply_patch`.
+    /// A patch in the format of Codex's `apply_patch`.
     Patch,
 }
 
-/// A declared tool and the chat function that stands for it.
+/// A declared tool and its chat function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The chat function's name.
@@ -54,51 +53,52 @@ pub struct Route {
     /// The namespace it was declared in.
     pub namespace: Option<String>,
     /// The kind of tool.
-    pub kind: Kind,
-    /// Whether a parameter of it is declared `encrypted`: its client hands that on, and must hear that it is plain text.
+    pub kind: ToolKind,
+    /// Whether it has an `encrypted` parameter. The client forwards that, and must be told that it is plain text.
     pub encrypts: bool,
-    /// Whether `tool_choice` lets the model call it.
+    /// Whether `tool_choice` allows the model to call it.
     pub allowed: bool,
-    /// Whether it was found later and is called through [`Kind::Found`], so that the prompt's head stays as it is.
-    pub behind: bool,
+    /// Whether it was found later and is called through [`ToolKind::Found`], so that the beginning of the prompt stays
+    /// the same.
+    pub indirect: bool,
 }
 
-/// All tools that the model is shown in a request, for the answer and for the history.
+/// All tools of a request, used for the answer and for the history.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// In the order in which they are shown.
+    /// In the order of their definitions.
     pub routes: Vec<Route>,
     by_chat: HashMap<String, usize>,
     /// By the hash of namespace and declared name.
     by_name: HashMap<u64, SmallVec<[usize; 1]>>,
     /// The first route of each kind.
-    by_kind: HashMap<Kind, usize>,
-    /// How many rounds are used up of a name that differs from its tool's, by that name's first form.
+    by_kind: HashMap<ToolKind, usize>,
+    /// For each hashed chat name, how many rounds of hashing are used up.
     rounds: HashMap<String, u32>,
-    /// Commands for the search functions.
+    /// Commands indirect the search functions.
     pub wrappers: Wrappers,
-    /// The tool that runs them.
+    /// The client's shell tool, which runs them.
     pub shell: Option<ShellTool>,
     /// Whether `tool_choice` is `none`: no tool may be called.
-    pub closed: bool,
-    /// Repairs that are switched off.
+    pub forbids_calls: bool,
+    /// Names of the quirks whose repair is switched off.
     pub quirks_off: Vec<String>,
 }
 
-/// What a name that the model called stands for.
+/// What a name called by the model stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Called<'a> {
-    /// A tool that it may call.
+    /// A tool that the model may call.
     Tool(&'a Route),
-    /// A declared tool outside `tool_choice`.
+    /// A declared tool that `tool_choice` forbids, or any name if it forbids all.
     Forbidden,
-    /// No declared tool has that name.
+    /// No declared tool.
     Unknown,
 }
 
 impl Table {
-    /// Adds a tool under a name of its own; `None` when the same tool is there already.
-    pub fn add(&mut self, namespace: Option<&str>, name: &str, kind: Kind) -> Option<usize> {
+    /// Adds a tool under a unique chat name and returns its position; `None` if the same tool was added before.
+    pub fn add(&mut self, namespace: Option<&str>, name: &str, kind: ToolKind) -> Option<usize> {
         if self.declared(namespace, name).any(|route| route.kind == kind) {
             return None;
         }
@@ -123,14 +123,14 @@ impl Table {
             kind,
             encrypts: false,
             allowed: true,
-            behind: false,
+            indirect: false,
         });
         Some(at)
     }
 
-    /// The tools of that declared name, each of another kind, the first one first.
+    /// The tools with that declared name, which differ in kind, in the order of declaration.
     fn declared(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &Route> {
-        // most requests of a conversation without tools
+        // a fast path for requests without tools
         let places =
             if self.routes.is_empty() { None } else { self.by_name.get(&self.hash(namespace, name)) };
         let routes = places.into_iter().flatten().filter_map(|at| self.routes.get(*at));
@@ -142,25 +142,25 @@ impl Table {
     }
 
     /// The first tool of that kind.
-    pub fn of_kind(&self, kind: Kind) -> Option<&Route> {
+    pub fn of_kind(&self, kind: ToolKind) -> Option<&Route> {
         self.by_kind.get(&kind).and_then(|at| self.routes.get(*at))
     }
 
-    /// Whether a function is shown under that name.
-    pub fn shows(&self, chat: &str) -> bool {
+    /// Whether a tool has that chat name.
+    pub fn has_chat_name(&self, chat: &str) -> bool {
         self.by_chat.contains_key(chat)
     }
 
-    /// The function through which a tool of that chat name is called, if it is called through one.
-    pub fn through(&self, chat: &str) -> Option<&Route> {
+    /// The function through which the tool of that chat name is called; `None` if it is called directly.
+    pub fn caller_of(&self, chat: &str) -> Option<&Route> {
         let route = self.by_chat.get(chat).and_then(|at| self.routes.get(*at))?;
-        self.of_kind(Kind::Found).filter(|_| route.behind)
+        self.of_kind(ToolKind::Found).filter(|_| route.indirect)
     }
 
-    /// The chat name of a declared tool, or the one that it would have.
+    /// The chat name of a declared tool, or the one that an undeclared tool would get.
     pub fn chat_name<'a>(&self, namespace: Option<&str>, name: &'a str) -> Cow<'a, str> {
         let namespace = namespace.filter(|namespace| !namespace.is_empty());
-        // Codex leaves its own namespace out on return
+        // Codex omits its own namespace in calls it sends back
         let own = || self.declared(CODEX.namespace, name).next().filter(|_| namespace.is_none());
         match self.declared(namespace, name).next().or_else(own) {
             Some(route) => Cow::Owned(route.chat.clone()),
@@ -168,10 +168,11 @@ impl Table {
         }
     }
 
-    /// Which tool the model means: the exact name, the name with other separators, or the only tool that ends so.
+    /// The tool that the model means: by exact name, by the name with other separators, or the only tool with that
+    /// ending.
     pub fn called(&self, name: &str) -> Called<'_> {
         let exact = |name: &str| self.by_chat.get(name).and_then(|at| self.routes.get(*at));
-        let normal = names::normal(name);
+        let normal = names::normalised(name);
         let found = exact(name).or_else(|| exact(&normal)).or_else(|| {
             let mut ending = self.routes.iter().filter(|route| {
                 route.name == *normal
@@ -181,16 +182,16 @@ impl Table {
             ending.next().is_none().then_some(first)
         });
         match found {
-            Some(route) if self.closed || !route.allowed => Called::Forbidden,
+            Some(route) if self.forbids_calls || !route.allowed => Called::Forbidden,
             Some(route) => Called::Tool(route),
-            None if self.closed => Called::Forbidden,
+            None if self.forbids_calls => Called::Forbidden,
             None => Called::Unknown,
         }
     }
 
-    /// The search call that a call of the client's shell tool was, for the history.
+    /// The search call indirect a call of the client's shell tool, for the history.
     pub fn search_in(&self, route_name: &str, arguments: &str) -> Option<(Search, Value)> {
-        // a line of ours is not long
+        // lines written by this proxy are shorter
         const LONGEST: usize = 64 << 10;
         let wrapped = self.wrappers.web.is_some() || self.wrappers.file.is_some();
         let shell = self.shell.as_ref().filter(|_| wrapped && arguments.len() <= LONGEST)?;
@@ -201,21 +202,21 @@ impl Table {
         Search::from_line(&self.wrappers, &line)
     }
 
-    /// Whether a repair is switched on.
+    /// Whether the repair for this quirk is switched on.
     pub fn quirk(&self, quirk: Quirk) -> bool {
         !self.quirks_off.iter().any(|off| off == quirk.name())
     }
 
-    /// Whether that is no tool's name, escaped, and the beginning of one: some servers send it in pieces.
-    pub fn may_go_on(&self, name: &str) -> bool {
+    /// Whether `name`, escaped, is not a tool's name but the beginning of one: some servers send names in pieces.
+    pub fn may_continue(&self, name: &str) -> bool {
         matches!(self.called(name), Called::Unknown)
             && self.quirk(Quirk::CallNames)
             && self.routes.iter().any(|route| route.chat.len() > name.len() && route.chat.starts_with(name))
     }
 
-    /// The name without what models and parsers leave around it, where it means no tool as it is: the chat name of the tool
-    /// that it then means, or what is left of it.
-    pub fn bare<'c>(&self, called: &'c str) -> Option<String> {
+    /// Repairs a name that means no tool as it is: removes what models and parsers leave around it. Returns the chat
+    /// name of the tool it then means, or the remaining name; `None` if nothing changes.
+    pub fn repaired_name<'c>(&self, called: &'c str) -> Option<String> {
         if !matches!(self.called(called), Called::Unknown) || !self.quirk(Quirk::CallNames) {
             return None;
         }

@@ -1,5 +1,5 @@
-//! Owns the shape of what a Chat Completions server sends: a chunk, or a whole completion read as one chunk.
-//! Texts stay escaped (`RawValue`). It must not judge what it reads: every field may be absent.
+//! Owns the shape of a Chat Completions answer: a chunk, or a whole completion read as one chunk. Texts stay escaped
+//! (`RawValue`). It must not validate: every field may be absent.
 //!
 //! Shapes: docs/protocol.md 7, docs/servers.md, recorded streams of llama-server b11434 and vLLM 0.32.
 
@@ -15,19 +15,19 @@ use crate::wire::trusted_json;
 /// `chat.completion.chunk` or `chat.completion`.
 #[derive(Debug, Deserialize)]
 pub struct Chunk<'a> {
-    /// The choice with index 0; a proxy never asks for more than one.
+    /// The choice with index 0. The proxy never asks for more than one.
     #[serde(borrow, default, deserialize_with = "first")]
     pub choices: Option<Choice<'a>>,
-    /// Token counts; on the last chunk, or on every one.
+    /// Token counts, in the last chunk or in each one.
     #[serde(borrow, default)]
     pub usage: Option<&'a RawValue>,
-    /// llama-server's own counts.
+    /// Token counts of llama-server.
     #[serde(borrow, default)]
     pub timings: Option<&'a RawValue>,
-    /// An error in place of a chunk.
+    /// An error instead of a chunk.
     #[serde(borrow, default)]
     pub error: Option<&'a RawValue>,
-    /// `error` in old vLLM's unwrapped error objects.
+    /// `"error"` in the unwrapped error objects of old vLLM versions.
     #[serde(borrow, default)]
     pub object: Option<&'a RawValue>,
 }
@@ -35,13 +35,13 @@ pub struct Chunk<'a> {
 /// One element of `choices`.
 #[derive(Debug, Deserialize)]
 pub struct Choice<'a> {
-    /// Which of several answers; absent in old servers' chunks.
+    /// Position of the choice; absent in chunks of old servers.
     #[serde(borrow, default)]
     pub index: Option<&'a RawValue>,
-    /// What a chunk adds.
+    /// The part that a chunk adds.
     #[serde(borrow, default)]
     pub delta: Option<Delta<'a>>,
-    /// The same of a whole completion.
+    /// The whole answer of a completion.
     #[serde(borrow, default)]
     pub message: Option<Delta<'a>>,
     /// `stop`, `length`, `tool_calls`, `content_filter`, `function_call`, `abort`, ...
@@ -58,7 +58,7 @@ pub struct Choice<'a> {
 /// `delta` or `message`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Delta<'a> {
-    /// Text, or parts.
+    /// The text, or a list of parts.
     #[serde(borrow, default)]
     pub content: Option<&'a RawValue>,
     /// llama-server's name for reasoning.
@@ -70,35 +70,35 @@ pub struct Delta<'a> {
     /// GitHub Copilot's name for reasoning.
     #[serde(borrow, default)]
     pub reasoning_text: Option<&'a RawValue>,
-    /// Reasoning in the words of Anthropic.
+    /// Anthropic's name for reasoning.
     #[serde(borrow, default)]
     pub thinking: Option<&'a RawValue>,
-    /// OpenRouter's and MiniMax's parts of reasoning, mostly beside one of the names above.
+    /// Parts of reasoning from OpenRouter and MiniMax, usually beside one of the names above.
     #[serde(borrow, default)]
     pub reasoning_details: Option<&'a RawValue>,
-    /// LiteLLM's parts of reasoning, mostly beside `reasoning_content`.
+    /// Parts of reasoning from LiteLLM, usually beside `reasoning_content`.
     #[serde(borrow, default)]
     pub thinking_blocks: Option<&'a RawValue>,
-    /// Reasoning in the words of Gemini.
+    /// Gemini's name for reasoning.
     #[serde(borrow, default)]
     pub thought: Option<&'a RawValue>,
-    /// What the text cites.
+    /// Sources that the text cites.
     #[serde(borrow, default)]
     pub annotations: Option<&'a RawValue>,
-    /// A refusal's text.
+    /// The text of a refusal.
     #[serde(borrow, default)]
     pub refusal: Option<&'a RawValue>,
     /// Calls, or pieces of calls.
     #[serde(borrow, default)]
     pub tool_calls: Calls<'a>,
-    /// The form that came before `tool_calls`.
+    /// The predecessor of `tool_calls`.
     #[serde(borrow, default)]
     pub function_call: Option<Function<'a>>,
 }
 
 impl Delta<'_> {
-    /// Whether it has a member that servers seldom send.
-    pub fn has_rare(&self) -> bool {
+    /// Whether it has a member that few servers send.
+    pub fn has_rare_member(&self) -> bool {
         self.reasoning_text.is_some()
             || self.thinking.is_some()
             || self.reasoning_details.is_some()
@@ -111,10 +111,10 @@ impl Delta<'_> {
 /// `tool_calls`
 #[derive(Debug, Default)]
 pub struct Calls<'a> {
-    /// The calls in it.
+    /// The calls found in it.
     pub list: Vec<ToolCall<'a>>,
-    /// Whether it is no list of calls alone.
-    pub odd: bool,
+    /// Whether it is anything other than a list of calls.
+    pub malformed: bool,
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Calls<'a> {
@@ -139,13 +139,13 @@ impl<'de> Visitor<'de> for ReadCalls {
         Ok(Calls::default())
     }
 
-    /// In place of a list: an empty text, `false`.
+    /// Some servers send an empty string or `false` instead of a list.
     fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
-        Ok(Calls { list: Vec::new(), odd: true })
+        Ok(Calls { list: Vec::new(), malformed: true })
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Calls { list: Vec::new(), odd: true })
+        Ok(Calls { list: Vec::new(), malformed: true })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
@@ -153,7 +153,7 @@ impl<'de> Visitor<'de> for ReadCalls {
         while let Some(call) = seq.next_element()? {
             match call {
                 Some(call) => calls.list.push(call),
-                None => calls.odd = true,
+                None => calls.malformed = true,
             }
             if calls.list.len() > MOST_PIECES {
                 return Err(serde::de::Error::custom("too many calls"));
@@ -162,9 +162,9 @@ impl<'de> Visitor<'de> for ReadCalls {
         Ok(calls)
     }
 
-    /// One call, or calls by their index.
+    /// A single call, or calls keyed by index.
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut calls = Calls { list: Vec::new(), odd: true };
+        let mut calls = Calls { list: Vec::new(), malformed: true };
         let mut one = ToolCall::default();
         while let Some((key, value)) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
             match &*key {
@@ -191,7 +191,7 @@ impl<'de> Visitor<'de> for ReadCalls {
 /// One element of `tool_calls`.
 #[derive(Debug, Default, Deserialize)]
 pub struct ToolCall<'a> {
-    /// Which call a piece belongs to.
+    /// The call that a piece belongs to.
     #[serde(borrow, default)]
     pub index: Option<&'a RawValue>,
     /// The call's id; may be absent or empty.
@@ -200,16 +200,16 @@ pub struct ToolCall<'a> {
     /// Name and arguments.
     #[serde(borrow, default)]
     pub function: Option<Function<'a>>,
-    /// The name, where it stands beside the id.
+    /// The name, if it is beside the id instead of in `function`.
     #[serde(borrow, default)]
     pub name: Option<&'a RawValue>,
-    /// The arguments, where they stand beside the id.
+    /// The arguments, if they are beside the id instead of in `function`.
     #[serde(borrow, default)]
     pub arguments: Option<&'a RawValue>,
 }
 
 impl ToolCall<'_> {
-    /// Whether anything in it is a call's.
+    /// Whether it contains anything of a call.
     fn is_some(&self) -> bool {
         self.function.is_some() || self.name.is_some() || self.arguments.is_some()
     }
@@ -221,99 +221,99 @@ pub struct Function<'a> {
     /// The function's name.
     #[serde(borrow, default)]
     pub name: Option<&'a RawValue>,
-    /// JSON as a string; some servers send the object itself.
+    /// JSON in a string; some servers send the object itself.
     #[serde(borrow, default)]
     pub arguments: Option<&'a RawValue>,
-    /// The same, as Llama's templates call it.
+    /// The arguments under the name that Llama's templates use.
     #[serde(borrow, default)]
     pub parameters: Option<&'a RawValue>,
 }
 
-/// `usage`, by the names of OpenAI's two APIs and those of others. Each count is what its server made of a number.
+/// `usage`, with the names of both OpenAI APIs and of other servers. Counts are unparsed: some are floats or strings.
 #[derive(Debug, Default, Deserialize)]
 pub struct Usage<'a> {
-    /// The whole prompt, cached part included.
+    /// The whole prompt, including the cached part.
     #[serde(borrow, default)]
     pub prompt_tokens: Option<&'a RawValue>,
-    /// The same in the words of Responses and of Anthropic.
+    /// The same, as Responses and Anthropic name it.
     #[serde(borrow, default)]
     pub input_tokens: Option<&'a RawValue>,
-    /// What was generated; reasoning is part of it, unless the total says otherwise.
+    /// Generated tokens, including reasoning unless the total says otherwise.
     #[serde(borrow, default)]
     pub completion_tokens: Option<&'a RawValue>,
-    /// The same in the words of Responses and of Anthropic.
+    /// The same, as Responses and Anthropic name it.
     #[serde(borrow, default)]
     pub output_tokens: Option<&'a RawValue>,
-    /// All of both.
+    /// Prompt and generated tokens.
     #[serde(borrow, default)]
     pub total_tokens: Option<&'a RawValue>,
     /// Parts of the prompt.
     #[serde(borrow, default)]
     pub prompt_tokens_details: Option<&'a RawValue>,
-    /// The same in the words of Responses.
+    /// The same, as Responses names it.
     #[serde(borrow, default)]
     pub input_tokens_details: Option<&'a RawValue>,
     /// Parts of the completion.
     #[serde(borrow, default)]
     pub completion_tokens_details: Option<&'a RawValue>,
-    /// The same in the words of Responses.
+    /// The same, as Responses names it.
     #[serde(borrow, default)]
     pub output_tokens_details: Option<&'a RawValue>,
-    /// Moonshot: part of the prompt that came from the cache.
+    /// Moonshot: the cached part of the prompt.
     #[serde(borrow, default)]
     pub cached_tokens: Option<&'a RawValue>,
-    /// DeepSeek: the same.
+    /// The same from DeepSeek.
     #[serde(borrow, default)]
     pub prompt_cache_hit_tokens: Option<&'a RawValue>,
-    /// Anthropic: the same.
+    /// The same from Anthropic.
     #[serde(borrow, default)]
     pub cache_read_input_tokens: Option<&'a RawValue>,
-    /// Part of the completion that was reasoning, outside any details.
+    /// The reasoning part of the generated tokens, outside the details.
     #[serde(borrow, default)]
     pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// Counts in camelCase: what JavaScript proxies make of OpenAI's names, and Gemini's own.
+/// Counts in camelCase, from Gemini and from JavaScript proxies that rename OpenAI's members.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CamelUsage<'a> {
-    /// The whole prompt, cached part included.
+    /// The whole prompt, including the cached part.
     #[serde(borrow, default)]
     pub prompt_tokens: Option<&'a RawValue>,
-    /// The same in the words of Responses.
+    /// The same, as Responses names it.
     #[serde(borrow, default)]
     pub input_tokens: Option<&'a RawValue>,
-    /// Gemini: the same.
+    /// The same from Gemini.
     #[serde(borrow, default, alias = "prompt_token_count")]
     pub prompt_token_count: Option<&'a RawValue>,
-    /// What was generated.
+    /// Generated tokens.
     #[serde(borrow, default)]
     pub completion_tokens: Option<&'a RawValue>,
-    /// The same in the words of Responses.
+    /// The same, as Responses names it.
     #[serde(borrow, default)]
     pub output_tokens: Option<&'a RawValue>,
-    /// Gemini: the same without reasoning.
+    /// The same from Gemini, without reasoning.
     #[serde(borrow, default, alias = "candidates_token_count")]
     pub candidates_token_count: Option<&'a RawValue>,
-    /// All of both.
+    /// Prompt and generated tokens.
     #[serde(borrow, default)]
     pub total_tokens: Option<&'a RawValue>,
-    /// Gemini: the same, with reasoning.
+    /// The same from Gemini, including reasoning.
     #[serde(borrow, default, alias = "total_token_count")]
     pub total_token_count: Option<&'a RawValue>,
-    /// Part of the prompt that came from the cache.
+    /// The cached part of the prompt.
     #[serde(borrow, default)]
     pub cached_tokens: Option<&'a RawValue>,
-    /// The same in the words of Responses.
+    /// The same, as Responses names it.
     #[serde(borrow, default)]
     pub cached_input_tokens: Option<&'a RawValue>,
-    /// Gemini: the same.
+    /// The same from Gemini.
     #[serde(borrow, default, alias = "cached_content_token_count")]
     pub cached_content_token_count: Option<&'a RawValue>,
-    /// Part of the completion that was reasoning.
+    /// The reasoning part of the generated tokens.
     #[serde(borrow, default)]
     pub reasoning_tokens: Option<&'a RawValue>,
-    /// Gemini: reasoning, beside the completion.
+    /// Gemini: reasoning tokens, not part of the generated ones.
     #[serde(borrow, default, alias = "thoughts_token_count")]
     pub thoughts_token_count: Option<&'a RawValue>,
     /// Parts of the prompt.
@@ -324,11 +324,11 @@ pub struct CamelUsage<'a> {
     pub completion_tokens_details: Option<&'a RawValue>,
 }
 
-/// Details of a prompt or of a completion in camelCase.
+/// Details of the prompt or the generated tokens, in camelCase.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CamelDetails<'a> {
-    /// Tokens that the prefix cache held.
+    /// Tokens that were in the prefix cache.
     #[serde(borrow, default)]
     pub cached_tokens: Option<&'a RawValue>,
     /// Tokens of reasoning.
@@ -336,13 +336,13 @@ pub struct CamelDetails<'a> {
     pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// Details of a prompt or of a completion.
+/// Details of the prompt or the generated tokens.
 #[derive(Debug, Default, Deserialize)]
 pub struct Details<'a> {
-    /// Tokens that the prefix cache held.
+    /// Tokens that were in the prefix cache.
     #[serde(borrow, default)]
     pub cached_tokens: Option<&'a RawValue>,
-    /// vLLM: tokens written to the cache.
+    /// vLLM: tokens newly written to the cache.
     #[serde(borrow, default)]
     pub created_cache_tokens: Option<&'a RawValue>,
     /// Tokens of reasoning.
@@ -350,7 +350,8 @@ pub struct Details<'a> {
     pub reasoning_tokens: Option<&'a RawValue>,
 }
 
-/// `usage` of a chunk that has none at its top: in the choice (Moonshot), under `x_groq`, or by Gemini's name.
+/// Finds the `usage` of a chunk without a top-level one: in the choice (Moonshot), in `x_groq`, or as `usageMetadata`
+/// (Gemini).
 pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
     #[derive(Deserialize)]
     struct Places<'a> {
@@ -380,7 +381,7 @@ pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
     inside.or(places.usage_metadata).or_else(|| usage(places.x_groq?))
 }
 
-/// llama-server's `timings`, which stand in when `usage` never comes.
+/// llama-server's `timings`, used if there is no `usage`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Timings {
     /// Prompt tokens from the cache.
@@ -403,7 +404,7 @@ pub struct TokenLogprob<'a> {
     /// Its bytes.
     #[serde(borrow, default)]
     pub bytes: Option<&'a RawValue>,
-    /// The likeliest tokens in its place.
+    /// The most likely tokens at its position.
     #[serde(borrow, default)]
     pub top_logprobs: Option<Vec<TokenLogprob<'a>>>,
 }
@@ -411,12 +412,12 @@ pub struct TokenLogprob<'a> {
 /// `logprobs`
 #[derive(Debug, Deserialize)]
 pub struct Logprobs<'a> {
-    /// One element a token.
+    /// One element for each token.
     #[serde(borrow, default)]
     pub content: Option<Vec<TokenLogprob<'a>>>,
 }
 
-/// Reads the choice with index 0 from an array without allocating one.
+/// Reads the choice with index 0 from an array, without collecting the array.
 fn first<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Choice<'de>>, D::Error> {
     struct First;
     impl<'de> Visitor<'de> for First {

@@ -1,20 +1,21 @@
-//! Owns the short way to a chunk's text: the chunks of one stream differ in little else, so what one of them was around
-//! its text is kept, and the next is compared with it in place of being parsed. It must not take what a parser would
-//! refuse, nor guess: where the two differ, there is no short way.
+//! Owns a fast path to a chunk's text: chunks of one stream hardly differ in anything else, so the text around it is
+//! remembered, and the next chunk is compared with that instead of being parsed. It must not accept what a parser would
+//! refuse, and it must not guess: any difference leads to the parser.
 
 /// A chunk without its text.
 #[derive(Debug, Default)]
 pub struct ChunkTemplate {
-    /// What stood before the text, then what stood behind it.
+    /// The JSON before the text, followed by the JSON after it.
     around: String,
     before: usize,
 }
 
 impl ChunkTemplate {
-    /// Takes the template of `chunk`, a valid JSON text of which `text` is a part: the inside of a string literal.
-    pub fn take(&mut self, chunk: &str, text: &str) {
+    /// Remembers the JSON around `text`, which must be a subslice of `chunk`: the inside of a string literal in valid
+    /// JSON.
+    pub fn learn(&mut self, chunk: &str, text: &str) {
         self.around.clear();
-        // where a part lies in its whole, only the addresses tell
+        // only addresses tell where a subslice begins
         let at = (text.as_ptr() as usize).wrapping_sub(chunk.as_ptr() as usize);
         let (Some(before), Some(after)) = (chunk.get(..at), chunk.get(at.saturating_add(text.len())..))
         else {
@@ -25,7 +26,7 @@ impl ChunkTemplate {
         self.before = at;
     }
 
-    /// The text of `chunk`, still escaped, if all around it is as in the chunk before.
+    /// The text of `chunk`, still escaped, if everything around it is as remembered.
     pub fn text<'a>(&self, chunk: &'a str) -> Option<&'a str> {
         if self.around.is_empty() {
             return None;
@@ -36,7 +37,7 @@ impl ChunkTemplate {
     }
 }
 
-/// Whether `text` between two quotes is a string literal. Escapes by number are left to a parser.
+/// Whether `text` is the inside of a string literal. `\u` escapes are left to a parser.
 fn is_inside_of_literal(text: &str) -> bool {
     let mut rest = text.as_bytes();
     while let [byte, behind @ ..] = rest {
@@ -58,7 +59,7 @@ mod tests {
     fn template() -> ChunkTemplate {
         let mut template = ChunkTemplate::default();
         let at = CHUNK.find(" a").unwrap();
-        template.take(CHUNK, &CHUNK[at..at + 2]);
+        template.learn(CHUNK, &CHUNK[at..at + 2]);
         template
     }
 

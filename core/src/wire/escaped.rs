@@ -1,7 +1,7 @@
-//! Owns the walk over an escaped string, the inside of a JSON string literal, character by character, without decoding
-//! it. It must not be given half an escape.
+//! Owns reading an escaped string, the inside of a JSON string literal, character by character without decoding it. It
+//! must not be given half an escape.
 
-/// The character at a place, and where the next one is. A surrogate is none that anybody looks for.
+/// The character at byte `at`, and the position after it. A surrogate is returned as U+FFFD.
 pub fn next(text: &str, at: usize) -> Option<(char, usize)> {
     let rest = text.get(at..)?;
     let mut chars = rest.chars();
@@ -22,7 +22,7 @@ pub fn next(text: &str, at: usize) -> Option<(char, usize)> {
     })
 }
 
-/// The text without white space at its beginning.
+/// The text without leading white space.
 pub fn trim_start(text: &str) -> &str {
     let mut at = 0;
     while let Some((c, behind)) = next(text, at)
@@ -33,7 +33,7 @@ pub fn trim_start(text: &str) -> &str {
     text.get(at..).unwrap_or_default()
 }
 
-/// The text without white space at its end.
+/// The text without trailing white space.
 pub fn trim_end(text: &str) -> &str {
     let (mut at, mut end) = (0, 0);
     while let Some((c, behind)) = next(text, at) {
@@ -45,12 +45,12 @@ pub fn trim_end(text: &str) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// The text without white space around it.
+/// The text without leading and trailing white space.
 pub fn trim(text: &str) -> &str {
     trim_end(trim_start(text))
 }
 
-/// Whether an escaped text is white space alone.
+/// Whether an escaped text consists of white space. A control character written as `\u` is not recognised.
 pub fn is_blank(escaped: &str) -> bool {
     let mut bytes = escaped.bytes();
     while let Some(byte) = bytes.next() {

@@ -1,7 +1,7 @@
-//! Owns JSON text that is moved without being rebuilt: string literals that stay escaped, values copied as they
-//! came. It must not know any schema.
+//! Owns JSON text that is passed on without being decoded: string literals that stay escaped, values copied unchanged.
+//! It must not know any schema.
 //!
-//! An *escaped* string here is the inside of a JSON string literal, without its quotes.
+//! An *escaped* string is the inside of a JSON string literal, without its quotes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::wire::string_scan::{end_of_string, first_special};
 use crate::wire::trusted_json;
 
-/// The bytes as text, wrong ones replaced. `String::from_utf8_lossy` says the same, but goes byte by byte from the start.
+/// The bytes as text, with invalid ones replaced. Faster than `String::from_utf8_lossy` for valid text.
 pub fn lossy(bytes: &[u8]) -> Cow<'_, str> {
     std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
 }
@@ -36,7 +36,7 @@ pub fn push_option(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// Appends a literal whose inside is escaped already.
+/// Appends an escaped string as a literal.
 pub fn push_literal(out: &mut Vec<u8>, escaped: &str) {
     out.push(b'"');
     out.extend_from_slice(escaped.as_bytes());
@@ -87,27 +87,27 @@ pub fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(String::from_utf8(out).unwrap_or_default())
 }
 
-/// The inside of a string literal, still escaped; `None` when the value is no string.
+/// The escaped string inside a string literal; `None` if the value is not a string.
 pub fn literal(raw: &RawValue) -> Option<&str> {
     raw.get().strip_prefix('"')?.strip_suffix('"')
 }
 
-/// The inside of a string literal, still escaped and fit to be sent on: lone surrogates, which strict parsers
-/// refuse, are replaced. `None` when the value is no string.
+/// The escaped string inside a string literal, with lone surrogates replaced, because strict parsers refuse them.
+/// `None` if the value is not a string.
 pub fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    let mut seam = SurrogateJoiner::default();
-    let inner = seam.join(literal(raw)?);
-    Some(match seam.flush() {
+    let mut joiner = SurrogateJoiner::default();
+    let inner = joiner.join(literal(raw)?);
+    Some(match joiner.flush() {
         "" => inner,
         rest => Cow::Owned(inner.into_owned() + rest),
     })
 }
 
-/// The decoded string; `None` when the value is no string.
+/// The decoded string; `None` if the value is not a string.
 pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
     let inner = literal(raw)?;
     let escaped = match inner.len() {
-        // a name
+        // short names: a search would take longer to set up
         0..=24 => inner.bytes().any(|byte| byte == b'\\'),
         _ => memchr::memchr(b'\\', inner.as_bytes()).is_some(),
     };
@@ -117,11 +117,11 @@ pub fn decode(raw: &RawValue) -> Option<Cow<'_, str>> {
     if inner.len() > LONG {
         return decode_long(inner).map(Cow::Owned);
     }
-    // a lone surrogate is all that a parser can have against it
+    // a parser can only fail because of a lone surrogate
     serde_json::from_str(raw.get()).ok().or_else(|| unescape(inner)).map(Cow::Owned)
 }
 
-/// Bytes from which on a string is decoded piece by piece: a parser gathers it in a buffer that grows, and copies it then.
+/// A string of more bytes is decoded in pieces: a parser would collect it in a growing buffer, and then copy it.
 const LONG: usize = 256 << 10;
 
 fn decode_long(mut inner: &str) -> Option<String> {
@@ -134,7 +134,7 @@ fn decode_long(mut inner: &str) -> Option<String> {
     Some(decoded)
 }
 
-/// The first place from `at` on that is between two characters.
+/// The first position from `at` on that is not inside a character or an escape.
 fn cut(escaped: &str, at: usize) -> usize {
     let bytes = escaped.as_bytes();
     let mut from = 0;
@@ -150,23 +150,24 @@ fn cut(escaped: &str, at: usize) -> usize {
     (from.max(at)..bytes.len()).find(|at| escaped.is_char_boundary(*at)).unwrap_or(bytes.len())
 }
 
-/// Decodes an escaped string; lone surrogates become U+FFFD.
+/// Decodes an escaped string; lone surrogates become U+FFFD. `None` if it is not a valid escaped string.
 pub fn unescape(escaped: &str) -> Option<String> {
-    let mut seam = SurrogateJoiner::default();
-    let mut whole = seam.join(escaped).into_owned();
-    whole.push_str(seam.flush());
+    let mut joiner = SurrogateJoiner::default();
+    let mut whole = joiner.join(escaped).into_owned();
+    whole.push_str(joiner.flush());
     serde_json::from_str(&format!("\"{whole}\"")).ok()
 }
 
-/// Joins escaped strings that arrive in pieces: `\ud83d` at the end of one and `\ude00` at the start of the next
-/// are one character, and a surrogate that stays alone becomes U+FFFD.
+/// Joins escaped strings that arrive in pieces: `\ud83d` at the end of one piece and `\ude00` at the start of the next
+/// form one character. A surrogate that stays alone becomes U+FFFD.
 #[derive(Debug, Default, Clone)]
 pub struct SurrogateJoiner {
     high: Option<[u8; 4]>,
 }
 
 impl SurrogateJoiner {
-    /// Passes a piece on; without lone surrogates it is borrowed as it is.
+    /// Returns a piece with its surrogates joined, holding back a trailing high one. A piece without lone surrogates is
+    /// borrowed unchanged.
     pub fn join<'a>(&mut self, piece: &'a str) -> Cow<'a, str> {
         if self.high.is_none() && !has_lone_surrogate(piece) {
             return Cow::Borrowed(piece);
@@ -197,7 +198,7 @@ impl SurrogateJoiner {
             if self.high.take().is_some() {
                 out.push('\u{fffd}');
             }
-            // an escape is copied whole, so that `\\ud83d` is not taken for one
+            // an escape is copied whole, so that the `\ud83d` in `\\ud83d` is not taken for one
             let step = if rest.starts_with('\\') { 2 } else { rest.find('\\').unwrap_or(rest.len()) };
             let step = if rest.is_char_boundary(step) { step.min(rest.len()) } else { rest.len() };
             out.push_str(rest.get(..step).unwrap_or_default());
@@ -206,14 +207,14 @@ impl SurrogateJoiner {
         Cow::Owned(out)
     }
 
-    /// What is still owed when no more pieces come.
+    /// What is still held back when no more pieces follow: U+FFFD for a high surrogate, else nothing.
     pub fn flush(&mut self) -> &'static str {
         if self.high.take().is_some() { "\u{fffd}" } else { "" }
     }
 }
 
-/// `{"a": 1}` without the white space between tokens: such a value may span lines, and an SSE line must not.
-pub fn compact(raw: &str) -> Cow<'_, str> {
+/// JSON without white space between tokens, because a value may span lines and an SSE line must not.
+pub fn minify(raw: &str) -> Cow<'_, str> {
     let bytes = raw.as_bytes();
     if !bytes.iter().any(|b| matches!(b, b' ' | b'\n' | b'\r' | b'\t')) {
         return Cow::Borrowed(raw);
@@ -235,7 +236,7 @@ pub fn compact(raw: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The members of an object in their order, keys decoded, values as they came; `None` for any other value.
+/// The members of an object in order, with keys decoded and values unchanged; `None` for any other value.
 pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     struct All<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
     impl<'de: 'a, 'a> Deserialize<'de> for All<'a> {
@@ -260,21 +261,21 @@ pub fn members(raw: &str) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     trusted_json::fields::<All<'_>>(raw.trim_start()).map(|all| all.0)
 }
 
-/// Most members and elements of a value that is taken apart as a whole: each takes many times its bytes of memory.
+/// Most members and elements of a value that is parsed into a tree, which takes many times the memory of the text.
 const MOST_VALUES: usize = 20_000;
 
-/// Whether a value may be taken apart as a whole.
+/// Whether a value is small enough to be parsed into a tree.
 pub fn is_tree(text: &str) -> bool {
-    // one takes two bytes
-    text.len() / 2 <= MOST_VALUES || trusted_json::seen(text).values <= MOST_VALUES
+    // each takes at least two bytes
+    text.len() / 2 <= MOST_VALUES || trusted_json::nesting(text).values <= MOST_VALUES
 }
 
-/// A value taken apart as a whole; `None` for one that is too wide or too deep for that.
+/// The value parsed into a tree; `None` if it is too wide, too deep or invalid.
 pub fn tree(text: &str) -> Option<Value> {
     is_tree(text).then(|| serde_json::from_str(text).ok())?
 }
 
-/// What a JSON value is called in an error message.
+/// The name of a value's type in an error message.
 pub fn type_name(raw: &RawValue) -> &'static str {
     match raw.get().as_bytes().first() {
         Some(b'"') => "a string",
@@ -287,10 +288,10 @@ pub fn type_name(raw: &RawValue) -> &'static str {
     }
 }
 
-/// Set up once: for a text of ordinary length that takes as long as the search.
+// built once: for a text of ordinary length, building it takes as long as the search
 static BY_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u"));
 
-/// Whether there may be a surrogate without its other half. Pairs, which clients write for each emoji, are left as they are.
+/// Whether a surrogate without its other half is possible. Pairs, which clients write for each emoji, do not count.
 fn has_lone_surrogate(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut behind = 0;
@@ -301,16 +302,16 @@ fn has_lone_surrogate(text: &str) -> bool {
         let unit = |at: usize| text.get(at..).and_then(surrogate_at);
         let Some(high) = unit(at) else { return false };
         let is_low = |hex: [u8; 4]| matches!(hex[1], b'c'..=b'f' | b'C'..=b'F');
-        // after an escaped backslash it is none
+        // an escaped backslash before it means that it is not an escape
         let before = bytes.iter().take(at).rev().take_while(|byte| **byte == b'\\').count();
         let paired = before % 2 == 0 && !is_low(high) && unit(at + 6).is_some_and(is_low);
         behind = if paired { at + 12 } else { behind };
         !paired
     };
     match bytes.len() {
-        // a token: to prepare a search would take longer than to search
+        // a token: setting up a search would take longer than the loop
         0..=64 => memchr::memchr_iter(b'\\', bytes).any(lone),
-        // escapes are frequent in a transcript, by number they are rare
+        // transcripts have many escapes, but few `\u` escapes
         _ => memchr::memchr(b'\\', bytes).is_some() && BY_NUMBER.find_iter(bytes).any(lone),
     }
 }
@@ -401,10 +402,10 @@ mod tests {
                 && !head.ends_with(r"\u")
                 && !(head.len() > 2 && (1..4).any(|k| head[..head.len().saturating_sub(k)].ends_with(r"\u")))
         }) {
-            let mut seam = SurrogateJoiner::default();
-            let mut got = seam.join(&whole[..cut]).into_owned();
-            got += &seam.join(&whole[cut..]);
-            got += seam.flush();
+            let mut joiner = SurrogateJoiner::default();
+            let mut got = joiner.join(&whole[..cut]).into_owned();
+            got += &joiner.join(&whole[cut..]);
+            got += joiner.flush();
             let text: String = serde_json::from_str(&format!("\"{got}\"")).unwrap();
             assert_eq!(text, "a😀b\u{fffd}c\u{fffd}d\\ud83d\u{fffd}", "cut at {cut}");
         }
@@ -422,7 +423,7 @@ mod tests {
     #[test]
     fn compaction_touches_nothing_inside_strings() {
         assert_eq!(
-            compact("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"),
+            minify("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"),
             "{\"a b\":\"c \\\" \\\\\",\"d\":[1,2]}"
         );
     }

@@ -1,5 +1,5 @@
-//! Owns the shape of what a server sends that speaks Responses itself: events, items, parts. Every field may be absent,
-//! every value is still JSON text. It must not judge.
+//! Owns the shape of what a server that speaks Responses sends: events, items, parts. Every field may be absent, and
+//! every value is still JSON text. It must not validate.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ raw_fields!(
 );
 
 raw_fields!(
-    /// A Response object, as far as it is not an echo of the request.
+    /// A Response object without the members that echo its request.
     Response { status, error, incomplete_details, output, usage, timings }
 );
 
@@ -39,14 +39,14 @@ raw_fields!(
 /// `usage`.
 #[derive(Debug, Default, Deserialize)]
 pub struct Usage {
-    /// The whole prompt, cached part included.
+    /// The whole prompt, including the cached part.
     pub input_tokens: Option<u64>,
-    /// What was generated, reasoning included.
+    /// Generated tokens, including reasoning.
     pub output_tokens: Option<u64>,
-    /// What the cache did.
+    /// Cached and newly cached tokens of the prompt.
     #[serde(default)]
     pub input_tokens_details: Option<InputDetails>,
-    /// What was reasoning.
+    /// The reasoning part of the generated tokens.
     #[serde(default)]
     pub output_tokens_details: Option<OutputDetails>,
 }
@@ -54,9 +54,9 @@ pub struct Usage {
 /// `usage.input_tokens_details`
 #[derive(Debug, Default, Deserialize)]
 pub struct InputDetails {
-    /// Tokens that the prefix cache held.
+    /// Tokens that were in the prefix cache.
     pub cached_tokens: Option<u64>,
-    /// Tokens written to it.
+    /// Tokens newly written to the cache.
     pub cache_write_tokens: Option<u64>,
 }
 

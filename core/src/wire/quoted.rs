@@ -1,43 +1,44 @@
-//! Owns JSON text that goes into a string as it came: it is escaped where it is written, and never held in that form.
+//! Owns JSON text that is put into a string: it is escaped while it is written, and never kept in escaped form. It must
+//! not change the JSON.
 
 use super::json::push_escaped;
 
-/// JSON text, with more around it that needs no look.
+/// JSON text, possibly as the only member of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quoted<'a> {
     before: &'static str,
     json: &'a str,
-    behind: &'static str,
+    after: &'static str,
 }
 
 impl<'a> Quoted<'a> {
-    /// Of that text alone.
-    pub fn of(json: &'a str) -> Quoted<'a> {
-        Quoted { before: "", json, behind: "" }
+    /// The JSON text alone.
+    pub fn new(json: &'a str) -> Quoted<'a> {
+        Quoted { before: "", json, after: "" }
     }
 
-    /// As the only member of an object: `before` is `{"name":`.
+    /// The JSON text as the only member of an object: `before` is `{"name":`.
     pub fn member(before: &'static str, json: &'a str) -> Quoted<'a> {
-        Quoted { before, json, behind: "}" }
+        Quoted { before, json, after: "}" }
     }
 
-    /// The JSON text inside, unescaped and without what stands around it.
+    /// The JSON text, unescaped and without the object around it.
     pub fn json(&self) -> &'a str {
         self.json
     }
 
-    /// Appends the inside of the JSON string that holds it.
+    /// Appends the text, escaped.
     pub fn push(&self, out: &mut Vec<u8>) {
-        for text in [self.before, self.json, self.behind] {
+        for text in [self.before, self.json, self.after] {
             push_escaped(out, text);
         }
     }
 
-    /// Bytes of what [`Quoted::push`] appends.
+    /// Number of bytes that [`Quoted::push`] appends.
     pub fn length(&self) -> usize {
-        // JSON text has no other control characters
+        // JSON text contains no other control characters
         let escaped = |byte: &&u8| matches!(byte, b'"' | b'\\' | b'\n' | b'\r' | b'\t');
-        [self.before, self.json, self.behind]
+        [self.before, self.json, self.after]
             .iter()
             .map(|text| text.len() + text.as_bytes().iter().filter(escaped).count())
             .sum()

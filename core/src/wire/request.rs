@@ -1,5 +1,5 @@
-//! Owns the shape of a create request, its input items and their parts: field names only, every value still JSON
-//! text. It must not judge: which value is wrong, and what that means, is `translate`'s business.
+//! Owns the shape of a create request, its items and their parts: field names only, with every value still JSON text.
+//! It must not validate: `request::parse` and `request::plan` do.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,27 +10,27 @@ use serde_json::value::RawValue;
 
 use crate::wire::trusted_json;
 
-/// The known fields of an object; `None` for any other value, arrays included (which serde would read by position).
+/// The known fields of an object; `None` for any other value. Serde would also accept an array, by position.
 pub fn fields<'a, T: Deserialize<'a>>(raw: &'a RawValue) -> Option<T> {
     trusted_json::fields(raw.get())
 }
 
-/// The elements of an array, as text; none for text that is no array.
+/// The elements of an array, unparsed; empty if the text is not an array.
 pub fn elements(array: &str) -> Vec<&RawValue> {
     trusted_json::elements(array).unwrap_or_default()
 }
 
-/// An element of `input`: its JSON, and its members where it is an object. A message that was kept as its text alone has
-/// the literal of that in place of the JSON (see `Input::push`).
+/// An element of `input`: its JSON, and its members if it is an object. For a message stored as text alone, the JSON is
+/// the literal of that text (see `Input::push`).
 pub type InputItem<'a> = (&'a RawValue, Option<Item<'a>>);
 
-/// An element of `input`, read.
+/// Parses an element of `input`.
 pub fn item(raw: &RawValue) -> InputItem<'_> {
     (raw, fields(raw))
 }
 
-/// Appends the elements of an `input` array, each read at the one look that tells it from the next; none for text that
-/// is no array.
+/// Appends the elements of an `input` array, parsed in the same pass that separates them; nothing if the text is not an
+/// array.
 pub fn push_items<'a>(out: &mut Vec<InputItem<'a>>, array: &'a str) {
     let _ = trusted_json::objects(array, out, |raw, item| Some((raw, item)));
 }
@@ -49,7 +49,7 @@ macro_rules! raw_fields {
 
 pub(super) use raw_fields;
 
-/// The same, with every other member in `others`, in order.
+/// Like `raw_fields`, with all other members in `others`, in order. A duplicate member is an error.
 macro_rules! raw_fields_and_others {
     ($(#[$doc:meta])* $name:ident { $($field:ident),* $(,)? }) => {
         $(#[$doc])*
@@ -57,12 +57,12 @@ macro_rules! raw_fields_and_others {
         #[allow(missing_docs)] // the names are the documents' own
         pub struct $name<'a> {
             $(pub $field: Option<&'a RawValue>,)*
-            /// Members that the documents do not name.
+            /// Members that OpenAI does not document.
             pub others: Vec<(Cow<'a, str>, &'a RawValue)>,
         }
 
         impl<'a> $name<'a> {
-            /// Every member that is there, by its name.
+            /// The members that are present, with their names.
             pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
                 let named = [$((stringify!($field), self.$field)),*];
                 let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
@@ -83,7 +83,7 @@ macro_rules! raw_fields_and_others {
                         while let Some(key) = map.next_key::<Key<'de>>()? {
                             match &*key.0 {
                                 $(stringify!($field) => match read.$field {
-                                    // which of them the client meant, nobody knows
+                                    // it is unclear which one the client meant
                                     Some(_) => return Err(A::Error::duplicate_field(stringify!($field))),
                                     None => read.$field = Some(map.next_value()?),
                                 },)*
@@ -102,16 +102,16 @@ macro_rules! raw_fields_and_others {
     };
 }
 
-/// Most members of a request that the documents do not name; clients send a handful.
+/// Most undocumented members of a request; clients send a handful.
 const MOST_OTHERS: usize = 1000;
 
-/// A member's name, borrowed where it has no escapes.
+/// A member's name, borrowed unless it contains escapes.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 raw_fields_and_others!(
-    /// `CreateResponse` (docs/protocol.md 3). Codex also sends `client_metadata`, others `stream_options`,
-    /// `prompt_cache_options`, or what their server takes beyond the documents.
+    /// `CreateResponse` (docs/protocol.md 3). Codex also sends `client_metadata`; others send `stream_options`,
+    /// `prompt_cache_options`, or parameters that their server supports beyond OpenAI's.
     CreateResponse {
         background,
         context_management,
@@ -154,34 +154,34 @@ raw_fields!(
 );
 
 raw_fields!(
-    /// An item that changes settings from there on.
+    /// An item that changes settings for the following answers.
     ConfigurationUpdate { reasoning, text }
 );
 
 raw_fields!(
-    /// A message in the form of Chat Completions.
+    /// A message in Chat Completions form.
     ChatMessage { tool_calls, tool_call_id, call_id, name }
 );
 
 raw_fields!(
-    /// One element of its `tool_calls`.
+    /// An element of a chat message's `tool_calls`.
     ChatCall { id, function }
 );
 
 raw_fields!(
-    /// The `function` of that.
+    /// The `function` of a chat call.
     ChatFunction { name, arguments }
 );
 
 raw_fields!(
-    /// One part of a message's `content`, of a tool output, or of a reasoning item.
+    /// A part of a message's `content`, of a tool output, or of a reasoning item.
     Part {
         r#type, text, refusal, image_url, detail, file_id, file_data, file_url, filename, input_audio,
     }
 );
 
 raw_fields!(
-    /// One element of `tools`.
+    /// An element of `tools`.
     Tool {
         r#type, name, description, parameters, strict, format, tools, execution, defer_loading, output_schema,
         allowed_callers, r#async,
@@ -189,12 +189,12 @@ raw_fields!(
 );
 
 raw_fields!(
-    /// `format` of a custom tool.
+    /// The `format` of a custom tool.
     CustomFormat { r#type, syntax, definition }
 );
 
 raw_fields!(
-    /// `conversation` as an object.
+    /// A `conversation` given as an object.
     ConversationParam { id }
 );
 
@@ -204,12 +204,12 @@ raw_fields!(
 );
 
 raw_fields!(
-    /// One element of `context_management`.
+    /// An element of `context_management`.
     ContextManagement { r#type, compact_threshold }
 );
 
 raw_fields!(
-    /// `tool_choice` as an object.
+    /// A `tool_choice` given as an object.
     ToolChoice { r#type, namespace, name, mode, tools }
 );
 

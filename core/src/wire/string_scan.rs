@@ -1,10 +1,10 @@
-//! Owns the search for the end of a string literal, which is where most of a request's bytes are passed, and for what
-//! must be escaped in one. It must not judge what is in the string.
+//! Owns the search for the end of a string literal, which covers most bytes of a request, and for characters that must
+//! be escaped in one. It must not validate the string.
 
-/// The place behind the quote that ends the string whose inside begins at `from`; `None` if nothing ends it.
+/// The position after the closing quote of the string whose inside begins at `from`; `None` if it is not closed.
 pub(super) fn end_of_string(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
-    // names and most values are short: a search that first sets itself up would take longer
+    // names and most values are short: a vector search would take longer to set up
     let mut at = 0;
     for _ in 0..2 {
         let Some(word) = rest.get(at..)?.first_chunk::<8>() else { break };
@@ -21,18 +21,18 @@ pub(super) fn end_of_string(bytes: &[u8], from: usize) -> Option<usize> {
     end(rest).map(|end| from + end)
 }
 
-/// The same, from the beginning of `rest`.
+/// Like [`end_of_string`], from the beginning of `rest`.
 fn end(rest: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
         let quote = at + memchr::memchr(b'"', rest.get(at..)?)?;
-        // it ends the string unless an odd number of backslashes stands before it
+        // a quote ends the string unless an odd number of backslashes precedes it
         let escapes = rest.get(at..quote)?.iter().rev().take_while(|byte| **byte == b'\\').count();
         at = quote + 1;
         if escapes % 2 == 0 {
             return Some(at);
         }
-        // where one quote is escaped more of them follow (code, JSON in JSON): all of a block are looked at together
+        // an escaped quote is rarely alone (code, JSON in JSON): search whole blocks at once
         let mut open = 0;
         while let Some(block) = rest.get(at..)?.first_chunk::<64>() {
             let quotes = bits(block, b'"');
@@ -45,12 +45,12 @@ fn end(rest: &[u8]) -> Option<usize> {
                 break;
             }
         }
-        // what the last backslash of a block escapes
+        // skip the byte that a backslash at the end of the block escapes
         at += open as usize;
     }
 }
 
-/// Where the first byte stands that a string literal holds only escaped: a quote, a backslash, a control character.
+/// The position of the first byte that must be escaped in a string literal: a quote, a backslash, a control character.
 pub(super) fn first_special(bytes: &[u8]) -> Option<usize> {
     let special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..0x20);
     let (words, _) = bytes.as_chunks::<8>();
@@ -64,23 +64,23 @@ pub(super) fn first_special(bytes: &[u8]) -> Option<usize> {
 
 const ONES: u64 = u64::MAX / 255;
 
-/// 0x80 at the first byte that is `wanted`, and at none before it.
+/// A mask with 0x80 at the first byte equal to `wanted`, and 0 at all bytes before it.
 fn marks(word: u64, wanted: u8) -> u64 {
     let differs = word ^ (ONES * u64::from(wanted));
     differs.wrapping_sub(ONES) & !differs & (ONES << 7)
 }
 
-/// Where `wanted` stands, a bit for a byte. Written so that the compiler makes vector instructions of it.
+/// A mask with a bit for each byte equal to `wanted`. Written so that the compiler uses vector instructions.
 fn bits(block: &[u8; 64], wanted: u8) -> u64 {
-    // moves the lowest bits of eight bytes beside each other, into the highest byte
+    // moves the lowest bits of eight bytes next to each other, into the highest byte
     const GATHER: u64 = 0x0102_0408_1020_4080;
     let there = block.map(|byte| u8::from(byte == wanted));
     let (words, _) = there.as_chunks::<8>();
     words.iter().rev().fold(0, |bits, word| bits << 8 | u64::from_le_bytes(*word).wrapping_mul(GATHER) >> 56)
 }
 
-/// Which bytes of a block are escaped, by where its backslashes stand. `open`: whether its first byte is, and after it
-/// whether that of the next block is. By subtraction, which carries along a run of backslashes (simdjson's way).
+/// A mask of the escaped bytes of a block, given the mask of its backslashes. `open`: whether the first byte is
+/// escaped; updated for the next block. The subtraction carries along a run of backslashes, as in simdjson.
 fn escaped(backslashes: u64, open: &mut u64) -> u64 {
     const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
     if backslashes == 0 {

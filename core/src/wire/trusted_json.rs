@@ -1,8 +1,8 @@
-//! Owns the second look at JSON text: what was parsed once is known to be well formed, so that values are told apart
-//! without a look into them. It must not be the first to read what came from outside.
+//! Owns the parsing of JSON that has been parsed before: it is known to be well formed, so values are separated without
+//! validating them. It must not be the first to read input from outside.
 //!
-//! Text that is not well formed all the same (a damaged record) is an error where its structure shows it, and then
-//! serde_json has the last word; it is never a panic, nor a loop without end.
+//! Malformed text (a damaged record) is detected only if its structure is broken, and then serde_json decides. It never
+//! causes a panic or an endless loop.
 
 use std::fmt;
 
@@ -13,37 +13,37 @@ use serde_json::value::RawValue;
 
 use crate::wire::string_scan::end_of_string;
 
-/// What is nested in a text.
+/// Counts of nested values in a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// How deep objects and arrays are in each other.
+pub struct Nesting {
+    /// How deeply objects and arrays are nested.
     pub depth: usize,
-    /// No fewer than all their members and elements.
+    /// At least the number of all their members and elements.
     pub values: usize,
 }
 
-/// What is nested in a value; a value in itself is one level deep where it is an object or an array.
-pub fn seen(text: &str) -> Seen {
-    let mut rest = Rest::new(text);
-    rest.value();
-    rest.seen
+/// Counts the nested values of `text`. An object or array is itself one level deep.
+pub fn nesting(text: &str) -> Nesting {
+    let mut cursor = Cursor::new(text);
+    cursor.value();
+    cursor.nesting
 }
 
-/// The first `most` elements of an array, as text, and how many there are; `None` for any other value.
+/// The first `most` elements of an array, unparsed, and the number of all; `None` for any other value.
 pub fn first_elements(text: &str, most: usize) -> Option<(Vec<&RawValue>, usize)> {
     if !is_array(text) {
         return None;
     }
     let (mut elements, mut count) = (Vec::new(), 0);
-    let told = walk(text, |rest| {
+    let walked = walk(text, |cursor| {
         count += 1;
         match count <= most {
-            true => elements.push(rest.raw()?),
-            false => drop(rest.value()?),
+            true => elements.push(cursor.raw()?),
+            false => drop(cursor.value()?),
         }
         Some(())
     });
-    match told {
+    match walked {
         Some(_) => Some((elements, count)),
         None => {
             let mut elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
@@ -54,109 +54,110 @@ pub fn first_elements(text: &str, most: usize) -> Option<(Vec<&RawValue>, usize)
     }
 }
 
-/// Shows each member of an object, the name as a literal; `None` for any other value.
+/// Calls `each` with every member of an object, the name being a string literal. `None` for any other value, or if the
+/// text turns out to be malformed, possibly after some calls.
 pub fn members<'a>(text: &'a str, mut each: impl FnMut(&'a RawValue, &'a RawValue)) -> Option<()> {
-    let mut rest = Rest::new(text);
-    rest.eat(b'{')?;
+    let mut cursor = Cursor::new(text);
+    cursor.eat(b'{')?;
     let mut first = true;
-    while rest.more(b'}', first)? {
+    while cursor.more(b'}', first)? {
         first = false;
-        let key = rest.raw().filter(|key| key.get().starts_with('"'))?;
-        rest.eat(b':')?;
-        each(key, rest.raw()?);
+        let key = cursor.raw().filter(|key| key.get().starts_with('"'))?;
+        cursor.eat(b':')?;
+        each(key, cursor.raw()?);
     }
-    rest.peek().is_none().then_some(())
+    cursor.peek().is_none().then_some(())
 }
 
-/// The elements of an array, as text; `None` for any other value.
+/// The elements of an array, unparsed; `None` for any other value.
 pub fn elements(text: &str) -> Option<Vec<&RawValue>> {
     if !is_array(text) {
         return None;
     }
-    list(text, Rest::raw).or_else(|| serde_json::from_str(text).ok())
+    list(text, Cursor::raw).or_else(|| serde_json::from_str(text).ok())
 }
 
-/// Whether it is a string's literal and nothing else.
+/// Whether the text is a single string literal.
 pub fn is_string(text: &str) -> bool {
     text.starts_with('"') && end_of_string(text.as_bytes(), 1) == Some(text.len())
 }
 
-/// An object's members, read into what serde makes of them; `None` where serde_json reads no `T` either, and for any
-/// other value, arrays included (which serde would read by position).
+/// Deserializes an object; `None` if it is not a `T` for serde_json either, or for any other value. Serde would also
+/// accept an array, by position.
 pub fn fields<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     if !text.starts_with('{') {
         return None;
     }
-    let mut rest = Rest::new(text);
-    match T::deserialize(&mut rest) {
-        Ok(read) if rest.peek().is_none() => Some(read),
+    let mut cursor = Cursor::new(text);
+    match T::deserialize(&mut cursor) {
+        Ok(read) if cursor.peek().is_none() => Some(read),
         _ => serde_json::from_str(text).ok(),
     }
 }
 
-/// The elements of an array, as [`elements`], and their members, as [`fields`], at one go; what `each` makes of them
-/// goes to the end of `out`. What is nested in the elements, or in the members of those that are objects, is told.
-/// `None`, and nothing, for any other value.
+/// Separates the elements of an array and deserializes each in the same pass, as [`elements`] and [`fields`] would.
+/// Appends what `each` returns to `out`. Returns counts of the values nested in the elements, not counting objects
+/// that were deserialized. `None`, with nothing appended, for any other value.
 pub fn objects<'a, T: Deserialize<'a>, E>(
     text: &'a str,
     out: &mut Vec<E>,
     mut each: impl FnMut(&'a RawValue, Option<T>) -> Option<E>,
-) -> Option<Seen> {
+) -> Option<Nesting> {
     if !is_array(text) {
         return None;
     }
     let before = out.len();
-    let told = walk(text, |rest| {
-        let (raw, read) = rest.object()?;
+    let counts = walk(text, |cursor| {
+        let (raw, read) = cursor.object()?;
         out.extend(each(raw, read));
         Some(())
     });
-    told.or_else(|| {
+    counts.or_else(|| {
         out.truncate(before);
         let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
         out.extend(elements.into_iter().filter_map(|element| each(element, fields(element.get()))));
-        Some(seen(text))
+        Some(nesting(text))
     })
 }
 
-/// Whether it may be one; serde_json's error would hold all of a long text that is none.
+/// Whether the text may be an array. Checked first, because serde_json's error would copy a long text that is not one.
 fn is_array(text: &str) -> bool {
     text.trim_ascii_start().starts_with('[')
 }
 
-fn list<'a, E>(text: &'a str, element: impl Fn(&mut Rest<'a>) -> Option<E>) -> Option<Vec<E>> {
+fn list<'a, E>(text: &'a str, element: impl Fn(&mut Cursor<'a>) -> Option<E>) -> Option<Vec<E>> {
     let mut elements = Vec::new();
-    walk(text, |rest| {
-        elements.push(element(rest)?);
+    walk(text, |cursor| {
+        elements.push(element(cursor)?);
         Some(())
     })?;
     Some(elements)
 }
 
-fn walk<'a>(text: &'a str, mut element: impl FnMut(&mut Rest<'a>) -> Option<()>) -> Option<Seen> {
-    let mut rest = Rest::new(text);
-    rest.eat(b'[')?;
+fn walk<'a>(text: &'a str, mut element: impl FnMut(&mut Cursor<'a>) -> Option<()>) -> Option<Nesting> {
+    let mut cursor = Cursor::new(text);
+    cursor.eat(b'[')?;
     let mut first = true;
-    while rest.more(b']', first)? {
-        element(&mut rest)?;
+    while cursor.more(b']', first)? {
+        element(&mut cursor)?;
         first = false;
     }
-    rest.peek().is_none().then_some(rest.seen)
+    cursor.peek().is_none().then_some(cursor.nesting)
 }
 
-/// Text that was not read yet.
-struct Rest<'a> {
+/// The position in a text that is being read.
+struct Cursor<'a> {
     text: &'a str,
     at: usize,
-    seen: Seen,
+    nesting: Nesting,
 }
 
-impl<'a> Rest<'a> {
-    fn new(text: &'a str) -> Rest<'a> {
-        Rest { text, at: 0, seen: Seen::default() }
+impl<'a> Cursor<'a> {
+    fn new(text: &'a str) -> Cursor<'a> {
+        Cursor { text, at: 0, nesting: Nesting::default() }
     }
 
-    /// The next byte that is no white space; it stays there.
+    /// The next byte that is not white space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.as_bytes().get(self.at)?;
@@ -171,7 +172,7 @@ impl<'a> Rest<'a> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// Whether a member or element comes next; if none does, the bracket that closes is read.
+    /// Whether a member or element follows. If not, the closing bracket is consumed.
     fn more(&mut self, close: u8, first: bool) -> Option<bool> {
         if self.peek()? == close {
             self.at += 1;
@@ -183,7 +184,7 @@ impl<'a> Rest<'a> {
         Some(true)
     }
 
-    /// The value that comes next, whatever it is.
+    /// Consumes the next value, of any type.
     fn value(&mut self) -> Option<&'a str> {
         let first = self.peek()?;
         let from = self.at;
@@ -192,16 +193,16 @@ impl<'a> Rest<'a> {
             b'"' => self.at = end_of_string(self.text.as_bytes(), self.at)?,
             b'{' | b'[' => self.end_nested()?,
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
-                let rest = self.text.as_bytes().get(self.at..)?;
+                let following = self.text.as_bytes().get(self.at..)?;
                 let inside = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
-                self.at += rest.iter().take_while(|byte| inside(byte)).count();
+                self.at += following.iter().take_while(|byte| inside(byte)).count();
             }
             _ => return None,
         }
         self.text.get(from..self.at)
     }
 
-    /// Behind an object or array that has begun.
+    /// Consumes the remainder of an object or array, after its opening bracket.
     fn end_nested(&mut self) -> Option<()> {
         let bytes = self.text.as_bytes();
         let mut depth = 1_usize;
@@ -223,7 +224,8 @@ impl<'a> Rest<'a> {
             }
         }
         self.at = at;
-        self.seen = Seen { depth: self.seen.depth.max(deepest), values: self.seen.values + values };
+        self.nesting =
+            Nesting { depth: self.nesting.depth.max(deepest), values: self.nesting.values + values };
         Some(())
     }
 
@@ -244,46 +246,46 @@ impl<'a> Rest<'a> {
     }
 }
 
-/// By this name a `RawValue` asks serde_json for its text, and gets it as the only member of a map. Should that
-/// change, every read here fails, and serde_json does the work as before; a test tells.
+/// The name by which `RawValue` asks serde_json for its text, as the only member of a map. If that changed, every read
+/// here would fail and fall back to serde_json; a test detects it.
 const RAW: &str = "$serde_json::private::RawValue";
 
-/// A value's text on its way into a `RawValue`.
+/// The text of a value, offered to `RawValue`.
 struct Text<'a>(Option<&'a str>);
 
-/// Text that is known to be one value, as a value.
+/// A `RawValue` of text that is known to be one value; not validated.
 pub fn raw_value(text: &str) -> Option<&RawValue> {
     <&RawValue>::deserialize(Text(Some(text))).ok()
 }
 
-/// What this reader leaves to serde_json: types that the wire's structs do not have, and errors.
+/// Any failure of this reader, including types that the structs of this crate do not use. serde_json decides then.
 #[derive(Debug)]
-struct Unread;
+struct Unsupported;
 
-impl fmt::Display for Unread {
+impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unread")
+        f.write_str("unsupported")
     }
 }
 
-impl std::error::Error for Unread {}
+impl std::error::Error for Unsupported {}
 
-impl de::Error for Unread {
-    fn custom<T: fmt::Display>(_: T) -> Unread {
-        Unread
+impl de::Error for Unsupported {
+    fn custom<T: fmt::Display>(_: T) -> Unsupported {
+        Unsupported
     }
 }
 
-impl<'de> Deserializer<'de> for &mut Rest<'de> {
-    type Error = Unread;
+impl<'de> Deserializer<'de> for &mut Cursor<'de> {
+    type Error = Unsupported;
 
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Unread> {
-        Err(Unread)
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Unsupported> {
+        Err(Unsupported)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
         match self.peek() {
-            Some(b'n') => (self.value() == Some("null")).then(|| visitor.visit_none()).ok_or(Unread)?,
+            Some(b'n') => (self.value() == Some("null")).then(|| visitor.visit_none()).ok_or(Unsupported)?,
             _ => visitor.visit_some(self),
         }
     }
@@ -292,46 +294,46 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
         self,
         name: &'static str,
         visitor: V,
-    ) -> Result<V::Value, Unread> {
-        // no struct of Rust's is called so; what exactly this one wants, it says itself
+    ) -> Result<V::Value, Unsupported> {
+        // only `RawValue` has such a name; it checks the rest itself
         match name.starts_with('$') {
-            true => visitor.visit_map(Text(Some(self.value().ok_or(Unread)?))),
+            true => visitor.visit_map(Text(Some(self.value().ok_or(Unsupported)?))),
             false => visitor.visit_newtype_struct(self),
         }
     }
 
-    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        self.eat(b'"').ok_or(Unread)?;
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
+        self.eat(b'"').ok_or(Unsupported)?;
         let from = self.at;
-        self.at = end_of_string(self.text.as_bytes(), from).ok_or(Unread)?;
-        let inside = self.text.get(from..self.at - 1).ok_or(Unread)?;
+        self.at = end_of_string(self.text.as_bytes(), from).ok_or(Unsupported)?;
+        let inside = self.text.get(from..self.at - 1).ok_or(Unsupported)?;
         if inside.bytes().all(|byte| byte != b'\\') {
             return visitor.visit_borrowed_str(inside);
         }
-        let literal = self.text.get(from - 1..self.at).ok_or(Unread)?;
-        visitor.visit_string(serde_json::from_str(literal).map_err(|_| Unread)?)
+        let literal = self.text.get(from - 1..self.at).ok_or(Unsupported)?;
+        visitor.visit_string(serde_json::from_str(literal).map_err(|_| Unsupported)?)
     }
 
-    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        visitor.visit_u64(self.value().and_then(|digits| digits.parse().ok()).ok_or(Unread)?)
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
+        visitor.visit_u64(self.value().and_then(|digits| digits.parse().ok()).ok_or(Unsupported)?)
     }
 
-    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
         self.deserialize_str(visitor)
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        self.value().ok_or(Unread)?;
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
+        self.value().ok_or(Unsupported)?;
         visitor.visit_unit()
     }
 
-    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
-        self.eat(b'{').ok_or(Unread)?;
-        visitor.visit_map(Members { rest: self, first: true })
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
+        self.eat(b'{').ok_or(Unsupported)?;
+        visitor.visit_map(Members { cursor: self, first: true })
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -339,7 +341,7 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
         _: &'static str,
         _: &'static [&'static str],
         visitor: V,
-    ) -> Result<V::Value, Unread> {
+    ) -> Result<V::Value, Unsupported> {
         self.deserialize_map(visitor)
     }
 
@@ -350,35 +352,35 @@ impl<'de> Deserializer<'de> for &mut Rest<'de> {
 }
 
 struct Members<'r, 'a> {
-    rest: &'r mut Rest<'a>,
+    cursor: &'r mut Cursor<'a>,
     first: bool,
 }
 
 impl<'de> MapAccess<'de> for Members<'_, 'de> {
-    type Error = Unread;
+    type Error = Unsupported;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unsupported> {
         let first = std::mem::replace(&mut self.first, false);
-        if !self.rest.more(b'}', first).ok_or(Unread)? {
+        if !self.cursor.more(b'}', first).ok_or(Unsupported)? {
             return Ok(None);
         }
-        if self.rest.peek() != Some(b'"') {
-            return Err(Unread);
+        if self.cursor.peek() != Some(b'"') {
+            return Err(Unsupported);
         }
-        let key = seed.deserialize(&mut *self.rest)?;
-        self.rest.eat(b':').ok_or(Unread)?;
+        let key = seed.deserialize(&mut *self.cursor)?;
+        self.cursor.eat(b':').ok_or(Unsupported)?;
         Ok(Some(key))
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
-        seed.deserialize(&mut *self.rest)
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unsupported> {
+        seed.deserialize(&mut *self.cursor)
     }
 }
 
 impl<'de> Deserializer<'de> for Text<'de> {
-    type Error = Unread;
+    type Error = Unsupported;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unread> {
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Unsupported> {
         visitor.visit_map(self)
     }
 
@@ -389,17 +391,17 @@ impl<'de> Deserializer<'de> for Text<'de> {
 }
 
 impl<'de> MapAccess<'de> for Text<'de> {
-    type Error = Unread;
+    type Error = Unsupported;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unread> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Unsupported> {
         match self.0 {
             Some(_) => seed.deserialize(StrDeserializer::new(RAW)).map(Some),
             None => Ok(None),
         }
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unread> {
-        seed.deserialize(BorrowedStrDeserializer::new(self.0.take().ok_or(Unread)?))
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Unsupported> {
+        seed.deserialize(BorrowedStrDeserializer::new(self.0.take().ok_or(Unsupported)?))
     }
 }
 
@@ -483,16 +485,16 @@ mod tests {
         elements.iter().map(|element| element.get().to_owned()).collect()
     }
 
-    fn told(text: &str) -> Option<Vec<(&RawValue, Option<Item<'_>>)>> {
-        let mut told = Vec::new();
-        objects(text, &mut told, |raw, item| Some((raw, item))).map(|_| told)
+    fn items(text: &str) -> Option<Vec<(&RawValue, Option<Item<'_>>)>> {
+        let mut items = Vec::new();
+        objects(text, &mut items, |raw, item| Some((raw, item))).map(|_| items)
     }
 
     /// What both readers make of a struct: its fields as they print, or nothing.
     fn both<'a, T: Deserialize<'a> + fmt::Debug>(text: &'a str) -> [Option<String>; 2] {
         let printed = |read: Option<T>| read.map(|read| format!("{read:?}"));
-        let mut rest = Rest::new(text);
-        let read = T::deserialize(&mut rest).ok().filter(|_| rest.peek().is_none());
+        let mut cursor = Cursor::new(text);
+        let read = T::deserialize(&mut cursor).ok().filter(|_| cursor.peek().is_none());
         [printed(read), printed(serde_json::from_str(text).ok())]
     }
 
@@ -501,10 +503,10 @@ mod tests {
         fn elements_are_those_that_serde_json_sees(text in array(json()), after in space()) {
             let text = text + &after;
             let want: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
-            prop_assert_eq!(texts(&list(&text, Rest::raw).unwrap()), texts(&want));
-            let told = told(&text).unwrap();
-            let (told, items): (Vec<&RawValue>, Vec<_>) = told.into_iter().unzip();
-            prop_assert_eq!(texts(&told), texts(&want));
+            prop_assert_eq!(texts(&list(&text, Cursor::raw).unwrap()), texts(&want));
+            let read = items(&text).unwrap();
+            let (raw, items): (Vec<&RawValue>, Vec<_>) = read.into_iter().unzip();
+            prop_assert_eq!(texts(&raw), texts(&want));
             for (item, text) in items.iter().zip(&want) {
                 let want = serde_json::from_str::<Item<'_>>(text.get()).ok();
                 let want = want.filter(|_| text.get().starts_with('{'));
@@ -526,9 +528,9 @@ mod tests {
         fn what_is_cut_off_is_an_error(text in prop_oneof![array(json()), object(json())]) {
             for (cut, _) in text.char_indices() {
                 let head = &text[..cut];
-                prop_assert!(elements(head).is_none() && list(head, Rest::raw).is_none(), "{head}");
+                prop_assert!(elements(head).is_none() && list(head, Cursor::raw).is_none(), "{head}");
                 prop_assert!(fields::<Item<'_>>(head).is_none(), "{head}");
-                prop_assert!(told(head).is_none(), "{head}");
+                prop_assert!(items(head).is_none(), "{head}");
             }
         }
 
@@ -540,7 +542,7 @@ mod tests {
             // well formed by chance: then it is read as it ought to be
             match serde_json::from_str::<Vec<&RawValue>>(&text) {
                 Ok(want) => prop_assert_eq!(texts(&elements(&text).unwrap()), texts(&want)),
-                Err(_) => drop((elements(&text), told(&text))),
+                Err(_) => drop((elements(&text), items(&text))),
             }
             let [read, want] = both::<Item<'_>>(&text);
             prop_assert!(want.is_none() || read == want || !text.starts_with('{'), "{}", text);
@@ -551,7 +553,7 @@ mod tests {
     fn a_raw_value_takes_its_text_without_a_second_parse() {
         for text in ["{\"a\": [1, 2]}", "\"x\"", "null", "-1.5e3"] {
             assert_eq!(raw_value(text).unwrap().get(), text);
-            assert_eq!(Rest::new(text).raw().unwrap().get(), text);
+            assert_eq!(Cursor::new(text).raw().unwrap().get(), text);
         }
         // no JSON at all: so nobody parsed it
         assert_eq!(raw_value("{]").unwrap().get(), "{]");

@@ -5,7 +5,7 @@ use crate::notes::Notes;
 use crate::request::content::{Piece, pieces_of_any};
 use crate::request::history::{Step, escaped};
 use crate::tools::search::{Search, vector_line};
-use crate::tools::table::{Kind, Table};
+use crate::tools::table::{Table, ToolKind};
 use crate::wire::quoted::Quoted;
 use crate::wire::request::{Item, Tool};
 use crate::wire::{json, trusted_json};
@@ -40,7 +40,7 @@ pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Note
     }
     let chat = table.chat_name(namespace.as_deref(), &name);
     let arguments = arguments_object(arguments, notes);
-    if let Some(caller) = table.through(&chat) {
+    if let Some(caller) = table.caller_of(&chat) {
         // written the way the model wrote it; both parts are escaped already
         let before = json::escape(&format!("{{\"name\":{},\"arguments\":", value!(chat))).into_owned();
         let mut call = Vec::with_capacity(before.len() + arguments.length());
@@ -78,14 +78,14 @@ pub(super) fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut N
 pub(super) fn built_in_call<'a>(
     item: &Item<'a>,
     table: &Table,
-    kind: Kind,
+    kind: ToolKind,
     arguments: Option<&'a RawValue>,
     notes: &mut Notes,
 ) -> Option<Step<'a>> {
     let name = match kind {
-        Kind::ToolSearch => "tool_search",
-        Kind::LocalShell => "local_shell",
-        Kind::Shell => "shell",
+        ToolKind::ToolSearch => "tool_search",
+        ToolKind::LocalShell => "local_shell",
+        ToolKind::Shell => "shell",
         _ => "apply_patch",
     };
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
@@ -99,7 +99,7 @@ pub(super) fn built_in_call<'a>(
         }
         None => value!({}),
     };
-    if kind == Kind::LocalShell {
+    if kind == ToolKind::LocalShell {
         let line = arguments.get("command").and_then(vector_line);
         if let Some((search, call)) = line.and_then(|line| Search::from_line(&table.wrappers, &line)) {
             return Some(search_call(id, search, &call));
@@ -108,7 +108,7 @@ pub(super) fn built_in_call<'a>(
     if let Some(object) = arguments.as_object_mut() {
         // added by the client or the proxy, not by the model
         object.retain(|key, value| !(value.is_null() || key == "env" && *value == value!({})));
-        if kind == Kind::LocalShell {
+        if kind == ToolKind::LocalShell {
             object.shift_remove("type");
         }
     }
@@ -121,7 +121,7 @@ pub(super) fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Ste
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let results = present(item.output).filter(|raw| raw.get().starts_with('['))?;
     if !notes.rewrite(results.get().len()) {
-        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(results.get()))] });
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::new(results.get()))] });
     }
     let results = json::tree(results.get())?;
     let text = |result: &Value, key: &str| result.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
@@ -147,7 +147,7 @@ pub(super) fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes)
     let mut left = MOST_FOUND;
     let tools = present(item.tools)?;
     if !notes.rewrite(tools.get().len()) {
-        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::of(tools.get()))] });
+        return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::new(tools.get()))] });
     }
     list(tools, None, table, &mut left, &mut shown)?;
     if shown.is_empty() {
@@ -183,9 +183,9 @@ pub(super) fn list(
         into.push_str(&chat);
         into.push_str(": ");
         let description = text(tool.description);
-        if table.through(&chat).is_some() {
+        if table.caller_of(&chat).is_some() {
             // the model sees nothing else of it
-            let parameters = tool.parameters.map_or(Cow::Borrowed(""), |raw| json::compact(raw.get()));
+            let parameters = tool.parameters.map_or(Cow::Borrowed(""), |raw| json::minify(raw.get()));
             into.push_str(&format!("{description}\nIts parameters: {parameters}\n"));
         } else {
             into.push_str(description.lines().next().unwrap_or(""));
@@ -205,8 +205,8 @@ pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes)
     let Some(text) = json::decode(raw) else {
         // not a string: an object is used as it is, anything else is wrapped
         return match (raw.get().starts_with('{'), notes.rewrite(raw.get().len())) {
-            (true, true) => Piece::owned(&json::compact(raw.get())),
-            (true, false) => Piece::Quoted(Quoted::of(raw.get())),
+            (true, true) => Piece::owned(&json::minify(raw.get())),
+            (true, false) => Piece::Quoted(Quoted::new(raw.get())),
             (false, true) => wrapped(raw.get()),
             (false, false) => whole,
         };

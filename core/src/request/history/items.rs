@@ -9,7 +9,7 @@ use crate::request::history::calls::{
 use crate::request::history::reasoning::{is_thought, may_think, reasoning, summary, unread_summary};
 use crate::request::history::{Reading, Role, Step};
 use crate::request::plain_text;
-use crate::tools::table::{Kind, Table};
+use crate::tools::table::{Table, ToolKind};
 use crate::wire::json;
 use crate::wire::quoted::Quoted;
 use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, Item, elements, fields};
@@ -31,10 +31,10 @@ pub(super) fn step<'a>(
         Some("reasoning") => Some(Step::Reasoning(reasoning(item, reading.seal, notes))),
         Some("function_call") => function_call(item, table, notes),
         Some("custom_tool_call") => custom_tool_call(item, table, notes),
-        Some("tool_search_call") => built_in_call(item, table, Kind::ToolSearch, item.arguments, notes),
-        Some("local_shell_call") => built_in_call(item, table, Kind::LocalShell, item.action, notes),
-        Some("shell_call") => built_in_call(item, table, Kind::Shell, item.action, notes),
-        Some("apply_patch_call") => built_in_call(item, table, Kind::ApplyPatch, item.operation, notes),
+        Some("tool_search_call") => built_in_call(item, table, ToolKind::ToolSearch, item.arguments, notes),
+        Some("local_shell_call") => built_in_call(item, table, ToolKind::LocalShell, item.action, notes),
+        Some("shell_call") => built_in_call(item, table, ToolKind::Shell, item.action, notes),
+        Some("apply_patch_call") => built_in_call(item, table, ToolKind::ApplyPatch, item.operation, notes),
         Some(
             "function_call_output"
             | "custom_tool_call_output"
@@ -81,7 +81,7 @@ pub(super) fn written_out<'a>(
         true => {
             plain_text::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect()
         }
-        false => vec![Piece::Quoted(Quoted::of(raw.get()))],
+        false => vec![Piece::Quoted(Quoted::new(raw.get()))],
     };
     said.extend(images.into_iter().filter(|piece| !piece.is_text()));
     if said.is_empty() {

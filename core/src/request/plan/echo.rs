@@ -10,7 +10,7 @@ use crate::request::parse::conversation;
 use crate::request::plan::chat_body::{PENALTY, TEMPERATURE, TOP_P};
 use crate::request::plan::{Planner, push_key};
 use crate::tools::Tools;
-use crate::wire::json::{self, compact};
+use crate::wire::json::{self, minify};
 use crate::wire::request::{ReasoningConfig, TextConfig};
 use crate::wire::trusted_json;
 use serde_json::value::RawValue;
@@ -187,7 +187,7 @@ impl<'a> Planner<'a, '_> {
 
 /// The value as JSON without white space, or `absent` if there is none.
 fn or_absent<'a>(value: Option<&'a RawValue>, absent: &'static str) -> Cow<'a, str> {
-    value.map_or(Cow::Borrowed(absent), |value| compact(value.get()))
+    value.map_or(Cow::Borrowed(absent), |value| minify(value.get()))
 }
 
 /// Whether `summary` is present and null: the client wants no readable reasoning (docs/protocol.md 7). An absent one

@@ -222,7 +222,7 @@ impl NativeItem {
         let done = event.r#type.is_some_and(|kind| kind.get().ends_with(".done\""));
         let hosted = self.kind == ItemKind::Hosted && (done || self.whole.is_empty());
         if let Some(raw) = event.item.filter(|_| hosted) {
-            self.whole = json::compact(raw.get()).into_owned();
+            self.whole = json::minify(raw.get()).into_owned();
         }
     }
 }

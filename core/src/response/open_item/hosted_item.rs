@@ -3,7 +3,7 @@
 
 use crate::response::event_writer::EventWriter;
 use crate::response::open_item::{OpenItem, OpenKind};
-use crate::wire::json::{compact, members, push_number, push_string};
+use crate::wire::json::{members, minify, push_number, push_string};
 
 /// The item as the upstream sent it: JSON without line breaks.
 #[derive(Debug)]
@@ -72,5 +72,5 @@ fn push_member(out: &mut Vec<u8>, key: &str, value: &str) {
     out.push(b',');
     push_string(out, key);
     out.push(b':');
-    out.extend_from_slice(compact(value).as_bytes());
+    out.extend_from_slice(minify(value).as_bytes());
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::response::channel::Channel;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
-use crate::wire::json::{self, compact, decode, members};
+use crate::wire::json::{self, decode, members, minify};
 use crate::wire::trusted_json::{fields, first_elements};
 
 /// The members of an annotation type, each with the default for an absent one. A member without a default is required.
@@ -205,7 +205,7 @@ fn flat(raw: &RawValue) -> Option<String> {
             false => value.starts_with('"'),
         });
         let value = given.or(absent.map(str::to_owned))?;
-        flat.push_str(&format!(",\"{name}\":{}", compact(&value)));
+        flat.push_str(&format!(",\"{name}\":{}", minify(&value)));
     }
     flat.push('}');
     Some(flat)

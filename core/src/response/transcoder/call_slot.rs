@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::response::argument_scan::Scan;
 use crate::tools::custom_input::CustomInput;
 use crate::wire::chat::{Function, ToolCall};
-use crate::wire::json::{self, SurrogateJoiner, compact};
+use crate::wire::json::{self, SurrogateJoiner, minify};
 
 /// One call of the answer.
 #[derive(Debug, Default)]
@@ -98,7 +98,7 @@ impl<'a> CallDelta<'a> {
             None => Cow::Borrowed(""),
             Some(raw) => match json::literal(raw) {
                 Some(text) => Cow::Borrowed(text),
-                None => Cow::Owned(json::escape(&compact(raw.get())).into_owned()),
+                None => Cow::Owned(json::escape(&minify(raw.get())).into_owned()),
             },
         };
         CallDelta { index, id: "", name: function.name.and_then(json::text).unwrap_or_default(), arguments }

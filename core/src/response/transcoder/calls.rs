@@ -10,7 +10,7 @@ use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::call_slot::{CallDelta, CallSlot, Form, Stage};
 use crate::tools::call_items;
 use crate::tools::custom_input::{CustomInput, Repairs};
-use crate::tools::table::Kind as ToolKind;
+use crate::tools::table::ToolKind;
 use crate::tools::table::{Called, Freeform, Route};
 use crate::wire::escaped::is_blank;
 use crate::wire::json;
@@ -142,7 +142,7 @@ impl Transcoder {
             let Some(next) = self.calls.iter().position(|slot| slot.waits()) else { return };
             let tools = &self.plan.tools;
             if self.calls.get(next).is_none_or(|slot| {
-                slot.name.is_empty() || slot.waiting.is_empty() && tools.may_go_on(&slot.name)
+                slot.name.is_empty() || slot.waiting.is_empty() && tools.may_continue(&slot.name)
             }) {
                 return;
             }
@@ -163,7 +163,7 @@ impl Transcoder {
         }
         slot.begin();
         let mut called = json::unescape(&slot.name).unwrap_or_default();
-        if let Some(bare) = self.plan.tools.bare(&called) {
+        if let Some(bare) = self.plan.tools.repaired_name(&called) {
             slot.name = json::escape(&bare).into_owned();
             called = bare;
             self.repaired.count(Quirk::CallNames);
@@ -240,7 +240,7 @@ impl Transcoder {
                     open.delta(&mut self.events, out, &escaped(arguments), None);
                 }
             }
-            call_items::Item::Own { kind, prefix, members } => {
+            call_items::Item::BuiltIn { kind, prefix, members } => {
                 let members = members.iter().map(|(key, value)| format!(",\"{key}\":{value}")).collect();
                 self.open_item(OpenKind::Whole { kind, call_id, members }, prefix, out);
             }

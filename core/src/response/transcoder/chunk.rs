@@ -119,7 +119,7 @@ impl Transcoder {
         if let Some(function) = &delta.function_call {
             self.call_delta(&CallDelta::from_function(Some(0), function), out);
         }
-        if delta.tool_calls.odd {
+        if delta.tool_calls.malformed {
             if !self.plan.tools.quirk(Quirk::CallList) {
                 let message = "The upstream server sent tool_calls that are not a list of calls.";
                 return self.fail(Error::new(ErrorKind::BadGateway, message), out);

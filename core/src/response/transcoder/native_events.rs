@@ -18,7 +18,7 @@ use crate::response::transcoder::finish::Finish;
 use crate::response::transcoder::reconcile::extra;
 use crate::response::upstream_error;
 use crate::response::usage::Usage;
-use crate::wire::json::{self, compact};
+use crate::wire::json::{self, minify};
 use crate::wire::native_event::{Event, IncompleteDetails, Item, Part, Response};
 use crate::wire::request::fields;
 use crate::wire::trusted_json::first_elements;
@@ -189,7 +189,7 @@ impl Transcoder {
             }
             "response.output_text.annotation.added" => {
                 if let (Some(annotation), Some(open)) = (event.annotation, &mut self.open) {
-                    open.annotate(&mut self.events, out, &compact(annotation.get()));
+                    open.annotate(&mut self.events, out, &minify(annotation.get()));
                 }
             }
             "response.function_call_arguments.delta" | "response.custom_tool_call_input.delta" => {
@@ -335,7 +335,7 @@ impl Transcoder {
                 continue;
             }
             // handled as a late `done` event, without an index: positions in `output` may differ from the events'
-            let data = format!("{{\"type\":\"response.output_item.done\",\"item\":{}}}", compact(raw.get()));
+            let data = format!("{{\"type\":\"response.output_item.done\",\"item\":{}}}", minify(raw.get()));
             let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
             let before = self.native.len();
             self.item_event("response.output_item.done", &event, &data, out);

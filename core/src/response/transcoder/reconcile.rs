@@ -16,7 +16,7 @@ use crate::response::transcoder::call_slot::{CallSlot, Stage};
 use crate::response::transcoder::output::Destination;
 use crate::wire::chat::TokenLogprob;
 use crate::wire::escaped::is_blank;
-use crate::wire::json::{self, compact};
+use crate::wire::json::{self, minify};
 use crate::wire::native_event::{Event, Item, Part};
 use crate::wire::request::fields;
 use crate::wire::trusted_json::first_elements;
@@ -136,7 +136,7 @@ impl Transcoder {
         let (annotations, _) = annotations.unwrap_or_default();
         if let Some(open) = &mut self.open {
             for annotation in annotations.iter().skip(open.annotated() as usize) {
-                open.annotate(&mut self.events, out, &compact(annotation.get()));
+                open.annotate(&mut self.events, out, &minify(annotation.get()));
             }
         }
     }
@@ -314,7 +314,7 @@ impl Transcoder {
             None => String::new(),
             Some(raw) => match json::literal(raw) {
                 Some(text) => text.to_owned(),
-                None => json::escape(&compact(raw.get())).into_owned(),
+                None => json::escape(&minify(raw.get())).into_owned(),
             },
         };
         let received = self.native.current().map(|item| item.received.clone()).unwrap_or_default();
@@ -345,7 +345,7 @@ pub(super) fn extra(item: &RawValue, sealed: bool) -> String {
             out.push(b',');
             json::push_string(&mut out, &key);
             out.push(b':');
-            out.extend_from_slice(compact(value.get()).as_bytes());
+            out.extend_from_slice(minify(value.get()).as_bytes());
         }
     }
     String::from_utf8(out).unwrap_or_default()

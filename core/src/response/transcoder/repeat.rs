@@ -36,7 +36,7 @@ impl RepeatPath {
     pub fn learn(&mut self, data: &str, chunk: &Chunk<'_>, logprobs: bool) {
         self.adds = None;
         if let Some((adds, text)) = only_text(chunk, logprobs) {
-            self.template.take(data, text);
+            self.template.learn(data, text);
             self.adds = Some(adds);
         }
     }
@@ -69,7 +69,7 @@ fn only_text<'a>(chunk: &Chunk<'a>, logprobs: bool) -> Option<(AddsTo, &'a str)>
     }
     let delta = choice.delta.as_ref().filter(|delta| delta.function_call.is_none())?;
     let Delta { content, reasoning_content, reasoning, refusal, .. } = delta;
-    if delta.tool_calls.odd || delta.has_rare() {
+    if delta.tool_calls.malformed || delta.has_rare_member() {
         return None;
     }
     let texts = [

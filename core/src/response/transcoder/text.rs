@@ -10,7 +10,7 @@ use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::output::Destination;
 use crate::wire::chat::{Logprobs, TokenLogprob};
 use crate::wire::escaped::is_blank;
-use crate::wire::json::{self, SurrogateJoiner, compact};
+use crate::wire::json::{self, SurrogateJoiner, minify};
 
 /// Text that arrived while a call with incomplete arguments was open.
 #[derive(Debug, Default)]
@@ -223,7 +223,7 @@ fn write_logprob(out: &mut String, token: &TokenLogprob<'_>, top: bool) {
     out.push_str(if number { token.logprob.get() } else { "-9999.0" });
     out.push_str(",\"bytes\":");
     match token.bytes {
-        Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => out.push_str(&compact(raw.get())),
+        Some(raw) if serde_json::from_str::<Vec<u8>>(raw.get()).is_ok() => out.push_str(&minify(raw.get())),
         _ => out.push_str("[]"),
     }
     if top {

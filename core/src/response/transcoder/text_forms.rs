@@ -64,7 +64,7 @@ impl Transcoder {
     /// Processes the reasoning of a delta, once, even if it appears under several names.
     pub(super) fn take_reasoning(&mut self, delta: &Delta<'_>, out: &mut Vec<u8>) {
         let named = delta.reasoning_content.is_some() || delta.reasoning.is_some();
-        if !named && !delta.has_rare() {
+        if !named && !delta.has_rare_member() {
             return;
         }
         let names = [

@@ -1,4 +1,4 @@
-//! Owns the definition of one function as the model is shown it.
+//! Owns the definition of one function in the request to the model. It must not choose which tools are shown.
 
 use crate::fields::present;
 use crate::tools::parameters;
@@ -6,22 +6,22 @@ use crate::wire::json;
 use crate::wire::request::{self, CustomFormat, Tool};
 use std::borrow::Cow;
 
-/// A chat function's definition; the name is the table's.
+/// The definition of a chat function. Its name is in the table.
 #[derive(Debug)]
-pub(super) struct Shown<'a> {
+pub(super) struct Definition<'a> {
     /// The description, escaped.
     pub(super) description: Option<Cow<'a, str>>,
-    /// Of a freeform tool the syntax and the definition of its grammar, escaped; empty ones without a grammar.
+    /// For a custom tool: syntax and definition of its grammar, escaped; both empty if it has none.
     pub(super) freeform: Option<[Cow<'a, str>; 2]>,
-    /// JSON text, whose root need not be an object's schema.
+    /// JSON text of a schema, whose root need not have type `object`.
     pub(super) parameters: Option<&'a str>,
     pub(super) strict: Option<&'a str>,
-    /// Known, and not shown among the tools.
-    pub(super) behind: bool,
+    /// Whether it is left out of the tools and called through another function.
+    pub(super) indirect: bool,
 }
 
-impl Shown<'_> {
-    /// `{"type":"function","function":{...}}`; a schema's text is the client's own.
+impl Definition<'_> {
+    /// Appends `{"type":"function","function":{...}}`, or the flat form. A schema is copied as the client wrote it.
     pub(super) fn write(&self, out: &mut Vec<u8>, name: &str, flat: bool) {
         out.extend_from_slice(head(flat));
         json::push_string(out, name);
@@ -30,7 +30,7 @@ impl Shown<'_> {
             let description = self.description.as_deref().unwrap_or_default();
             out.extend_from_slice(description.as_bytes());
             if let Some(grammar) = &self.freeform {
-                // what a model needs besides that only knows JSON arguments
+                // the model only knows JSON arguments
                 out.extend_from_slice(if description.is_empty() { b"" } else { b"\\n\\n" });
                 out.extend_from_slice(
                     b"Put the raw text into `input`, as it is: no code fence around it, no JSON inside it.",
@@ -49,7 +49,7 @@ impl Shown<'_> {
     }
 }
 
-/// The syntax and the definition of a freeform tool's grammar, if it has one.
+/// Syntax and definition of a custom tool's grammar, both empty if it has none.
 pub(super) fn grammar<'a>(tool: &Tool<'a>) -> [Cow<'a, str>; 2] {
     let format: CustomFormat<'_> = present(tool.format).and_then(request::fields).unwrap_or_default();
     match present(format.definition).and_then(json::text) {
@@ -66,7 +66,7 @@ pub(super) fn push_grammar(out: &mut Vec<u8>, [syntax, definition]: &[Cow<'_, st
     }
 }
 
-/// A function up to its name.
+/// The beginning of a function definition, up to its name.
 pub(super) fn head(flat: bool) -> &'static [u8] {
     match flat {
         true => b"{\"type\":\"function\",\"name\":",
