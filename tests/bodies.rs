@@ -318,7 +318,7 @@ fn options(wrappers: &Wrappers) -> Vec<PlanOptions<'_>> {
         PlanOptions {
             wrappers: Some(wrappers),
             alternate_roles: true,
-            sees: false,
+            accepts_images: false,
             developer_messages: DeveloperMessages::All,
             ..PlanOptions::new(&LLAMA_SERVER)
         },

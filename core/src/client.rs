@@ -1,58 +1,59 @@
-//! Owns what differs between the clients in front of us, as data. The evidence of each fact is in docs/clients.md. It must
-//! not do more than look a name up: a habit of a client is a field here and one `if` where it matters.
+//! Owns the differences between clients, as data. The evidence for each fact is in docs/clients.md. It must not do more
+//! than look a name up: a habit of a client is a field here, and one `if` where it matters.
 
-/// What one client sends, accepts and dies of.
+/// What one client sends, accepts and cannot handle.
 #[derive(Debug)]
 pub struct Client {
-    /// Its name, as documents and `doctor` call it.
+    /// The name in documents and `doctor`.
     pub name: &'static str,
-    /// How its `originator` or `user-agent` begins, in any case; `None` where it does not say who it is.
+    /// The beginning of its `originator` or `user-agent`, ignoring case; `None` if neither identifies it.
     pub announced_as: Option<&'static str>,
-    /// Whether it drops a message that has a `refusal` part, with all of its text.
+    /// Whether it drops a whole message that contains a `refusal` part.
     pub drops_refusals: bool,
-    /// Whether it knows that a conversation has become too long from `response.failed` alone, and takes a 400 for the end.
+    /// Whether it recognises a too long conversation only by `response.failed`, and treats a 400 as final.
     pub overflow_in_stream: bool,
-    /// What stands before `/v1` in the paths of its own backend.
+    /// Prefix before `/v1` in the paths of its own backend.
     pub path_prefix: Option<&'static str>,
-    /// The namespace of its own tools, which it leaves out when it gives calls back.
+    /// Namespace of its own tools, which it omits in calls it sends back.
     pub namespace: Option<&'static str>,
-    /// Names of its functions that run a line of a shell.
+    /// Names of its functions that run a shell line.
     pub shell_tools: &'static [&'static str],
-    /// Name of its freeform tool whose input is a patch.
+    /// Name of its custom tool whose input is a patch.
     pub patch_tool: Option<&'static str>,
 }
 
-/// Headers about the conversation that a request belongs to. Sub-agents share the session of their parent.
+/// Headers that identify the conversation of a request. Sub-agents share the session of their parent.
 #[derive(Debug)]
 pub struct ConversationHeaders {
-    /// Names a thread; the threads of one session differ by it.
+    /// Identifies a thread; a session may have several.
     pub thread: &'static str,
-    /// Names a session.
+    /// Identifies a session.
     pub session: &'static str,
-    /// Holds a JSON object about the request.
+    /// A JSON object about the request.
     pub metadata: &'static str,
-    /// Members of that object, and their values in requests beside the conversation: for its title, for a summary of it.
+    /// Members of that object with their values in requests that do not belong to the conversation itself: for its
+    /// title, for a summary of it.
     pub beside: &'static [(&'static str, &'static str)],
 }
 
-/// What a client knows of models, and where it learns it.
+/// What a client assumes about models, and where it gets its information.
 #[derive(Debug)]
 pub struct Models {
-    /// The context in tokens that it assumes where nobody tells.
+    /// The context in tokens that it assumes if nothing tells it.
     pub assumed_context: u64,
-    /// The tokens that its first request takes alone, as a round number.
+    /// The approximate number of tokens in its first request.
     pub first_request: u64,
     /// The keys of its configuration for the context, and for the length at which it summarises.
     pub keys: [&'static str; 2],
-    /// Levels of effort that it knows, the least first.
+    /// Levels of effort that it knows, lowest first.
     pub efforts: &'static [&'static str],
-    /// Most tokens of a tool's output that it shows a model.
+    /// Most tokens of one tool output that it sends to a model.
     pub longest_output: u64,
-    /// The system prompt for models of the catalog.
+    /// The system prompt for models in the catalog.
     pub instructions: &'static str,
 }
 
-/// The length in tokens at which a conversation is to be summarised: the summary has to be written, too.
+/// The length in tokens at which to summarise a conversation: the summary must fit into the context as well.
 pub fn compact_at(context: u64) -> u64 {
     context * 4 / 5
 }
@@ -69,12 +70,12 @@ pub const CODEX: Client = Client {
     path_prefix: Some("/codex"),
     // docs/clients.md, "Tools that it declares"
     namespace: Some("functions"),
-    // the last three of earlier versions
+    // the last three are from earlier versions
     shell_tools: &["exec_command", "shell", "shell_command", "local_shell"],
     patch_tool: Some("apply_patch"),
 };
 
-/// How Codex tells conversations apart (docs/clients.md, "Codex: requests"). Whoever sends these headers is read so.
+/// How Codex identifies conversations (docs/clients.md, "Codex: requests"). The headers are honoured from any client.
 pub const CODEX_HEADERS: ConversationHeaders = ConversationHeaders {
     thread: "thread-id",
     session: "session-id",
@@ -82,14 +83,14 @@ pub const CODEX_HEADERS: ConversationHeaders = ConversationHeaders {
     beside: &[("thread_source", "thread_title"), ("request_kind", "compaction")],
 };
 
-/// What Codex knows of models (docs/clients.md, "The catalog of models").
+/// What Codex assumes about models (docs/clients.md, "The catalog of models").
 pub const CODEX_MODELS: Models = Models {
     assumed_context: 272_000,
     first_request: 8000,
     keys: ["model_context_window", "model_auto_compact_token_limit"],
     efforts: &["none", "minimal", "low", "medium", "high", "xhigh", "max"],
     longest_output: 10_000,
-    // short on purpose: it is part of every prompt, in place of 17 KB
+    // short on purpose: it is part of every prompt, where Codex's own takes 17 KB
     instructions: include_str!("client/codex_instructions.txt"),
 };
 
@@ -97,7 +98,7 @@ pub const CODEX_MODELS: Models = Models {
 pub const DROID: Client =
     Client { name: "Droid", shell_tools: &["Execute"], patch_tool: Some("ApplyPatch"), ..OTHER };
 
-/// Any other client: what it declares like several of them (docs/clients.md, "Other coding agents").
+/// Any other client, with the tool names that several of them use (docs/clients.md, "Other coding agents").
 pub const OTHER: Client = Client {
     name: "other",
     announced_as: None,
@@ -109,11 +110,11 @@ pub const OTHER: Client = Client {
     patch_tool: None,
 };
 
-/// All of them. A tool is known by its name whoever declares it.
+/// All clients. A tool name is recognised whichever client declares it.
 pub static CLIENTS: [Client; 3] = [CODEX, DROID, OTHER];
 
 impl Client {
-    /// The client whose headers, `originator` and `user-agent`, have these values.
+    /// The client identified by the values of `originator` and `user-agent`.
     pub fn announced(headers: [Option<&[u8]>; 2]) -> &'static Client {
         let [.., other] = &CLIENTS;
         let is = |name: &str| {
@@ -125,12 +126,12 @@ impl Client {
     }
 }
 
-/// Whether a function of that name runs a line of a shell.
+/// Whether a function of that name runs a shell line.
 pub fn is_shell_tool(name: &str) -> bool {
     CLIENTS.iter().any(|client| client.shell_tools.contains(&name))
 }
 
-/// Whether the input of a freeform tool of that name is a patch.
+/// Whether the input of a custom tool of that name is a patch.
 pub fn is_patch_tool(name: &str) -> bool {
     CLIENTS.iter().any(|client| client.patch_tool == Some(name))
 }

@@ -1,50 +1,50 @@
-//! Owns what differs between the servers behind us, as data. It must not do anything: a quirk is a field here and
-//! one `if` where it matters.
+//! Owns the differences between Chat Completions servers, as data. It must not do anything: a quirk is a field here,
+//! and one `if` where it matters.
 
-/// How one kind of server reads Chat Completions requests (docs/servers.md).
+/// How one kind of server handles Chat Completions requests (docs/servers.md).
 #[derive(Debug, Clone, Copy)]
 pub struct Dialect {
-    /// The name in logs, `doctor` and `upstream.dialect`.
+    /// The name in logs, in `doctor` and in `upstream.dialect`.
     pub name: &'static str,
-    /// Key of an assistant message under which earlier reasoning is given back.
+    /// Member of an assistant message that holds earlier reasoning.
     pub reasoning_key: &'static str,
-    /// Whether `tool_choice` may be an object that names a function. llama-server b11434 reads any object as `auto`.
+    /// Whether `tool_choice` may be an object that names a function. llama-server b11434 treats any object as `auto`.
     pub named_tool_choice: bool,
-    /// Whether `logprobs` may stand beside tools in a stream. llama-server answers 400.
+    /// Whether `logprobs` may be requested beside tools in a stream. llama-server answers 400.
     pub logprobs_with_tools: bool,
-    /// Whether `response_format` beside tools binds the final text alone. llama-server (b11434, b11549) turns the format
-    /// into a grammar for all that it writes, so that the model can call nothing, not even under `required`; vLLM (0.32)
+    /// Whether `response_format` beside tools constrains only the final text. llama-server (b11434, b11549) applies it
+    /// as a grammar to everything it generates, so the model cannot call tools, not even under `required`; vLLM (0.32)
     /// does so with `auto`, and answers a forced call with a message that begins with `<tool_call>`. With
-    /// `tool_choice: "none"` both keep the tools in the prompt and the format in force.
+    /// `tool_choice: "none"` both keep the tools in the prompt and enforce the format.
     pub format_beside_tools: bool,
-    /// Whether `chat_template_kwargs` is understood, which is how templates of the Qwen kind turn thinking off.
+    /// Whether `chat_template_kwargs` is supported, through which Qwen-like templates switch thinking off.
     pub template_kwargs: bool,
-    /// Levels of `reasoning_effort` that it takes; any other is sent as the nearest of them.
+    /// Accepted levels of `reasoning_effort`. For any other level, the closest of them is sent.
     pub efforts: &'static [&'static str],
-    /// Key of the request under which a thinking budget in tokens is understood.
+    /// Request member for a thinking budget in tokens.
     pub budget_key: Option<&'static str>,
-    /// Whether an assistant message at the end of the history is continued in place of being answered, whatever
-    /// `continue_final_message` and `add_generation_prompt` say (llama-server b11434, by `/apply-template`).
+    /// Whether a trailing assistant message is continued instead of answered, whatever `continue_final_message` and
+    /// `add_generation_prompt` say (seen with `/apply-template` of llama-server b11434).
     pub continues_assistant: bool,
-    /// Keys beyond the Responses documents that are passed on when a request has them at its top level.
+    /// Members outside the Responses API that are passed on from the top level of a request.
     pub extra_keys: &'static [&'static str],
-    /// Whether every chat request asks for a stream. llama-server b11434 notices a hang-up only when it writes: it goes
-    /// on with an answer that nobody waits for to its very end.
+    /// Whether every chat request asks for a stream. llama-server b11434 detects a disconnected client only when it
+    /// writes, and would otherwise generate an abandoned answer to its end.
     pub always_streams: bool,
-    /// Key that asks for chunks with `prompt_progress` before the first token, which tell a long prefill from a
-    /// server that hangs.
+    /// Request member that asks for chunks with `prompt_progress` before the first token, which distinguish a long
+    /// prefill from a server that hangs.
     pub progress_key: Option<&'static str>,
-    /// Key that names the slot, and so the cached prompt, to use.
+    /// Request member that selects the slot, and so the cached prompt, to use.
     pub slot_key: Option<&'static str>,
-    /// Whether one model answers to every name.
+    /// Whether the server accepts any model name for its one model.
     pub any_model: bool,
-    /// Whether a prompt that was read stays in a cache, and reading it costs nobody money: a warm-up asks for one token.
+    /// Whether a prompt stays in a cache after it was read, at no cost per token. Then a warm-up asks for one token.
     pub keeps_prompts: bool,
-    /// Path that counts the prompt tokens of a chat request, and the member of its answer that holds the count.
+    /// Path that counts the prompt tokens of a chat request, and the member of its answer with the count.
     pub count_tokens: Option<(&'static str, &'static str)>,
 }
 
-/// They are told apart by their names.
+/// Dialects are identified by name.
 impl PartialEq for Dialect {
     fn eq(&self, other: &Dialect) -> bool {
         self.name == other.name
@@ -53,7 +53,7 @@ impl PartialEq for Dialect {
 
 impl Eq for Dialect {}
 
-/// The levels of OpenAI's own Chat Completions, the least first.
+/// The levels of OpenAI's Chat Completions API, lowest first.
 const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
 
 /// llama.cpp's `llama-server`, as of b11434.
@@ -64,7 +64,7 @@ pub const LLAMA_SERVER: Dialect = Dialect {
     logprobs_with_tools: false,
     format_beside_tools: false,
     template_kwargs: true,
-    // the template sees the word as it came (ggml-org/llama.cpp#26941)
+    // the template gets the word unchanged (ggml-org/llama.cpp#26941)
     efforts: EFFORTS,
     budget_key: Some("reasoning_budget_tokens"),
     continues_assistant: true,
@@ -122,7 +122,7 @@ pub const VLLM: Dialect = Dialect {
     logprobs_with_tools: true,
     format_beside_tools: false,
     template_kwargs: true,
-    // a literal of these seven, else 400 (ls1intum/edutelligence#750)
+    // any other value is answered with 400 (ls1intum/edutelligence#750)
     efforts: EFFORTS,
     budget_key: Some("thinking_token_budget"),
     continues_assistant: false,
@@ -158,7 +158,7 @@ pub const VLLM: Dialect = Dialect {
     count_tokens: Some(("/tokenize", "count")),
 };
 
-/// SGLang, by its documentation.
+/// SGLang, according to its documentation.
 pub const SGLANG: Dialect = Dialect {
     name: "sglang",
     reasoning_key: "reasoning_content",
@@ -200,7 +200,7 @@ pub const SGLANG: Dialect = Dialect {
     count_tokens: None,
 };
 
-/// Ollama's `/v1`, by its documentation: `tool_choice` is not read there, so a forced tool is the only one shown.
+/// Ollama's `/v1`, according to its documentation. It ignores `tool_choice`, so only a forced tool is shown.
 pub const OLLAMA: Dialect = Dialect {
     name: "ollama",
     reasoning_key: "reasoning",
@@ -208,7 +208,7 @@ pub const OLLAMA: Dialect = Dialect {
     logprobs_with_tools: true,
     format_beside_tools: false,
     template_kwargs: false,
-    // its every release takes these; some take `max` or `xhigh` too, none `minimal` (openai/openai.go, "invalid
+    // every release accepts these; some also accept `max` or `xhigh`, none `minimal` (openai/openai.go, "invalid
     // reasoning value")
     efforts: &["none", "low", "medium", "high"],
     budget_key: None,
@@ -222,7 +222,7 @@ pub const OLLAMA: Dialect = Dialect {
     count_tokens: None,
 };
 
-/// LM Studio, by its documentation: `tool_choice` takes words alone.
+/// LM Studio, according to its documentation. `tool_choice` must be a string.
 pub const LM_STUDIO: Dialect = Dialect {
     name: "lm_studio",
     reasoning_key: "reasoning_content",
@@ -243,7 +243,7 @@ pub const LM_STUDIO: Dialect = Dialect {
     count_tokens: None,
 };
 
-/// Any other server that speaks Chat Completions. What only some such servers can do, none is asked for.
+/// Any other Chat Completions server. It is never asked for anything that only some of them support.
 pub const GENERIC: Dialect = Dialect {
     name: "generic",
     reasoning_key: "reasoning_content",
@@ -263,5 +263,5 @@ pub const GENERIC: Dialect = Dialect {
     count_tokens: None,
 };
 
-/// OpenAI's own API, and what answers for it.
+/// OpenAI's API, and services with the same behaviour.
 pub const OPENAI: Dialect = Dialect { name: "openai", format_beside_tools: true, ..GENERIC };

@@ -1,5 +1,5 @@
-//! Owns every way in which a request can fail, and the one table from kind to status, `type` and `code`.
-//! What a client reads (`message`) and what only the log reads (`detail`) are kept apart. It must not send anything.
+//! Owns every way in which a request can fail, and the one table from kind to status, `type` and `code`. Text for the
+//! client (`message`) and text for the log (`detail`) are separate. It must not send anything.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use crate::wire::json;
 
-/// Whose fault it is: decides the log level, and the label in metrics.
+/// Who caused a failure. Decides the log level, and a label in metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// The request cannot be served as it is.
+    /// The client: the request cannot be served as it is.
     Client,
-    /// The server behind us failed or refused.
+    /// The upstream server failed or refused.
     Upstream,
     /// Rejoinder itself failed.
     Internal,
 }
 
-/// What went wrong. The table is [`Kind::row`].
+/// What went wrong. [`Kind::row`] is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The body is not JSON.
@@ -29,90 +29,90 @@ pub enum Kind {
     InvalidValue,
     /// A required field is absent.
     MissingParameter,
-    /// A field that would change the answer, and is not to be had.
+    /// A field that would change the answer is not supported.
     UnsupportedParameter,
-    /// Two fields that exclude each other.
+    /// Two fields exclude each other.
     MutuallyExclusive,
-    /// An id that another item has already.
+    /// Another item has the same id.
     DuplicateItem,
-    /// An output whose call is nowhere in a stored history.
+    /// An output answers no call of the stored history.
     OrphanOutput,
     /// `previous_response_id` names nothing that this caller stored.
     PreviousResponseNotFound,
     /// `item_reference` or `conversation` names nothing that this caller stored.
     ItemNotFound,
-    /// No such path or stored object.
+    /// There is no such path or stored object.
     NotFound,
     /// The path exists, but not for this method.
     MethodNotAllowed,
-    /// The body is over `max_body_bytes`.
+    /// The body exceeds `max_body_bytes`.
     BodyTooLarge,
-    /// Requests hold all of `max_buffered_bytes`.
+    /// All of `max_buffered_bytes` is in use by other requests.
     OverCapacity,
-    /// A `Content-Encoding` that we cannot undo.
+    /// The body has a `Content-Encoding` that is not supported.
     UnsupportedEncoding,
-    /// A `Content-Type` that a web page can send without being let in.
+    /// The body has a `Content-Type` that a web page can send without CORS permission.
     UnsupportedType,
-    /// Who calls, or what is called, is not let in by the configuration.
+    /// The configuration does not allow this caller, or this path.
     Forbidden,
-    /// The request itself is no proper HTTP.
+    /// The request is not valid HTTP.
     BadRequest,
     /// A WebSocket upgrade: Codex falls back to HTTP at once on 426 (docs/clients.md).
     UpgradeRequired,
-    /// The client left before its body was complete.
+    /// The client disconnected before its body was complete.
     ClientGone,
-    /// The client does not go on with its body.
+    /// The client stopped sending its body.
     BodyStalled,
-    /// The upstream's own 4xx other than the ones below.
+    /// Another 4xx from the upstream, with its status.
     Rejected(u16),
     /// The prompt does not fit the model's context.
     ContextLength,
-    /// The upstream knows no such model.
+    /// The upstream does not have the model.
     ModelNotFound,
     /// 429 from the upstream.
     RateLimited,
-    /// 503 from the upstream, or no upstream to be reached.
+    /// 503 from the upstream, or no upstream is reachable.
     Unavailable,
-    /// The upstream answered with something that is no Chat Completions answer.
+    /// The upstream's answer is not a Chat Completions answer.
     BadGateway,
-    /// The upstream did not answer, or fell silent, for longer than allowed.
+    /// The upstream sent nothing for longer than allowed.
     Timeout,
-    /// The upstream failed with an error of its own while it generated.
+    /// The upstream reported an error while it generated.
     UpstreamFailed,
-    /// The drain ended before the stream did.
+    /// The server shut down before the stream ended.
     ShuttingDown,
-    /// This process has no file descriptor left for what the request needs.
+    /// This process has no file descriptor left for the request.
     NoDescriptor,
-    /// The store could not be asked.
+    /// The store is not reachable.
     StoreUnavailable,
-    /// A defect of ours.
+    /// A defect of Rejoinder.
     Internal,
 }
 
-/// Names and values of the headers in which an upstream tells of its limits: `x-ratelimit-*`.
+/// The `x-ratelimit-*` headers of an upstream: names and values.
 #[derive(Debug, Clone)]
 pub struct RateLimits(pub Vec<(String, Vec<u8>)>);
 
-/// A failed request: what the client is told, and what is only logged.
+/// A failed request: what the client gets, and what is only logged.
 #[derive(Debug, Clone)]
 pub struct Error {
-    /// Row of the table.
+    /// Selects the row of the table.
     pub kind: Kind,
-    /// Text for the client; names the field where there is one.
+    /// Text for the client; names the field at fault, if there is one.
     pub message: String,
-    /// The field, as a path: `tools[2].name`.
+    /// The field at fault, as a path: `tools[2].name`.
     pub param: Option<String>,
-    /// Overrides the table's code with the upstream's own, when that is a string.
+    /// Overrides the table's code, usually with the upstream's.
     pub code: Option<String>,
-    /// Seconds for `Retry-After`; 429 and 503 always carry one.
+    /// Overrides the default of `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// What the upstream tells of its limits, for the client.
+    /// The upstream's rate limit headers, passed on to the client.
     pub limits: Option<Box<RateLimits>>,
-    /// For the log only.
+    /// Text for the log only.
     pub detail: Option<Box<str>>,
 }
 
-/// `type` and `code` of OpenAI's envelope, and the code that a `response.failed` carries.
+/// `type` and `code` of OpenAI's error object, and the code for `response.failed`.
 struct Row {
     origin: Origin,
     status: u16,
@@ -123,7 +123,7 @@ struct Row {
 
 impl Kind {
     /// The table. Statuses and codes: docs/protocol.md 8; what Codex does on each: docs/clients.md. A deterministic
-    /// refusal becomes `invalid_prompt` in `response.failed`, since Codex retries every code that it does not know.
+    /// refusal becomes `invalid_prompt` in `response.failed`, because Codex retries every code that it does not know.
     fn row(self) -> Row {
         use Origin::{Client, Internal, Upstream};
         const BAD: &str = "invalid_request_error";
@@ -187,7 +187,7 @@ impl Kind {
 }
 
 impl Error {
-    /// An error of `kind` with the text that the client reads.
+    /// An error of `kind` with a text for the client.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Error {
             kind,
@@ -200,20 +200,21 @@ impl Error {
         }
     }
 
-    /// A lack of file descriptors of our own.
+    /// The error for a lack of file descriptors in this process.
     pub fn no_descriptor() -> Self {
         let message =
             "Rejoinder has no file descriptor left for this request; its limit is too low (ulimit -n).";
         Error::new(Kind::NoDescriptor, message)
     }
 
-    /// A client that does not go on with its body.
+    /// The error for a client that sent nothing of its body for `pause`.
     pub fn body_stalled(pause: Duration) -> Self {
-        let message = format!("The request body did not go on for {} s (body_timeout).", pause.as_secs_f64());
+        let message =
+            format!("No data of the request body arrived for {} s (body_timeout).", pause.as_secs_f64());
         Error::new(Kind::BodyStalled, message)
     }
 
-    /// An id that another item has already, in OpenAI's words.
+    /// The error for an id that another item has, in OpenAI's words.
     pub fn duplicate_item(id: &str) -> Self {
         let message = format!(
             "Duplicate item found with id {id}. Remove duplicate items from your input and try again."
@@ -221,40 +222,40 @@ impl Error {
         Error::new(Kind::DuplicateItem, message)
     }
 
-    /// Names the field at fault.
+    /// Sets the field at fault.
     pub fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
     }
 
-    /// Sets a code in place of the table's own.
+    /// Overrides the table's code.
     pub fn code_as(mut self, code: impl Into<String>) -> Self {
         self.code = Some(code.into());
         self
     }
 
-    /// Adds text for the log alone.
+    /// Sets the text for the log.
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
         self.detail = Some(detail.to_string().into());
         self
     }
 
-    /// Whose fault it is.
+    /// Who caused the failure.
     pub fn origin(&self) -> Origin {
         self.kind.row().origin
     }
 
-    /// The HTTP status, where the status line has not left yet.
+    /// The HTTP status, for a response whose headers have not been sent.
     pub fn status(&self) -> u16 {
         self.kind.row().status
     }
 
-    /// `type` of the envelope.
+    /// The `type` of the error object.
     pub fn r#type(&self) -> &'static str {
         self.kind.row().r#type
     }
 
-    /// `code` of the envelope: a string or null, never a number (async-openai fails on llama-server's 400).
+    /// The `code` of the error object: a string or null, never a number (async-openai fails on llama-server's 400).
     pub fn code(&self) -> Option<Cow<'_, str>> {
         match &self.code {
             Some(code) => Some(Cow::Borrowed(code)),
@@ -262,8 +263,8 @@ impl Error {
         }
     }
 
-    /// The table's own code or type, never the upstream's word: fit for a metric's label. Our own failures and the
-    /// upstream's are told apart.
+    /// A metric label: the table's code or type, never the upstream's. Internal failures and the upstream's have
+    /// different labels.
     pub fn label(&self) -> &'static str {
         let row = self.kind.row();
         match (row.code, row.origin, row.r#type) {
@@ -273,9 +274,9 @@ impl Error {
         }
     }
 
-    /// The message as a stream's last events have it: where a new request may succeed, it says so, in the words that
-    /// clients look for.
-    pub fn last_words(&self) -> Cow<'_, str> {
+    /// The message for the last events of a stream. If a retry may succeed, it says so in the words that clients look
+    /// for.
+    pub fn retry_message(&self) -> Cow<'_, str> {
         if self.is_final() {
             return Cow::Borrowed(&self.message);
         }
@@ -287,12 +288,12 @@ impl Error {
         Cow::Owned(format!("{}{end} You can retry your request. ({code})", self.message))
     }
 
-    /// `code` inside `response.failed`, where null is not allowed.
+    /// The `code` in `response.failed`, which must not be null.
     pub fn failed_code(&self) -> &str {
         self.code.as_deref().unwrap_or(self.kind.row().failed_code)
     }
 
-    /// `Retry-After` in whole seconds: always there on 429 and 503, since Codex gives up at once on a 429 without it.
+    /// `Retry-After` in seconds. Always present for 429 and 503, because Codex gives up at once on a 429 without it.
     pub fn retry_after(&self) -> Option<u64> {
         let wanted = self.retry_after.map(|d| d.as_secs().max(1));
         wanted.or(match self.kind {
@@ -324,7 +325,7 @@ impl Error {
         )
     }
 
-    /// `{"message":..,"type":..,"param":..,"code":..}`: the inner object of the envelope, all four keys.
+    /// Appends the error object with all four keys: `{"message":..,"type":..,"param":..,"code":..}`.
     pub fn write_object(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"message\":");
         json::push_string(out, &self.message);
@@ -337,7 +338,7 @@ impl Error {
         out.push(b'}');
     }
 
-    /// The HTTP body: `{"error":{...}}`.
+    /// The body of an HTTP error: `{"error":{...}}`.
     pub fn envelope(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(160 + self.message.len());
         out.extend_from_slice(b"{\"error\":");
@@ -374,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_failure_that_may_be_tried_again_says_so() {
-        let words = |kind, message: &str| Error::new(kind, message).last_words().into_owned();
+        let words = |kind, message: &str| Error::new(kind, message).retry_message().into_owned();
         let retry = "You can retry your request. (server_error)";
         assert_eq!(words(Kind::UpstreamFailed, "It broke."), format!("It broke. {retry}"));
         assert_eq!(words(Kind::BadGateway, "It broke"), format!("It broke. {retry}"));

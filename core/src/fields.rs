@@ -1,5 +1,5 @@
-//! Owns the type checks of request fields: a JSON value and its path in, a Rust value or an error that names the
-//! field out. `null` is absent everywhere. It must not know what a field means.
+//! Owns the type checks of request fields: each function takes a JSON value and its path, and returns a Rust value or
+//! an error that names the path. `null` counts as absent. It must not know what a field means.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -12,21 +12,21 @@ use crate::error::{Error, Kind};
 use crate::limits::{array_too_long, member_name_too_long, string_too_long, too_many_members};
 use crate::wire::{json, trusted_json};
 
-/// The value unless it is absent or `null`.
+/// The value, unless it is absent or `null`.
 pub fn present(raw: Option<&RawValue>) -> Option<&RawValue> {
     raw.filter(|raw| raw.get() != "null")
 }
 
-/// Bytes that a field may have which is one word or an id: those are kept beside the request in several places.
+/// Longest string of a field that holds a word or an id, in bytes: these are copied to several places.
 const MOST_WORD: usize = 64 << 10;
 
-/// A string of at most 64 KiB, decoded; `None` where it is absent or `null`. `path` names the field in the error.
+/// A decoded string of at most 64 KiB; `None` if it is absent or `null`. `path` names the field in the error.
 pub fn string<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<Cow<'a, str>>, Error> {
     let raw = word(raw, path)?;
     raw.map(|raw| json::decode(raw).ok_or_else(|| wrong_type(raw, path, "a string"))).transpose()
 }
 
-/// A word that stays as it is: a string that is not too long for one, or a value of another type.
+/// The value unchanged, if it is not a string longer than 64 KiB. Other types are not checked.
 pub fn word<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
     match present(raw) {
         Some(raw) if raw.get().len() > MOST_WORD && raw.get().starts_with('"') => {
@@ -36,23 +36,23 @@ pub fn word<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawV
     }
 }
 
-/// A string that stays a JSON literal, checked for its type only.
+/// A string as its JSON literal, of any length.
 pub fn literal<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
-    of_type(raw, path, "a string", b"\"")
+    checked_type(raw, path, "a string", b"\"")
 }
 
-/// A boolean; `None` where it is absent or `null`. `path` names the field in the error.
+/// A boolean; `None` if it is absent or `null`. `path` names the field in the error.
 pub fn boolean(raw: Option<&RawValue>, path: &str) -> Result<Option<bool>, Error> {
-    Ok(of_type(raw, path, "a boolean", b"tf")?.map(|raw| raw.get() == "true"))
+    Ok(checked_type(raw, path, "a boolean", b"tf")?.map(|raw| raw.get() == "true"))
 }
 
-/// A number within bounds, as the client wrote it.
+/// A number within bounds, as JSON text.
 pub fn number<'a>(
     raw: Option<&'a RawValue>,
     path: &str,
     bounds: RangeInclusive<i32>,
 ) -> Result<Option<&'a RawValue>, Error> {
-    let Some(raw) = of_type(raw, path, "a number", b"-0123456789")? else { return Ok(None) };
+    let Some(raw) = checked_type(raw, path, "a number", b"-0123456789")? else { return Ok(None) };
     let (min, max) = (bounds.start(), bounds.end());
     match raw.get().parse::<f64>() {
         Ok(value) if value > f64::from(*max) => {
@@ -65,9 +65,9 @@ pub fn number<'a>(
     }
 }
 
-/// An integer within bounds.
+/// An integer from `min` to `max`.
 pub fn integer(raw: Option<&RawValue>, path: &str, min: u64, max: u64) -> Result<Option<u64>, Error> {
-    let Some(raw) = of_type(raw, path, "an integer", b"-0123456789")? else { return Ok(None) };
+    let Some(raw) = checked_type(raw, path, "an integer", b"-0123456789")? else { return Ok(None) };
     let text = raw.get();
     if text.contains(['.', 'e', 'E']) {
         return Err(wrong_type(raw, path, "an integer"));
@@ -80,26 +80,26 @@ pub fn integer(raw: Option<&RawValue>, path: &str, min: u64, max: u64) -> Result
     }
 }
 
-/// An object, as text.
+/// An object, as JSON text.
 pub fn object<'a>(raw: Option<&'a RawValue>, path: &str) -> Result<Option<&'a RawValue>, Error> {
-    of_type(raw, path, "an object", b"{")
+    checked_type(raw, path, "an object", b"{")
 }
 
-/// An array's elements, as text; there may be `most`.
+/// The elements of an array, as JSON text; at most `most`.
 pub fn array<'a>(
     raw: Option<&'a RawValue>,
     path: &str,
     most: usize,
 ) -> Result<Option<Vec<&'a RawValue>>, Error> {
-    let Some(raw) = of_type(raw, path, "an array", b"[")? else { return Ok(None) };
+    let Some(raw) = checked_type(raw, path, "an array", b"[")? else { return Ok(None) };
     let (elements, count) = trusted_json::first_elements(raw.get(), most).unwrap_or_default();
     if count > most { Err(array_too_long(path, most, count)) } else { Ok(Some(elements)) }
 }
 
-/// Characters of a name in `metadata`, and of a value.
+/// Longest name and longest value in `metadata`, in characters.
 const METADATA_CHARACTERS: (usize, usize) = (64, 512);
 
-/// `metadata`, an object of at most `most` strings.
+/// `metadata`: an object of at most `most` strings, as JSON text.
 pub fn metadata(raw: Option<&RawValue>, most: usize) -> Result<Option<&RawValue>, Error> {
     let Some(raw) = object(raw, "metadata")? else { return Ok(None) };
     let (mut count, mut wrong) = (0, None);
@@ -117,19 +117,19 @@ pub fn metadata(raw: Option<&RawValue>, most: usize) -> Result<Option<&RawValue>
 }
 
 fn pair(name: &RawValue, value: &RawValue) -> Result<(), Error> {
-    let (of_name, of_value) = METADATA_CHARACTERS;
+    let (longest_name, longest_value) = METADATA_CHARACTERS;
     let name = json::decode(name).unwrap_or_default();
     let characters = name.chars().count();
-    if characters > of_name {
-        return Err(member_name_too_long("metadata", of_name, characters));
+    if characters > longest_name {
+        return Err(member_name_too_long("metadata", longest_name, characters));
     }
     let path = format!("metadata.{name}");
     let text = json::decode(value).ok_or_else(|| wrong_type(value, &path, "a string"))?;
     let characters = text.chars().count();
-    if characters > of_value { Err(string_too_long(&path, of_value, characters)) } else { Ok(()) }
+    if characters > longest_value { Err(string_too_long(&path, longest_value, characters)) } else { Ok(()) }
 }
 
-/// An object's known fields; `Default` for absent.
+/// The known fields of an object; the default if it is absent.
 pub fn fields<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, path: &str) -> Result<T, Error> {
     let Some(raw) = object(raw, path)? else { return Ok(T::default()) };
     match trusted_json::fields(raw.get()) {
@@ -138,7 +138,7 @@ pub fn fields<'a, T: Deserialize<'a> + Default>(raw: Option<&'a RawValue>, path:
     }
 }
 
-/// A known field of the wrong JSON type.
+/// The error for a field of the wrong JSON type.
 pub fn wrong_type(raw: &RawValue, path: &str, expected: &str) -> Error {
     let got = json::type_name(raw);
     Error::new(
@@ -148,21 +148,21 @@ pub fn wrong_type(raw: &RawValue, path: &str, expected: &str) -> Error {
     .param(path)
 }
 
-/// A required field that is not there.
+/// The error for a missing field.
 pub fn missing(path: &str) -> Error {
     Error::new(Kind::MissingParameter, format!("Missing required parameter: '{path}'.")).param(path)
 }
 
-/// What is shown of a value in an error's message, in bytes.
+/// Longest part of a value that an error message shows, in bytes.
 const SHOWN: usize = 200;
 
-/// The beginning of a text, in whole characters.
+/// At most the first `bytes` bytes of a text, cut between characters.
 pub fn beginning(text: &str, bytes: usize) -> &str {
     let ends = (0..=bytes.min(text.len())).rev();
     ends.filter_map(|end| text.get(..end)).next().unwrap_or_default()
 }
 
-/// A value that is not one of those documented.
+/// The error for a value other than the documented `choices`.
 pub fn not_one_of(path: &str, got: &str, choices: &[&str]) -> Error {
     let got = beginning(got, SHOWN);
     let quoted: Vec<String> = choices.iter().map(|choice| format!("'{choice}'")).collect();
@@ -179,7 +179,7 @@ fn invalid(path: &str, error: serde_json::Error) -> Error {
     Error::new(Kind::InvalidValue, format!("Invalid value for '{path}': {error}.")).param(path)
 }
 
-fn of_type<'a>(
+fn checked_type<'a>(
     raw: Option<&'a RawValue>,
     path: &str,
     expected: &str,
@@ -197,7 +197,7 @@ enum Bound {
     Max,
 }
 
-/// `kind`: what sort of number it is, in OpenAI's words.
+/// `kind`: the kind of number, in OpenAI's words.
 fn out_of_range(kind: &str, path: &str, got: &str, which: Bound, bound: &impl Display) -> Error {
     let got = beginning(got, SHOWN);
     let (what, side, code) = match which {

@@ -1,11 +1,11 @@
-//! Owns the identifiers of one response: made once, unique, and a function of the seed alone, so that the core
-//! stays free of randomness. It must not know what the identifiers name.
+//! Owns the ids of one response: unique, and derived from a seed alone, so that the core needs no randomness. It must
+//! not know what the ids identify.
 
 use std::fmt::Write as _;
 
-/// Makes every id of one response from one seed.
+/// Makes all ids of one response from one seed.
 ///
-/// All ids share the seed, so a log line with the response's id finds its items too. Tests pass a fixed seed.
+/// All ids contain the seed, so searching the logs for the response's id finds its items too. Tests use a fixed seed.
 #[derive(Debug, Clone)]
 pub struct Ids {
     seed: String,
@@ -13,17 +13,17 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `seed`: letters and digits that no other response has (the server passes a UUID v7 without dashes).
+    /// `seed`: letters and digits, unique to the response. The server passes a UUID v7 without dashes.
     pub fn new(seed: impl Into<String>) -> Self {
         Ids { seed: seed.into(), next: 0 }
     }
 
-    /// The response's own id, `resp_` + seed.
+    /// The id of the response, `resp_` followed by the seed.
     pub fn response(&self) -> String {
         ["resp_", &self.seed].concat()
     }
 
-    /// The next item or call id: `prefix` + seed + a counter, for example `msg_0192...0001`.
+    /// The next id of an item or call: `prefix`, seed and a counter, such as `msg_0192...0001`.
     pub fn item(&mut self, prefix: &str) -> String {
         let mut id = String::with_capacity(prefix.len() + self.seed.len() + 4);
         id.push_str(prefix);
@@ -51,7 +51,7 @@ pub const LOCAL_SHELL_CALL: &str = "lsh_";
 /// Prefix of a shell call's id.
 pub const SHELL_CALL: &str = "sh_";
 
-/// Types of items, and the prefix of their ids (docs/protocol.md 6).
+/// Types of items, and the prefixes of their ids (docs/protocol.md 6).
 const PREFIXES: [(&str, &str); 24] = [
     ("message", MESSAGE),
     ("reasoning", REASONING),
@@ -79,12 +79,12 @@ const PREFIXES: [(&str, &str); 24] = [
     ("program", "cm_"),
 ];
 
-/// The prefix of the ids of items of that type; `item_` for one that is not known.
+/// The id prefix for an item type; `item_` if the type is unknown.
 pub fn prefix_of(kind: &str) -> &'static str {
     PREFIXES.iter().find(|(known, _)| *known == kind).map_or("item_", |(_, prefix)| prefix)
 }
 
-/// What all ids of a response share: what is behind the prefix of its own.
+/// The seed in a response id: what follows its prefix.
 pub fn seed_of(response: &str) -> &str {
     response.strip_prefix("resp_").unwrap_or(response)
 }

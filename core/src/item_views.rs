@@ -1,5 +1,5 @@
-//! Owns how items look when they are listed: each with an id and a type, whatever the client sent. It must not know
-//! where they were kept.
+//! Owns how items look in lists: each with an id and a type, whatever the client sent. It must not know where items are
+//! stored.
 
 use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
@@ -10,35 +10,35 @@ use crate::wire::json::{self, tree};
 use crate::wire::request::{Item, fields};
 use crate::wire::trusted_json;
 
-/// The id that an item brings along.
+/// The item's own id; `None` if it is absent or empty.
 pub fn id_of(item: &RawValue) -> Option<String> {
     let id = fields::<Item<'_>>(item)?.id.and_then(json::decode)?;
     (!id.is_empty()).then(|| id.into_owned())
 }
 
-/// Whether it is a message of the user's.
+/// Whether the item is a user message.
 pub fn is_from_user(item: &Item<'_>) -> bool {
     item.role.and_then(json::decode).is_some_and(|role| role.trim().eq_ignore_ascii_case("user"))
 }
 
-/// The id of the `n`th input item of a response: its own, or one made of the response's id, always the same.
+/// The id of the `n`th input item of a response: its own, or one derived from the response's id, so always the same.
 pub fn input_id(response: &str, n: usize, item: &RawValue) -> String {
     id_of(item).unwrap_or_else(|| format!("{}{}i{n:04x}", prefix(item), seed_of(response)))
 }
 
-/// The response that an id of ours belongs to: every id of one response shares its seed.
+/// The response that a generated item id belongs to: all ids of one response contain its seed. `None` for other ids.
 pub fn response_of(item_id: &str) -> Option<String> {
     let (_, rest) = item_id.split_once('_')?;
     let seed = rest.get(..32)?;
     seed.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| format!("resp_{seed}"))
 }
 
-/// An item as lists show it: with `id`, `type` and `status`, a message's text as parts. `images`: whether image URLs
-/// are shown (`include: ["message.input_image.image_url"]`).
+/// An item as shown in lists: with `id`, `type` and `status`, and a message's text as parts. `images`: whether to
+/// include image URLs (`include: ["message.input_image.image_url"]`).
 pub fn listed(item: &RawValue, id: &str, images: bool) -> Value {
     let mut item: Value = match tree(item.get()) {
         Some(item) => item,
-        // of what is too wide to be looked into, what else it says
+        // too wide to be parsed whole: show the members that are not
         None => members(item),
     };
     let Some(object) = item.as_object_mut() else { return item };
@@ -99,7 +99,7 @@ fn complete_part(part: &mut Value, images: bool) {
     }
 }
 
-/// The letters before an item's id, by its type (docs/protocol.md 6).
+/// The id prefix for the item's type (docs/protocol.md 6).
 fn prefix(item: &RawValue) -> &'static str {
     let kind = fields::<Item<'_>>(item).and_then(|item| item.r#type).and_then(json::decode);
     kind.as_deref().map_or(ids::MESSAGE, ids::prefix_of)

@@ -1,9 +1,9 @@
-//! Owns the question whether a text fits a `text.format`: JSON Schema 2020-12 as far as structured outputs use it
-//! (<https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>), and the assertions beside it. It
-//! must not fetch anything: a `$ref` leads into the schema itself.
+//! Owns the check whether a text fits a `text.format`: JSON Schema 2020-12 as far as structured outputs use it
+//! (<https://platform.openai.com/docs/guides/structured-outputs#supported-schemas>), and common assertions beyond that.
+//! It must not fetch anything: a `$ref` points into the schema itself.
 //!
-//! Schema and text come from outside, so that a check has a bound in steps and in depth. What is not decided within it
-//! does not fit.
+//! Schema and text are untrusted, so a check is limited in steps and depth. A text that is not accepted within these
+//! limits does not fit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,27 +11,27 @@ use std::collections::HashMap;
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
 
-/// Most steps of one check: a schema, a keyword, a member or a value of an enumeration each; some 20 ms.
+/// Most steps of one check, some 20 ms. A schema, a keyword, a member and an enum value take one each.
 const MOST_STEPS: u32 = 500_000;
-/// Deepest nesting of schemas within schemas, references included.
+/// Deepest nesting of schemas, including references.
 const MOST_DEPTH: u32 = 160;
 /// Largest compiled `pattern`, in bytes.
 const PATTERN_BYTES: usize = 1 << 18;
-/// What reading a `pattern` counts for, in steps.
+/// Steps for compiling a `pattern`.
 const PATTERN_STEPS: u32 = 5_000;
 
-/// The form that an answer's text is to have.
+/// The format that an answer's text must have.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Format {
-    /// A JSON object, whatever is in it (`json_object`).
+    /// Any JSON object (`json_object`).
     Object,
     /// JSON that fits a schema (`json_schema`).
     Schema(Value),
 }
 
 impl Format {
-    /// The part of `text` that has this form: all of it but the white space around it, or what stands in one Markdown
-    /// code fence that is all there is. `None`: the text has another form.
+    /// The part of `text` that has this format: the text without surrounding white space, or the content of a single
+    /// Markdown code fence around all of it. `None` if it does not fit.
     pub fn fitting<'t>(&self, text: &'t str) -> Option<&'t str> {
         let text = text.trim();
         let text = fenced(text).unwrap_or(text);
@@ -51,7 +51,7 @@ impl Format {
     }
 }
 
-/// What stands in a code fence, if the text is one and nothing else.
+/// The content of a code fence, if that is all there is.
 fn fenced(text: &str) -> Option<&str> {
     let inside = text.strip_prefix("```")?.strip_suffix("```")?;
     let (language, inside) = inside.split_once('\n')?;
@@ -59,16 +59,16 @@ fn fenced(text: &str) -> Option<&str> {
     (plain && !inside.contains("```")).then(|| inside.trim())
 }
 
-/// The check took too long, or the schema holds what only the server can judge.
+/// The check took too long, or the schema uses something that is not supported here.
 struct Undecided;
 
 type Decided = Result<bool, Undecided>;
 
 struct Check<'s> {
     root: &'s Value,
-    /// How many are left.
+    /// Steps left.
     steps: Cell<u32>,
-    /// Those that were met so far; `None`: this engine does not know it.
+    /// Patterns compiled so far; `None` if the regex engine does not support one.
     patterns: RefCell<HashMap<&'s str, Option<Regex>>>,
 }
 
@@ -120,8 +120,8 @@ impl<'s> Check<'s> {
                 schema.get(branch).map_or(Ok(true), |branch| self.schema(branch, value, depth))
             }
             "type" => Ok(match wanted {
-                Value::Array(types) => types.iter().any(|wanted| is_a(wanted, value)),
-                wanted => is_a(wanted, value),
+                Value::Array(types) => types.iter().any(|wanted| has_type(wanted, value)),
+                wanted => has_type(wanted, value),
             }),
             "const" => self.same(wanted, value),
             "enum" => {
@@ -136,13 +136,13 @@ impl<'s> Check<'s> {
                 Value::Object(members) => self.members(schema, keyword, wanted, members, depth),
                 Value::Array(elements) => self.elements(schema, keyword, wanted, elements, depth),
                 Value::String(text) => self.text(keyword, wanted, text),
-                Value::Number(number) => Ok(of_number(keyword, wanted, number.as_f64())),
+                Value::Number(number) => Ok(number_keyword(keyword, wanted, number.as_f64())),
                 Value::Bool(_) | Value::Null => Ok(true),
             },
         }
     }
 
-    /// A reference within the schema: `#`, or `#/` and a JSON Pointer.
+    /// Follows a reference within the schema: `#`, or `#/` and a JSON Pointer.
     fn resolve(&self, reference: &Value) -> Result<&'s Value, Undecided> {
         let pointer = reference.as_str().and_then(|text| text.strip_prefix('#')).ok_or(Undecided)?;
         self.root.pointer(pointer).ok_or(Undecided)
@@ -266,7 +266,8 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// A pattern that this engine does not know (look-around, back references) is the server's to keep.
+    /// Matches a pattern. One that the regex engine does not support (look-around, back references) counts as matched:
+    /// the server has enforced it.
     fn pattern(&self, pattern: &'s str, text: &str) -> Decided {
         let mut patterns = self.patterns.borrow_mut();
         if !patterns.contains_key(pattern) {
@@ -278,7 +279,7 @@ impl<'s> Check<'s> {
         Ok(known.as_ref().is_none_or(|known| known.is_match(text)))
     }
 
-    /// Whether two values are equal as JSON has it: 1 is 1.0.
+    /// Whether two values are equal as JSON: 1 equals 1.0.
     fn same(&self, one: &Value, other: &Value) -> Decided {
         self.step()?;
         Ok(match (one, other) {
@@ -288,7 +289,7 @@ impl<'s> Check<'s> {
     }
 }
 
-fn is_a(wanted: &Value, value: &Value) -> bool {
+fn has_type(wanted: &Value, value: &Value) -> bool {
     match wanted.as_str() {
         Some("object") => value.is_object(),
         Some("array") => value.is_array(),
@@ -301,7 +302,7 @@ fn is_a(wanted: &Value, value: &Value) -> bool {
     }
 }
 
-fn of_number(keyword: &str, wanted: &Value, number: Option<f64>) -> bool {
+fn number_keyword(keyword: &str, wanted: &Value, number: Option<f64>) -> bool {
     let (Some(wanted), Some(number)) = (wanted.as_f64(), number) else { return true };
     match keyword {
         "minimum" => number >= wanted,

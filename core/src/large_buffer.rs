@@ -1,24 +1,26 @@
-//! How much capacity a large buffer gets, so that its memory goes back to the system when it is freed.
+//! Owns the capacity of large buffers, chosen so that their memory is returned to the system when they are freed. It
+//! must not allocate anything itself.
 //!
-//! The C library maps what is large by itself and unmaps it when it is freed, and keeps what is not. But each freed buffer
-//! of up to 32 MiB raises that limit to its size: after some requests of 20 MB half a gigabyte was kept. A buffer of more
-//! than 32 MiB does not raise it, and pages of it that are never written take no memory. To fix the limit (`mallopt`)
-//! costs half as much again for transcripts of 8 MB, which are then mapped anew each time.
+//! The C library maps large allocations separately and unmaps them when they are freed, but keeps smaller ones. Each
+//! freed buffer of up to 32 MiB raises the threshold to its size: after some requests of 20 MB, half a gigabyte was
+//! kept. A buffer of more than 32 MiB does not raise it, and pages that are never written take no memory. Fixing the
+//! threshold (`mallopt`) makes transcripts of 8 MB half as expensive again, because they are then mapped anew each
+//! time.
 
-/// Bytes from which on a buffer is large. Mapping and unmapping costs half as much again as all else that is done to a
-/// request, and smaller ones are more often wanted again.
+/// Buffers of at least this many bytes are large. Mapping and unmapping adds half to the cost of a request, and smaller
+/// buffers are reused more often.
 const LARGE: usize = 16 << 20;
-/// Bytes from which on a buffer that grows to an unknown length is large.
+/// Like `LARGE`, for a buffer that grows to an unknown length.
 const GROWN: usize = 2 << 20;
-/// Least capacity of a large one.
+/// Smallest capacity of a large buffer.
 const LEAST: usize = 33 << 20;
 
-/// The capacity for so many bytes.
+/// The capacity for a buffer of this many bytes.
 pub fn capacity(bytes: usize) -> usize {
     if bytes < LARGE { bytes } else { bytes.max(LEAST) }
 }
 
-/// Makes room for `more` bytes, where that makes the buffer large.
+/// Reserves room for `more` bytes if that makes the buffer large; else does nothing, and the buffer grows as usual.
 pub fn reserve(buffer: &mut Vec<u8>, more: usize) {
     let wanted = buffer.len().saturating_add(more);
     if wanted >= GROWN && wanted > buffer.capacity() {

@@ -1,9 +1,9 @@
-//! Translates between the OpenAI Responses API and Chat Completions: what a Responses request means in Chat Completions,
-//! and what a chat answer means in Responses events.
+//! Translates between the OpenAI Responses API and Chat Completions: Responses requests into chat requests, and chat
+//! answers into Responses events.
 //!
-//! Pure: no IO, no clock, no randomness, no logging; ids and times are passed in. The two calls that matter:
-//! [`plan`] reads the body of `POST /v1/responses` and makes the chat body to send; [`Transcoder`] takes the answer's
-//! chunks, one by one, and appends the events for the client.
+//! The crate does no IO, reads no clock, uses no randomness and logs nothing; ids and times are passed in. Two calls
+//! matter: [`plan`] turns the body of `POST /v1/responses` into the chat body to send, and [`Transcoder`] turns the
+//! chunks of the answer, one by one, into events for the client.
 //!
 //! ```
 //! use rejoinder_core::response::transcoder::End;

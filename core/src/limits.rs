@@ -1,22 +1,22 @@
-//! Owns how much a request may hold, apart from its bytes, and the errors that say so, in OpenAI's words and with its
-//! codes. It must not read a request.
+//! Owns the limits of a request other than its length, and their errors with OpenAI's wording and codes. It must not
+//! read a request.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind};
 
-/// `[limits]`: checked as a request is read, before anything is set aside for what it holds. Only what a request brings
-/// itself is counted; what was stored before is never refused.
+/// The `[limits]` of the configuration, checked while a request is read, before memory is allocated for its parts. Only
+/// the request's own content counts; stored content is never refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Deepest nesting of objects and arrays, the request's own object included.
+    /// Deepest nesting of objects and arrays, including the request object itself.
     pub depth: usize,
     /// Most items of `input`.
     pub items: usize,
-    /// Most parts of all its items: of their `content`, `output` and `summary`.
+    /// Most parts of all items together, in their `content`, `output` and `summary`.
     pub parts: usize,
-    /// Most tools, those in namespaces included.
+    /// Most tools, including those in namespaces.
     pub tools: usize,
     /// Longest name of a tool or a namespace, in bytes.
     pub name_bytes: usize,
@@ -28,12 +28,12 @@ pub struct Limits {
     pub metadata: usize,
     /// Longest `call_id`, in bytes.
     pub call_id_bytes: usize,
-    /// Most bytes of values that are taken apart and written anew; further ones are passed on as they came, as text.
+    /// Most bytes of values that are parsed and rewritten; further values are passed on unchanged, as text.
     pub rewritten_bytes: usize,
 }
 
 impl Limits {
-    /// OpenAI's own where it names one that clients keep to (names, metadata); else far above what clients send.
+    /// OpenAI's limit where clients keep to it (names, metadata), else far more than clients send.
     pub const DEFAULT: Limits = Limits {
         depth: 100,
         items: 16_384,
@@ -43,9 +43,9 @@ impl Limits {
         allowed_tools: 2048,
         include: 64,
         metadata: 16,
-        // OpenAI's are 64 characters, but LiteLLM puts a model's sealed thoughts into them
+        // OpenAI's limit is 64 characters, but LiteLLM puts a model's encrypted reasoning into them
         call_id_bytes: 64 << 10,
-        // more than a model's context
+        // more than the context of a model
         rewritten_bytes: 4 << 20,
     };
 }
@@ -56,7 +56,7 @@ impl Default for Limits {
     }
 }
 
-/// An array of `found` elements, where `most` may be.
+/// The error for an array of `found` elements instead of at most `most`.
 pub fn array_too_long(path: &str, most: usize, found: usize) -> Error {
     let message = format!(
         "Invalid '{path}': array too long. Expected an array with maximum length {most}, but got an array with length \
@@ -65,7 +65,7 @@ pub fn array_too_long(path: &str, most: usize, found: usize) -> Error {
     over(path, message, "array_above_max_length")
 }
 
-/// An array whose elements are more than `most` together with those of other arrays of the request.
+/// The error for an array that, with the others of the request, has more than `most` elements.
 pub fn arrays_too_long(path: &str, what: &str, most: usize) -> Error {
     let message = format!(
         "Invalid '{path}': array too long. Expected at most {most} {what} in the whole request (limits.{what})."
@@ -73,7 +73,7 @@ pub fn arrays_too_long(path: &str, what: &str, most: usize) -> Error {
     over(path, message, "array_above_max_length")
 }
 
-/// A string of `found` characters, or bytes, where `most` may be.
+/// The error for a string of `found` characters or bytes instead of at most `most`.
 pub fn string_too_long(path: &str, most: usize, found: usize) -> Error {
     let message = format!(
         "Invalid '{path}': string too long. Expected a string with maximum length {most}, but got a string with \
@@ -82,7 +82,7 @@ pub fn string_too_long(path: &str, most: usize, found: usize) -> Error {
     over(path, message, "string_above_max_length")
 }
 
-/// A member's name of `found` characters, where `most` may be.
+/// The error for a member name of `found` characters instead of at most `most`.
 pub fn member_name_too_long(path: &str, most: usize, found: usize) -> Error {
     let message = format!(
         "Invalid '{path}': property name too long. Expected a property name with maximum length {most}, but got one \
@@ -91,7 +91,7 @@ pub fn member_name_too_long(path: &str, most: usize, found: usize) -> Error {
     over(path, message, "property_name_above_max_length")
 }
 
-/// An object of `found` members, where `most` may be.
+/// The error for an object of `found` members instead of at most `most`.
 pub fn too_many_members(path: &str, most: usize, found: usize) -> Error {
     let message = format!(
         "Invalid '{path}': too many properties. Expected an object with at most {most} properties, but got an object \
@@ -100,13 +100,13 @@ pub fn too_many_members(path: &str, most: usize, found: usize) -> Error {
     over(path, message, "object_above_max_properties")
 }
 
-/// An item with more members and elements than one may have.
+/// The error for an item with too many members and elements.
 pub fn too_wide(path: &str) -> Error {
     let message = format!("Invalid '{path}': too many properties and elements. Split it into several items.");
     over(path, message, "array_above_max_length")
 }
 
-/// A value that is nested deeper than `most`.
+/// The error for a value nested more deeply than `most` levels.
 pub fn too_deep(path: &str, most: usize) -> Error {
     let message = format!(
         "Invalid '{path}': nested too deeply. Expected at most {most} levels of objects and arrays in the whole request \

@@ -1,5 +1,5 @@
-//! Owns what a plan depends on besides the request: the server's dialect, what the operator configured, what the client's
-//! headers ask for.
+//! Owns what a plan depends on besides the request: the server's dialect, the operator's configuration, and the
+//! client's headers. It must not read any of them.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::dialect::Dialect;
 use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Seal;
 
-/// How the upstream's reasoning reaches the client (docs/protocol.md 7).
+/// How reasoning is shown to the client (docs/protocol.md 7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReasoningDisplay {
@@ -17,66 +17,66 @@ pub enum ReasoningDisplay {
     Summary,
     /// As `reasoning_text` events and `content` parts.
     Text,
-    /// The client gets no reasoning.
+    /// Not at all.
     Hidden,
 }
 
-/// Whose reasoning is also sealed into `encrypted_content`.
+/// Which reasoning is also sealed into `encrypted_content`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SealReasoning {
-    /// That of every response which is not stored: its client has to carry it, whether it asks or not.
+    /// That of every response that is not stored: the client must send it back, whether it asked for it or not.
     Unstored,
-    /// That of requests which include `reasoning.encrypted_content`.
+    /// That of requests that include `reasoning.encrypted_content`.
     Asked,
 }
 
-/// What becomes of `system` and `developer` messages (docs/protocol.md 4).
+/// How `system` and `developer` messages are sent (docs/protocol.md 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeveloperMessages {
-    /// The leading run is one system message, later ones are sent as user text.
+    /// The messages at the beginning become one system message; later ones become user messages.
     Leading,
-    /// Every one is merged into the first message.
+    /// All of them are merged into the first message.
     All,
-    /// Roles go upstream as they came.
+    /// Roles are sent unchanged.
     Keep,
 }
 
-/// What becomes of tools that a tool search finds in the course of a conversation.
+/// How the model calls tools that a tool search finds during a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FoundTools {
-    /// They are added at the end of the tools, and called by their names. Chat templates render tools before messages,
-    /// so that the server reads the whole conversation again once.
+    /// They are added to the end of the tools, and called by name. Chat templates put tools before messages, so the
+    /// server then reads the whole conversation again, once.
     Declared,
-    /// They are described where they were found, and called through one function that is there from the beginning.
+    /// They are described in the search result, and called through one function that is declared from the beginning.
     Described,
 }
 
-/// Whether the text of a server may begin with reasoning.
+/// Whether a server's text may begin with reasoning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ThinkTags {
-    /// A block at the beginning is reasoning.
+    /// A block between tags at the beginning is reasoning.
     #[default]
     Read,
-    /// The prompt ends within a block: so does the text begin.
+    /// The prompt ends inside a block, so the text begins inside it.
     Open,
     /// Tags are part of the text.
     Off,
 }
 
-/// Commands that serve searches, as header or configuration name them.
+/// Commands behind the search functions, as named in a header or the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wrappers {
-    /// Serves `web_search` and `open_page`: run as `tvly search QUERY --json` and `tvly extract URL`.
+    /// For `web_search` and `open_page`: run as `tvly search QUERY --json` and `tvly extract URL`.
     pub web: Option<String>,
-    /// Serves `file_search`: takes ripgrep's options.
+    /// For `file_search`: a command with ripgrep's options.
     pub file: Option<String>,
 }
 
-/// Whether `command` can be a wrapper: one bare name or path.
+/// Whether `command` is allowed as a wrapper: a single name or path without shell syntax.
 pub fn is_wrapper(command: &str) -> bool {
     !command.is_empty()
         && !command.starts_with('-')
@@ -86,55 +86,55 @@ pub fn is_wrapper(command: &str) -> bool {
 /// What a plan depends on besides the request.
 #[derive(Debug, Clone)]
 pub struct PlanOptions<'a> {
-    /// The server that will read the chat body.
+    /// The server that receives the body.
     pub dialect: &'a Dialect,
-    /// Stands in for an absent `model`.
+    /// Used if the request names no model.
     pub default_model: Option<&'a str>,
-    /// The server's own name for the model, where that is not the client's.
+    /// The server's name for the model, if it differs from the client's.
     pub upstream_model: Option<&'a str>,
-    /// Members that the chat body gets where the request says nothing of them.
+    /// Members added to the chat body unless the request sets them.
     pub extra_body: Option<&'a serde_json::Map<String, serde_json::Value>>,
-    /// Where system and developer text goes.
+    /// Where system and developer messages go.
     pub developer_messages: DeveloperMessages,
-    /// Whether neighbouring messages of one role are joined.
+    /// Whether adjacent messages of one role are joined.
     pub alternate_roles: bool,
     /// How reasoning is shown.
     pub reasoning: ReasoningDisplay,
     /// Whether a refusal is sent as `output_text` (`Client::drops_refusals`).
     pub refusal_as_text: bool,
-    /// Whether the model takes images; one that does not gets a short text in their place.
-    pub sees: bool,
-    /// Commands that serve searches.
+    /// Whether the model accepts images. If not, a short text replaces each image.
+    pub accepts_images: bool,
+    /// Commands behind the search functions.
     pub wrappers: Option<&'a Wrappers>,
-    /// Levels of `reasoning.effort` that the model takes, where that is known better than from the dialect.
+    /// Accepted levels of `reasoning.effort`, if known more precisely than from the dialect.
     pub efforts: Option<&'a [String]>,
     /// Thinking budget in tokens by `reasoning.effort`.
     pub budgets: &'a [(String, u64)],
     /// Repairs of the model's calls that are switched off.
     pub quirks_off: &'a [String],
-    /// How the server takes Responses requests, where it is asked to speak Responses itself.
+    /// The profile of a server that is asked in the Responses API; `None` for Chat Completions.
     pub native: Option<&'static ResponsesProfile>,
-    /// Where tools go that are found later.
+    /// How tools that are found later are called.
     pub found_tools: FoundTools,
-    /// Whose reasoning is sealed.
+    /// Which reasoning is sealed.
     pub seal_reasoning: SealReasoning,
-    /// Opens what the client carries for us, and seals it; without it blobs are skipped and none are made.
+    /// Seals what the client carries, and opens it. Without it, sealed content is skipped and none is made.
     pub seal: Option<Arc<dyn Seal>>,
-    /// How many of the oldest turns are left out (`truncation: "auto"`).
+    /// How many of the oldest turns are dropped (`truncation: "auto"`).
     pub drop_turns: usize,
-    /// Whether a summary of the conversation is wanted in place of an answer, as by a `compaction_trigger`.
+    /// Asks for a summary of the conversation instead of an answer, as `compaction_trigger` does.
     pub compact: Option<Compact>,
-    /// Whether a stream is made of it, whatever the request says.
+    /// Overrides the request's `stream`.
     pub stream: Option<bool>,
-    /// Whether the model is only to read the prompt, so that its server has it in its cache: the answer is empty.
+    /// Whether the model only reads the prompt, so that the server caches it. The answer is empty.
     pub warm_up: bool,
-    /// What the model answered where `text.format` was held back (see [`ReplyPlan::format`]) and the answer does not fit
-    /// it: the plan asks for it once more, in that format.
+    /// An answer that does not fit the `text.format` that was held back (see [`ReplyPlan::format`]): the plan asks for
+    /// it again in that format.
     pub unfit: Option<Arc<str>>,
 }
 
 impl<'a> PlanOptions<'a> {
-    /// The options of a server with its default configuration in front of `dialect`.
+    /// Default options for a server with this dialect.
     pub fn new(dialect: &'a Dialect) -> PlanOptions<'a> {
         PlanOptions {
             dialect,
@@ -145,7 +145,7 @@ impl<'a> PlanOptions<'a> {
             alternate_roles: false,
             reasoning: ReasoningDisplay::Summary,
             refusal_as_text: false,
-            sees: true,
+            accepts_images: true,
             wrappers: None,
             efforts: None,
             budgets: &[],
@@ -163,12 +163,12 @@ impl<'a> PlanOptions<'a> {
     }
 }
 
-/// What a summary is for.
+/// How a summary relates to the conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compact {
-    /// The client decides what it keeps beside it (`compaction_trigger`, `POST /v1/responses/compact`).
+    /// The client decides what to keep besides it (`compaction_trigger`, `POST /v1/responses/compact`).
     Beside,
-    /// It takes the place of all that came before (`context_management`).
+    /// It replaces everything before it (`context_management`).
     Replacing,
 }
 

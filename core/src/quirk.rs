@@ -1,37 +1,37 @@
-//! Owns the names of the repairs that the model's calls get: each can be switched off, and each is counted. It must not
+//! Owns the names of the repairs to the model's calls. Each can be switched off, and each is counted. It must not
 //! repair anything.
 
-/// A habit of models in writing calls, and its repair.
+/// A mistake that models make in calls, and its repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quirk {
-    /// A Markdown fence around a patch is left out. Codex: "The first line of the patch must be '*** Begin Patch'".
+    /// Removes a Markdown fence around a patch. Codex: "The first line of the patch must be '*** Begin Patch'".
     PatchFences,
-    /// `@@ -1,2 +1,2 @@ f()` becomes `@@ f()`; apply_patch takes the numbers for context that it cannot find.
+    /// Turns `@@ -1,2 +1,2 @@ f()` into `@@ f()`: apply_patch takes the numbers for context, which it cannot find.
     PatchHunkHeaders,
-    /// A called name is found without the marks, prefixes and blanks that models and parsers leave around it: gpt-oss
+    /// Finds a called name without the marks, prefixes and white space that models and parsers leave around it: gpt-oss
     /// behind vLLM and Ollama, Gemini.
     CallNames,
-    /// Arguments that come twice, or behind an empty object, are told once: Bedrock and Gemini kin, parsers of vLLM.
+    /// Sends arguments once that arrive twice, or after an empty object: Bedrock and Gemini proxies, parsers of vLLM.
     RepeatedArguments,
-    /// Arguments that are a JSON text within a JSON string are unwrapped.
+    /// Unwraps arguments that are JSON text inside a JSON string.
     EncodedArguments,
-    /// Arguments `null` and `[]` are none: `{}`.
+    /// Replaces the arguments `null` and `[]` by `{}`.
     NullArguments,
-    /// `tool_calls` that is no list, or has entries that are no calls, is read as the calls that it has.
+    /// Finds the calls in a `tool_calls` that is not a list, or has entries that are not calls.
     CallList,
-    /// Arguments of which each piece repeats all before it are told once: proxies that stream whole states.
+    /// Sends arguments once whose pieces each repeat all earlier ones: proxies that stream whole states.
     CumulativeArguments,
-    /// Arguments that are a list of one object become that object.
+    /// Unwraps arguments that are a list with one object.
     ListedArguments,
-    /// Arguments in a Markdown block of code are taken out of it.
+    /// Unwraps arguments in a Markdown code block.
     FencedArguments,
 }
 
-/// How many there are.
+/// The number of quirks.
 const COUNT: usize = 10;
 
 impl Quirk {
-    /// Every quirk, in the order of their counts.
+    /// All quirks, in the order of their counts in [`Repaired`].
     pub const ALL: [Quirk; COUNT] = [
         Quirk::PatchFences,
         Quirk::PatchHunkHeaders,
@@ -45,7 +45,7 @@ impl Quirk {
         Quirk::FencedArguments,
     ];
 
-    /// Its name in the configuration and in metrics.
+    /// The name in the configuration and in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Quirk::PatchFences => "patch_fences",
@@ -62,19 +62,19 @@ impl Quirk {
     }
 }
 
-/// How often each repair was needed.
+/// How often each repair was applied.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Repaired([u64; COUNT]);
 
 impl Repaired {
-    /// Adds one to the count of a repair.
+    /// Counts one repair.
     pub fn count(&mut self, quirk: Quirk) {
         if let Some(count) = self.0.get_mut(quirk as usize) {
             *count += 1;
         }
     }
 
-    /// Those that were needed.
+    /// The repairs that were applied, with their counts.
     pub fn counts(&self) -> impl Iterator<Item = (Quirk, u64)> + use<> {
         Quirk::ALL.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }

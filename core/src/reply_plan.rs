@@ -1,4 +1,4 @@
-//! Owns what a plan says about the answer.
+//! Owns the part of a plan that concerns the answer. It must not depend on the answer.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use crate::responses_profile::ResponsesProfile;
 use crate::sealing::Seal;
 use crate::tools::table::Table;
 
-/// What a plan says about the answer.
+/// The part of a plan that concerns the answer.
 #[derive(Debug, Clone)]
 pub struct ReplyPlan {
-    /// The fields of the Response object that repeat the request, as JSON members without braces.
+    /// The members of the Response object that repeat the request, as JSON members without braces.
     pub echo: Vec<u8>,
-    /// Whether events are wanted, or the last snapshot alone.
+    /// Whether to write events, or only the final Response object.
     pub stream: bool,
     /// How reasoning is shown.
     pub reasoning: ReasoningDisplay,
-    /// Seals what the client is to carry.
+    /// Seals what the client carries.
     pub seal: Option<Arc<dyn Seal>>,
-    /// Whether reasoning items carry their raw text sealed.
+    /// Whether reasoning items get their text as `encrypted_content`.
     pub seals_reasoning: bool,
-    /// Whether the client does not wait for the answer: its stream begins as `queued`.
+    /// Whether the response runs in the background: it begins as `queued`.
     pub background: bool,
-    /// Whether the answer is a summary, to be sealed into a `compaction` item.
+    /// Set if the answer is a summary, to be sealed into a `compaction` item.
     pub compacts: Option<Compact>,
-    /// Whether the model only reads the prompt: the response completes without output, whatever becomes of that.
+    /// Whether the model only reads the prompt: the response completes without output, even if the upstream fails.
     pub warm_up: bool,
     /// The response that this one continues.
     pub previous_response_id: Option<String>,
@@ -33,19 +33,19 @@ pub struct ReplyPlan {
     pub think_tags: ThinkTags,
     /// Whether a refusal is sent as `output_text`.
     pub refusal_as_text: bool,
-    /// `parallel_tool_calls: false`: only the first call is passed on.
+    /// Whether only the first call is passed on (`parallel_tool_calls: false`).
     pub one_call: bool,
-    /// Whether log probabilities were asked for.
+    /// Whether log probabilities are sent.
     pub logprobs: bool,
-    /// How many alternatives a token.
+    /// How many alternatives are sent for each token.
     pub top_logprobs: u64,
-    /// Which chat function stands for which declared tool.
+    /// Maps declared tools to chat functions.
     pub tools: Table,
-    /// The token limit, if there is one.
+    /// The request's token limit.
     pub max_output_tokens: Option<u64>,
-    /// The upstream speaks Responses itself.
+    /// The profile of an upstream that speaks Responses itself.
     pub native: Option<&'static ResponsesProfile>,
-    /// What the answer's text has to fit, where the upstream was not told: beside tools that may be called it would take
-    /// the format for all that it writes, and call nothing.
+    /// The format that the text must fit but the upstream was not sent. Beside tools, it would apply the format to
+    /// everything it generates, and never call a tool.
     pub format: Option<Arc<Format>>,
 }

@@ -1,42 +1,43 @@
-//! Owns how servers that speak Responses themselves take requests, as data.
+//! Owns the differences between servers that speak Responses themselves, as data. It must not do anything.
 
-/// How a kind of server takes Responses requests.
+/// How one kind of server handles Responses requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponsesProfile {
-    /// Path of its endpoint, behind the base URL.
+    /// Path of the endpoint, relative to the base URL.
     pub path: &'static str,
-    /// Where it counts the tokens of a request.
+    /// Path of the endpoint that counts the tokens of a request.
     pub count_path: &'static str,
-    /// Whether it knows function tools and plain items alone: tools are flattened to functions, and calls of them
-    /// mapped back, as for a chat server.
-    pub functions: bool,
-    /// Whether it takes some fields under their Chat Completions names alone.
+    /// Whether it knows only function tools and plain items: other tools become functions, and their calls are mapped
+    /// back, as for a chat server.
+    pub function_tools_only: bool,
+    /// Whether it accepts some fields only under their Chat Completions names.
     pub chat_fields: bool,
     /// Whether it refuses a request without `stream: true`.
     pub streams_only: bool,
-    /// Fields that it rejects, besides those that are never sent ([`NEVER_SENT`]).
+    /// Fields that it rejects, in addition to those that are never sent
+    /// ([`NEVER_SENT`](crate::request::responses_body::NEVER_SENT)).
     pub rejects: &'static [&'static str],
 }
 
-/// llama-server b11434 and xllamacpp 2026.10: answers 400 for items that are no message, call, output or reasoning,
-/// drops tools that are no functions, ignores `text.format` and reads `response_format`.
+/// llama-server b11434 and xllamacpp 2026.10: answers 400 for items other than messages, calls, outputs and reasoning,
+/// drops tools other than functions, ignores `text.format` and reads `response_format` instead.
 pub const LLAMA_SERVER: ResponsesProfile = ResponsesProfile { chat_fields: true, ..VLLM };
 
 /// vLLM 0.32 and 0.33.
-pub const VLLM: ResponsesProfile = ResponsesProfile { functions: true, ..FULL };
+pub const VLLM: ResponsesProfile = ResponsesProfile { function_tools_only: true, ..FULL };
 
 /// A server that speaks Responses as OpenAI documents it.
 pub const FULL: ResponsesProfile = ResponsesProfile {
     path: "/v1/responses",
     count_path: "/v1/responses/input_tokens",
-    functions: false,
+    function_tools_only: false,
     chat_fields: false,
     streams_only: false,
     rejects: &[],
 };
 
-/// The backend of Codex with a ChatGPT login, which answers 400 "Unsupported parameter" to whatever Codex itself does
-/// not send (pydantic-ai#6433, sub2api#589, ChatMock#103), and serves streams alone.
+/// The backend of Codex with a ChatGPT login. It answers 400 "Unsupported parameter" to anything that Codex itself does
+/// not send (pydantic-ai#6433, sub2api#589, ChatMock#103), and only serves streams.
 pub const CODEX_BACKEND: ResponsesProfile = ResponsesProfile {
     path: "/responses",
     count_path: "/responses/input_tokens",
@@ -59,7 +60,7 @@ pub const CODEX_BACKEND: ResponsesProfile = ResponsesProfile {
 };
 
 impl ResponsesProfile {
-    /// The kind of the server at `base`, whose dialect has that name.
+    /// The profile of the server at `base` (its base URL), whose dialect has this name.
     pub fn of(dialect: &str, base: &str) -> &'static ResponsesProfile {
         match dialect {
             _ if base.ends_with("/backend-api/codex") => &CODEX_BACKEND,

@@ -1,19 +1,19 @@
-//! Owns the promise that the core asks of whoever holds the keys: text sealed for the caller, to be carried by its
-//! client and opened again. It must not hold a key.
+//! Owns the interface to sealing: text is sealed for its caller, carried by the client, and opened again. It must not
+//! hold a key.
 
 use std::fmt::Debug;
 
-/// What a sealed text is for; a blob opens only as what it was sealed as.
+/// What a sealed text is for. A blob can only be opened for the purpose it was sealed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// `encrypted_content` of a reasoning item: its raw text.
+    /// The text of a reasoning item, sealed into its `encrypted_content`.
     Reasoning,
-    /// `encrypted_content` of a compaction item: the summary.
+    /// The summary of a compaction item, sealed into its `encrypted_content`.
     Compaction,
 }
 
 impl Purpose {
-    /// A name that never changes, since blobs outlive a release.
+    /// A name that must never change, because blobs outlive a release.
     pub fn name(self) -> &'static str {
         match self {
             Purpose::Reasoning => "reasoning",
@@ -22,11 +22,11 @@ impl Purpose {
     }
 }
 
-/// Seals and opens texts of one caller.
+/// Seals and opens texts for one caller.
 pub trait Seal: Debug + Send + Sync {
-    /// A blob of letters, digits, `-` and `_`; `None` where it cannot be made.
+    /// A blob of letters, digits, `-` and `_`; `None` if sealing fails.
     fn seal(&self, purpose: Purpose, text: &str) -> Option<String>;
 
-    /// The text; `None` for a blob that is tampered with, of another caller, purpose or key, or no blob at all.
+    /// The text; `None` if the blob is invalid, or belongs to another caller, purpose or key.
     fn open(&self, purpose: Purpose, blob: &str) -> Option<String>;
 }

@@ -1,6 +1,6 @@
-//! Owns the form in which a turn's items are kept: a JSON array, or of a single plain message its text alone, as a
-//! string literal. Most turns have one of each kind, and so neither its JSON takes memory nor is it read again at every
-//! turn to come. It must not know where they are kept.
+//! Owns the form in which a turn's items are stored: a JSON array, or for a single plain message only its text, as a
+//! string literal. Most turns have one such message each way, which then takes less memory and is not parsed again in
+//! every later turn. It must not know where items are stored.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -11,19 +11,19 @@ use crate::ids::seed_of;
 use crate::wire::request::{InputItem, Item, push_items};
 use crate::wire::trusted_json::{is_string, raw_value};
 
-/// What came in with a turn. Shared with the request while that runs: it is the longest text of a turn.
+/// The input items of a turn. Shared with the running request, because they are the largest text of a turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Input(Arc<str>);
 
-/// What came out of it.
+/// The output items of a turn.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Output(Box<str>);
 
-/// Around the text of a user's message.
+/// The JSON around the text of a user message.
 const USER: [&str; 2] =
     [r#"[{"type":"message","role":"user","content":[{"type":"input_text","text":"#, "}]}]"];
 
-/// Around the text of a completed message of the model's: before its response's seed, behind it, behind the text.
+/// The JSON around the text of a completed assistant message: before and after the response's seed, and after the text.
 const ASSISTANT: [&str; 3] = [
     r#"[{"id":"msg_"#,
     r#"0000","type":"message","status":"completed","role":"assistant","content":[{"type":"output_text","text":"#,
@@ -31,14 +31,14 @@ const ASSISTANT: [&str; 3] = [
 ];
 
 impl Input {
-    /// `json`: a request's `input`, or an array of items, parsed before. A string is one message of the user's.
+    /// `json`: a request's `input` (a string is one user message), or an array of items; must be valid JSON.
     pub fn new(json: &str) -> Input {
         let [before, behind] = USER;
         let text = json.strip_prefix(before).and_then(|json| json.strip_suffix(behind));
         Input(text.filter(|text| is_string(text)).unwrap_or(json).into())
     }
 
-    /// As a JSON array, as the client sent it.
+    /// The items as a JSON array.
     pub fn array(&self) -> Cow<'_, str> {
         match text(&self.0) {
             Some(text) => Cow::Owned([USER[0], text.get(), USER[1]].concat()),
@@ -46,20 +46,20 @@ impl Input {
         }
     }
 
-    /// Appends them as they are to be read for a plan. That of a text has the text where others have their JSON.
+    /// Appends the items for a plan. A message stored as text has its literal in place of its JSON.
     pub fn push<'a>(&'a self, out: &mut Vec<InputItem<'a>>) {
         static ROLE: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("user"));
         push(&self.0, &ROLE, out);
     }
 
-    /// Bytes of memory that they take.
+    /// Bytes of memory used.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
 }
 
 impl Output {
-    /// `json`: an array of items. `response`: the id of theirs.
+    /// `json`: an array of items. `response`: the id of their response.
     pub fn new(json: String, response: &str) -> Output {
         let [before, between, behind] = ASSISTANT;
         let text = || {
@@ -72,7 +72,7 @@ impl Output {
         }
     }
 
-    /// As a JSON array. `response`: as in [`Output::new`].
+    /// The items as a JSON array. `response`: as in [`Output::new`].
     pub fn array(&self, response: &str) -> Cow<'_, str> {
         let [before, between, behind] = ASSISTANT;
         match text(&self.0) {
@@ -81,13 +81,13 @@ impl Output {
         }
     }
 
-    /// Appends its items as the plan reads them, without a copy; see [`Input::push`].
+    /// Appends the items for a plan, without copying; see [`Input::push`].
     pub fn push<'a>(&'a self, out: &mut Vec<InputItem<'a>>) {
         static ROLE: LazyLock<Box<RawValue>> = LazyLock::new(|| literal("assistant"));
         push(&self.0, &ROLE, out);
     }
 
-    /// Bytes of memory that they take.
+    /// Bytes of memory used.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
@@ -102,7 +102,7 @@ fn push<'a>(kept: &'a str, role: &'a RawValue, out: &mut Vec<InputItem<'a>>) {
     }
 }
 
-/// The text, where that is all that was kept.
+/// The literal, if only a message's text is stored.
 fn text(kept: &str) -> Option<&RawValue> {
     kept.starts_with('"').then(|| raw_value(kept))?
 }

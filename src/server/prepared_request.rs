@@ -191,7 +191,7 @@ impl PreparedRequest {
             reasoning: app.config.reasoning,
             seal_reasoning: app.config.seal_reasoning,
             refusal_as_text: self.client.drops_refusals,
-            sees: target.sees,
+            accepts_images: target.sees,
             wrappers: Some(&self.wishes.wrappers),
             efforts: target.efforts.as_deref(),
             budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
@@ -252,7 +252,7 @@ pub fn count(app: &App, notes: &Notes) {
     for (kind, times) in notes.counts() {
         app.metrics.notes(kind, times);
     }
-    for (kind, what) in notes.told() {
+    for (kind, what) in notes.texts() {
         tracing::debug!(kind, what, "left out or changed");
     }
 }

@@ -48,7 +48,7 @@ pub async fn send(
         // no token is shorter than a byte
         && body.len() as u64 >= threshold
         // a server that speaks Responses well makes its own
-        && target.native.is_none_or(|native| native.functions)
+        && target.native.is_none_or(|native| native.function_tools_only)
         && Box::pin(tokens::of(&app, &job, &target)).await? >= threshold
     {
         if let Some(made) = Box::pin(compact::before(&app, &job, &target)).await? {

@@ -115,7 +115,7 @@ impl StoredContext {
 
     /// As the plan for a server needs it. `native`: how that one takes Responses requests, if it does.
     pub fn context(&self, native: Option<&ResponsesProfile>) -> Context<'_> {
-        if native.is_some_and(|native| !native.functions) {
+        if native.is_some_and(|native| !native.function_tools_only) {
             return self.whole();
         }
         self.context_of(2 * self.turns.len(), |earlier| {

@@ -37,7 +37,7 @@ pub async fn answer(
 /// # Errors
 /// As [`answer`].
 pub async fn of(app: &App, job: &PreparedRequest, target: &Target) -> Result<u64, Error> {
-    if let Some(native) = target.native.filter(|native| !native.functions) {
+    if let Some(native) = target.native.filter(|native| !native.function_tools_only) {
         let (_, planned) = job.plan_with(app, target, |_| {}).await?;
         let body = altered(planned, &["stream", "store"], "").await.into_bytes();
         let answer = ask(app, job, native.count_path, body).await?;

@@ -156,8 +156,8 @@ impl<'a> Dispatch<'a> {
                 Ok((response, first, form)) => {
                     let (native, think_tags) = (target.native, target.think_tags);
                     // one that speaks Responses well has the client's own words
-                    let keeps_format =
-                        native.map_or(target.dialect.format_beside_tools, |native| !native.functions);
+                    let keeps_format = native
+                        .map_or(target.dialect.format_beside_tools, |native| !native.function_tools_only);
                     let mut sent =
                         UpstreamResponse { response, first, form, native, think_tags, keeps_format, lease };
                     sent.lease.succeeded();
@@ -441,7 +441,8 @@ impl UpstreamResponse {
         body
     }
 
-    /// What of the body was read already, the rest, and its place on the server, to be given up when the answer is over.
+    /// What of the body was read already, the rest, and its place on the server, to be given up when the answer is
+    /// over.
     pub fn into_body(self) -> (Vec<u8>, Response, Lease) {
         (self.first, self.response, self.lease)
     }

@@ -398,7 +398,7 @@ fn stored_history_is_never_refused() {
     // an output whose call is not there is another matter
     let context = Context { strict: false, ..context };
     let plan = draft.plan(&PlanOptions::new(&GENERIC), &context).unwrap();
-    assert!(plan.notes.told().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
+    assert!(plan.notes.texts().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
     let chat: Value = serde_json::from_slice(&plan.body).unwrap();
     assert!(chat.get("tools").is_none(), "names over the limit are left out: {chat}");
     let short = Limits { name_bytes: 128, ..LIMITS };

@@ -320,7 +320,7 @@ fn unknown_items_are_noted() {
         .map(|message| message["content"].as_str().unwrap())
         .collect();
     assert_eq!(said, ["q", "[web_search_call]\naction: {\"type\":\"search\"}", "no role", "5", "a string"]);
-    let noted = |wanted: &str| plan.notes.told().iter().filter(|(kind, _)| *kind == wanted).count();
+    let noted = |wanted: &str| plan.notes.texts().iter().filter(|(kind, _)| *kind == wanted).count();
     assert_eq!((noted("written_item"), noted("skipped_item")), (2, 4));
 }
 

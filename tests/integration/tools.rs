@@ -106,7 +106,7 @@ fn every_kind_is_shown_as_a_function() {
     );
     let hidden: Vec<&str> = plan
         .notes
-        .told()
+        .texts()
         .iter()
         .filter(|(kind, _)| *kind == "hidden_tool")
         .map(|(_, what)| what.as_str())
@@ -434,7 +434,7 @@ fn a_model_that_cannot_see_gets_a_few_words() {
         {"type": "function_call", "call_id": "c", "name": "view_image", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c", "output": [image]},
     ]});
-    let options = PlanOptions { sees: false, ..PlanOptions::new(&LLAMA_SERVER) };
+    let options = PlanOptions { accepts_images: false, ..PlanOptions::new(&LLAMA_SERVER) };
     let plan = plan(request.to_string().as_bytes(), &options).unwrap();
     assert!(!String::from_utf8_lossy(&plan.body).contains("base64"));
     let chat = chat(&plan);
@@ -510,7 +510,7 @@ fn a_namespace_within_a_namespace_is_left_out_of_history() {
             let shown: Vec<_> = chat["tools"].as_array().unwrap().iter().collect();
             assert_eq!(shown.len(), 1, "{item}, {depth} within: {shown:?}");
             assert_eq!(shown[0]["function"]["name"], "outer__f");
-            assert!(plan.notes.told().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
+            assert!(plan.notes.texts().iter().any(|(kind, _)| *kind == "skipped_tool"), "{:?}", plan.notes);
         }
     }
 }

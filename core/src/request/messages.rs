@@ -51,7 +51,7 @@ pub(crate) fn arrange<'a>(
     options: &PlanOptions<'_>,
 ) -> Vec<Entry<'a>> {
     let mut entries = place(instructions, entries, options.developer_messages);
-    if !options.sees {
+    if !options.accepts_images {
         replace_images(&mut entries);
     }
     let mut entries = if options.alternate_roles { alternate(entries) } else { entries };

@@ -114,7 +114,7 @@ impl<'a, 'o> Planner<'a, 'o> {
     fn plan(mut self) -> Result<Plan, Error> {
         let request = self.request;
         // a server with full Responses support validates the request itself
-        let full_native = self.options.native.is_some_and(|native| !native.functions);
+        let full_native = self.options.native.is_some_and(|native| !native.function_tools_only);
         if !full_native {
             unsupported(request)?;
         }
@@ -140,7 +140,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         let (body, chat_stream) = match self.options.native {
             None => self.chat_body(upstream_model, prompt, &reply)?,
             Some(native) => {
-                let body = match native.functions {
+                let body = match native.function_tools_only {
                     true => self.functions_body(native, upstream_model, prompt, &reply)?,
                     false => self.full_native_body(native, upstream_model, &items, &reply),
                 };

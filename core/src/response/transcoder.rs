@@ -245,7 +245,7 @@ impl Transcoder {
         self.plan.native = native;
         self.think = Think::new(think_tags);
         // a server with full Responses support seals its own reasoning
-        self.plan.seals_reasoning &= native.is_none_or(|native| native.functions);
+        self.plan.seals_reasoning &= native.is_none_or(|native| native.function_tools_only);
     }
 
     /// Writes `response.created` and `response.in_progress`, with `response.queued` between them for a background

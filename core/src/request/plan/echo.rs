@@ -36,7 +36,7 @@ impl<'a> Planner<'a, '_> {
             seal: options.seal.clone(),
             // a server with full Responses support seals its own reasoning
             seals_reasoning: (sealed || !stored && options.seal_reasoning == SealReasoning::Unstored)
-                && options.native.is_none_or(|native| native.functions),
+                && options.native.is_none_or(|native| native.function_tools_only),
             compacts: None,
             warm_up: options.warm_up,
             background: boolean(request.background, "background")?.unwrap_or(false),

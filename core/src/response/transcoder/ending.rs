@@ -135,7 +135,7 @@ impl Transcoder {
         }
         if self.events.enabled {
             // without a stream, the HTTP status tells it
-            error.message = error.last_words().into_owned();
+            error.message = error.retry_message().into_owned();
         }
         self.events.write(out, "error", |out| events::push_error(out, &error));
         self.open = None;

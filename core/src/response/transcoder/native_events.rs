@@ -262,12 +262,12 @@ impl Transcoder {
 
     /// Whether the upstream speaks Responses but was sent function tools in place of the declared ones.
     pub(super) fn is_translated_native(&self) -> bool {
-        self.plan.native.is_some_and(|native| native.functions)
+        self.plan.native.is_some_and(|native| native.function_tools_only)
     }
 
     /// Whether the upstream speaks Responses and was sent the request unchanged.
     pub(super) fn is_whole_native(&self) -> bool {
-        self.plan.native.is_some_and(|native| !native.functions)
+        self.plan.native.is_some_and(|native| !native.function_tools_only)
     }
 
     /// Processes the end of the response. What its `output` holds and no event carried is sent now.
