@@ -13,7 +13,7 @@ use super::app::App;
 use super::ids::seed;
 use super::query::{Page, Query, decoded};
 use super::reply::{self, ResponseBody};
-use super::state;
+use super::stored_context;
 use crate::driver::unix_now;
 use crate::heavy;
 use crate::store::{Conversation, Scope, StoredItem};
@@ -32,7 +32,9 @@ pub async fn answer(
     let (what, item) = (parts.next(), parts.next().map(decoded));
     let body = match (&*id, what, item.as_deref(), method) {
         ("", None, None, &Method::POST) => create(app, scope, body).await?,
-        (id, None, None, &Method::GET) if !id.is_empty() => head(&state::conversation(app, scope, id).await?),
+        (id, None, None, &Method::GET) if !id.is_empty() => {
+            head(&stored_context::conversation(app, scope, id).await?)
+        }
         (id, None, None, &Method::POST) if !id.is_empty() => update(app, scope, id, body).await?,
         (id, None, None, &Method::DELETE) if !id.is_empty() => delete(app, scope, id).await?,
         (id, Some("items"), None, &Method::GET) => {
@@ -79,7 +81,7 @@ async fn create(app: &App, scope: Scope, body: &[u8]) -> Result<Value, Error> {
 async fn update(app: &App, scope: Scope, id: &str, body: &[u8]) -> Result<Value, Error> {
     let text = parse::text(body)?;
     let asked = parse::ConversationRequest::read(&text, &app.config.limits)?;
-    let mut conversation = state::conversation(app, scope, id).await?;
+    let mut conversation = stored_context::conversation(app, scope, id).await?;
     if let Some(metadata) = asked.metadata {
         conversation.metadata = metadata.into();
     }
@@ -92,7 +94,7 @@ async fn delete(app: &App, scope: Scope, id: &str) -> Result<Value, Error> {
     let found = app.store.delete_conversation(scope, id).await?;
     match found {
         true => Ok(value!({"id": id, "object": "conversation.deleted", "deleted": true})),
-        false => Err(state::no_conversation(id)),
+        false => Err(stored_context::no_conversation(id)),
     }
 }
 
@@ -125,7 +127,7 @@ async fn append(app: &App, scope: Scope, id: &str, items: &[&RawValue]) -> Resul
     let found = app.store.append(scope, id, kept).await?;
     match found {
         true => Ok(shown.into_iter().map(|(_, item)| item).collect()),
-        false => Err(state::no_conversation(id)),
+        false => Err(stored_context::no_conversation(id)),
     }
 }
 
@@ -142,7 +144,7 @@ async fn unused(app: &App, scope: Scope, conversation: &str, new: &[StoredItem])
 async fn items(app: &App, scope: Scope, id: &str, query: &Query) -> Result<Vec<(String, Value)>, Error> {
     let images = Page::read(query)?.images;
     let items = app.store.items(scope, id).await?;
-    let items = items.ok_or_else(|| state::no_conversation(id))?;
+    let items = items.ok_or_else(|| stored_context::no_conversation(id))?;
     let shown = || {
         let shown = items.iter().filter_map(|item| {
             let raw: &RawValue = serde_json::from_str(&item.json).ok()?;
@@ -160,7 +162,7 @@ async fn one(app: &App, scope: Scope, id: &str, item: &str, query: &Query) -> Re
 }
 
 async fn remove(app: &App, scope: Scope, id: &str, item: &str) -> Result<Value, Error> {
-    let conversation = state::conversation(app, scope, id).await?;
+    let conversation = stored_context::conversation(app, scope, id).await?;
     let found = app.store.delete_item(scope, id, item).await?;
     if found { Ok(head(&conversation)) } else { Err(no_item(item)) }
 }

@@ -13,7 +13,7 @@ use rejoinder_core::response::transcoder::Transcoder;
 
 use super::app::App;
 use super::reply::{self, ResponseBody};
-use super::state::ResponseRecorder;
+use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
 use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as PendingAnswer};
 use crate::store::{Scope, TurnState};

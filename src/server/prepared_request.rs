@@ -21,7 +21,7 @@ use rejoinder_core::wire::request;
 use super::app::App;
 use super::overrides::RequestOverrides;
 use super::socket_turns::SocketCreate;
-use super::state::StoredContext;
+use super::stored_context::StoredContext;
 use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;

@@ -12,7 +12,7 @@ use rejoinder_core::error::Error;
 
 use super::app::App;
 use super::runs::{KEEP_ALIVE, Key, Run, Runs, gone_before, joined};
-use super::{state, stored_run};
+use super::{response_recorder, stored_run};
 use crate::driver::EventBody;
 use crate::store::{Batch, Scope, SharedRuns, Turn};
 use rejoinder_core::response::events;
@@ -40,7 +40,7 @@ pub fn start(
                 // and the lease before that: a run without one is taken for dead
                 let _ = runs.renew(scope, &key.1, app.config.store.lease).await;
             }
-            state::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
+            response_recorder::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
         }
         let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
         drive(&app.runs, &started, body, abandon).await;
