@@ -113,6 +113,14 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
     assert_eq!(server.seen().len(), 0);
 }
 
+#[tokio::test]
+async fn a_certificate_that_signed_itself_is_trusted_where_it_is_named() {
+    let certificates = Certificates::self_signed();
+    let server = Keeping::start(Some(certificates.acceptor(&["http/1.1"]))).await;
+    let proxy = Proxy::with(&["--upstream", &url(&server)], &[certificates.trust()], true).await;
+    assert_eq!(output_text(&proxy.stream().await), TEXT);
+}
+
 /// What the server closes between two requests costs a handshake, and is not its failure.
 #[tokio::test]
 async fn a_kept_connection_that_the_server_closed_costs_another_one() {

@@ -22,22 +22,34 @@ pub struct Certificates {
 
 impl Certificates {
     pub fn new() -> Certificates {
-        let dir = tempfile::tempdir().unwrap();
         let mut authority = CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        let file = |name: &str, pem: String| {
+        let certificate = localhost().signed_by(&key, &authority).unwrap();
+        Certificates::written(&authority.pem(), &certificate.pem(), &key)
+    }
+
+    /// A certificate that vouches for itself alone.
+    pub fn self_signed() -> Certificates {
+        let key = KeyPair::generate().unwrap();
+        let mut params = localhost();
+        params.is_ca = IsCa::ExplicitNoCa;
+        let certificate = params.self_signed(&key).unwrap().pem();
+        Certificates::written(&certificate, &certificate, &key)
+    }
+
+    fn written(authority: &str, certificate: &str, key: &KeyPair) -> Certificates {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, pem: &str| {
             let path = dir.path().join(name);
             std::fs::write(&path, pem).unwrap();
             path
         };
         Certificates {
-            authority: file("authority.pem", authority.pem()),
-            certificate: file("certificate.pem", certificate.pem()),
-            key: file("key.pem", key.serialize_pem()),
+            authority: file("authority.pem", authority),
+            certificate: file("certificate.pem", certificate),
+            key: file("key.pem", &key.serialize_pem()),
             _dir: dir,
         }
     }
@@ -60,4 +72,8 @@ impl Certificates {
     pub fn trust(&self) -> (&str, &str) {
         ("SSL_CERT_FILE", self.authority.to_str().unwrap())
     }
+}
+
+fn localhost() -> CertificateParams {
+    CertificateParams::new(vec!["localhost".to_owned()]).unwrap()
 }
