@@ -144,7 +144,7 @@ impl<'a> Tools<'a> {
             _ => return,
         };
         let before = self.table.routes.len();
-        for raw in self.from_history(item.tools, notes) {
+        for raw in self.history_tools(item.tools, notes) {
             match self.check(raw, "") {
                 // without a place, nothing is refused
                 Ok((kind, tool)) if kind == "namespace" => drop(self.namespace(&tool, None, notes)),
@@ -177,7 +177,7 @@ impl<'a> Tools<'a> {
     }
 
     /// The tools of a list in the history, at most as many as a request may declare.
-    fn from_history(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
+    fn history_tools(&self, list: Option<&'a RawValue>, notes: &mut Notes) -> Vec<&'a RawValue> {
         let most = self.limits.tools;
         let list = present(list).and_then(|list| trusted_json::first_elements(list.get(), most));
         let (tools, count) = list.unwrap_or_default();
@@ -198,7 +198,7 @@ impl<'a> Tools<'a> {
     ) -> Result<(), Error> {
         let name = present(namespace.name).and_then(json::decode).unwrap_or_default();
         let (tools, path) = match place {
-            None => (self.from_history(namespace.tools, notes), None),
+            None => (self.history_tools(namespace.tools, notes), None),
             Some((path, left)) => {
                 let list =
                     present(namespace.tools).and_then(|list| trusted_json::first_elements(list.get(), *left));
