@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
+use crate::client_keys::{self, NewKey};
 use crate::config::{self, Flags, Problem, Resolved};
 use crate::{doctor, upstream};
 
@@ -54,12 +55,54 @@ enum Command {
     PrintConfig,
     /// Check every upstream: what it is, what is wrong, and what to do
     Doctor,
+    /// Add to and list the API keys of auth.keys_file
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Ask a running rejoinder whether it is ready; for containers
     Healthcheck {
         /// URL to ask instead of http://ADMIN/readyz
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysCommand {
+    /// Make a key, print it once, and add its hash to the file
+    Add(NewKeyArgs),
+    /// Print the names of the keys
+    List {
+        /// File of the keys [default: auth.keys_file]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct NewKeyArgs {
+    /// Who gets the key; a name for logs and metrics
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// File of the keys [default: auth.keys_file]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// A model that it may use, or a pattern such as "qwen*"; may be repeated [default: every model]
+    #[arg(long = "model", value_name = "PATTERN")]
+    models: Vec<String>,
+    /// Most requests at a time [default: any number]
+    #[arg(long, value_name = "N")]
+    max_in_flight: Option<u32>,
+    /// Most requests a minute [default: any number]
+    #[arg(long, value_name = "N")]
+    requests_per_minute: Option<u32>,
+    /// Most tokens a minute, of prompts and answers together [default: any number]
+    #[arg(long, value_name = "N")]
+    tokens_per_minute: Option<u32>,
+    /// When it expires: 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
+    #[arg(long, value_name = "TIME")]
+    expires: Option<String>,
 }
 
 /// Runs the command that `args` (the program's name first) asks for. `serve` gets the checked configuration and
@@ -91,6 +134,10 @@ pub fn main_with(
             }
             Err(error) => fail(&error),
         }),
+        Command::Keys { command } => match keys(command, &flags) {
+            Ok(text) => say(&text),
+            Err(error) => fail(&error),
+        },
         Command::Healthcheck { url } => match readyz_url(url, &flags).and_then(|url| ask(&url)) {
             Ok(()) => say("ready\n"),
             Err(reason) => fail(&reason),
@@ -128,6 +175,44 @@ fn say(text: &str) -> ExitCode {
 fn fail(reason: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "rejoinder: {reason}");
     ExitCode::from(EXIT_RUNTIME)
+}
+
+/// Does what is asked of the keys; what to print.
+fn keys(command: KeysCommand, flags: &Flags) -> Result<String, String> {
+    match command {
+        KeysCommand::List { file } => {
+            let names = client_keys::names(&keys_file(file, flags)?)?;
+            Ok(names.iter().map(|name| format!("{name}\n")).collect())
+        }
+        KeysCommand::Add(args) => {
+            let NewKeyArgs {
+                name,
+                file,
+                models,
+                max_in_flight,
+                requests_per_minute,
+                tokens_per_minute,
+                expires,
+            } = args;
+            let new = NewKey { name, models, max_in_flight, requests_per_minute, tokens_per_minute, expires };
+            Ok(format!("{}\n", client_keys::add(&keys_file(file, flags)?, &new)?))
+        }
+    }
+}
+
+/// The file that is named, or that of the configuration, which need not have a valid one yet.
+fn keys_file(named: Option<PathBuf>, flags: &Flags) -> Result<PathBuf, String> {
+    if let Some(file) = named {
+        return Ok(file);
+    }
+    let resolved = config::load(flags).map_err(|problems| {
+        format!("the configuration is invalid, so name the file with --file:\n{}", lines(&problems))
+    })?;
+    resolved
+        .config
+        .auth
+        .keys_file
+        .ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
 }
 
 fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {

@@ -5,10 +5,12 @@ mod keys;
 mod layers;
 mod resolve;
 mod url;
+mod values;
 
 pub use layers::{Flags, Problem};
 pub use resolve::{Resolved, ServerConfig, load, load_from, redact_url};
 pub use url::split as split_url;
+pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
     pub keys_file: Option<PathBuf>,
+    /// Who may call.
+    pub auth: AuthConfig,
     /// Which web pages may be clients.
     pub cors: CorsConfig,
     /// What is passed on as it is.
@@ -82,6 +86,24 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: LogConfig,
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// What is asked of clients.
+    pub mode: AuthMode,
+    /// File of the keys that may call, made by `rejoinder keys add`; read again when it changes.
+    pub keys_file: Option<PathBuf>,
+    /// Whether `mode = "none"` may listen on an address that other machines reach.
+    pub allow_remote: bool,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        AuthConfig { mode: AuthMode::Pass, keys_file: None, allow_remote: false }
+    }
 }
 
 /// `[cors]`
@@ -312,51 +334,6 @@ pub fn read_efforts(text: &str) -> Result<Vec<String>, String> {
     text.split(',').map(level).collect()
 }
 
-/// Values of `upstream.api`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the documentation
-pub enum Api {
-    Chat,
-    Responses,
-}
-
-/// Values of `upstream.dialect`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the values
-pub enum DialectChoice {
-    Auto,
-    LlamaServer,
-    Vllm,
-    Sglang,
-    Ollama,
-    LmStudio,
-    #[serde(rename = "openai")]
-    OpenAi,
-    Generic,
-}
-
-/// `auto`, `on` or `off`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the values
-pub enum Switch {
-    Auto,
-    On,
-    Off,
-}
-
-/// Values of `log.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs)] // the names are the values
-pub enum LogFormat {
-    Auto,
-    Json,
-    Text,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -377,6 +354,7 @@ impl Default for Config {
             in_progress_after: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
+            auth: AuthConfig::default(),
             cors: CorsConfig::default(),
             passthrough: PassthroughConfig::default(),
             websocket: WebsocketConfig::default(),

@@ -12,6 +12,7 @@
 mod budget;
 mod buffer_pool;
 pub mod cli;
+pub mod client_keys;
 pub mod config;
 mod descriptors;
 mod doctor;

@@ -61,6 +61,13 @@ pub struct Ended {
     pub stream: &'static str,
 }
 
+/// The label of an API key.
+#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ClientKey {
+    /// Its name.
+    key: String,
+}
+
 /// The label of an upstream server.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Server {
@@ -147,6 +154,8 @@ pub struct Metrics {
     duration: Histogram,
     /// One counter for each of [`TOKENS`].
     tokens: [Counter; 4],
+    key_requests: Family<ClientKey, Counter>,
+    key_tokens: Family<ClientKey, Counter>,
     errors: Family<Kind, Counter>,
     notes: Family<Kind, Counter>,
     repairs: Family<Kind, Counter>,
@@ -172,6 +181,8 @@ impl Metrics {
             first_event: Histogram::new(buckets),
             duration: Histogram::new(buckets),
             tokens: Default::default(),
+            key_requests: Family::default(),
+            key_tokens: Family::default(),
             errors: Family::default(),
             notes: Family::default(),
             repairs: Family::default(),
@@ -207,6 +218,9 @@ impl Metrics {
         // found once: every response counts all of them
         self.tokens = TOKENS.map(|kind| tokens.get_or_create_owned(&Kind { kind: kind.to_owned() }));
         registry.register("tokens", "Tokens as the upstream counted them", tokens);
+        registry.register("key_requests", "HTTP requests by API key", self.key_requests.clone());
+        let help = "Tokens of prompts and answers by API key";
+        registry.register("key_tokens", help, self.key_tokens.clone());
         registry.register("errors", "Failed requests and responses by code", self.errors.clone());
         registry.register("notes", "Input left out or changed, by kind", self.notes.clone());
         registry.register(
@@ -244,6 +258,16 @@ impl Metrics {
         for (counter, count) in self.tokens.iter().zip(counts) {
             counter.inc_by(count.into());
         }
+    }
+
+    /// Counts a request of an API key.
+    pub fn key_request(&self, key: &str) {
+        self.key_requests.get_or_create(&ClientKey { key: key.to_owned() }).inc();
+    }
+
+    /// Counts tokens of an API key, of prompt and answer together.
+    pub fn key_tokens(&self, key: &str, tokens: u64) {
+        self.key_tokens.get_or_create(&ClientKey { key: key.to_owned() }).inc_by(tokens);
     }
 
     /// Records after how many seconds the upstream answered.

@@ -53,6 +53,8 @@ pub enum Kind {
     UnsupportedEncoding,
     /// The body has a `Content-Type` that a web page can send without CORS permission.
     UnsupportedType,
+    /// The request has no API key, or an unknown one.
+    Unauthorized,
     /// The configuration does not allow this caller, or this path.
     Forbidden,
     /// The request is not valid HTTP.
@@ -128,6 +130,7 @@ impl Kind {
         use Origin::{Client, Internal, Upstream};
         const BAD: &str = "invalid_request_error";
         const SERVER: &str = "server_error";
+        const LIMIT: (&str, &str) = ("rate_limit_error", "rate_limit_exceeded");
         let (origin, status, r#type, code, failed_code) = match self {
             Kind::InvalidJson => (Client, 400, BAD, Some("invalid_json"), "invalid_prompt"),
             Kind::InvalidType => (Client, 400, BAD, Some("invalid_type"), "invalid_prompt"),
@@ -139,23 +142,22 @@ impl Kind {
             Kind::MutuallyExclusive => {
                 (Client, 400, BAD, Some("mutually_exclusive_parameters"), "invalid_prompt")
             }
-            Kind::DuplicateItem | Kind::OrphanOutput => (Client, 400, BAD, None, "invalid_prompt"),
+            Kind::DuplicateItem | Kind::OrphanOutput | Kind::ItemNotFound | Kind::BadRequest => {
+                (Client, 400, BAD, None, "invalid_prompt")
+            }
             Kind::PreviousResponseNotFound => {
                 (Client, 400, BAD, Some("previous_response_not_found"), "previous_response_not_found")
             }
-            Kind::ItemNotFound => (Client, 400, BAD, None, "invalid_prompt"),
             Kind::NotFound => (Client, 404, BAD, None, "invalid_prompt"),
             Kind::MethodNotAllowed => (Client, 405, BAD, None, "invalid_prompt"),
             Kind::BodyTooLarge => (Client, 413, BAD, Some("request_too_large"), "invalid_prompt"),
-            Kind::OverCapacity => {
-                (Client, 429, "rate_limit_error", Some("rate_limit_exceeded"), "rate_limit_exceeded")
-            }
+            Kind::OverCapacity => (Client, 429, LIMIT.0, Some(LIMIT.1), LIMIT.1),
             Kind::UnsupportedEncoding => {
                 (Client, 415, BAD, Some("unsupported_content_encoding"), "invalid_prompt")
             }
             Kind::UnsupportedType => (Client, 415, BAD, Some("unsupported_content_type"), "invalid_prompt"),
+            Kind::Unauthorized => (Client, 401, BAD, Some("invalid_api_key"), "invalid_prompt"),
             Kind::Forbidden => (Client, 403, "permission_error", None, "invalid_prompt"),
-            Kind::BadRequest => (Client, 400, BAD, None, "invalid_prompt"),
             Kind::UpgradeRequired => (Client, 426, BAD, Some("upgrade_required"), "invalid_prompt"),
             Kind::ClientGone => (Client, 400, BAD, None, "server_error"),
             Kind::BodyStalled => (Client, 408, BAD, Some("request_timeout"), "server_error"),
@@ -168,9 +170,7 @@ impl Kind {
                 (Upstream, 400, BAD, Some("context_length_exceeded"), "context_length_exceeded")
             }
             Kind::ModelNotFound => (Upstream, 404, BAD, Some("model_not_found"), "invalid_prompt"),
-            Kind::RateLimited => {
-                (Upstream, 429, "rate_limit_error", Some("rate_limit_exceeded"), "rate_limit_exceeded")
-            }
+            Kind::RateLimited => (Upstream, 429, LIMIT.0, Some(LIMIT.1), LIMIT.1),
             Kind::Unavailable => (Upstream, 503, "service_unavailable_error", None, SERVER),
             Kind::BadGateway => (Upstream, 502, SERVER, None, SERVER),
             Kind::Timeout => (Upstream, 504, SERVER, None, SERVER),

@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, DeveloperMessages, DialectChoice, FoundTools, LogFormat, ReasoningDisplay, SealReasoning, Switch,
-    ThinkTags, read_budgets, read_efforts, url,
+    Api, AuthMode, DeveloperMessages, DialectChoice, FoundTools, LogFormat, ReasoningDisplay, SealReasoning,
+    Switch, ThinkTags, read_budgets, read_efforts, url,
 };
 
 /// One key of the configuration.
@@ -68,6 +68,9 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "in_progress_after", kind: Kind::Duration },
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
+    Key { name: "auth.mode", kind: Kind::Choice(choice::<AuthMode>) },
+    Key { name: "auth.keys_file", kind: Kind::Path },
+    Key { name: "auth.allow_remote", kind: Kind::Bool },
     Key { name: "cors.origins", kind: Kind::List(origin) },
     Key { name: "passthrough.paths", kind: Kind::List(path) },
     Key { name: "websocket.enabled", kind: Kind::Bool },

@@ -16,7 +16,8 @@ use secrecy::SecretString;
 
 use super::keys::{KEYS, Key};
 use super::layers::{self, Entry, Flags, Problem, Source, place};
-use super::{Config, UpstreamConfig};
+use super::{AuthMode, Config, UpstreamConfig};
+use crate::client_keys::ClientKeys;
 use crate::keyring::Keyring;
 
 /// A configuration that passed every check.
@@ -28,6 +29,8 @@ pub struct Resolved {
     pub servers: Vec<ServerConfig>,
     /// The keys of `keys_file`, or one of this start's own.
     pub keyring: Arc<Keyring>,
+    /// The keys of `auth.keys_file`, where `auth.mode` asks for them.
+    pub client_keys: Arc<ClientKeys>,
     /// Where each key's value came from: `default`, a file's path, `env NAME` or `flag --name`.
     pub sources: BTreeMap<String, String>,
     /// The flags that were read, for [`Resolved::again`].
@@ -65,8 +68,19 @@ pub fn load_from(
     let Some((config, places)) = extracted else { return Err(problems) };
     problems.extend(checks.addresses(&config, &places));
     problems.extend(checks.silences(&config));
+    problems.extend(checks.open_to_all(&config));
+    let auth = config.auth.mode;
+    let client_keys = match checks.client_keys(&config) {
+        Ok(keys) => keys,
+        Err(problem) => {
+            problems.push(problem);
+            ClientKeys::off()
+        }
+    };
     let mut servers = Vec::new();
-    for (server, config) in places {
+    for (server, mut config) in places {
+        // what stands for a client's key here is none of the upstream's
+        config.forward_authorization &= auth == AuthMode::Pass;
         let key = match config.api_key_file.as_deref().map(read_key).transpose() {
             Ok(key) => key,
             Err(message) => {
@@ -86,7 +100,8 @@ pub fn load_from(
         }
     };
     let sources = checks.sources.into_iter().map(|(key, source)| (key, source.to_string())).collect();
-    Ok(Resolved { config, servers, keyring, sources, flags: flags.clone() })
+    let client_keys = Arc::new(client_keys);
+    Ok(Resolved { config, servers, keyring, client_keys, sources, flags: flags.clone() })
 }
 
 /// The values of one server, and the place of its table among several.
@@ -174,7 +189,8 @@ impl Resolved {
     /// The files that a change of the configuration may be in.
     pub fn files(&self) -> Vec<PathBuf> {
         let keys = self.servers.iter().filter_map(|server| server.config.api_key_file.clone());
-        layers::files(&self.flags).into_iter().chain(keys).collect()
+        let client_keys = self.config.auth.keys_file.clone();
+        layers::files(&self.flags).into_iter().chain(keys).chain(client_keys).collect()
     }
 
     /// Keys whose values differ from `other`'s, `upstream` keys left out.
@@ -319,6 +335,33 @@ impl Checks {
         let message = "store.url needs keys_file: replicas that share a store must share its keys \
                        (make one: openssl rand -base64 32 > keys)";
         missing.then(|| self.problem(&["store.url"], message))
+    }
+
+    /// The keys that `auth.mode` asks for.
+    fn client_keys(&self, config: &Config) -> Result<ClientKeys, Problem> {
+        match (config.auth.mode, config.auth.keys_file.as_deref()) {
+            (AuthMode::Keys, Some(path)) => {
+                ClientKeys::read(path).map_err(|message| self.problem(&["auth.keys_file"], message))
+            }
+            (AuthMode::Keys, None) => {
+                let message = "auth.mode = \"keys\" needs auth.keys_file (make one: rejoinder keys add NAME --file FILE)";
+                Err(self.problem(&["auth.mode"], message))
+            }
+            (AuthMode::Pass | AuthMode::None, _) => Ok(ClientKeys::off()),
+        }
+    }
+
+    /// Who asks nothing of clients is not to be reached from other machines by mistake.
+    fn open_to_all(&self, config: &Config) -> Option<Problem> {
+        let open = config.auth.mode == AuthMode::None
+            && !config.auth.allow_remote
+            && !config.listen.ip().is_loopback();
+        let message = format!(
+            "auth.mode = \"none\" with listen = \"{}\" would let every machine call that reaches this address; use \
+             auth.mode = \"keys\", or allow it by auth.allow_remote = true",
+            config.listen
+        );
+        open.then(|| self.problem(&["auth.mode", "listen"], message))
     }
 
     fn silences(&self, config: &Config) -> Vec<Problem> {

@@ -10,6 +10,7 @@ use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use crate::budget::Budget;
+use crate::client_keys::ClientKeys;
 use crate::config::Config;
 use crate::keyring::Keyring;
 use crate::store::{EchoCache, Store};
@@ -24,6 +25,8 @@ pub(crate) struct App {
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Metrics,
     pub(super) keyring: Arc<Keyring>,
+    /// The keys that may call `listen`.
+    pub(super) client_keys: Arc<ClientKeys>,
     pub(super) store: Arc<dyn Store>,
     pub(super) echoes: EchoCache,
     pub(super) runs: Runs,

@@ -64,8 +64,9 @@ pub struct CreateRequest {
 /// As [`answer`].
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
     let (begun, socket) = (request.begun, request.socket.clone());
+    let admission = app.client_keys.of(&request.headers).map(|key| key.begin()).transpose()?;
     let planned = plan(&app, request).await?;
-    pending(app, planned, begun, socket).answer().await
+    pending(app, planned, begun, socket).of_key(admission).answer().await
 }
 
 /// A request that nothing is wrong with, and what is to be sent for it.
@@ -165,6 +166,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         begun,
         timeout,
         keep,
+        admission: None,
     }
 }
 

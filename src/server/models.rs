@@ -23,9 +23,12 @@ pub async fn answer(
     request: Request<Incoming>,
     id: Option<&str>,
 ) -> Result<Response<ResponseBody>, Error> {
-    let entries = list(app, request.headers()).await;
+    let mut entries = list(app, request.headers()).await;
     if entries.is_empty() {
         return passthrough::answer(app, request).await;
+    }
+    if let Some(key) = app.client_keys.of(request.headers()) {
+        entries.retain(|entry| key.may_use(&entry.id));
     }
     let body = match id {
         None => {

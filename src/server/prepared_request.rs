@@ -72,8 +72,11 @@ impl PreparedRequest {
         socket: Option<&SocketCreate>,
     ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
-        let past = StoredContext::load(app, &caller, &asks, socket).await?;
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+        if let Some(key) = app.client_keys.of(&headers) {
+            key.check_model(model)?;
+        }
+        let past = StoredContext::load(app, &caller, &asks, socket).await?;
         let route =
             conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
         Ok(PreparedRequest {

@@ -41,6 +41,9 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                         "changed keys that take effect after a restart"
                     );
                 }
+                if let Err(error) = current.client_keys.reload() {
+                    tracing::error!(error, "the API keys stay as they were");
+                }
                 match upstream.reload(&next.servers) {
                     Ok(()) => tracing::info!(upstreams = next.servers.len(), "configuration read again"),
                     Err(error) => tracing::error!(error, "the configuration stays as it was"),
@@ -48,6 +51,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                 // what waits for a restart is compared with what is in force
                 let mut next = next;
                 next.config = current.config;
+                next.client_keys = current.client_keys;
                 current = next;
             }
             Err(problems) => {

@@ -62,6 +62,9 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     let mut response = json(status, error.envelope());
     let headers = response.headers_mut();
     headers.extend(error_headers(error));
+    if error.kind == Kind::Unauthorized {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if status == StatusCode::METHOD_NOT_ALLOWED {
         headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
     }

@@ -7,10 +7,12 @@ use std::time::Instant;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use rejoinder_core::error::{Error, Kind};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::app::App;
 use super::ids::seed;
@@ -114,7 +116,7 @@ struct Asked<'a> {
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
     let begun = Instant::now();
     let id = request_id(&request);
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""));
+    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""), key = Empty);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = route(&method, &path, request.headers().contains_key(header::UPGRADE));
     let endpoint = route.name();
@@ -159,9 +161,44 @@ fn failed(app: &App, error: &Error) -> Response<ResponseBody> {
     reply::error(error)
 }
 
-async fn routed(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
-    let Asked { app, path, route, begun, id } = asked;
+/// Answers a request of somebody who may call, and tells what is left of its limits.
+async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let Asked { app, route, .. } = asked;
     origin::check_body(&request, matches!(route, Route::Pass))?;
+    if !app.client_keys.are_on() || matches!(route, Route::Health) {
+        return handled(asked, request).await;
+    }
+    app.client_keys.admit(request.headers_mut())?;
+    let Some(key) = app.client_keys.of(request.headers()) else {
+        return Err(Error::new(Kind::Unauthorized, "Incorrect API key provided."));
+    };
+    tracing::Span::current().record("key", key.name.as_str());
+    app.metrics.key_request(&key.name);
+    if matches!(route, Route::Pass) {
+        key.check_unread()?;
+    }
+    let admission = match route {
+        // each response over a WebSocket is one request, and so is each create request: they begin where both meet
+        Route::Pass | Route::Compact | Route::InputTokens => Some(key.begin()?),
+        _ => None,
+    };
+    let mut response = handled(asked, request).await?;
+    response.headers_mut().extend(key.rate_headers());
+    Ok(match admission {
+        // it lasts as long as the body does
+        Some(admission) => response.map(|body| {
+            body.map_frame(move |frame| {
+                let _lasts = &admission;
+                frame
+            })
+            .boxed_unsync()
+        }),
+        None => response,
+    })
+}
+
+async fn handled(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let Asked { app, path, route, begun, id } = asked;
     match route {
         // the large ones on the heap: what holds them is moved several times before it runs
         Route::Create => Box::pin(create::answer(app.clone(), request, begun, id)).await,

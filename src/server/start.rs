@@ -17,7 +17,7 @@ use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use super::{admin, client_socket, reload, routes};
 use crate::budget::Budget;
-use crate::config::Resolved;
+use crate::config::{AuthMode, PassthroughConfig, Resolved};
 use crate::descriptors;
 use crate::signals::Stop;
 use crate::store::{self, EchoCache};
@@ -26,6 +26,9 @@ use crate::upstream::Upstream;
 
 /// Longest wait for servers to save their slots, at the very end.
 const SAVING: Duration = Duration::from_secs(20);
+
+/// What is passed on to the upstream where keys are asked for and `passthrough.paths` is not set.
+const API_PATHS: &str = "/v1/*";
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends at once.
 ///
@@ -87,7 +90,7 @@ fn app(
     metrics: Metrics,
 ) -> Result<App, String> {
     let store = store::open(&resolved)?;
-    let Resolved { config, keyring, .. } = resolved;
+    let Resolved { config, keyring, client_keys, .. } = resolved;
     let (hosts, origins) = (&config.allowed_hosts, &config.cors.origins);
     let callers = Callers::of_api(own, hosts, origins);
     if callers.any_origin() {
@@ -95,16 +98,24 @@ fn app(
             "cors.origins has \"*\": any web page that is opened where this address can be reached may use it"
         );
     }
+    if config.auth.mode == AuthMode::None && !config.listen.ip().is_loopback() {
+        tracing::warn!("auth.mode is \"none\": every machine that reaches this address may use the upstream");
+    }
+    // with keys, what is passed on is what the API has, unless it is said otherwise
+    let all = config.passthrough == PassthroughConfig::default() && client_keys.are_on();
+    let api = [API_PATHS.to_owned()];
+    let paths = Paths::new(if all { &api } else { &config.passthrough.paths });
     let (bytes, timeout) = (config.max_buffered_bytes, config.buffer_timeout);
     Ok(App {
         keyring,
+        client_keys,
         runs: Runs::new(&config.store),
         store,
         socket_turns: AllSocketTurns::new(config.websocket.memory_max_bytes),
         sockets: TaskTracker::new(),
         callers,
         admin_callers: Callers::of_admin(own_admin, hosts),
-        paths: Paths::new(&config.passthrough.paths),
+        paths,
         echoes: EchoCache::default(),
         budget: Budget::new(bytes, timeout, metrics.over_capacity.clone()),
         config,

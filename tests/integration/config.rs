@@ -561,6 +561,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.upstream.extra_body = None;
     config.upstream.slot_save_dir = None;
     config.keys_file = None;
+    config.auth.keys_file = None;
     config.store.url = None;
     assert_eq!(config, Config::default());
 }

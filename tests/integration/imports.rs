@@ -34,7 +34,7 @@ const CORE: &[&[&str]] = &[
 /// The modules of `rejoinder`.
 const PROXY: &[&[&str]] = &[
     &["wake_flag", "descriptors", "heavy", "scope", "signals", "buffer_pool"],
-    &["budget", "keyring", "sse"],
+    &["budget", "client_keys", "keyring", "sse"],
     &["config"],
     &["store", "telemetry"],
     &["upstream"],

@@ -14,6 +14,7 @@ mod answers;
 mod budget;
 mod callers;
 mod checker;
+mod client_keys;
 mod compaction;
 mod config;
 mod descriptors;
