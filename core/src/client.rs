@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_known_by_what_it_says_of_itself() {
+    fn clients_are_identified_by_their_headers() {
         for (headers, name) in [
             ([Some(&b"codex_exec"[..]), None], "Codex"),
             ([Some(b"Codex Desktop"), Some(b"other")], "Codex"),

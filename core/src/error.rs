@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_may_be_tried_again_says_so() {
+    fn retryable_failures_say_so() {
         let words = |kind, message: &str| Error::new(kind, message).retry_message().into_owned();
         let retry = "You can retry your request. (server_error)";
         assert_eq!(words(Kind::UpstreamFailed, "It broke."), format!("It broke. {retry}"));
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn busy_answers_always_say_when_to_come_back() {
+    fn busy_errors_always_have_retry_after() {
         assert!(Error::new(Kind::OverCapacity, "").retry_after().is_some());
         assert!(Error::new(Kind::RateLimited, "").retry_after().is_some());
         assert!(Error::new(Kind::Unavailable, "").retry_after().is_some());

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn every_known_type_has_one_prefix_of_its_own() {
+    fn every_known_type_has_one_prefix() {
         assert_eq!(
             ["message", "web_search_call", "mcp_call", "function_call_output", "made_up"].map(prefix_of),
             ["msg_", "ws_", "mcp_", "fco_", "item_"]

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn keywords_are_kept() {
+    fn keywords_are_checked() {
         let person = json!({
             "type": "object",
             "properties": {
@@ -409,7 +409,7 @@ mod tests {
         }
     }
 
-    /// Neither a reference to itself nor references that double at each step hold the thread.
+    /// Neither self-references nor exponentially many references block the thread.
     #[test]
     fn hostile_schemas_end() {
         assert!(!fits(json!({"$ref": "#"}), json!(1)));

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_buffers_are_larger_than_what_is_kept() {
+    fn large_buffers_exceed_the_threshold() {
         assert_eq!(
             (capacity(10), capacity(LARGE - 1), capacity(LARGE), capacity(LEAST + 1)),
             (10, LARGE - 1, LEAST, LEAST + 1)

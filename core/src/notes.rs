@@ -32,7 +32,7 @@ impl Notes {
 
     /// Whether a value of this many bytes may be parsed and rewritten, which takes several times its memory. Only
     /// earlier values count, so a longer history does not change how earlier values are sent.
-    pub(crate) fn rewrite(&mut self, bytes: usize) -> bool {
+    pub(crate) fn may_rewrite(&mut self, bytes: usize) -> bool {
         let left = self.rewritten.checked_sub(bytes);
         self.rewritten = left.unwrap_or(self.rewritten);
         left.is_some()

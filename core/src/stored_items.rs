@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_message_is_kept_as_its_text_and_comes_back_whole() {
+    fn a_plain_message_is_stored_as_text_and_restored() {
         for text in [r#""""#, r#""a \"quoted\" word\\""#, r#""é \ud83d\ude00""#] {
             let user = [USER[0], text, USER[1]].concat();
             for input in [Input::new(text), Input::new(&user)] {
@@ -148,9 +148,9 @@ mod tests {
         }
     }
 
-    /// The transcoder writes it in this form, or nothing would be saved.
+    /// The transcoder must write exactly this form, or messages would not be stored as text.
     #[test]
-    fn a_plain_answer_is_such_a_message() {
+    fn a_plain_answer_is_stored_as_text() {
         let plan = plan(br#"{"model":"m","input":"Hi"}"#, &PlanOptions::new(&GENERIC)).unwrap();
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("0192"), 1);
         let mut out = Vec::new();
@@ -164,12 +164,12 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_kept_as_it_is() {
+    fn anything_else_is_stored_unchanged() {
         let user = |text: &str| [USER[0], text, USER[1]].concat();
         let said = |seed: &str, text: &str| [ASSISTANT[0], seed, ASSISTANT[1], text, ASSISTANT[2]].concat();
         for json in [
             "[]".to_owned(),
-            // two parts, two items, a member more, another order
+            // two parts, two items, an additional member, another order
             user(r#""a"},{"type":"input_text","text":"b""#),
             user(r#""a"}]},{"type":"message","role":"user","content":[{"type":"input_text","text":"b""#),
             user(r#""a","detail":"b""#),

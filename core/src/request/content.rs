@@ -127,7 +127,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
         return Some(Piece::Image { url, detail: None });
     }
     let Some(Value::Object(members)) =
-        notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten()
+        notes.may_rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten()
     else {
         // too wide or too long to be parsed
         notes.add("written_part", kind);
@@ -160,7 +160,7 @@ fn other<'a>(raw: &'a RawValue, kind: &str, notes: &mut Notes) -> Option<Piece<'
 
 /// A JSON value as text, without the binary data in it.
 fn of_value<'a>(raw: &'a RawValue, notes: &mut Notes) -> Piece<'a> {
-    match notes.rewrite(raw.get().len()) {
+    match notes.may_rewrite(raw.get().len()) {
         true => Piece::owned(&plain_text::of_value(raw)),
         false => Piece::Quoted(Quoted::new(raw.get())),
     }
@@ -228,7 +228,7 @@ fn file<'a>(part: &Part<'a>, notes: &mut Notes) -> Piece<'a> {
         .find_map(|raw| present(raw).and_then(json::decode));
     let name = beginning(name.as_deref().unwrap_or("unnamed"), NAME_BYTES);
     let data = present(part.file_data);
-    if data.is_some_and(|data| !notes.rewrite(data.get().len())) {
+    if data.is_some_and(|data| !notes.may_rewrite(data.get().len())) {
         return Piece::owned(&format!("[file {name}: it is too long and was left out]"));
     }
     match data.and_then(json::decode).and_then(|data| text_of(&data)) {

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_nearest_level_stands_for_one_that_is_not_taken() {
+    fn the_closest_accepted_level_is_sent() {
         let three = ["none", "low", "medium", "high"];
         for (asked, taken, want) in [
             ("medium", &three[..], Some("medium")),
@@ -45,10 +45,10 @@ mod tests {
             ("xhigh", &["high", "max"], Some("max")),
             ("medium", &["low", "high"], Some("high")),
             ("none", &["low", "high"], Some("low")),
-            // no degree of thinking is to be had
+            // no level other than `none` is accepted
             ("high", &["none"], None),
             ("high", &[], None),
-            // a template's own word
+            // a word defined by a template
             ("deep", &three, Some("deep")),
             ("deep", &["none"], None),
         ] {

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_goes_before_the_configuration() {
+    fn the_request_overrides_the_configuration() {
         for (settings, own, defaults, want) in [
             ("", "{}", "{}", ""),
             (",\"top_p\":0.9", "{}", "{}", ",\"top_p\":0.9"),

@@ -94,7 +94,7 @@ pub struct Call<'a> {
 }
 
 /// What reading depends on besides the items.
-pub struct Reading<'t> {
+pub struct ReadContext<'t> {
     /// Maps declared tools to chat functions.
     pub table: &'t Table,
     /// Opens sealed reasoning and summaries; sealed content is skipped without it.
@@ -125,7 +125,7 @@ const WITHOUT_ANSWER: &str = "without_answer";
 
 /// Reads the items of `input`. Consecutive assistant messages, reasoning and calls form one entry. An output goes to
 /// the call it answers, wherever it stands: Codex puts messages between the two.
-pub fn read<'a>(items: &[&InputItem<'a>], reading: &Reading<'_>, notes: &mut Notes) -> History<'a> {
+pub fn read<'a>(items: &[&InputItem<'a>], reading: &ReadContext<'_>, notes: &mut Notes) -> History<'a> {
     let mut history = History::default();
     let (mut steps, places) = history.steps(items, reading, notes);
     replace_summarised(&mut steps);
@@ -168,7 +168,7 @@ impl<'a> History<'a> {
     fn steps(
         &mut self,
         items: &[&InputItem<'a>],
-        reading: &Reading<'_>,
+        reading: &ReadContext<'_>,
         notes: &mut Notes,
     ) -> (Vec<Step<'a>>, Vec<usize>) {
         let mut steps: Vec<Step<'a>> = Vec::with_capacity(items.len());

@@ -36,8 +36,10 @@ pub(super) fn write(out: &mut Vec<u8>, entries: &[Entry<'_>], options: &PlanOpti
     let start = out.len();
     for entry in entries {
         match entry {
-            Entry::Prompt(role, pieces) => prompt(out, start, *role, pieces),
-            Entry::Assistant(assistant) => turn(out, start, assistant, options.dialect.reasoning_key),
+            Entry::Prompt(role, pieces) => write_prompt(out, start, *role, pieces),
+            Entry::Assistant(assistant) => {
+                write_assistant(out, start, assistant, options.dialect.reasoning_key)
+            }
         }
     }
     out.push(b']');
@@ -50,7 +52,7 @@ pub(crate) fn arrange<'a>(
     entries: Vec<Entry<'a>>,
     options: &PlanOptions<'_>,
 ) -> Vec<Entry<'a>> {
-    let mut entries = place(instructions, entries, options.developer_messages);
+    let mut entries = place_developer_text(instructions, entries, options.developer_messages);
     if !options.accepts_images {
         replace_images(&mut entries);
     }
@@ -82,7 +84,7 @@ fn replace_images(entries: &mut [Entry<'_>]) {
 
 /// Places system and developer text as the mode demands. In every mode the first message depends only on the beginning
 /// of the history (with `all`, on all its developer messages), and nothing else moves.
-fn place<'a>(
+fn place_developer_text<'a>(
     instructions: Option<&'a RawValue>,
     entries: Vec<Entry<'a>>,
     mode: DeveloperMessages,
@@ -140,7 +142,7 @@ fn alternate(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
     joined
 }
 
-fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
+fn write_prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
     begin(out, start, role.name());
     out.extend_from_slice(b",\"content\":");
     content::write(out, pieces.iter(), "\\n");
@@ -148,7 +150,7 @@ fn prompt(out: &mut Vec<u8>, start: usize, role: Role, pieces: &[Piece<'_>]) {
 }
 
 /// Appends one assistant message, then the outputs of its calls in order, then the images in those outputs.
-fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_key: &str) {
+fn write_assistant(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_key: &str) {
     begin(out, start, "assistant");
     out.extend_from_slice(b",\"content\":");
     if assistant.text.iter().all(Piece::is_empty) {
@@ -177,7 +179,7 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
     }
     out.push(b'}');
 
-    let mut seen: Vec<Piece<'_>> = Vec::new();
+    let mut images: Vec<Piece<'_>> = Vec::new();
     for call in &assistant.calls {
         begin(out, start, "tool");
         out.extend_from_slice(b",\"tool_call_id\":");
@@ -185,17 +187,22 @@ fn turn(out: &mut Vec<u8>, start: usize, assistant: &Assistant<'_>, reasoning_ke
         out.extend_from_slice(b",\"content\":");
         match &call.output {
             None => json::push_string(out, ABORTED),
-            Some(pieces) => write_output(out, pieces, &call.id, &mut seen),
+            Some(pieces) => write_output(out, pieces, &call.id, &mut images),
         }
         out.push(b'}');
     }
-    if !seen.is_empty() {
-        prompt(out, start, Role::User, &seen);
+    if !images.is_empty() {
+        write_prompt(out, start, Role::User, &images);
     }
 }
 
-/// Appends the output of a call as one string. Images, which a string cannot contain, are added to `seen`.
-pub(crate) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str, seen: &mut Vec<Piece<'a>>) {
+/// Appends the output of a call as one string. Images, which a string cannot contain, are added to `images`.
+pub(crate) fn write_output<'a>(
+    out: &mut Vec<u8>,
+    pieces: &[Piece<'a>],
+    id: &str,
+    images: &mut Vec<Piece<'a>>,
+) {
     let shown = pieces.iter().filter(|piece| piece.is_text());
     let others = pieces.iter().filter(|piece| !piece.is_text());
     if others.clone().next().is_none() {
@@ -203,8 +210,8 @@ pub(crate) fn write_output<'a>(out: &mut Vec<u8>, pieces: &[Piece<'a>], id: &str
     }
     let elsewhere = Piece::Text(Cow::Borrowed("[see the next user message for the image]"));
     content::write_text(out, shown.chain([&elsewhere]), "\\n");
-    seen.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
-    seen.extend(others.cloned());
+    images.push(Piece::Text(Cow::Owned(format!("[Image from tool call {id}]"))));
+    images.extend(others.cloned());
 }
 
 fn begin(out: &mut Vec<u8>, start: usize, role: &str) {

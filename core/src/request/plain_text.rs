@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::wire::json;
 
 /// Members that mean nothing to a model.
-const SILENT: [&str; 12] = [
+const IGNORED_MEMBERS: [&str; 12] = [
     "annotations",
     "author",
     "call_id",
@@ -42,17 +42,17 @@ pub fn of_item(item: &RawValue, kind: &str) -> Option<String> {
     };
     let head = text.len();
     for (key, value) in members {
-        if SILENT.contains(&&*key) || matches!(&*key, "server_label" | "name") {
+        if IGNORED_MEMBERS.contains(&&*key) || matches!(&*key, "server_label" | "name") {
             continue;
         }
-        if let Some(shown) = shown(&key, value) {
+        if let Some(shown) = member_text(&key, value) {
             text.push_str(&format!("\n{key}: {shown}"));
         }
     }
     (text.len() > head).then_some(text)
 }
 
-fn shown(key: &str, value: Value) -> Option<String> {
+fn member_text(key: &str, value: Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) if text.trim().is_empty() => None,
@@ -68,7 +68,7 @@ fn shown(key: &str, value: Value) -> Option<String> {
             Some(names.collect::<Vec<_>>().join(", "))
         }
         mut other => {
-            strip(&mut other);
+            replace_binary(&mut other);
             Some(other.to_string())
         }
     }
@@ -111,19 +111,21 @@ pub fn of_value(raw: &RawValue) -> Cow<'_, str> {
         return json::minify(raw.get());
     }
     let mut value = json::tree(raw.get()).unwrap_or_default();
-    if strip(&mut value) { Cow::Owned(value.to_string()) } else { json::minify(raw.get()) }
+    if replace_binary(&mut value) { Cow::Owned(value.to_string()) } else { json::minify(raw.get()) }
 }
 
 /// Replaces binary data by notes. Returns whether there was any.
-fn strip(value: &mut Value) -> bool {
+fn replace_binary(value: &mut Value) -> bool {
     match value {
         Value::String(text) if is_binary(text) => {
             *text = readable(std::mem::take(text));
             true
         }
-        Value::Array(list) => list.iter_mut().filter_map(|value| strip(value).then_some(())).count() > 0,
+        Value::Array(list) => {
+            list.iter_mut().filter_map(|value| replace_binary(value).then_some(())).count() > 0
+        }
         Value::Object(members) => {
-            members.values_mut().filter_map(|value| strip(value).then_some(())).count() > 0
+            members.values_mut().filter_map(|value| replace_binary(value).then_some(())).count() > 0
         }
         _ => false,
     }

@@ -258,7 +258,7 @@ impl<'a, 'o> Planner<'a, 'o> {
         has_instructions: bool,
     ) -> Result<Vec<Entry<'a>>, Error> {
         let earlier = self.context.earlier.len();
-        let reading = history::Reading { table, seal: self.options.seal.as_deref(), earlier };
+        let reading = history::ReadContext { table, seal: self.options.seal.as_deref(), earlier };
         let History { mut entries, unknown_role, repeated, clash, left_out } =
             history::read(items, &reading, &mut self.notes);
         (self.repeated, self.left_out) = (repeated, left_out);

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_when_arguments_are_whole() {
+    fn complete_arguments_are_recognised() {
         let text = r#"{"a":"}\"","b":[{"c":"\\"}]}"#;
         let escaped = crate::wire::json::escape(text);
         for cut in (0..escaped.len()).filter(|&c| !escaped[..c].ends_with('\\')) {

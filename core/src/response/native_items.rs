@@ -62,7 +62,7 @@ impl NativeItems {
         if item.is_none()
             && let Some(id) = event.item_id.and_then(json::literal)
             && let Some(current) = self.items.get(self.current)
-            && current.continues(kind, id, number(event.output_index))
+            && current.continues(kind, id, unsigned(event.output_index))
         {
             return Some(self.current);
         }
@@ -193,12 +193,12 @@ impl NativeItems {
 }
 
 /// The value as an unsigned integer, if it is one.
-pub(crate) fn number(raw: Option<&RawValue>) -> Option<u64> {
+pub(crate) fn unsigned(raw: Option<&RawValue>) -> Option<u64> {
     raw?.get().parse().ok()
 }
 
 /// The part of an id after its prefix, if that is long enough to identify an item.
-fn tail(id: &str) -> Option<&str> {
+fn unique_part(id: &str) -> Option<&str> {
     id.split_once('_').map(|(_, rest)| rest).filter(|rest| rest.len() >= SHORTEST)
 }
 

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_shared_stands_where_it_belongs() {
+    fn shared_texts_are_inserted_in_place() {
         let mut text = Text::new();
         text.append(Text::shared("long".to_owned()));
         text.push(b",short,");

@@ -273,7 +273,7 @@ impl Transcoder {
         if self.ended() {
             return;
         }
-        self.calls.iter_mut().for_each(|slot| slot.begin());
+        self.calls.iter_mut().for_each(|slot| slot.mark_begun());
         self.texts.late.take();
         self.close(Ending::Incomplete, out);
         self.terminate("response.incomplete", Status::Incomplete("cancelled"), Terminal::Cancelled, out);

@@ -17,11 +17,11 @@ const MESSAGE_LIMIT: usize = 4096;
 /// Longest `code` and `param` that are passed on, in bytes.
 const WORD_LIMIT: usize = 128;
 /// How many characters of an error without a message are shown in its place.
-const SHOWN: usize = 500;
+const SHOWN_CHARACTERS: usize = 500;
 /// How deeply errors may be nested.
 const DEPTH: u32 = 8;
 /// Elements of a list of errors that are read.
-const LISTED: usize = 16;
+const MOST_LISTED: usize = 16;
 
 #[derive(Debug, Default, Deserialize)]
 struct Body<'a> {
@@ -135,7 +135,7 @@ fn read(text: &str, depth: u32) -> Option<ParsedError> {
         b'{' => serde_json::from_str::<Body<'_>>(text).ok().map(|body| object(&body, depth)),
         b'[' => {
             let list: &RawValue = serde_json::from_str(text).ok()?;
-            let (list, _) = first_elements(list.get(), LISTED)?;
+            let (list, _) = first_elements(list.get(), MOST_LISTED)?;
             let parsed = list.into_iter().filter_map(|raw| read(raw.get(), depth));
             parsed.filter(|parsed| parsed.message.is_some()).reduce(combine)
         }
@@ -227,7 +227,7 @@ fn field_path(loc: &RawValue) -> Option<String> {
 /// Reads an error sent as events although the request asked for no stream.
 fn from_events(text: &str) -> Option<ParsedError> {
     let data = text.lines().filter_map(|line| line.strip_prefix("data:"));
-    data.take(LISTED).find_map(|data| read(data.trim(), DEPTH).filter(|parsed| parsed.message.is_some()))
+    data.take(MOST_LISTED).find_map(|data| read(data.trim(), DEPTH).filter(|parsed| parsed.message.is_some()))
 }
 
 /// Takes a plain text message. Markup is meant for browsers, and says less than the status.
@@ -246,7 +246,8 @@ fn plain_text(text: &str) -> Option<ParsedError> {
 /// The JSON of an error without a message, shortened: better than no message at all.
 fn as_message(text: &str) -> Option<String> {
     let compact = json::minify(text);
-    let words: String = compact.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words: String =
+        compact.chars().take(SHOWN_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (words.len() > 2).then_some(words)
 }
 
@@ -441,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_real_servers() {
+    fn messages_of_real_servers() {
         for (status, body, want, code) in [
             (
                 400,
@@ -604,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overflow_is_told_in_the_words_that_clients_know() {
+    fn an_overflow_has_the_message_that_clients_know() {
         for (words, want) in [
             (
                 "request (20024 tokens) exceeds the available context size (8192 tokens)",
@@ -641,7 +642,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_in_a_list_is_that_error_and_a_failure_is_the_servers() {
+    fn an_error_in_a_list_is_read_and_a_failure_names_the_server() {
         let error =
             http(400, r#"[{"error":{"code":400,"message":"schema too deep","status":"INVALID_ARGUMENT"}}]"#);
         assert_eq!((error.status(), error.message.as_str()), (400, "schema too deep"));
@@ -654,12 +655,12 @@ mod tests {
     }
 
     #[test]
-    fn fields_have_our_names() {
+    fn fields_have_responses_names() {
         let error = http(400, r#"{"error":{"message":"m","param":"max_tokens","code":400}}"#);
         assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
     }
     #[test]
-    fn a_message_is_found_wherever_it_stands() {
+    fn a_message_is_found_in_every_form() {
         for body in [
             r#"[{"error":{"code":400,"message":"the message","status":"INVALID_ARGUMENT"}}]"#,
             r#"{"detail":"the message"}"#,
@@ -667,7 +668,7 @@ mod tests {
             "the message",
             r#"{"error":"the message"}"#,
             r#"{"error":{"message":"","metadata":{"raw":"{\"error\":{\"message\":\"the message\"}}"}}}"#,
-            // of the same kinds, in other forms
+            // the same kinds in other forms
             r#"[[{"message":"the message"}]]"#,
             r#"{"detail":[{"type":"missing","loc":["body","messages"],"msg":"the message"}]}"#,
             r#"{"detail":{"error":{"message":"the message"}}}"#,
@@ -695,7 +696,7 @@ mod tests {
         assert_eq!(http(400, r#"{"detail":["no","such","no"]}"#).message, "no; such");
         let unnamed = http(422, r#"{"errors": {"model": ["is invalid"]}}"#);
         assert_eq!(unnamed.message, r#"{"errors":{"model":["is invalid"]}}"#);
-        // within a stream, too
+        // in a stream as well
         assert_eq!(from_stream(both).message, "Provider returned error: it is too warm");
         assert_eq!(from_stream(behind).code().as_deref(), Some("context_length_exceeded"));
         assert_eq!(from_stream(r#"{"error":"Model is unloaded"}"#).kind, Kind::UpstreamFailed);

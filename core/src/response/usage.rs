@@ -85,7 +85,7 @@ impl Usage {
         let timings: chat::Timings = trusted_json::fields(raw.get())?;
         let cached = timings.cache_n.unwrap_or(0);
         let input = cached.checked_add(timings.prompt_n?)?;
-        Usage::within(input, Some(cached), None, timings.predicted_n?, None)
+        Usage::bounded(input, Some(cached), None, timings.predicted_n?, None)
     }
 
     /// Parses the `usage` of a Response object. `None` if it holds no counts.
@@ -95,7 +95,7 @@ impl Usage {
         let input = usage.input_tokens?;
         let output = usage.output_tokens.unwrap_or(0);
         let reasoning = usage.output_tokens_details.and_then(|d| d.reasoning_tokens);
-        Usage::within(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
+        Usage::bounded(input, details.cached_tokens, details.cache_write_tokens, output, reasoning)
     }
 
     /// The counts of a response that took two requests upstream: the prompt of the second, and the output of both.
@@ -108,7 +108,7 @@ impl Usage {
     }
 
     /// Limits parts to their whole; an unreported part is 0. `None` if the sum exceeds 32 bits.
-    fn within(
+    fn bounded(
         input: u64,
         cached: Option<u64>,
         written: Option<u64>,
@@ -167,7 +167,7 @@ impl Counts {
             }
             Some(_) => {}
         }
-        Usage::within(input, cached, written, output, reasoning)
+        Usage::bounded(input, cached, written, output, reasoning)
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
 
     /// Input, cached, output, reasoning.
     #[test]
-    fn the_words_of_real_servers() {
+    fn messages_of_real_servers() {
         for (usage, want) in [
             (r#"{"prompt_tokens":9,"completion_tokens":5,"total_tokens":14}"#, Some([9, 0, 5, 0])),
             (r#"{"prompt_tokens":9.0,"completion_tokens":5.0}"#, Some([9, 0, 5, 0])),
@@ -213,7 +213,7 @@ mod tests {
             (r#"{"prompt_tokens":[],"completion_tokens":7}"#, None),
             ("{}", None),
             ("[]", None),
-            // OpenAI, DeepSeek, Moonshot, Anthropic kin, Responses kin
+            // OpenAI, DeepSeek, Moonshot, Anthropic and Responses names
             (
                 r#"{"prompt_tokens":9,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":3}}"#,
                 Some([9, 4, 5, 3]),
@@ -232,7 +232,7 @@ mod tests {
                 r#"{"input_tokens":9,"output_tokens":5,"input_tokens_details":{"cached_tokens":4},"output_tokens_details":{"reasoning_tokens":3}}"#,
                 Some([9, 4, 5, 3]),
             ),
-            // camelCase; Gemini's own names, with a total and without
+            // camelCase; Gemini names, with and without a total
             (r#"{"promptTokens":9,"completionTokens":5,"totalTokens":14}"#, Some([9, 0, 5, 0])),
             (
                 r#"{"inputTokens":9,"outputTokens":5,"cachedInputTokens":4,"reasoningTokens":3}"#,
@@ -253,7 +253,7 @@ mod tests {
             ),
             (r#"{"prompt_tokens":9,"promptTokens":9,"completion_tokens":5}"#, Some([9, 0, 5, 0])),
             (r#"{"promptTokens":0,"completionTokens":0}"#, None),
-            // on top: xAI, Gemini
+            // in addition: xAI, Gemini
             (
                 r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820,"completion_tokens_details":{"reasoning_tokens":300}}"#,
                 Some([500, 0, 320, 300]),
@@ -263,7 +263,7 @@ mod tests {
                 r#"{"prompt_tokens":500,"completion_tokens":20,"total_tokens":820,"reasoning_tokens":300}"#,
                 Some([500, 0, 320, 300]),
             ),
-            // within: OpenAI; a total that nothing explains
+            // included: OpenAI; a total that no count explains
             (
                 r#"{"prompt_tokens":500,"completion_tokens":320,"total_tokens":820,"completion_tokens_details":{"reasoning_tokens":300}}"#,
                 Some([500, 0, 320, 300]),

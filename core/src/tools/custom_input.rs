@@ -361,7 +361,7 @@ mod tests {
 
     const ALL: Repairs = Repairs { fences: true, headers: true };
 
-    /// The decoded input, whatever the cut.
+    /// The decoded input, which must not depend on how the arguments are split.
     fn decode(arguments: &str, patch: Option<Repairs>) -> String {
         let chars: Vec<char> = arguments.chars().collect();
         let mut results = Vec::new();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_inside_whatever_the_model_wrote() {
+    fn the_input_is_found_in_every_form() {
         for (arguments, want) in [
             (r#"{"input":"a\nb \"q\" \\ \u00e9 \ud83d\ude00 é"}"#, "a\nb \"q\" \\ é 😀 é"),
             (r#" { "note" : {"input":"no"}, "input" : "yes" } "#, "yes"),
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_are_mended() {
+    fn patches_are_repaired() {
         let fenced = "```patch\n*** Begin Patch\n*** Update File: a\n@@ -1,2 +1,3 @@ fn f()\n-x\n+```\n*** End Patch\n```\n";
         let want = "*** Begin Patch\n*** Update File: a\n@@ fn f()\n-x\n+```\n*** End Patch\n";
         let arguments = serde_json::json!({ "input": fenced }).to_string();

@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_is_an_object_and_the_rest_is_kept() {
+    fn only_the_root_changes() {
         for (given, want) in [
             (r#"{}"#, r#"{"type":"object","properties":{}}"#),
             (r#"{"type":null}"#, r#"{"type":"object","properties":{}}"#),

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_words_stay_words() {
+    fn hostile_words_are_quoted() {
         for text in
             ["a b", "it's", "$(reboot)", "`x`", "a\nb", "--json", "-x", "\"q\"", "*", "\\", "' ; rm -rf / #"]
         {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_leads_back_to_its_call() {
+    fn a_line_is_recognised_as_its_call() {
         for (search, arguments) in [
             (Search::Web, json!({"query": "rust's -- \"async\" $HOME"})),
             (Search::Web, json!({"query": "-v"})),

@@ -75,7 +75,7 @@ pub struct Table {
     by_kind: HashMap<ToolKind, usize>,
     /// For each hashed chat name, how many rounds of hashing are used up.
     rounds: HashMap<String, u32>,
-    /// Commands indirect the search functions.
+    /// Commands behind the search functions.
     pub wrappers: Wrappers,
     /// The client's shell tool, which runs them.
     pub shell: Option<ShellTool>,
@@ -189,7 +189,7 @@ impl Table {
         }
     }
 
-    /// The search call indirect a call of the client's shell tool, for the history.
+    /// The search call made through a call of the client's shell tool, for the history.
     pub fn search_in(&self, route_name: &str, arguments: &str) -> Option<(Search, Value)> {
         // lines written by this proxy are shorter
         const LONGEST: usize = 64 << 10;

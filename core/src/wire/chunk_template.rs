@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_nothing_else() {
+    fn rejects_anything_else() {
         for chunk in [
             r#"{"choices":[{"delta":{"content":" a"}}],"id":"b"}"#,
             r#"{"choices":[{"delta":{"content":null}}],"id":"a"}"#,

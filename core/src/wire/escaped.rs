@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn white_space_is_told_however_it_is_escaped() {
+    fn white_space_is_recognised_in_every_escape() {
         assert_eq!(trim(r" \n\t\u000a a\n b\\n \r"), r"a\n b\\n");
         assert_eq!(trim(r" \n"), "");
         assert_eq!(trim(""), "");

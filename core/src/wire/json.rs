@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn long_strings_are_decoded_as_short_ones() {
+    fn long_strings_are_decoded_like_short_ones() {
         for piece in [
             r"a",
             r#"\""#,
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn paired_surrogates_are_no_reason_for_a_copy() {
+    fn paired_surrogates_cause_no_copy() {
         let far = " ".repeat(100);
         for (text, copied) in [
             (r"a\ud83d\ude00b\uD83D\uDE00", false),
@@ -383,7 +383,7 @@ mod tests {
             (r"a\ud83d\ude00\ude00", true),
             (r"a\ud83d", true),
             (r"\ude00\ud83d", true),
-            // an escaped backslash, and a low half alone
+            // an escaped backslash, and a lone low surrogate
             (r"\\ud83d\ude00", true),
         ] {
             for text in [text.to_owned(), format!("{far}{text}")] {
@@ -393,10 +393,10 @@ mod tests {
     }
 
     #[test]
-    fn surrogates_meet_across_pieces_and_lone_ones_are_replaced() {
+    fn surrogates_are_joined_and_lone_ones_replaced() {
         let whole = r"a\ud83d\ude00b\ude00c\ud83dd\\ud83d\ud83d";
         for cut in (0..=whole.len()).filter(|&c| {
-            // pieces are cut between escapes, as a server's chunks are
+            // pieces end between escapes, as chunks of a server do
             let head = &whole[..c];
             serde_json::from_str::<String>(&format!("\"{}\"", head.replace(r"\u", r"u"))).is_ok()
                 && !head.ends_with(r"\u")
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn compaction_touches_nothing_inside_strings() {
+    fn minify_keeps_strings_unchanged() {
         assert_eq!(
             minify("{ \"a b\" : \"c \\\" \\\\\" ,\n \"d\": [1, 2] }"),
             "{\"a b\":\"c \\\" \\\\\",\"d\":[1,2]}"

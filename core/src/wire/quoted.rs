@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_as_long_as_it_says() {
+    fn length_matches_the_output() {
         let quoted = Quoted::member("{\"input\":", "\"a \\\"b\\\" \\u0001 é\"\n\t");
         let mut out = Vec::new();
         quoted.push(&mut out);

@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// The same, one byte at a time.
+    /// Like `end_of_string`, one byte at a time.
     fn plainly(bytes: &[u8], from: usize) -> Option<usize> {
         let mut escaped = false;
         for (at, byte) in bytes.iter().enumerate().skip(from) {
@@ -123,7 +123,7 @@ mod tests {
         }
 
         #[test]
-        fn the_end_is_where_a_plain_reading_finds_it(
+        fn the_end_matches_a_simple_scan(
             pieces in vec(select(vec![r#"\""#, r"\\", r"\n", "a", "text", "é", " and so on, for a good while longer, "]), 0..120),
             end in select(vec!["\"", "\" \"", "", "\\", r#"\\\""#]),
             from in 0..3_usize,
@@ -133,7 +133,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_come_to_the_same_end(bytes in vec(select(vec![b'"', b'\\', b'\\', b'x', 0xff]), 0..300)) {
+        fn any_bytes_match_a_simple_scan(bytes in vec(select(vec![b'"', b'\\', b'\\', b'x', 0xff]), 0..300)) {
             prop_assert_eq!(end_of_string(&bytes, 0), plainly(&bytes, 0));
         }
     }

@@ -490,7 +490,7 @@ mod tests {
         objects(text, &mut items, |raw, item| Some((raw, item))).map(|_| items)
     }
 
-    /// What both readers make of a struct: its fields as they print, or nothing.
+    /// The struct as both parsers read it, printed.
     fn both<'a, T: Deserialize<'a> + fmt::Debug>(text: &'a str) -> [Option<String>; 2] {
         let printed = |read: Option<T>| read.map(|read| format!("{read:?}"));
         let mut cursor = Cursor::new(text);
@@ -500,7 +500,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn elements_are_those_that_serde_json_sees(text in array(json()), after in space()) {
+        fn elements_match_serde_json(text in array(json()), after in space()) {
             let text = text + &after;
             let want: Vec<&RawValue> = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(texts(&list(&text, Cursor::raw).unwrap()), texts(&want));
@@ -515,9 +515,9 @@ mod tests {
         }
 
         #[test]
-        fn members_are_those_that_serde_json_sees(text in object(json()), after in space()) {
+        fn members_match_serde_json(text in object(json()), after in space()) {
             let text = text + &after;
-            // a name that comes twice is an error for both
+            // a duplicate name is an error for both
             let [read, want] = both::<Item<'_>>(&text);
             prop_assert_eq!(read, want);
             let [read, want] = both::<CreateResponse<'_>>(&text);
@@ -525,7 +525,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_off_is_an_error(text in prop_oneof![array(json()), object(json())]) {
+        fn truncated_text_is_an_error(text in prop_oneof![array(json()), object(json())]) {
             for (cut, _) in text.char_indices() {
                 let head = &text[..cut];
                 prop_assert!(elements(head).is_none() && list(head, Cursor::raw).is_none(), "{head}");
@@ -535,11 +535,11 @@ mod tests {
         }
 
         #[test]
-        fn anything_at_all_comes_to_an_end(pieces in vec(select(vec![
+        fn any_input_terminates(pieces in vec(select(vec![
             "{", "}", "[", "]", "\"", "\\", ",", ":", " ", "\"a\"", "null", "nul", "1", "-", "é", "\"type\":", "\0",
         ]), 0..24)) {
             let text = pieces.concat();
-            // well formed by chance: then it is read as it ought to be
+            // if it is well formed by chance, it must be read correctly
             match serde_json::from_str::<Vec<&RawValue>>(&text) {
                 Ok(want) => prop_assert_eq!(texts(&elements(&text).unwrap()), texts(&want)),
                 Err(_) => drop((elements(&text), items(&text))),
@@ -550,17 +550,17 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_value_takes_its_text_without_a_second_parse() {
+    fn a_raw_value_is_not_parsed_again() {
         for text in ["{\"a\": [1, 2]}", "\"x\"", "null", "-1.5e3"] {
             assert_eq!(raw_value(text).unwrap().get(), text);
             assert_eq!(Cursor::new(text).raw().unwrap().get(), text);
         }
-        // no JSON at all: so nobody parsed it
+        // not JSON, which shows that it was not parsed
         assert_eq!(raw_value("{]").unwrap().get(), "{]");
     }
 
     #[test]
-    fn what_the_wire_does_not_use_is_left_to_serde_json() {
+    fn other_types_are_left_to_serde_json() {
         #[derive(Debug, Deserialize)]
         struct Typed {
             n: u64,

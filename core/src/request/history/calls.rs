@@ -66,7 +66,7 @@ pub(super) fn custom_tool_call<'a>(item: &Item<'a>, table: &Table, notes: &mut N
     let input = present(item.input).filter(|input| input.get().starts_with('"'));
     let arguments = match input {
         // equivalent, but keeps the client's escapes
-        Some(input) if !notes.rewrite(input.get().len()) => {
+        Some(input) if !notes.may_rewrite(input.get().len()) => {
             Piece::Quoted(Quoted::member("{\"input\":", input.get()))
         }
         _ => Piece::owned(&value!({ "input": input.and_then(json::decode).unwrap_or_default() }).to_string()),
@@ -89,7 +89,8 @@ pub(super) fn built_in_call<'a>(
         _ => "apply_patch",
     };
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
-    let mut tree = |raw: &RawValue| notes.rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();
+    let mut tree =
+        |raw: &RawValue| notes.may_rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();
     let mut arguments: Value = match present(arguments).map(|raw| (raw, tree(raw))) {
         Some((_, Some(value))) => value,
         // too wide or too long to be parsed
@@ -120,7 +121,7 @@ pub(super) fn built_in_call<'a>(
 pub(super) fn shell_output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
     let results = present(item.output).filter(|raw| raw.get().starts_with('['))?;
-    if !notes.rewrite(results.get().len()) {
+    if !notes.may_rewrite(results.get().len()) {
         return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::new(results.get()))] });
     }
     let results = json::tree(results.get())?;
@@ -146,7 +147,7 @@ pub(super) fn found_tools<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes)
     let mut shown = String::new();
     let mut left = MOST_FOUND;
     let tools = present(item.tools)?;
-    if !notes.rewrite(tools.get().len()) {
+    if !notes.may_rewrite(tools.get().len()) {
         return Some(Step::Output { id, pieces: vec![Piece::Quoted(Quoted::new(tools.get()))] });
     }
     list(tools, None, table, &mut left, &mut shown)?;
@@ -204,7 +205,7 @@ pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes)
     let whole = Piece::Quoted(Quoted::member("{\"invalid_arguments\":", raw.get()));
     let Some(text) = json::decode(raw) else {
         // not a string: an object is used as it is, anything else is wrapped
-        return match (raw.get().starts_with('{'), notes.rewrite(raw.get().len())) {
+        return match (raw.get().starts_with('{'), notes.may_rewrite(raw.get().len())) {
             (true, true) => Piece::owned(&json::minify(raw.get())),
             (true, false) => Piece::Quoted(Quoted::new(raw.get())),
             (false, true) => wrapped(raw.get()),
@@ -218,7 +219,7 @@ pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes)
         text.trim_start().starts_with('{') && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
     match json::text(raw) {
         Some(escaped) if object => Piece::Text(escaped),
-        _ if notes.rewrite(raw.get().len()) => wrapped(&text),
+        _ if notes.may_rewrite(raw.get().len()) => wrapped(&text),
         _ => whole,
     }
 }

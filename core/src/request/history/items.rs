@@ -7,7 +7,7 @@ use crate::request::history::calls::{
     built_in_call, custom_tool_call, found_tools, function_call, output, shell_output,
 };
 use crate::request::history::reasoning::{is_thought, may_think, reasoning, summary, unread_summary};
-use crate::request::history::{Reading, Role, Step};
+use crate::request::history::{ReadContext, Role, Step};
 use crate::request::plain_text;
 use crate::tools::table::{Table, ToolKind};
 use crate::wire::json;
@@ -19,7 +19,7 @@ pub(super) fn step<'a>(
     index: usize,
     raw: &'a RawValue,
     item: Option<&Item<'a>>,
-    reading: &Reading<'_>,
+    reading: &ReadContext<'_>,
     notes: &mut Notes,
 ) -> Step<'a> {
     let table = reading.table;
@@ -77,7 +77,7 @@ pub(super) fn written_out<'a>(
     let images = [item.content, item.output].into_iter().filter_map(present);
     let images = images.filter(|raw| raw.get().contains("\"image_url\""));
     let images: Vec<Piece<'a>> = images.flat_map(|raw| pieces_of_any(raw, notes)).collect();
-    let mut said: Vec<Piece<'a>> = match notes.rewrite(raw.get().len()) {
+    let mut said: Vec<Piece<'a>> = match notes.may_rewrite(raw.get().len()) {
         true => {
             plain_text::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect()
         }

@@ -20,7 +20,7 @@ pub(super) fn thoughts<'a>(
     item: Option<&Item<'a>>,
     notes: &mut Notes,
 ) -> Option<Cow<'a, str>> {
-    if !may_think(raw) || !notes.rewrite(raw.get().len()) {
+    if !may_think(raw) || !notes.may_rewrite(raw.get().len()) {
         return None;
     }
     let members = json::members(raw.get()).unwrap_or_default();

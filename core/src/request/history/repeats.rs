@@ -30,7 +30,7 @@ pub(super) fn skip_repeats(
     let mut repeated = vec![false; steps.len()];
     let compared = Compared::new(steps, from);
     for at in from..from + compared.overlap(from) {
-        set(&mut repeated, at);
+        mark(&mut repeated, at);
     }
     compared.same_ids(from, &ids, &mut repeated);
     compared.calls(from, &mut repeated);
@@ -39,14 +39,14 @@ pub(super) fn skip_repeats(
     for at in (from..steps.len()).rev() {
         let next = repeated.get(at + 1).copied().unwrap_or(false);
         if next && matches!(steps.get(at), Some(Step::Reasoning(_))) {
-            set(&mut repeated, at);
+            mark(&mut repeated, at);
         }
     }
     // an item counts as repeated only if all its steps are
     let mut said: HashSet<usize> = HashSet::new();
     let mut skipped: Vec<usize> = Vec::new();
     for (at, place) in places.iter().enumerate().skip(from) {
-        match (is(&repeated, at), steps.get_mut(at)) {
+        match (is_marked(&repeated, at), steps.get_mut(at)) {
             (true, Some(step)) => {
                 *step = Step::Skipped;
                 skipped.push(*place - earlier);
@@ -72,7 +72,7 @@ pub(super) struct Comparison {
 fn clash(from: usize, ids: &[Option<&str>], places: &[usize], repeated: &[bool]) -> Option<String> {
     let own = ids.iter().zip(places).enumerate().skip(from);
     let mut new =
-        own.filter(|(at, _)| !is(repeated, *at)).filter_map(|(_, (id, place))| Some(((*id)?, *place)));
+        own.filter(|(at, _)| !is_marked(repeated, *at)).filter_map(|(_, (id, place))| Some(((*id)?, *place)));
     let held = ids.iter().zip(places).take(from).filter_map(|(id, place)| Some(((*id)?, *place)));
     let mut taken: HashMap<&str, usize> = held.collect();
     new.find(|(id, place)| *taken.entry(id).or_insert(*place) != *place).map(|(id, _)| id.to_owned())
@@ -162,7 +162,7 @@ impl<'s, 'a> Compared<'s, 'a> {
             let Some(before) = id(at).and_then(|id| held.get(id)) else { continue };
             let reasoning = |at| matches!(self.steps.get(at), Some(Step::Reasoning(_)));
             if self.same(*before, at) || (reasoning(*before) && reasoning(at)) {
-                set(repeated, at);
+                mark(repeated, at);
             }
         }
     }
@@ -189,9 +189,9 @@ impl<'s, 'a> Compared<'s, 'a> {
         }
         for at in from..steps.len() {
             let Some(found) = call(at).and_then(|call| held.get(&call)) else { continue };
-            set(repeated, at);
+            mark(repeated, at);
             let (mut own, mut before) = (at, *found);
-            while own > from && !is(repeated, own - 1) {
+            while own > from && !is_marked(repeated, own - 1) {
                 before = behind.get(before).copied().unwrap_or_default();
                 if before == 0 {
                     break;
@@ -199,7 +199,7 @@ impl<'s, 'a> Compared<'s, 'a> {
                 match (steps.get(own - 1), steps.get(before - 1)) {
                     (Some(Step::Reasoning(_) | Step::Skipped), _) => own -= 1,
                     (Some(Step::Prompt(..) | Step::Message(_)), _) if self.same(before - 1, own - 1) => {
-                        set(repeated, own - 1);
+                        mark(repeated, own - 1);
                         (own, before) = (own - 1, before - 1);
                     }
                     _ => break,
@@ -235,7 +235,7 @@ fn outputs(steps: &[Step<'_>], from: usize, repeated: &mut [bool]) {
     let mut called: HashSet<&str> = HashSet::new();
     for (at, step) in steps.iter().enumerate() {
         if let Step::Call { id, .. } = step
-            && !is(repeated, at)
+            && !is_marked(repeated, at)
         {
             called.insert(&**id);
             *open.entry(&**id).or_default() += 1;
@@ -245,20 +245,20 @@ fn outputs(steps: &[Step<'_>], from: usize, repeated: &mut [bool]) {
         let Step::Output { id, .. } = step else { continue };
         let left = open.entry(&**id).or_default();
         if at >= from && *left <= 0 && called.contains(&**id) {
-            set(repeated, at);
-        } else if !is(repeated, at) {
+            mark(repeated, at);
+        } else if !is_marked(repeated, at) {
             *left -= 1;
         }
     }
 }
 
-fn set(repeated: &mut [bool], at: usize) {
+fn mark(repeated: &mut [bool], at: usize) {
     if let Some(repeated) = repeated.get_mut(at) {
         *repeated = true;
     }
 }
 
-fn is(repeated: &[bool], at: usize) -> bool {
+fn is_marked(repeated: &[bool], at: usize) -> bool {
     repeated.get(at).copied().unwrap_or(false)
 }
 

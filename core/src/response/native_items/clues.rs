@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::fields::present;
 use crate::response::native_items::kind::{ItemKind, Progress};
-use crate::response::native_items::number;
+use crate::response::native_items::unsigned;
 use crate::wire::json;
 use crate::wire::native_event::{Event, Item};
 
@@ -42,7 +42,7 @@ impl<'a> Clues<'a> {
             type_name,
             id: id.unwrap_or_default(),
             call_id: call_id.unwrap_or_default(),
-            index: number(event.output_index),
+            index: unsigned(event.output_index),
             progress,
         }
     }

@@ -7,7 +7,7 @@ use crate::fields::present;
 use crate::response::native_items::clues::Clues;
 use crate::response::native_items::kind::{ItemKind, Progress};
 use crate::response::native_items::parts::Parts;
-use crate::response::native_items::{number, tail};
+use crate::response::native_items::{unique_part, unsigned};
 use crate::wire::json;
 use crate::wire::native_event::{Event, Item};
 
@@ -192,7 +192,7 @@ impl NativeItem {
     }
 
     fn differs_by(&self, id: &str, index: Option<u64>) -> bool {
-        tail(id).is_some() && tail(&self.id).is_some() && self.id != id
+        unique_part(id).is_some() && unique_part(&self.id).is_some() && self.id != id
             || index.is_some() && self.index.is_some() && self.index != index
     }
 
@@ -203,7 +203,7 @@ impl NativeItem {
                 *known = told.into_owned();
             }
         }
-        self.index = self.index.or(number(event.output_index));
+        self.index = self.index.or(unsigned(event.output_index));
         let text = |raw| present(raw).and_then(json::text);
         fill(&mut self.id, text(event.item_id));
         if text(event.item_id).is_some_and(|id| *id != *self.id) {
@@ -237,7 +237,7 @@ impl NativeItem {
     /// Whether the event repeats this item, so that a call is not executed twice. Short ids do not count: servers reuse
     /// them for other items.
     pub(super) fn is_repeated(&self, clues: &Clues<'_>) -> bool {
-        let same_id = tail(&clues.id).is_some() && self.id == clues.id;
+        let same_id = unique_part(&clues.id).is_some() && self.id == clues.id;
         let same_call = self.has_call_id(&clues.call_id);
         self.is_of_kind(clues) && (same_id || same_call && !self.differs_by(&clues.id, clues.index))
     }
@@ -262,9 +262,9 @@ impl NativeItem {
 
     pub(super) fn has_id(&self, clues: &Clues<'_>) -> bool {
         // llama-server uses a call's id in one event and its call_id in the next
-        let tails = tail(&clues.id).is_some_and(|rest| Some(rest) == tail(&self.id));
+        let same_unique_part = unique_part(&clues.id).is_some_and(|rest| Some(rest) == unique_part(&self.id));
         let id = &*clues.id;
-        !id.is_empty() && ([&*self.id, &*self.alias, &*self.call_id].contains(&id) || tails)
+        !id.is_empty() && ([&*self.id, &*self.alias, &*self.call_id].contains(&id) || same_unique_part)
     }
 
     /// Whether the indices are equal; an event without an index matches.

@@ -20,7 +20,7 @@ type Members = &'static [(&'static str, Option<&'static str>)];
 const NO_TITLE: &str = r#""""#;
 
 /// The annotation types that clients know.
-const SORTS: [(&str, Members); 4] = [
+const TYPES: [(&str, Members); 4] = [
     (
         "url_citation",
         &[("start_index", Some("0")), ("end_index", Some("0")), ("url", None), ("title", Some("\"\""))],
@@ -45,7 +45,7 @@ impl Transcoder {
         let (annotations, count) = first_elements(raw.get(), MOST_ITEMS).unwrap_or_default();
         self.dropped += (count - annotations.len()) as u64;
         for annotation in annotations {
-            match flat(annotation) {
+            match flattened(annotation) {
                 Some(annotation) => self.annotations.push(annotation),
                 None => self.dropped += 1,
             }
@@ -55,7 +55,7 @@ impl Transcoder {
 
     /// Turns the sources beside a finished text (Perplexity) into annotations: each number in brackets, such as `[1]`,
     /// cites one. A source that no number refers to is left out, because nothing tells which words it supports.
-    pub(super) fn cite(&mut self, chunk: &str, out: &mut Vec<u8>) {
+    pub(super) fn annotate_sources(&mut self, chunk: &str, out: &mut Vec<u8>) {
         let Some(sources) = sources(chunk) else { return };
         self.end_think(out);
         let Some(open) = self.open.as_mut().filter(|open| open.takes_annotations()) else { return };
@@ -64,7 +64,7 @@ impl Transcoder {
             return;
         }
         let text = json::unescape(&open.text).unwrap_or_default();
-        for (start, end, number) in marks(&text).into_iter().take(MOST_ITEMS) {
+        for (start, end, number) in citation_marks(&text).into_iter().take(MOST_ITEMS) {
             if let Some(Source { url, title }) =
                 number.checked_sub(1).and_then(|at| sources.get(at)?.as_ref())
             {
@@ -152,7 +152,7 @@ fn sources<'c>(chunk: &'c str) -> Option<Vec<Option<Source<'c>>>> {
 }
 
 /// The bracketed numbers outside code: start, end (in characters) and value of each.
-fn marks(text: &str) -> Vec<(usize, usize, usize)> {
+fn citation_marks(text: &str) -> Vec<(usize, usize, usize)> {
     let (mut marks, mut code, mut ticks, mut opened) = (Vec::new(), 0, 0, None);
     for (at, c) in text.chars().enumerate() {
         if c == '`' {
@@ -184,13 +184,13 @@ fn marks(text: &str) -> Vec<(usize, usize, usize)> {
 
 /// An annotation as one flat object with every member of its type; `None` if its type is unknown or a required member
 /// is missing.
-fn flat(raw: &RawValue) -> Option<String> {
+fn flattened(raw: &RawValue) -> Option<String> {
     let outer = members(raw.get())?;
     let find = |among: &[(Cow<'_, str>, &'_ RawValue)], name: &str| {
         among.iter().find(|(key, _)| key == name).map(|(_, value)| value.get().to_owned())
     };
     let named = outer.iter().find(|(key, _)| key == "type").and_then(|(_, value)| decode(value));
-    let (sort, wanted) = SORTS.iter().find(|(sort, _)| match &named {
+    let (sort, wanted) = TYPES.iter().find(|(sort, _)| match &named {
         Some(named) => named == sort,
         None => outer.iter().any(|(key, _)| key == sort),
     })?;
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_becomes_flat() {
+    fn every_form_is_flattened() {
         for (annotation, want) in [
             (
                 r#"{"type":"url_citation","url_citation":{"url":"http://a","title":"A","start_index":1,"end_index":3,"content":"x"}}"#,
@@ -240,7 +240,7 @@ mod tests {
             ("null", None),
         ] {
             let raw: &RawValue = serde_json::from_str(annotation).unwrap();
-            assert_eq!(flat(raw).as_deref(), want, "{annotation}");
+            assert_eq!(flattened(raw).as_deref(), want, "{annotation}");
         }
     }
 }

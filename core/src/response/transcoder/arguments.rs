@@ -35,7 +35,7 @@ impl CallSlot {
         if last {
             self.waiting.push_str(self.surrogates.flush());
         }
-        let text = self.reveal(sent, table, last, repaired);
+        let text = self.release_json(sent, table, last, repaired);
         let Some(custom) = &mut self.custom else { return text };
         let mut text = custom.push(&text);
         if last {
@@ -90,11 +90,11 @@ impl CallSlot {
         (last != sent).then(|| json::escape(&last.to_string()).into_owned())
     }
 
-    fn reveal(&mut self, sent: &str, table: &Table, last: bool, repaired: &mut Repaired) -> String {
+    fn release_json(&mut self, sent: &str, table: &Table, last: bool, repaired: &mut Repaired) -> String {
         loop {
             match self.form {
                 Form::Undecided => {
-                    if !self.decide(table, last, repaired) {
+                    if !self.choose_form(table, last, repaired) {
                         return String::new();
                     }
                 }
@@ -122,7 +122,7 @@ impl CallSlot {
                         None => Form::Plain,
                     };
                 }
-                Form::Plain => return self.plain(sent, table, repaired),
+                Form::Plain => return self.release_plain(sent, table, repaired),
                 Form::Repeated => {
                     self.later.push_str(&self.waiting);
                     self.waiting.clear();
@@ -133,7 +133,7 @@ impl CallSlot {
     }
 
     /// Inspects the beginning and chooses the form. Returns false if more text is needed.
-    fn decide(&mut self, table: &Table, last: bool, repaired: &mut Repaired) -> bool {
+    fn choose_form(&mut self, table: &Table, last: bool, repaired: &mut Repaired) -> bool {
         let text = trim_start(&self.waiting);
         if let Some(whole) = is_empty_value(text) {
             if last {
@@ -163,7 +163,7 @@ impl CallSlot {
             None if !last => return false,
             _ => {}
         }
-        self.form = match encodes(text) {
+        self.form = match is_encoded(text) {
             Some(true) if table.quirk(Quirk::EncodedArguments) => {
                 Form::Encoded { read: 0, escaped: false, closed: false }
             }
@@ -174,7 +174,7 @@ impl CallSlot {
     }
 
     /// Releases well-formed arguments up to the point where they are complete and begin again.
-    fn plain(&mut self, sent: &str, table: &Table, repaired: &mut Repaired) -> String {
+    fn release_plain(&mut self, sent: &str, table: &Table, repaired: &mut Repaired) -> String {
         let mut waiting = std::mem::take(&mut self.waiting);
         // the decoder of a custom tool call stops at the end of its object
         if self.custom.is_some() || !may_begin_again(&waiting) || !table.quirk(Quirk::RepeatedArguments) {
@@ -263,7 +263,7 @@ fn without_wrapper(waiting: &str) -> Option<(String, Quirk)> {
 }
 
 /// Whether the text is JSON inside a JSON string; `None` if more text is needed to tell.
-fn encodes(text: &str) -> Option<bool> {
+fn is_encoded(text: &str) -> Option<bool> {
     let Some(inside) = text.strip_prefix("\\\"") else { return Some(false) };
     let inside = trim_start(inside);
     next(inside, 0).map(|(c, _)| matches!(c, '{' | '"') || "null".starts_with(c))

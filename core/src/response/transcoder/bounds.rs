@@ -69,7 +69,7 @@ mod tests {
 
     const LIMIT: usize = 1 << 20;
 
-    /// Chunks by their number.
+    /// Returns the chunk with this number.
     type Chunks<'a> = Box<dyn Fn(usize) -> Value + 'a>;
 
     fn transcoder(native: bool) -> Transcoder {
@@ -86,7 +86,7 @@ mod tests {
         transcoder
     }
 
-    /// Feeds the same chunk until the response ends: how many bytes that took, and why it ended.
+    /// Feeds chunks until the response fails. Returns the number of bytes fed, and the error message.
     fn endless(
         mut transcoder: Transcoder,
         first: &[Value],
@@ -101,7 +101,7 @@ mod tests {
             let data = chunk(n).to_string();
             fed += data.len();
             n += 1;
-            assert!(fed < 64 * LIMIT, "it never ends");
+            assert!(fed < 64 * LIMIT, "the response never ends");
             out.clear();
             transcoder.chunk(&data, 1, &mut out);
         }
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_is_held_without_an_end() {
+    fn held_bytes_are_bounded() {
         let delta = |delta: Value| json!({"choices": [{"index": 0, "delta": delta}]});
         let call = |index: usize, arguments: &str| {
             let function = json!({"name": "f", "arguments": arguments});

@@ -48,7 +48,7 @@ impl CallSlot {
     }
 
     /// Marks the call as begun, unless it already is.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn mark_begun(&mut self) {
         if self.waits() {
             self.stage = Stage::Begun;
         }

@@ -26,7 +26,7 @@ impl Transcoder {
     }
 
     /// Whether the open item is a call with incomplete arguments, so that nothing else can be sent.
-    pub(super) fn call_in_the_way(&mut self) -> bool {
+    pub(super) fn has_incomplete_call(&mut self) -> bool {
         let slot = self.open_slot().and_then(|at| self.calls.get_mut(at));
         match (slot, &self.open) {
             (Some(slot), Some(open)) => !slot.complete(&open.text),
@@ -132,7 +132,7 @@ impl Transcoder {
             if self.open_slot().is_some() {
                 self.drain_open_call(out);
                 let more = !self.texts.late.is_empty() || self.calls.iter().any(|slot| slot.waits());
-                if !more || self.call_in_the_way() {
+                if !more || self.has_incomplete_call() {
                     return;
                 }
                 self.close(Ending::Completed, out);
@@ -161,7 +161,7 @@ impl Transcoder {
         if let Some(id) = generated {
             slot.id = id;
         }
-        slot.begin();
+        slot.mark_begun();
         let mut called = json::unescape(&slot.name).unwrap_or_default();
         if let Some(bare) = self.plan.tools.repaired_name(&called) {
             slot.name = json::escape(&bare).into_owned();
@@ -247,7 +247,7 @@ impl Transcoder {
         }
     }
 
-    pub(super) fn waiting(&self) -> bool {
+    pub(super) fn anything_waits(&self) -> bool {
         !self.texts.late.is_empty() || self.calls.iter().any(|slot| slot.waits())
     }
 

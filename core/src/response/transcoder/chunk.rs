@@ -48,7 +48,7 @@ impl Transcoder {
             self.choice(choice, out);
         }
         if self.answer_end.finish().is_some() {
-            self.cite(data, out);
+            self.annotate_sources(data, out);
         }
         if last && self.answer_end.finish().is_some() {
             self.complete(now, out);

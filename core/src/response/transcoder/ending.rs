@@ -82,7 +82,7 @@ impl Transcoder {
     /// was cut is dropped, because it belongs to text that was cut as well.
     pub(super) fn flush(&mut self, ending: Ending, out: &mut Vec<u8>) {
         loop {
-            if ending == Ending::Incomplete && self.call_in_the_way() && self.waiting() {
+            if ending == Ending::Incomplete && self.has_incomplete_call() && self.anything_waits() {
                 // `close` sends the remaining arguments of the open call
                 self.dropped += self.calls.iter().filter(|slot| slot.waits()).count() as u64;
                 self.texts.late.take();

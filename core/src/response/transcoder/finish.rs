@@ -145,7 +145,7 @@ impl Transcoder {
     }
 
     fn calls_are_whole(&mut self) -> bool {
-        if self.open_slot().is_some() && self.call_in_the_way() {
+        if self.open_slot().is_some() && self.has_incomplete_call() {
             return false;
         }
         self.calls.iter().all(|slot| !slot.waits() || Scan::default().complete(&slot.waiting))

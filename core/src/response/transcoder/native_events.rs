@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::error::Kind as ErrorKind;
 use crate::fields::present;
 use crate::response::channel::Channel;
-use crate::response::native_items::{ItemKind, Progress, number};
+use crate::response::native_items::{ItemKind, Progress, unsigned};
 use crate::response::open_item::Ending;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
@@ -96,11 +96,11 @@ impl Transcoder {
         } else {
             item.wait(data);
         }
-        self.move_on(out);
+        self.apply_pending(out);
     }
 
     /// Applies the waiting events, item by item, until one is not over yet.
-    fn move_on(&mut self, out: &mut Vec<u8>) {
+    fn apply_pending(&mut self, out: &mut Vec<u8>) {
         while self.native.current().is_some() {
             self.apply_waiting(out);
             if !self.current_is_over() {
@@ -125,7 +125,7 @@ impl Transcoder {
     fn current_is_over(&mut self) -> bool {
         let more = self.native.behind() > 0;
         let may_be_cut = self.plan.max_output_tokens.is_some();
-        let call_is_whole = !self.call_in_the_way();
+        let call_is_whole = !self.has_incomplete_call();
         let Some(item) = self.native.current() else { return false };
         if item.is_done() {
             return more || !(may_be_cut || item.is_incomplete());
@@ -205,7 +205,7 @@ impl Transcoder {
 
     /// Applies an event about a part of the current item, or about its text.
     fn apply_to_part(&mut self, event_type: &str, event: &Event<'_>, out: &mut Vec<u8>) {
-        let index = number(event.content_index.or(event.summary_index));
+        let index = unsigned(event.content_index.or(event.summary_index));
         let Some(item) = self.native.current() else { return };
         match event_type {
             "response.content_part.added"
@@ -348,7 +348,7 @@ impl Transcoder {
     /// Brings every item into the output; the last one ends with `ending`. Items after a call that was cut are dropped.
     fn complete_items(&mut self, ending: Ending, out: &mut Vec<u8>) {
         while self.native.behind() > 0 {
-            if ending == Ending::Incomplete && self.call_in_the_way() {
+            if ending == Ending::Incomplete && self.has_incomplete_call() {
                 self.dropped += self.native.behind() as u64;
                 break;
             }

@@ -45,7 +45,7 @@ impl Transcoder {
     }
 
     /// Stores an escaped piece of text that does not go into an item.
-    pub(super) fn keep_text(&mut self, destination: Destination, piece: &str) {
+    pub(super) fn store_text(&mut self, destination: Destination, piece: &str) {
         match destination {
             Destination::Held => self.hold_text(piece),
             Destination::Compaction => {

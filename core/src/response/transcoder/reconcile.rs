@@ -69,7 +69,7 @@ impl Transcoder {
                 item.received.clear();
             }
             item.received.push_str(piece);
-            return self.keep_text(destination, piece);
+            return self.store_text(destination, piece);
         };
         let mut joined = Cow::Borrowed(piece);
         if translated && item.is_pending() {

@@ -113,7 +113,7 @@ mod tests {
     use crate::request::plan::plan;
     use crate::response::transcoder::End;
 
-    /// Inside a choice, with `@` where a text stands.
+    /// The inside of a choice; `@` stands for the text.
     const SHAPES: [&str; 12] = [
         r#""delta":{"content":"@"}"#,
         r#""delta":{"content":"@"}"#,
@@ -139,7 +139,7 @@ mod tests {
         let mut transcoder = Transcoder::new(plan.reply, Ids::new("seed"), 1);
         let mut out = Vec::new();
         for (n, (shape, text)) in chunks.iter().enumerate() {
-            // no two chunks alike around their texts: none can take the short way
+            // with a distinct nonce in each chunk, none can take the fast path
             let name = if distinct { n } else { 0 };
             let choice = SHAPES[*shape].replace('@', TEXTS[*text]);
             transcoder.chunk(&format!(r#"{{"choices":[{{{choice}}}],"nonce":{name}}}"#), 1, &mut out);
@@ -150,12 +150,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_short_way_leads_where_the_long_one_does(
+        fn the_fast_path_writes_what_parsing_would(
             chunks in prop::collection::vec((0..SHAPES.len(), 0..TEXTS.len()), 1..40),
             again in 0..4_usize,
             logprobs: bool,
         ) {
-            // runs of one shape, as streams have them
+            // runs of one shape, as in real streams
             let chunks: Vec<_> = chunks
                 .into_iter()
                 .flat_map(|(shape, text)| (0..=again).map(move |n| (shape, (text + n) % TEXTS.len())))

@@ -101,7 +101,7 @@ impl Transcoder {
     pub(super) fn take_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         if self.think.is_searching() && !piece.is_empty() {
             match channel {
-                Channel::Text => return self.think(piece, out),
+                Channel::Text => return self.search_tags(piece, out),
                 Channel::Reasoning | Channel::Summary if self.think.awaits_text() => {}
                 Channel::Reasoning | Channel::Summary => self.begin_separate(out),
                 Channel::Refusal => self.end_think(out),
@@ -125,7 +125,7 @@ impl Transcoder {
                 let piece = self.texts.channel(channel).surrogates.join(piece);
                 self.emit_text(channel, &piece, out);
             }
-            destination => self.keep_text(destination, piece),
+            destination => self.store_text(destination, piece),
         }
     }
 
@@ -135,7 +135,7 @@ impl Transcoder {
         if piece.is_empty() {
             return;
         }
-        if self.call_in_the_way() {
+        if self.has_incomplete_call() {
             let logprobs = std::mem::take(&mut self.logprobs);
             return self.texts.late.push(channel, piece, logprobs);
         }

@@ -9,7 +9,7 @@ use crate::response::channel::Channel;
 use crate::response::open_item::append_logprobs;
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::think_tags::{
-    Beginning, BlockEnd, LONGEST_BLANK, Match, TAGS, Tag, beginning, block, matches, unopened,
+    Beginning, BlockEnd, LONGEST_BLANK, Match, TAGS, Tag, beginning, block, matches, split_unopened,
 };
 use crate::wire::escaped::{trim, trim_end, trim_start};
 
@@ -98,9 +98,9 @@ impl Think {
 
 impl Transcoder {
     /// Processes an escaped piece of text whose beginning may be reasoning.
-    pub(super) fn think(&mut self, piece: &str, out: &mut Vec<u8>) {
+    pub(super) fn search_tags(&mut self, piece: &str, out: &mut Vec<u8>) {
         if self.think.at == At::Unstreamed {
-            return self.hold(piece);
+            return self.hold_back(piece);
         }
         self.think.passing_on = true;
         let mut held = std::mem::take(&mut self.think.held);
@@ -123,7 +123,7 @@ impl Transcoder {
         while !rest.is_empty() {
             let behind = match self.think.at {
                 At::Text => return self.take_text(Channel::Text, rest, out),
-                At::Unstreamed => return self.hold(rest),
+                At::Unstreamed => return self.hold_back(rest),
                 At::Beginning => self.read_beginning(rest, out),
                 At::Separate => self.read_separate(rest, out),
                 At::Block(tag) => self.read_block(tag, rest, out),
@@ -146,7 +146,7 @@ impl Transcoder {
                 self.logprobs.clear();
                 return Some(behind);
             }
-            Beginning::MayBeTag if text.len() <= LONGEST_BLANK => self.hold(text),
+            Beginning::MayBeTag if text.len() <= LONGEST_BLANK => self.hold_back(text),
             Beginning::MayBeTag | Beginning::Text => self.begin_text(text, out),
         }
         None
@@ -166,7 +166,7 @@ impl Transcoder {
                 self.logprobs.clear();
                 return Some(behind);
             }
-            Match::Part if text.len() <= LONGEST_BLANK => self.hold(text),
+            Match::Part if text.len() <= LONGEST_BLANK => self.hold_back(text),
             Match::Part | Match::No => {
                 self.think.at = At::Text;
                 self.take_held(text, out);
@@ -188,7 +188,7 @@ impl Transcoder {
                 match beginning(text) {
                     Beginning::Opens(_, behind) => return Some(behind),
                     Beginning::MayBeTag => {
-                        self.hold(text);
+                        self.hold_back(text);
                         return None;
                     }
                     Beginning::Closes(_) | Beginning::Text => {}
@@ -197,7 +197,7 @@ impl Transcoder {
             self.think.block_is_empty = false;
         }
         let (inside, then) = block(text, tag.close);
-        self.reason(inside, out);
+        self.send_reasoning(inside, out);
         match then {
             BlockEnd::Closes(behind) => {
                 (self.think.at, self.think.had_block, self.think.assumed) = (At::Beginning, true, None);
@@ -205,7 +205,7 @@ impl Transcoder {
                 Some(behind)
             }
             BlockEnd::Waits(waits) => {
-                self.hold(waits);
+                self.hold_back(waits);
                 None
             }
         }
@@ -243,10 +243,10 @@ impl Transcoder {
                 self.take_held(if self.think.had_block { trim_start(&held) } else { &held }, out)
             }
             At::Separate => self.take_held(&held, out),
-            At::Block(_) => self.reason(trim_end(&held), out),
-            At::Unstreamed => match unopened(&held) {
+            At::Block(_) => self.send_reasoning(trim_end(&held), out),
+            At::Unstreamed => match split_unopened(&held) {
                 Some((inside, behind)) => {
-                    self.reason(trim(inside), out);
+                    self.send_reasoning(trim(inside), out);
                     self.take_text(Channel::Text, trim_start(behind), out);
                 }
                 None => self.take_held(&held, out),
@@ -268,10 +268,10 @@ impl Transcoder {
     /// Begins the text of the answer with this piece.
     fn begin_text(&mut self, text: &str, out: &mut Vec<u8>) {
         let text = if self.think.had_block { trim_start(text) } else { text };
-        let unopened = if self.think.had_block { None } else { unopened(text) };
+        let unopened = if self.think.had_block { None } else { split_unopened(text) };
         match unopened {
             Some((inside, behind)) => {
-                self.reason(trim(inside), out);
+                self.send_reasoning(trim(inside), out);
                 self.logprobs.clear();
                 self.think.had_block = true;
                 self.think.at = At::Text;
@@ -280,7 +280,7 @@ impl Transcoder {
             // without a stream, the client sees only the complete text
             None if !self.events.enabled && !self.think.had_block => {
                 self.think.at = At::Unstreamed;
-                self.hold(text);
+                self.hold_back(text);
             }
             None => {
                 self.think.at = At::Text;
@@ -289,7 +289,7 @@ impl Transcoder {
         }
     }
 
-    fn hold(&mut self, text: &str) {
+    fn hold_back(&mut self, text: &str) {
         self.think.held.push_str(text);
         append_logprobs(&mut self.think.logprobs, &std::mem::take(&mut self.logprobs));
     }
@@ -304,7 +304,7 @@ impl Transcoder {
         self.take_text(Channel::Text, text, out);
     }
 
-    fn reason(&mut self, text: &str, out: &mut Vec<u8>) {
+    fn send_reasoning(&mut self, text: &str, out: &mut Vec<u8>) {
         self.think.logprobs.clear();
         if let Some(assumed) = &mut self.think.assumed {
             assumed.push_str(text);

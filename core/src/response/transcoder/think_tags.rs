@@ -134,7 +134,7 @@ fn split(text: &str, at: usize) -> (&str, BlockEnd<'_>) {
 
 /// The text before and after a closing tag whose opening tag is in the prompt. A real closing tag follows the end of a
 /// line or a sentence; in text that talks about tags it stands in quotes, in code, or among other words.
-pub(super) fn unopened(text: &str) -> Option<(&str, &str)> {
+pub(super) fn split_unopened(text: &str) -> Option<(&str, &str)> {
     if !text.contains("think") && !text.contains("THINK") {
         return None;
     }
