@@ -140,9 +140,9 @@ mod tests {
             for input in [Input::new(text), Input::new(&user)] {
                 assert_eq!((input.bytes(), &*input.array()), (text.len(), &*user));
             }
-            let said = [ASSISTANT[0], "0192", ASSISTANT[1], text, ASSISTANT[2]].concat();
-            let output = Output::new(said.clone(), ID);
-            assert_eq!((output.bytes(), &*output.array(ID)), (text.len(), &*said));
+            let message = [ASSISTANT[0], "0192", ASSISTANT[1], text, ASSISTANT[2]].concat();
+            let output = Output::new(message.clone(), ID);
+            assert_eq!((output.bytes(), &*output.array(ID)), (text.len(), &*message));
             let of = |role: &str| (text.to_owned(), Some(role.to_owned()));
             assert_eq!(read(&Input::new(text), &output), [of("\"user\""), of("\"assistant\"")]);
         }
@@ -166,7 +166,8 @@ mod tests {
     #[test]
     fn anything_else_is_stored_unchanged() {
         let user = |text: &str| [USER[0], text, USER[1]].concat();
-        let said = |seed: &str, text: &str| [ASSISTANT[0], seed, ASSISTANT[1], text, ASSISTANT[2]].concat();
+        let message =
+            |seed: &str, text: &str| [ASSISTANT[0], seed, ASSISTANT[1], text, ASSISTANT[2]].concat();
         for json in [
             "[]".to_owned(),
             // two parts, two items, an additional member, another order
@@ -183,11 +184,11 @@ mod tests {
         }
         for json in [
             "[]".to_owned(),
-            said("0192", r#""a"},{"type":"output_text","text":"b""#),
-            said("0192", r#""a","annotations":[{}]"#),
-            said("0193", r#""a""#),
-            said("0192", r#""a""#).replace("0000", "0001"),
-            said("0192", r#""a""#).replace("completed", "incomplete"),
+            message("0192", r#""a"},{"type":"output_text","text":"b""#),
+            message("0192", r#""a","annotations":[{}]"#),
+            message("0193", r#""a""#),
+            message("0192", r#""a""#).replace("0000", "0001"),
+            message("0192", r#""a""#).replace("completed", "incomplete"),
         ] {
             let output = Output::new(json.clone(), ID);
             assert_eq!((output.bytes(), &*output.array(ID)), (json.len(), &*json));

@@ -322,11 +322,11 @@ fn invalid_json(why: String) -> Error {
 fn reference(item: &Item<'_>) -> Option<String> {
     let Item { role, content, call_id, name, arguments, input, output, summary, tools, .. } = *item;
     let Item { action, operation, encrypted_content, .. } = *item;
-    let said = [role, content, call_id, name, arguments, input, output, summary, tools];
-    let said = said.into_iter().chain([action, operation, encrypted_content]).flatten();
+    let content_members = [role, content, call_id, name, arguments, input, output, summary, tools];
+    let content_members = content_members.into_iter().chain([action, operation, encrypted_content]).flatten();
     match present(item.r#type).and_then(json::decode).as_deref() {
         Some("item_reference") => {}
-        None if said.count() == 0 => {}
+        None if content_members.count() == 0 => {}
         _ => return None,
     }
     present(item.id).and_then(json::decode).map(Cow::into_owned)

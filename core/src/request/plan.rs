@@ -199,13 +199,13 @@ impl<'a, 'o> Planner<'a, 'o> {
         if let Some(unfit) = &self.options.unfit {
             let text = json::escape(unfit).into_owned();
             if !unfit.trim().is_empty() {
-                let said = Assistant { text: vec![Piece::Text(Cow::Owned(text))], ..Assistant::default() };
-                entries.push(Entry::Assistant(said));
+                let answer = Assistant { text: vec![Piece::Text(Cow::Owned(text))], ..Assistant::default() };
+                entries.push(Entry::Assistant(answer));
             }
             entries.push(Entry::Prompt(Role::User, vec![Piece::Text(Cow::Owned(prompt.format.prompt()))]));
             prompt.choice = Choice::None;
         } else if prompt.tools.visible() && prompt.choice != Choice::None && !reply.warm_up {
-            reply.format = prompt.format.wanted().map(Arc::new);
+            reply.format = prompt.format.required_format().map(Arc::new);
         }
     }
 

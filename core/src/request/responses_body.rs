@@ -84,9 +84,10 @@ pub fn input(
             None => all.push(Cow::Borrowed(item.get())),
         }
     }
-    let said = |literal: &str| format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{literal}}}");
-    all.extend(text.map(|text| Cow::Owned(said(text.get()))));
-    all.extend(prompt.map(|prompt| Cow::Owned(said(&literal(prompt)))));
+    let user_message =
+        |literal: &str| format!("{{\"type\":\"message\",\"role\":\"user\",\"content\":{literal}}}");
+    all.extend(text.map(|text| Cow::Owned(user_message(text.get()))));
+    all.extend(prompt.map(|prompt| Cow::Owned(user_message(&literal(prompt)))));
     let mut input = String::with_capacity(all.iter().map(|item| item.len() + 1).sum::<usize>() + 1);
     for item in &all {
         input.push(if input.is_empty() { '[' } else { ',' });

@@ -15,6 +15,7 @@ pub(crate) struct EventWriter {
 }
 
 impl EventWriter {
+    /// Starts at sequence number 0. With `enabled` false, no events are written.
     pub fn new(enabled: bool) -> Self {
         EventWriter { next: 0, enabled, shared: None }
     }
@@ -43,6 +44,7 @@ impl EventWriter {
         length >= LONG && self.shared.is_some()
     }
 
+    /// The text, shared if it is long and the reader takes shared texts.
     pub fn text(&self, text: String) -> Text {
         match self.shares(text.len()) {
             true => Text::shared(text),
@@ -62,6 +64,7 @@ impl EventWriter {
         out.extend_from_slice(b"}\n\n");
     }
 
+    /// Appends the next sequence number, and counts it.
     pub fn number(&mut self, out: &mut Vec<u8>) {
         push_number(out, self.next);
         self.next += 1;

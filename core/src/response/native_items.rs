@@ -49,9 +49,9 @@ impl NativeItems {
     /// if the event is not about an item.
     pub fn resolve(&mut self, event_type: &str, event: &Event<'_>) -> Option<usize> {
         let item: Option<Item<'_>> = event.item.and_then(fields);
-        let told = item.as_ref().and_then(|item| item.r#type).and_then(json::decode);
-        let (kind, type_name) = match (&item, &told) {
-            (Some(_), Some(told)) => (ItemKind::from_type(told), &**told),
+        let item_type = item.as_ref().and_then(|item| item.r#type).and_then(json::decode);
+        let (kind, type_name) = match (&item, &item_type) {
+            (Some(_), Some(item_type)) => (ItemKind::from_type(item_type), &**item_type),
             (Some(_), None) => return None,
             (None, _) => (ItemKind::from_event(event_type, event), subject(event_type)),
         };

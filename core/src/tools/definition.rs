@@ -58,6 +58,7 @@ pub(super) fn grammar<'a>(tool: &Tool<'a>) -> [Cow<'a, str>; 2] {
     }
 }
 
+/// Appends a grammar as a sentence of the description; nothing without one.
 pub(super) fn push_grammar(out: &mut Vec<u8>, [syntax, definition]: &[Cow<'_, str>; 2]) {
     if !definition.is_empty() {
         for text in ["\\n\\nThe text must match this ", syntax, " grammar:\\n", definition] {

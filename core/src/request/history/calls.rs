@@ -28,6 +28,8 @@ pub(super) fn named<'a>(item: &Item<'a>) -> Option<(Option<Cow<'a, str>>, Cow<'a
 /// A name's JSON literal of this many bytes belongs to no tool.
 pub(super) const LONG_NAME: usize = 4096;
 
+/// A `function_call` item in chat form. A call that this proxy turned into a shell command becomes the search call
+/// again, and a found tool is called through its function. `None` without a usable name.
 pub(super) fn function_call<'a>(item: &Item<'a>, table: &Table, notes: &mut Notes) -> Option<Step<'a>> {
     let (namespace, name) = named(item)?;
     let id = present(item.call_id).and_then(json::text).unwrap_or_default();
@@ -224,10 +226,12 @@ pub(super) fn arguments_object<'a>(raw: Option<&'a RawValue>, notes: &mut Notes)
     }
 }
 
+/// Invalid arguments inside an object, where the model can still read them.
 pub(super) fn wrapped<'a>(text: &str) -> Piece<'a> {
     Piece::owned(&value!({ "invalid_arguments": text }).to_string())
 }
 
+/// The output of a call. Without an `output` member, the item's status is the output.
 pub(super) fn output<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
     let content = match present(item.output) {

@@ -15,6 +15,7 @@ use crate::wire::quoted::Quoted;
 use crate::wire::request::{ChatCall, ChatFunction, ChatMessage, Item, elements, fields};
 use serde_json::value::RawValue;
 
+/// The contribution of the item at position `index` of all items. `item` is `None` if it is not an object.
 pub(super) fn step<'a>(
     index: usize,
     raw: &'a RawValue,
@@ -77,27 +78,28 @@ pub(super) fn written_out<'a>(
     let images = [item.content, item.output].into_iter().filter_map(present);
     let images = images.filter(|raw| raw.get().contains("\"image_url\""));
     let images: Vec<Piece<'a>> = images.flat_map(|raw| pieces_of_any(raw, notes)).collect();
-    let mut said: Vec<Piece<'a>> = match notes.may_rewrite(raw.get().len()) {
+    let mut pieces: Vec<Piece<'a>> = match notes.may_rewrite(raw.get().len()) {
         true => {
             plain_text::of_item(raw, kind.unwrap_or("item")).iter().map(|text| Piece::owned(text)).collect()
         }
         false => vec![Piece::Quoted(Quoted::new(raw.get()))],
     };
-    said.extend(images.into_iter().filter(|piece| !piece.is_text()));
-    if said.is_empty() {
+    pieces.extend(images.into_iter().filter(|piece| !piece.is_text()));
+    if pieces.is_empty() {
         notes.add("skipped_item", &what);
         return Step::Skipped;
     }
     notes.add("written_item", &what);
-    Step::Prompt(Role::User, said)
+    Step::Prompt(Role::User, pieces)
 }
 
 /// A message between Codex's agents: a task, an update, a result. Its text includes a header.
 pub(super) fn agent_message<'a>(item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
-    let said = pieces_of_any(present(item.content)?, notes);
-    (!said.is_empty()).then_some(Step::Prompt(Role::User, said))
+    let pieces = pieces_of_any(present(item.content)?, notes);
+    (!pieces.is_empty()).then_some(Step::Prompt(Role::User, pieces))
 }
 
+/// A `message` item, without the reasoning in its content. `None` if it has neither a role nor content.
 pub(super) fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes) -> Option<Step<'a>> {
     let of_assistant = || {
         let role = present(item.role).and_then(json::decode);
@@ -105,8 +107,8 @@ pub(super) fn message<'a>(raw: &'a RawValue, item: &Item<'a>, notes: &mut Notes)
     };
     let content = match present(item.content) {
         Some(content) if content.get().starts_with('[') && may_think(content) && of_assistant() => {
-            let said = elements(content.get()).into_iter().filter(|part| !is_thought(part));
-            said.flat_map(|part| pieces_of_any(part, notes)).collect()
+            let parts = elements(content.get()).into_iter().filter(|part| !is_thought(part));
+            parts.flat_map(|part| pieces_of_any(part, notes)).collect()
         }
         Some(content) => pieces_of_any(content, notes),
         None => Vec::new(),

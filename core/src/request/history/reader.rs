@@ -53,8 +53,8 @@ impl<'a> Reader<'a> {
             }
             Step::Output { id, pieces } => {
                 notes.add("orphan_output", &id);
-                let told = Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")));
-                self.prompt(Role::User, std::iter::once(told).chain(pieces).collect());
+                let heading = Piece::Text(Cow::Owned(format!("[Output of tool call {id}]")));
+                self.prompt(Role::User, std::iter::once(heading).chain(pieces).collect());
             }
             Step::Summary { text, .. } => self.prompt(Role::User, vec![Piece::Text(text)]),
             Step::UnknownRole(..) | Step::Skipped => {}
@@ -109,9 +109,9 @@ impl<'a> Reader<'a> {
         while self.ids.contains_key(&*format!("{wanted}_{n}")) {
             n += 1;
         }
-        let apart: Cow<'a, str> = Cow::Owned(format!("{wanted}_{n}"));
-        self.ids.insert(apart.clone(), 1);
+        let unique: Cow<'a, str> = Cow::Owned(format!("{wanted}_{n}"));
+        self.ids.insert(unique.clone(), 1);
         self.ids.insert(wanted, n);
-        apart
+        unique
     }
 }

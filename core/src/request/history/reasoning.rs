@@ -69,6 +69,7 @@ pub(super) fn reasoning<'a>(item: &Item<'a>, seal: Option<&dyn Seal>, notes: &mu
     sealed.map_or_else(|| read(item.summary), |text| vec![Piece::owned(&text)])
 }
 
+/// Opens the item's `encrypted_content`; `None` if it has none, or was sealed by another server, key or caller.
 pub(super) fn open(item: &Item<'_>, seal: Option<&dyn Seal>, purpose: Purpose) -> Option<String> {
     let blob = present(item.encrypted_content).and_then(json::decode)?;
     seal?.open(purpose, &blob)
@@ -80,6 +81,7 @@ pub(super) fn unread_summary<'a>(index: usize, notes: &mut Notes) -> Option<Step
     Some(Step::Prompt(Role::User, vec![Piece::owned(UNREAD_SUMMARY)]))
 }
 
+/// Replaces a summary that cannot be opened.
 pub(super) const UNREAD_SUMMARY: &str =
     "[An earlier part of the conversation was summarised, and the summary cannot be read here.]";
 

@@ -43,7 +43,7 @@ pub(super) fn skip_repeats(
         }
     }
     // an item counts as repeated only if all its steps are
-    let mut said: HashSet<usize> = HashSet::new();
+    let mut new_places: HashSet<usize> = HashSet::new();
     let mut skipped: Vec<usize> = Vec::new();
     for (at, place) in places.iter().enumerate().skip(from) {
         match (is_marked(&repeated, at), steps.get_mut(at)) {
@@ -52,12 +52,12 @@ pub(super) fn skip_repeats(
                 skipped.push(*place - earlier);
             }
             _ => {
-                said.insert(*place - earlier);
+                new_places.insert(*place - earlier);
             }
         }
     }
     skipped.dedup();
-    skipped.retain(|place| !said.contains(place));
+    skipped.retain(|place| !new_places.contains(place));
     Comparison { repeated: skipped, clash: clash(from, &ids, places, &repeated) }
 }
 
@@ -121,10 +121,11 @@ impl<'s, 'a> Compared<'s, 'a> {
     /// times.
     fn overlap(&self, from: usize) -> usize {
         let steps = self.steps;
-        let telling = |at: &usize| !matches!(steps.get(*at), Some(Step::Reasoning(_) | Step::Skipped) | None);
-        let own: Vec<usize> = (from..steps.len()).filter(telling).collect();
-        let spoke = |at: &usize| matches!(steps.get(*at), Some(Step::Message(_) | Step::Call { .. }));
-        if !own.iter().any(spoke) {
+        let counts_as_content =
+            |at: &usize| !matches!(steps.get(*at), Some(Step::Reasoning(_) | Step::Skipped) | None);
+        let own: Vec<usize> = (from..steps.len()).filter(counts_as_content).collect();
+        let from_model = |at: &usize| matches!(steps.get(*at), Some(Step::Message(_) | Step::Call { .. }));
+        if !own.iter().any(from_model) {
             return 0;
         }
         // for each prefix of `own`: the length of its longest proper prefix that is also its suffix
@@ -142,11 +143,11 @@ impl<'s, 'a> Compared<'s, 'a> {
             borders.push(long);
         }
         long = 0;
-        for at in (0..from).filter(telling) {
+        for at in (0..from).filter(counts_as_content) {
             long = longer(&borders, long, at);
         }
         match own.get(..long) {
-            Some(own) if own.iter().any(spoke) => own.last().map_or(0, |last| last + 1 - from),
+            Some(own) if own.iter().any(from_model) => own.last().map_or(0, |last| last + 1 - from),
             _ => 0,
         }
     }

@@ -22,6 +22,10 @@ pub(super) enum TextForm<'a> {
 }
 
 impl<'a> TextForm<'a> {
+    /// Parses a `text.format`; absent means free text.
+    ///
+    /// # Errors
+    /// 400 naming the member that is missing or invalid.
     pub(super) fn read(raw: Option<&'a RawValue>) -> Result<TextForm<'a>, Error> {
         let format: TextFormat<'_> = fields(raw, "text.format")?;
         let kind = string(format.r#type, "text.format.type")?;
@@ -67,7 +71,7 @@ impl<'a> TextForm<'a> {
     }
 
     /// The format that a text must fit, if there is one.
-    pub(super) fn wanted(&self) -> Option<Format> {
+    pub(super) fn required_format(&self) -> Option<Format> {
         match self {
             TextForm::Free => None,
             TextForm::Object => Some(Format::Object),

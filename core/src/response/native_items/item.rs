@@ -198,9 +198,9 @@ impl NativeItem {
 
     /// Records what an event reveals about the item.
     pub(super) fn learn(&mut self, event: &Event<'_>, item: Option<&Item<'_>>) {
-        fn fill(known: &mut String, told: Option<Cow<'_, str>>) {
-            if let Some(told) = told.filter(|_| known.is_empty()) {
-                *known = told.into_owned();
+        fn fill(known: &mut String, value: Option<Cow<'_, str>>) {
+            if let Some(value) = value.filter(|_| known.is_empty()) {
+                *known = value.into_owned();
             }
         }
         self.index = self.index.or(unsigned(event.output_index));
@@ -260,6 +260,7 @@ impl NativeItem {
         self.kind == clues.kind && (self.kind != ItemKind::Hosted || same)
     }
 
+    /// Whether the event names this item by id, by its second id, or by call_id.
     pub(super) fn has_id(&self, clues: &Clues<'_>) -> bool {
         // llama-server uses a call's id in one event and its call_id in the next
         let same_unique_part = unique_part(&clues.id).is_some_and(|rest| Some(rest) == unique_part(&self.id));
@@ -272,6 +273,7 @@ impl NativeItem {
         clues.index.is_none() || self.index == clues.index
     }
 
+    /// Whether the event has this item's index, and no other call_id.
     pub(super) fn is_at_index(&self, clues: &Clues<'_>) -> bool {
         clues.index.is_some() && self.index == clues.index && !self.is_other_call(clues)
     }

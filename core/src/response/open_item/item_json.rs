@@ -7,6 +7,7 @@ use crate::response::shared::{Shared, Text};
 use crate::wire::json::{push_literal, push_string};
 
 impl OpenItem {
+    /// Appends the JSON of a part with this escaped text. `logprobs`: JSON objects joined with commas.
     pub(super) fn part_json(
         &self,
         out: &mut Vec<u8>,
@@ -28,6 +29,7 @@ impl OpenItem {
         out.push(b'}');
     }
 
+    /// Appends the JSON of the item with its closed parts. Long texts are left out of `out` and added to `shared`.
     pub(super) fn item_json(&self, out: &mut Vec<u8>, shared: &mut Shared, status: &str) {
         if let OpenKind::Hosted(item) = &self.kind {
             return item.write(out, &self.id, status);

@@ -1,4 +1,5 @@
-//! Owns the state of one call of a chat answer: what was received of it, and whether its item is open.
+//! Owns the state of one call of a chat answer: what was received of it, and whether its item is open. It must not
+//! write events.
 
 use std::borrow::Cow;
 
@@ -80,6 +81,7 @@ pub(super) struct CallDelta<'a> {
 }
 
 impl<'a> CallDelta<'a> {
+    /// From an element of `tool_calls`. `position`: stands in for a missing index, in a whole completion.
     pub(super) fn from_tool_call(call: &ToolCall<'a>, position: Option<u64>) -> CallDelta<'a> {
         let index = call.index.and_then(|raw| raw.get().parse().ok()).or(position);
         let id = call.id.and_then(json::literal).unwrap_or("");
@@ -93,6 +95,7 @@ impl<'a> CallDelta<'a> {
         }
     }
 
+    /// From a `function` or a `function_call`. Arguments that are not a string are taken as JSON text.
     pub(super) fn from_function(index: Option<u64>, function: &Function<'a>) -> CallDelta<'a> {
         let arguments = match function.arguments.or(function.parameters) {
             None => Cow::Borrowed(""),

@@ -247,10 +247,12 @@ impl Transcoder {
         }
     }
 
+    /// Whether a call or a text waits for the open call.
     pub(super) fn anything_waits(&self) -> bool {
         !self.texts.late.is_empty() || self.calls.iter().any(|slot| slot.waits())
     }
 
+    /// Sends the arguments of the open call that can be sent.
     pub(super) fn drain_open_call(&mut self, out: &mut Vec<u8>) {
         if let Some(slot) = self.open_slot().and_then(|at| self.calls.get_mut(at))
             && let Some(open) = &mut self.open

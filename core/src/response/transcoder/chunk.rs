@@ -77,6 +77,7 @@ impl Transcoder {
         self.token_counts.take_timings(chunk.timings);
     }
 
+    /// Processes a choice: its log probabilities, its delta or message, its `finish_reason`, its error.
     pub(super) fn choice(&mut self, choice: &Choice<'_>, out: &mut Vec<u8>) {
         if self.plan.logprobs
             && let Some(raw) = choice.logprobs
@@ -105,6 +106,7 @@ impl Transcoder {
         }
     }
 
+    /// Processes a delta. `whole`: it is the message of a whole completion, whose calls are numbered by position.
     pub(super) fn delta(&mut self, delta: &Delta<'_>, whole: bool, out: &mut Vec<u8>) {
         self.take_reasoning(delta, out);
         if let Some(content) = delta.content {

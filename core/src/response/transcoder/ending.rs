@@ -36,6 +36,8 @@ impl Transcoder {
         }
     }
 
+    /// Ends an answer that is complete: as completed, incomplete or failed, by its `finish_reason`. If the text does
+    /// not fit its format, the response does not end ([`Transcoder::take_unfit`]). `now`: Unix time in seconds.
     pub(super) fn complete(&mut self, now: u64, out: &mut Vec<u8>) {
         if self.is_unfit() {
             return;
@@ -143,6 +145,7 @@ impl Transcoder {
         self.failure = Some(error);
     }
 
+    /// Writes the terminal event and `[DONE]`, or keeps the Response object if nothing is streamed.
     pub(super) fn terminate(
         &mut self,
         kind: &str,
@@ -162,6 +165,7 @@ impl Transcoder {
         }
     }
 
+    /// Writes an event with the Response object.
     pub(super) fn announce(&mut self, out: &mut Vec<u8>, kind: &str, status: Status<'_>) {
         let mut events = std::mem::take(&mut self.events);
         events.write_sharing(out, kind, |out, shared| {
@@ -172,6 +176,7 @@ impl Transcoder {
         self.events = events;
     }
 
+    /// The Response object with this status. It has output and usage only once it has ended.
     pub(super) fn state<'a>(&'a self, status: Status<'a>) -> Snapshot<'a> {
         let running = status.runs();
         Snapshot {
@@ -186,6 +191,7 @@ impl Transcoder {
     }
 }
 
+/// The status of a failed response.
 pub(super) fn failed(error: Option<&Error>) -> Status<'_> {
     let (code, message) = error.map_or(("server_error", ""), |error| (error.failed_code(), &error.message));
     Status::Failed { code, message }

@@ -328,10 +328,10 @@ impl Transcoder {
         let mut matched = Vec::new();
         for raw in items {
             let Some(item) = fields::<Item<'_>>(raw) else { continue };
-            let told = self.native.find_in_output(&item, &matched);
-            matched.extend(told);
-            let done = told.and_then(|at| self.native.get(at)).is_some_and(|item| item.is_done());
-            if done || told.is_some_and(|at| self.native.is_past(at)) {
+            let known = self.native.find_in_output(&item, &matched);
+            matched.extend(known);
+            let done = known.and_then(|at| self.native.get(at)).is_some_and(|item| item.is_done());
+            if done || known.is_some_and(|at| self.native.is_past(at)) {
                 continue;
             }
             // handled as a late `done` event, without an index: positions in `output` may differ from the events'
@@ -339,7 +339,7 @@ impl Transcoder {
             let Ok(event) = serde_json::from_str::<Event<'_>>(&data) else { continue };
             let before = self.native.len();
             self.item_event("response.output_item.done", &event, &data, out);
-            if told.is_none() {
+            if known.is_none() {
                 matched.extend((before..self.native.len()).next());
             }
         }

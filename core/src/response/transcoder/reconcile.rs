@@ -359,9 +359,9 @@ fn merged(announced: &str, done: &str) -> String {
     let before = json::members(&before).unwrap_or_default();
     let after = json::members(&after).unwrap_or_default();
     let stays = |key: &str| before.iter().any(|(known, _)| known == "phase" && key == "phase");
-    let told = |key: &str| after.iter().any(|(known, _)| known == key);
+    let replaced = |key: &str| after.iter().any(|(known, _)| known == key);
     let new = after.iter().filter(|(key, _)| !stays(key));
-    let old = before.iter().filter(|(key, _)| stays(key) || !told(key));
+    let old = before.iter().filter(|(key, _)| stays(key) || !replaced(key));
     let mut out = Vec::with_capacity(announced.len() + done.len());
     for (key, value) in new.chain(old) {
         out.push(b',');

@@ -26,6 +26,7 @@ impl LateText {
         self.pieces.push((channel, piece.to_owned(), logprobs));
     }
 
+    /// Takes the pieces, leaving none.
     pub(super) fn take(&mut self) -> Vec<(Channel, String, String)> {
         self.bytes = 0;
         std::mem::take(&mut self.pieces)

@@ -38,6 +38,7 @@ impl HeldText {
         self.text.len() + self.logprobs.len()
     }
 
+    /// Starts to hold text for this format. Boxed, because few answers need it.
     pub(super) fn boxed(format: Arc<Format>) -> Box<HeldText> {
         let (text, logprobs) = (String::new(), String::new());
         Box::new(HeldText { format, text, logprobs, state: State::Holding })
@@ -72,6 +73,7 @@ impl Transcoder {
         self.held.as_deref().is_some_and(|held| matches!(held.state, State::Unfit))
     }
 
+    /// Whether text is being held at the moment.
     pub(super) fn holds_text(&self) -> bool {
         self.held.as_deref().is_some_and(|held| matches!(held.state, State::Holding))
     }

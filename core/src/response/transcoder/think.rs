@@ -54,6 +54,7 @@ pub(super) struct Think {
 }
 
 impl Think {
+    /// The state at the beginning of an answer.
     pub fn new(tags: ThinkTags) -> Think {
         let [first, ..] = &TAGS;
         Think {

@@ -56,6 +56,7 @@ pub(super) enum Beginning<'a> {
     Text,
 }
 
+/// How an escaped text begins, after white space.
 pub(super) fn beginning(text: &str) -> Beginning<'_> {
     let text = trim_start(text);
     let mut may = text.is_empty();
@@ -166,6 +167,7 @@ pub(super) fn split_unopened(text: &str) -> Option<(&str, &str)> {
     None
 }
 
+/// How a text compares with a mark.
 pub(super) enum Match<'a> {
     /// The text begins with all of it; holds what follows.
     Whole(&'a str),
