@@ -66,8 +66,16 @@ pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<R
     let (begun, socket) = (request.begun, request.socket.clone());
     let admission = app.client_keys.of(&request.headers).map(|key| key.begin()).transpose()?;
     let planned = plan(&app, request).await?;
-    pending(app, planned, begun, socket).of_key(admission).answer().await
+    let response = pending(app, planned, begun, socket).of_key(admission);
+    let id = ResponseId(response.transcoder.id().to_owned());
+    let mut answer = response.answer().await?;
+    answer.extensions_mut().insert(id);
+    Ok(answer)
 }
+
+/// The id of the response that an HTTP answer holds, as an extension of it.
+#[derive(Clone)]
+pub struct ResponseId(pub String);
 
 /// A request that nothing is wrong with, and what is to be sent for it.
 struct Planned {

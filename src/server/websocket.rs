@@ -9,6 +9,7 @@ mod lanes;
 mod meter;
 mod server_event;
 mod socket;
+mod steering;
 
 use std::sync::Arc;
 

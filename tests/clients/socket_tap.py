@@ -103,7 +103,7 @@ class SocketTap:
         """The events of each response that came to its end."""
         whole, running = [], {}
         for number, event in self.events:
-            if event["type"] == "error" and "sequence_number" not in event:
+            if event["type"].startswith("response.steer") or "sequence_number" not in event:
                 continue
             events = running.setdefault((number, event.get("stream_id")), [])
             events.append(event)

@@ -7,7 +7,7 @@ import threading
 import openai
 import pytest
 from harness import HERE, client_env, run
-from scripted import MODEL, answer, call, text_then_hold
+from scripted import MODEL, answer, answer_chunks, call, text_then, text_then_hold
 from socket_tap import ENDS, SocketTap
 
 pytestmark = pytest.mark.timeout(90)
@@ -138,6 +138,30 @@ def test_a_warm_up_is_continued(client, upstream):
         assert completed(ask(connection, "Now?", warm.id)).output_text == "Ready."
     assert [m["content"] for m in upstream.chats[0].messages] == ["context", "Now?"]
     assert len(upstream.warm_ups) == 1
+
+
+def test_input_for_a_response_that_runs(client, upstream):
+    go = threading.Event()
+
+    def end(reply):
+        go.wait(30)
+        for c in answer_chunks("llama", " a time.")[1:]:
+            reply.event(c)
+        reply.done()
+        reply.end()
+
+    upstream.script(text_then("Once upon", end), answer("In short: once."))
+    with client.responses.connect() as connection:
+        connection.response.create(model=MODEL, input="A story.", store=False)
+        begun = next(event for event in connection if event.type == "response.created")
+        connection.response.steer(previous_response_id=begun.response.id, input="Be brief.")
+        accepted = next(event for event in connection if event.type.startswith("response.steer"))
+        assert accepted.type == "response.steer.accepted" and accepted.steer.previous_response_id == begun.response.id
+        go.set()
+        assert completed(take(connection)).output_text == "Once upon a time."
+        second = completed(take(connection))
+        assert (second.output_text, second.previous_response_id) == ("In short: once.", begun.response.id)
+    assert [m["content"] for m in upstream.chats[1].messages] == ["A story.", "Once upon a time.", "Be brief."]
 
 
 def test_the_async_client_dispatches_events(tap, upstream):

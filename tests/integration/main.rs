@@ -50,3 +50,4 @@ mod upstreams;
 mod warm;
 mod websocket;
 mod websocket_limits;
+mod websocket_steer;

@@ -5,7 +5,6 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -16,11 +15,12 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::Instrument;
 
-use super::client_event::{BadEvent, ClientEvent, CreateEvent, SteerEvent};
+use super::client_event::{BadEvent, ClientEvent, CreateEvent};
 use super::clock::{Clock, Due};
 use super::lanes::{Answerer, Answering, Create, Lanes};
 use super::server_event;
 use super::socket::{Received, Socket};
+use super::steering::{self, Steering};
 use crate::heavy;
 use crate::server::app::App;
 use crate::server::create::{self, CreateRequest};
@@ -49,8 +49,6 @@ pub struct Connection {
     ending: Option<Ending>,
     /// Messages since the last event.
     bad: usize,
-    /// Answers to `response.steer`.
-    steers: u64,
 }
 
 /// Why a connection takes no more creates.
@@ -75,10 +73,16 @@ impl Connection {
             lanes: Lanes::default(),
             clock: Clock::new(&app.config.websocket),
             draining: Box::pin(app.draining.clone().cancelled_owned()),
-            responder: Responder { turns: app.socket_turns.connection(), app, opened, count: 0 },
+            responder: Responder {
+                turns: app.socket_turns.connection(),
+                app,
+                opened,
+                count: 0,
+                steering: Steering::default(),
+                goes_on: true,
+            },
             ending: None,
             bad: 0,
-            steers: 0,
         }
     }
 
@@ -151,6 +155,7 @@ impl Connection {
     /// Refuses what waits, and takes nothing more; what runs goes on.
     fn end_after(&mut self, ending: Ending) {
         self.ending = Some(ending);
+        self.responder.goes_on = false;
         for create in self.lanes.take_waiting() {
             self.refuse(&ending.error(), &create.event.lane, Some(&create.id));
         }
@@ -210,7 +215,10 @@ impl Connection {
             heavy::aside(text.len(), || ClientEvent::read(std::str::from_utf8(&text).unwrap_or_default()));
         match read {
             Ok(ClientEvent::Create(event)) => self.create(event, text),
-            Ok(ClientEvent::Steer(steer)) => self.steer(&steer),
+            Ok(ClientEvent::Steer(steer)) => {
+                let known = self.responder.turns.find(&steer.previous_response_id).is_some();
+                self.socket.push(self.responder.steering.take(steer, known));
+            }
             Err(BadEvent { lane, error }) => return self.bad(&error, &lane),
         }
         self.bad = 0;
@@ -233,13 +241,8 @@ impl Connection {
         };
         match refused {
             Some(error) => self.refuse(&error, &event.lane, Some(&id)),
-            None => self.lanes.push(Create { event, body, id, begun: Instant::now() }),
+            None => self.lanes.push(Create::new(event, body, id)),
         }
-    }
-
-    fn steer(&mut self, steer: &SteerEvent) {
-        self.socket.push(server_event::steer_failed(steer, self.steers));
-        self.steers += 1;
     }
 
     /// Answers a message that is no event.
@@ -251,7 +254,7 @@ impl Connection {
 
     /// Sends an error that is no response's.
     fn refuse(&mut self, error: &Error, lane: &Lane, request: Option<&HeaderValue>) {
-        self.responder.failed(error);
+        self.responder.refused(error);
         let request = request.and_then(|id| id.to_str().ok());
         self.socket.push(server_event::error(error, lane, request));
     }
@@ -277,6 +280,9 @@ struct Responder {
     turns: Arc<SocketTurns>,
     /// How many creates there were.
     count: u64,
+    steering: Steering,
+    /// Whether creates are taken.
+    goes_on: bool,
 }
 
 impl Responder {
@@ -287,14 +293,27 @@ impl Responder {
         HeaderValue::try_from(format!("{id}-{}", self.count)).unwrap_or_else(|_| self.opened.id.clone())
     }
 
-    fn failed(&self, error: &Error) {
+    /// Logs and counts an error.
+    fn refused(&self, error: &Error) {
         reply::log(error);
         self.app.metrics.error(error.label());
+    }
+
+    /// The line and the count that an HTTP answer has.
+    fn answered(&self, create: &Create, status: u16) {
+        let _entered = create.span().entered();
+        let ms = u64::try_from(create.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.app.metrics.requests.get_or_create(&Answered { endpoint: "responses", status }).inc();
+        tracing::info!(method = "response.create", path = self.opened.path, status, ms, "answered");
     }
 }
 
 impl Answerer for Responder {
     fn answer(&mut self, create: &mut Create) -> Answering {
+        if let Some((body, steers)) = self.steering.prepend(&create.event, &create.body) {
+            (create.body, create.steers) = (body, steers);
+        }
+        create.settings = steering::settings(&create.body);
         let CreateEvent { lane, generate, .. } = &create.event;
         let socket = SocketCreate { turns: self.turns.clone(), lane: lane.clone(), generate: *generate };
         let request = CreateRequest {
@@ -304,23 +323,41 @@ impl Answerer for Responder {
             body: std::mem::take(&mut create.body),
             socket: Some(socket),
         };
-        let span = tracing::info_span!("request", id = %create.id.to_str().unwrap_or(""));
-        create::respond(self.app.clone(), request).instrument(span).boxed()
+        create::respond(self.app.clone(), request).instrument(create.span()).boxed()
     }
 
-    fn answered(&mut self, create: &Create, answer: Result<u16, &Error>) {
-        let span = tracing::info_span!("request", id = %create.id.to_str().unwrap_or(""));
-        let _entered = span.enter();
-        if let Err(error) = answer {
-            self.failed(error);
-            // what cannot be continued from once is not there to be continued from
-            if let Some(id) = &create.event.previous_response_id {
-                self.turns.forget(id);
-            }
+    fn began(&mut self, create: Create, status: u16, response: &str) {
+        self.answered(&create, status);
+        self.steering.began(response.to_owned(), create.event.lane, create.settings);
+    }
+
+    fn failed(&mut self, create: &Create, error: &Error) -> Vec<Bytes> {
+        let entered = create.span().entered();
+        self.refused(error);
+        drop(entered);
+        // what cannot be continued from once is not there to be continued from
+        if let Some(id) = &create.event.previous_response_id {
+            self.turns.forget(id);
         }
-        let status = answer.unwrap_or_else(Error::status);
-        let ms = u64::try_from(create.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.app.metrics.requests.get_or_create(&Answered { endpoint: "responses", status }).inc();
-        tracing::info!(method = "response.create", path = self.opened.path, status, ms, "answered");
+        self.answered(create, error.status());
+        let lane = &create.event.lane;
+        let mut events =
+            self.steering.failed_all(&create.steers, lane, "successor_creation_failed", &error.message);
+        if !create.automatic {
+            events.push(server_event::error(error, lane, create.id.to_str().ok()));
+        }
+        events
+    }
+
+    fn ended(&mut self, response: &str) -> (Vec<Bytes>, Option<Create>) {
+        let turns = self.turns.find(response);
+        let turn = turns.as_ref().and_then(|turns| turns.last());
+        let ended = self.steering.ended(response, turn.map(|turn| &**turn), self.goes_on);
+        let next = ended.successor.map(|(event, body, steers)| Create {
+            steers,
+            automatic: true,
+            ..Create::new(event, body, self.next_id())
+        });
+        (ended.events, next)
     }
 }

@@ -17,6 +17,8 @@ use super::client_event::CreateEvent;
 use super::event_cutter::{Cut, EventCutter};
 use super::server_event;
 use super::socket::{Part, Socket};
+use super::steering::{Settings, Steer};
+use crate::server::create::ResponseId;
 use crate::server::reply::ResponseBody;
 use crate::server::socket_turns::Lane;
 
@@ -28,6 +30,24 @@ pub struct Create {
     pub id: HeaderValue,
     /// When it came.
     pub begun: Instant,
+    /// What it says beside its input, once it is being answered.
+    pub settings: Settings,
+    /// Inputs of the client's that are part of its own.
+    pub steers: Vec<Steer>,
+    /// Whether it continues a response by itself, for the sake of these.
+    pub automatic: bool,
+}
+
+impl Create {
+    pub fn new(event: CreateEvent, body: Bytes, id: HeaderValue) -> Create {
+        let begun = Instant::now();
+        Create { event, body, id, begun, settings: None, steers: Vec::new(), automatic: false }
+    }
+
+    /// The span of its log lines.
+    pub fn span(&self) -> tracing::Span {
+        tracing::info_span!("request", id = %self.id.to_str().unwrap_or(""))
+    }
 }
 
 /// A create on its way to its answer.
@@ -37,8 +57,12 @@ pub type Answering = BoxFuture<'static, Result<Response<ResponseBody>, Error>>;
 pub trait Answerer {
     /// Takes the create's body.
     fn answer(&mut self, create: &mut Create) -> Answering;
-    /// Told of the status of an answer; of an error, before it is sent.
-    fn answered(&mut self, create: &Create, status: Result<u16, &Error>);
+    /// Told that an answer begins, with its status and the response's id.
+    fn began(&mut self, create: Create, status: u16, response: &str);
+    /// What is sent in place of an answer.
+    fn failed(&mut self, create: &Create, error: &Error) -> Vec<Bytes>;
+    /// What is sent behind an answer, and what the lane goes on with.
+    fn ended(&mut self, response: &str) -> (Vec<Bytes>, Option<Create>);
 }
 
 /// All lanes that have something to do.
@@ -54,11 +78,14 @@ struct LaneQueue {
 }
 
 enum Running {
-    Begins(Answering, Box<Create>),
+    Begins(Answering, Option<Box<Create>>),
     Streams(Box<Streaming>),
 }
 
 struct Streaming {
+    status: u16,
+    /// The id of the response.
+    response: String,
     body: ResponseBody,
     cutter: EventCutter,
     /// The beginning of an event whose end has not come.
@@ -111,25 +138,36 @@ impl LaneQueue {
             Some(running) => running,
             None => {
                 let Some(mut create) = self.queue.pop_front() else { return false };
-                self.running.insert(Running::Begins(answerer.answer(&mut create), Box::new(create)))
+                self.running.insert(Running::Begins(answerer.answer(&mut create), Some(Box::new(create))))
             }
         };
         match running {
             Running::Begins(answering, create) => {
                 let Poll::Ready(answer) = answering.as_mut().poll(cx) else { return false };
-                answerer.answered(create, answer.as_ref().map(|answer| answer.status().as_u16()));
-                self.running = match answer {
-                    Ok(answer) => Some(Running::Streams(Box::new(Streaming::new(answer.into_body())))),
-                    Err(error) => {
-                        socket.push(server_event::error(&error, &self.name, create.id.to_str().ok()));
-                        None
+                let Some(create) = create.take() else { return false };
+                match answer {
+                    Ok(answer) => {
+                        let streaming = Streaming::new(answer);
+                        answerer.began(*create, streaming.status, &streaming.response);
+                        self.running = Some(Running::Streams(Box::new(streaming)));
                     }
-                };
+                    Err(error) => {
+                        answerer.failed(&create, &error).into_iter().for_each(|event| socket.push(event));
+                        self.running = None;
+                    }
+                }
             }
             Running::Streams(streaming) => match streaming.poll(cx, &self.name, socket) {
                 Poll::Pending => return false,
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => self.running = None,
+                Poll::Ready(false) => {
+                    let (events, next) = answerer.ended(&streaming.response);
+                    events.into_iter().for_each(|event| socket.push(event));
+                    self.running = None;
+                    if let Some(next) = next {
+                        self.queue.push_front(next);
+                    }
+                }
             },
         }
         true
@@ -137,8 +175,11 @@ impl LaneQueue {
 }
 
 impl Streaming {
-    fn new(body: ResponseBody) -> Streaming {
-        Streaming { body, cutter: EventCutter::default(), event: Vec::new() }
+    fn new(answer: Response<ResponseBody>) -> Streaming {
+        let status = answer.status().as_u16();
+        let (mut parts, body) = answer.into_parts();
+        let response = parts.extensions.remove::<ResponseId>().map(|id| id.0).unwrap_or_default();
+        Streaming { status, response, body, cutter: EventCutter::default(), event: Vec::new() }
     }
 
     /// Gives the socket the events that the next read of the body brings, and of a long one all that is needed to end it;

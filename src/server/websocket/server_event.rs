@@ -1,4 +1,4 @@
-//! Owns the events that the connection itself sends: errors that are no response's, answers to `response.steer`; and the name
+//! Owns the events that the connection itself sends: errors that are no response's; and the name
 //! of a lane in a response's events. It must not decide when.
 
 use bytes::Bytes;
@@ -6,7 +6,6 @@ use http::HeaderMap;
 use rejoinder_core::error::Error;
 use rejoinder_core::wire::json;
 
-use super::client_event::SteerEvent;
 use crate::server::reply;
 use crate::server::socket_turns::Lane;
 use crate::upstream::REQUEST_ID;
@@ -63,23 +62,6 @@ pub fn in_lane(begin: Bytes, lane: &Lane) -> Bytes {
     out.push(b'{');
     push_lane(&mut out, lane);
     out.extend_from_slice(begin.get(1..).unwrap_or_default());
-    out.into()
-}
-
-/// The answer to a `response.steer`, the number `number` of its kind: input for a response that runs is not taken, and given back.
-pub fn steer_failed(steer: &SteerEvent, number: u64) -> Bytes {
-    let mut out =
-        format!("{{\"type\":\"response.steer.failed\",\"sequence_number\":{number},\"steer\":").into_bytes();
-    out.extend_from_slice(b"{\"previous_response_id\":");
-    json::push_string(&mut out, &steer.previous_response_id);
-    out.extend_from_slice(b",\"input\":");
-    out.extend_from_slice(steer.input.as_bytes());
-    out.extend_from_slice(b"},\"error\":{\"code\":\"steering_not_supported\",\"message\":");
-    json::push_string(
-        &mut out,
-        "A response that runs takes no input here. Continue from it when it has ended.",
-    );
-    out.extend_from_slice(b",\"type\":\"invalid_request_error\"}}");
     out.into()
 }
 
