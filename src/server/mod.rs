@@ -34,6 +34,6 @@ mod stored_context;
 mod stored_run;
 mod tokens;
 mod until_stopped;
-mod websocket;
+pub mod websocket;
 
 pub use start::run;

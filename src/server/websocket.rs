@@ -1,13 +1,13 @@
 //! Owns the Responses API over WebSocket: the handshake of `GET /v1/responses`, after which the connection is served by a
 //! task of its own. It must not answer an event.
 
-mod client_event;
+pub mod client_event;
 mod clock;
 mod connection;
-mod event_cutter;
+pub mod event_cutter;
 mod lanes;
 mod meter;
-mod server_event;
+pub mod server_event;
 mod socket;
 mod steering;
 
@@ -25,6 +25,7 @@ use self::connection::{Connection, Opened};
 use self::socket::Socket;
 use super::app::App;
 use super::reply::{self, ResponseBody};
+pub use super::socket_turns::Lane;
 
 /// The version of the protocol, the only one there is.
 const VERSION: &str = "13";
@@ -35,7 +36,7 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// # Errors
 /// 426 where WebSocket is not offered, or asked for in another version; 400 for a handshake that is none; 503 while the
 /// process drains.
-pub fn upgrade(
+pub(super) fn upgrade(
     app: &Arc<App>,
     mut request: Request<Incoming>,
     id: &HeaderValue,

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use crate::support::checker::{check, judge_async_openai};
 use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, text, until, upstream, whole};
 use crate::support::socket::{Next, Socket, as_sse, is_end};
+use crate::support::websocket_bytes::{built, check_message, check_stream};
 
 /// The chat bodies that an upstream got.
 type Asked = Arc<Mutex<Vec<Value>>>;
@@ -431,4 +432,18 @@ async fn a_close_is_answered() {
     socket.stream.close(None).await.unwrap();
     assert_eq!(socket.next().await, Next::Closed(None));
     until(async || proxy.metric("rejoinder_open_websockets").await == 0).await;
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_client_sends_is_an_event_or_has_an_error(text in ".*", script: Vec<u8>) {
+        check_message(&text);
+        check_message(&built(&script));
+        check_message(&built(&[&[0], &*script].concat()));
+    }
+
+    #[test]
+    fn the_messages_of_a_stream_are_the_same_however_it_is_cut(script: Vec<u8>, cuts: Vec<u8>) {
+        check_stream(&script, &cuts);
+    }
 }

@@ -8,7 +8,7 @@ use rejoinder_core::fields::{boolean, missing, present, string};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::server::socket_turns::Lane;
+use super::Lane;
 
 /// Longest name of a lane, in bytes.
 const LONGEST_LANE: usize = 256;
@@ -25,7 +25,9 @@ pub enum ClientEvent {
 /// What the connection has to know of a `response.create`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CreateEvent {
+    /// `stream_id`
     pub lane: Lane,
+    /// The response that it continues.
     pub previous_response_id: Option<String>,
     /// Whether the model is to answer.
     pub generate: bool,
@@ -34,6 +36,7 @@ pub struct CreateEvent {
 /// A `response.steer`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SteerEvent {
+    /// The response that it is for.
     pub previous_response_id: String,
     /// JSON text.
     pub input: Box<str>,
@@ -42,7 +45,9 @@ pub struct SteerEvent {
 /// A message that is no event, with the lane that it names.
 #[derive(Debug)]
 pub struct BadEvent {
+    /// `stream_id`
     pub lane: Lane,
+    /// What is wrong.
     pub error: Box<Error>,
 }
 

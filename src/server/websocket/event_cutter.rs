@@ -12,6 +12,7 @@ const DATA: &[u8] = b"data: ";
 pub enum Cut {
     /// A payload, or the next part of one.
     Part {
+        /// A part of a JSON text.
         bytes: Bytes,
         /// Whether the payload is whole with it.
         last: bool,

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use rejoinder_core::error::Error;
 use rejoinder_core::wire::json;
 
+use super::Lane;
 use crate::server::reply;
-use crate::server::socket_turns::Lane;
 use crate::upstream::REQUEST_ID;
 
 /// An `error` event: the status and the headers that an HTTP answer would have, and the error as its body has it. `request`:

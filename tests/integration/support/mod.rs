@@ -9,3 +9,4 @@ pub mod socket;
 pub mod store;
 pub mod tls;
 pub mod upstream_bytes;
+pub mod websocket_bytes;
