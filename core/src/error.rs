@@ -18,7 +18,7 @@ pub enum Origin {
     Internal,
 }
 
-/// What went wrong. [`Kind::row`] is the table.
+/// What went wrong. `Kind::row` is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// The body is not JSON.

@@ -128,8 +128,8 @@ pub struct PlanOptions<'a> {
     pub stream: Option<bool>,
     /// Whether the model only reads the prompt, so that the server caches it. The answer is empty.
     pub warm_up: bool,
-    /// An answer that does not fit the `text.format` that was held back (see [`ReplyPlan::format`]): the plan asks for
-    /// it again in that format.
+    /// An answer that does not fit the `text.format` that was held back (see
+    /// [`ReplyPlan::format`](crate::reply_plan::ReplyPlan::format)): the plan asks for it again in that format.
     pub unfit: Option<Arc<str>>,
 }
 

@@ -92,8 +92,8 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`]. With `shared`, long texts are left out of `out`
-    /// and added there instead.
+    /// Appends the Response object. `echo`: see [`ReplyPlan::echo`](crate::reply_plan::ReplyPlan::echo). With
+    /// `shared`, long texts are left out of `out` and added there instead.
     pub fn write(&self, out: &mut Vec<u8>, echo: &[u8], mut shared: Option<&mut Shared>) {
         let mut text = |out: &mut Vec<u8>, text: &Text| match &mut shared {
             Some(shared) => text.write(out, shared),

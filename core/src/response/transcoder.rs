@@ -64,8 +64,8 @@ pub enum End {
 /// Turns one upstream answer into one response.
 ///
 /// Call [`start`](Transcoder::start) once, [`chunk`](Transcoder::chunk) for each upstream event, and
-/// [`end`](Transcoder::end) when the body ends. Each appends whole events to `out`. Once
-/// [`ended`](Transcoder::ended) is true, all of them do nothing.
+/// [`end`](Transcoder::end) when the body ends. Each appends whole events to `out`.
+/// Once [`ended`](Transcoder::ended) is true, `chunk` and `end` do nothing.
 #[derive(Debug)]
 pub struct Transcoder {
     repeat_path: RepeatPath,
