@@ -33,8 +33,8 @@ const ASSISTANT: [&str; 3] = [
 impl Input {
     /// `json`: a request's `input` (a string is one user message), or an array of items; must be valid JSON.
     pub fn new(json: &str) -> Input {
-        let [before, behind] = USER;
-        let text = json.strip_prefix(before).and_then(|json| json.strip_suffix(behind));
+        let [before, after] = USER;
+        let text = json.strip_prefix(before).and_then(|json| json.strip_suffix(after));
         Input(text.filter(|text| is_string(text)).unwrap_or(json).into())
     }
 
@@ -61,10 +61,10 @@ impl Input {
 impl Output {
     /// `json`: an array of items. `response`: the id of their response.
     pub fn new(json: String, response: &str) -> Output {
-        let [before, between, behind] = ASSISTANT;
+        let [before, between, after] = ASSISTANT;
         let text = || {
             let json = json.strip_prefix(before)?.strip_prefix(seed_of(response))?;
-            json.strip_prefix(between)?.strip_suffix(behind)
+            json.strip_prefix(between)?.strip_suffix(after)
         };
         match text().filter(|text| is_string(text)) {
             Some(text) => Output(text.into()),
@@ -74,9 +74,9 @@ impl Output {
 
     /// The items as a JSON array. `response`: as in [`Output::new`].
     pub fn array(&self, response: &str) -> Cow<'_, str> {
-        let [before, between, behind] = ASSISTANT;
+        let [before, between, after] = ASSISTANT;
         match text(&self.0) {
-            Some(text) => Cow::Owned([before, seed_of(response), between, text.get(), behind].concat()),
+            Some(text) => Cow::Owned([before, seed_of(response), between, text.get(), after].concat()),
             None => Cow::Borrowed(&self.0),
         }
     }

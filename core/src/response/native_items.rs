@@ -168,7 +168,7 @@ impl NativeItems {
     }
 
     /// How many items follow the current one.
-    pub fn behind(&self) -> usize {
+    pub fn following(&self) -> usize {
         self.items.len().saturating_sub(self.current + 1)
     }
 

@@ -190,15 +190,15 @@ fn object(body: &Body<'_>, depth: u32) -> ParsedError {
         status: number(body.code).or(number(body.status)),
     };
     // a router adds the provider's message beside its own
-    if let Some(behind) = found(body.metadata).or_else(|| found(body.raw)) {
-        let both = match (parsed.message.take(), &behind.message) {
+    if let Some(provider) = found(body.metadata).or_else(|| found(body.raw)) {
+        let both = match (parsed.message.take(), &provider.message) {
             (Some(own), Some(inner)) if !own.contains(&**inner) => Some(format!("{own}: {inner}")),
             (own, inner) => own.or_else(|| inner.clone()),
         };
         parsed = ParsedError {
             message: both,
-            kind: behind.kind.or(parsed.kind),
-            code: behind.code.or(parsed.code),
+            kind: provider.kind.or(parsed.kind),
+            code: provider.code.or(parsed.code),
             ..parsed
         };
     }
@@ -691,14 +691,14 @@ mod tests {
         }
         let both = r#"{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"it is too warm","provider_name":"P"}}}"#;
         assert_eq!(http(400, both).message, "Provider returned error: it is too warm");
-        let behind = r#"{"error":{"message":"Provider returned error","metadata":{"raw":"{\"error\":{\"message\":\"no\",\"code\":\"context_length_exceeded\"}}"}}}"#;
-        assert_eq!(http(400, behind).code().as_deref(), Some("context_length_exceeded"));
+        let provider = r#"{"error":{"message":"Provider returned error","metadata":{"raw":"{\"error\":{\"message\":\"no\",\"code\":\"context_length_exceeded\"}}"}}}"#;
+        assert_eq!(http(400, provider).code().as_deref(), Some("context_length_exceeded"));
         assert_eq!(http(400, r#"{"detail":["no","such","no"]}"#).message, "no; such");
         let unnamed = http(422, r#"{"errors": {"model": ["is invalid"]}}"#);
         assert_eq!(unnamed.message, r#"{"errors":{"model":["is invalid"]}}"#);
         // in a stream as well
         assert_eq!(from_stream(both).message, "Provider returned error: it is too warm");
-        assert_eq!(from_stream(behind).code().as_deref(), Some("context_length_exceeded"));
+        assert_eq!(from_stream(provider).code().as_deref(), Some("context_length_exceeded"));
         assert_eq!(from_stream(r#"{"error":"Model is unloaded"}"#).kind, Kind::UpstreamFailed);
         assert!(from_stream(r#"{"detail":"the message"}"#).message.ends_with("the message"));
         let field = http(422, r#"{"detail":[{"loc":["body","temperature"],"msg":"too warm"}]}"#);

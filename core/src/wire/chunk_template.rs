@@ -40,11 +40,11 @@ impl ChunkTemplate {
 /// Whether `text` is the inside of a string literal. `\u` escapes are left to a parser.
 fn is_inside_of_literal(text: &str) -> bool {
     let mut rest = text.as_bytes();
-    while let [byte, behind @ ..] = rest {
-        rest = match (byte, behind) {
-            (b'\\', [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', behind @ ..]) => behind,
+    while let [byte, following @ ..] = rest {
+        rest = match (byte, following) {
+            (b'\\', [b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', following @ ..]) => following,
             (b'\\' | b'"' | 0..=0x1f, _) => return false,
-            _ => behind,
+            _ => following,
         };
     }
     true

@@ -25,10 +25,10 @@ pub fn next(text: &str, at: usize) -> Option<(char, usize)> {
 /// The text without leading white space.
 pub fn trim_start(text: &str) -> &str {
     let mut at = 0;
-    while let Some((c, behind)) = next(text, at)
+    while let Some((c, after)) = next(text, at)
         && c.is_ascii_whitespace()
     {
-        at = behind;
+        at = after;
     }
     text.get(at..).unwrap_or_default()
 }
@@ -36,8 +36,8 @@ pub fn trim_start(text: &str) -> &str {
 /// The text without trailing white space.
 pub fn trim_end(text: &str) -> &str {
     let (mut at, mut end) = (0, 0);
-    while let Some((c, behind)) = next(text, at) {
-        at = behind;
+    while let Some((c, after)) = next(text, at) {
+        at = after;
         if !c.is_ascii_whitespace() {
             end = at;
         }
@@ -80,9 +80,9 @@ mod tests {
     fn characters_are_those_of_the_decoded_text() {
         let text = r#"a\"\\\/\u003cé😀"#;
         let (mut at, mut got) = (0, String::new());
-        while let Some((c, behind)) = next(text, at) {
+        while let Some((c, after)) = next(text, at) {
             got.push(c);
-            at = behind;
+            at = after;
         }
         assert_eq!(got, serde_json::from_str::<String>(&format!("\"{text}\"")).unwrap());
     }

@@ -53,10 +53,10 @@ pub fn push_number(out: &mut Vec<u8>, n: u64) {
 pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();
     while let Some(at) = first_special(rest)
-        && let Some((plain, [byte, behind @ ..])) = rest.split_at_checked(at)
+        && let Some((plain, [byte, after @ ..])) = rest.split_at_checked(at)
     {
         out.extend_from_slice(plain);
-        rest = behind;
+        rest = after;
         let short = match byte {
             b'\n' => b'n',
             b'\r' => b'r',
@@ -294,9 +294,9 @@ static BY_NUMBER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\\u
 /// Whether a surrogate without its other half is possible. Pairs, which clients write for each emoji, do not count.
 fn has_lone_surrogate(text: &str) -> bool {
     let bytes = text.as_bytes();
-    let mut behind = 0;
+    let mut after = 0;
     let lone = |at: usize| {
-        if at < behind || !matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])) {
+        if at < after || !matches!(bytes.get(at + 1..at + 3), Some([b'u', b'd' | b'D'])) {
             return false;
         }
         let unit = |at: usize| text.get(at..).and_then(surrogate_at);
@@ -305,7 +305,7 @@ fn has_lone_surrogate(text: &str) -> bool {
         // an escaped backslash before it means that it is not an escape
         let before = bytes.iter().take(at).rev().take_while(|byte| **byte == b'\\').count();
         let paired = before % 2 == 0 && !is_low(high) && unit(at + 6).is_some_and(is_low);
-        behind = if paired { at + 12 } else { behind };
+        after = if paired { at + 12 } else { after };
         !paired
     };
     match bytes.len() {

@@ -180,12 +180,12 @@ impl<'s, 'a> Compared<'s, 'a> {
         }
         let held: HashMap<_, usize> = (0..from).filter_map(|at| Some((call(at)?, at))).collect();
         // for each stored step: the position after the nearest earlier step that counts
-        let mut behind = vec![0; from + 1];
+        let mut after = vec![0; from + 1];
         for at in 0..from {
             let counts = !matches!(steps.get(at), Some(Step::Reasoning(_) | Step::Skipped));
-            let next = if counts { at + 1 } else { behind.get(at).copied().unwrap_or_default() };
-            if let Some(behind) = behind.get_mut(at + 1) {
-                *behind = next;
+            let next = if counts { at + 1 } else { after.get(at).copied().unwrap_or_default() };
+            if let Some(after) = after.get_mut(at + 1) {
+                *after = next;
             }
         }
         for at in from..steps.len() {
@@ -193,7 +193,7 @@ impl<'s, 'a> Compared<'s, 'a> {
             mark(repeated, at);
             let (mut own, mut before) = (at, *found);
             while own > from && !is_marked(repeated, own - 1) {
-                before = behind.get(before).copied().unwrap_or_default();
+                before = after.get(before).copied().unwrap_or_default();
                 if before == 0 {
                     break;
                 }

@@ -74,7 +74,7 @@ impl CallSlot {
         let goes_on = match scan.in_string() {
             true => piece
                 .split_once("\\\"")
-                .and_then(|(_, behind)| next(behind, 0))
+                .and_then(|(_, after)| next(after, 0))
                 .is_none_or(|(c, _)| c.is_ascii_whitespace() || ":,}]".contains(c)),
             false => trim_end(before).ends_with([':', '[', ',']),
         };
@@ -196,14 +196,14 @@ impl CallSlot {
     fn string_closes(&mut self) -> bool {
         let Form::Encoded { mut read, mut escaped, mut closed } = self.form else { return false };
         let opens = self.waiting.len() - trim_start(&self.waiting).len();
-        while let Some((c, behind)) = next(&self.waiting, read) {
+        while let Some((c, after)) = next(&self.waiting, read) {
             match c {
                 _ if escaped => escaped = false,
                 '\\' => escaped = true,
                 '"' if read > opens => closed = true,
                 _ => {}
             }
-            read = behind;
+            read = after;
         }
         self.form = Form::Encoded { read, escaped, closed };
         closed

@@ -123,7 +123,7 @@ impl Transcoder {
     /// Whether the current item can be closed. If the token limit may have cut the answer, the last item stays open
     /// until the end says so: llama-server reports every item as completed.
     fn current_is_over(&mut self) -> bool {
-        let more = self.native.behind() > 0;
+        let more = self.native.following() > 0;
         let may_be_cut = self.plan.max_output_tokens.is_some();
         let call_is_whole = !self.has_incomplete_call();
         let Some(item) = self.native.current() else { return false };
@@ -347,9 +347,9 @@ impl Transcoder {
 
     /// Brings every item into the output; the last one ends with `ending`. Items after a call that was cut are dropped.
     fn complete_items(&mut self, ending: Ending, out: &mut Vec<u8>) {
-        while self.native.behind() > 0 {
+        while self.native.following() > 0 {
             if ending == Ending::Incomplete && self.has_incomplete_call() {
-                self.dropped += self.native.behind() as u64;
+                self.dropped += self.native.following() as u64;
                 break;
             }
             self.close_current(Ending::Completed, out);

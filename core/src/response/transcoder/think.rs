@@ -122,30 +122,30 @@ impl Transcoder {
     fn read_on(&mut self, text: &str, out: &mut Vec<u8>) {
         let mut rest = text;
         while !rest.is_empty() {
-            let behind = match self.think.at {
+            let after = match self.think.at {
                 At::Text => return self.take_text(Channel::Text, rest, out),
                 At::Unstreamed => return self.hold_back(rest),
                 At::Beginning => self.read_beginning(rest, out),
                 At::Separate => self.read_separate(rest, out),
                 At::Block(tag) => self.read_block(tag, rest, out),
             };
-            rest = behind.unwrap_or_default();
+            rest = after.unwrap_or_default();
         }
     }
 
     /// Reads a tag at the beginning. Returns the text after it, or `None` if all text is consumed.
     fn read_beginning<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
         match beginning(text) {
-            Beginning::Opens(tag, behind) => {
+            Beginning::Opens(tag, after) => {
                 self.think.at = At::Block(tag);
                 self.think.block_is_empty = true;
                 self.logprobs.clear();
-                return Some(behind);
+                return Some(after);
             }
-            Beginning::Closes(behind) => {
+            Beginning::Closes(after) => {
                 self.think.had_block = true;
                 self.logprobs.clear();
-                return Some(behind);
+                return Some(after);
             }
             Beginning::MayBeTag if text.len() <= LONGEST_BLANK => self.hold_back(text),
             Beginning::MayBeTag | Beginning::Text => self.begin_text(text, out),
@@ -155,17 +155,17 @@ impl Transcoder {
 
     /// The same after separately sent reasoning.
     fn read_separate<'a>(&mut self, text: &'a str, out: &mut Vec<u8>) -> Option<&'a str> {
-        let behind = match beginning(text) {
-            Beginning::Closes(behind) => Match::Whole(behind),
-            Beginning::Opens(tag, behind) => matches(tag.close, trim_start(behind)),
+        let after = match beginning(text) {
+            Beginning::Closes(after) => Match::Whole(after),
+            Beginning::Opens(tag, after) => matches(tag.close, trim_start(after)),
             Beginning::MayBeTag => Match::Part,
             Beginning::Text => Match::No,
         };
-        match behind {
-            Match::Whole(behind) => {
+        match after {
+            Match::Whole(after) => {
                 (self.think.at, self.think.had_block) = (At::Beginning, true);
                 self.logprobs.clear();
-                return Some(behind);
+                return Some(after);
             }
             Match::Part if text.len() <= LONGEST_BLANK => self.hold_back(text),
             Match::Part | Match::No => {
@@ -187,7 +187,7 @@ impl Transcoder {
             // the prompt ended with the tag, and the model repeated it
             if self.think.assumed.is_some() {
                 match beginning(text) {
-                    Beginning::Opens(_, behind) => return Some(behind),
+                    Beginning::Opens(_, after) => return Some(after),
                     Beginning::MayBeTag => {
                         self.hold_back(text);
                         return None;
@@ -200,10 +200,10 @@ impl Transcoder {
         let (inside, then) = block(text, tag.close);
         self.send_reasoning(inside, out);
         match then {
-            BlockEnd::Closes(behind) => {
+            BlockEnd::Closes(after) => {
                 (self.think.at, self.think.had_block, self.think.assumed) = (At::Beginning, true, None);
                 self.logprobs.clear();
-                Some(behind)
+                Some(after)
             }
             BlockEnd::Waits(waits) => {
                 self.hold_back(waits);
@@ -246,9 +246,9 @@ impl Transcoder {
             At::Separate => self.take_held(&held, out),
             At::Block(_) => self.send_reasoning(trim_end(&held), out),
             At::Unstreamed => match split_unopened(&held) {
-                Some((inside, behind)) => {
+                Some((inside, after)) => {
                     self.send_reasoning(trim(inside), out);
-                    self.take_text(Channel::Text, trim_start(behind), out);
+                    self.take_text(Channel::Text, trim_start(after), out);
                 }
                 None => self.take_held(&held, out),
             },
@@ -271,12 +271,12 @@ impl Transcoder {
         let text = if self.think.had_block { trim_start(text) } else { text };
         let unopened = if self.think.had_block { None } else { split_unopened(text) };
         match unopened {
-            Some((inside, behind)) => {
+            Some((inside, after)) => {
                 self.send_reasoning(trim(inside), out);
                 self.logprobs.clear();
                 self.think.had_block = true;
                 self.think.at = At::Text;
-                self.take_text(Channel::Text, trim_start(behind), out);
+                self.take_text(Channel::Text, trim_start(after), out);
             }
             // without a stream, the client sees only the complete text
             None if !self.events.enabled && !self.think.had_block => {

@@ -62,14 +62,14 @@ pub(super) fn beginning(text: &str) -> Beginning<'_> {
     let mut may = text.is_empty();
     for tag in &TAGS {
         match opens(tag, text) {
-            Match::Whole(behind) => return Beginning::Opens(tag, behind),
+            Match::Whole(after) => return Beginning::Opens(tag, after),
             Match::Part => may = true,
             Match::No => {}
         }
     }
     for mark in TAGS.iter().map(|tag| tag.close).chain(BETWEEN) {
         match matches(mark, text) {
-            Match::Whole(behind) => return Beginning::Closes(behind),
+            Match::Whole(after) => return Beginning::Closes(after),
             Match::Part => may = true,
             Match::No => {}
         }
@@ -86,14 +86,14 @@ fn opens<'a>(tag: &Tag, text: &'a str) -> Match<'a> {
         return Match::No;
     }
     let (mut at, mut assigns) = (0, false);
-    while let Some((c, behind)) = next(rest, at) {
+    while let Some((c, after)) = next(rest, at) {
         match c {
-            '>' if assigns => return Match::Whole(rest.get(behind..).unwrap_or_default()),
+            '>' if assigns => return Match::Whole(rest.get(after..).unwrap_or_default()),
             '>' | '<' | '\n' => return Match::No,
-            _ if behind > LONGEST_ATTRIBUTES => return Match::No,
+            _ if after > LONGEST_ATTRIBUTES => return Match::No,
             _ => assigns |= c == '=',
         }
-        at = behind;
+        at = after;
     }
     Match::Part
 }
@@ -108,22 +108,22 @@ pub(super) enum BlockEnd<'a> {
 /// The text of a block up to its closing tag, without the white space before that tag.
 pub(super) fn block<'a>(text: &'a str, close: &str) -> (&'a str, BlockEnd<'a>) {
     let (mut at, mut blank) = (0, None);
-    while let Some((c, behind)) = next(text, at) {
+    while let Some((c, after)) = next(text, at) {
         if c.is_ascii_whitespace() {
             blank.get_or_insert(at);
         } else {
             let end = blank.take().unwrap_or(at);
             if close.starts_with(c) {
                 match matches(close, text.get(at..).unwrap_or_default()) {
-                    Match::Whole(behind) => {
-                        return (text.get(..end).unwrap_or_default(), BlockEnd::Closes(behind));
+                    Match::Whole(after) => {
+                        return (text.get(..end).unwrap_or_default(), BlockEnd::Closes(after));
                     }
                     Match::Part => return split(text, end),
                     Match::No => {}
                 }
             }
         }
-        at = behind;
+        at = after;
     }
     split(text, blank.filter(|blank| at - blank <= LONGEST_BLANK).unwrap_or(at))
 }
@@ -140,7 +140,7 @@ pub(super) fn split_unopened(text: &str) -> Option<(&str, &str)> {
         return None;
     }
     let (mut at, mut before, mut fences, mut in_code) = (0, '\n', 0, false);
-    while let Some((c, behind)) = next(text, at) {
+    while let Some((c, after)) = next(text, at) {
         if c == '`' {
             fences += 1;
         } else {
@@ -153,16 +153,16 @@ pub(super) fn split_unopened(text: &str) -> Option<(&str, &str)> {
                 return None;
             }
             let ends = before == '\n' || before.is_alphanumeric() || ".!?:;)]}…。！？".contains(before);
-            if let Match::Whole(behind) = matches(tag.close, rest)
+            if let Match::Whole(after) = matches(tag.close, rest)
                 && ends
                 && !in_code
             {
-                let spoken_of = next(behind, 0).is_some_and(|(c, _)| "`'\"),.;".contains(c));
-                return (!spoken_of).then(|| (text.get(..at).unwrap_or_default(), behind));
+                let spoken_of = next(after, 0).is_some_and(|(c, _)| "`'\"),.;".contains(c));
+                return (!spoken_of).then(|| (text.get(..at).unwrap_or_default(), after));
             }
         }
         before = c;
-        at = behind;
+        at = after;
     }
     None
 }
@@ -182,7 +182,7 @@ pub(super) fn matches<'a>(mark: &str, text: &'a str) -> Match<'a> {
     for wanted in mark.chars() {
         match next(text, at) {
             None => return Match::Part,
-            Some((c, behind)) if c.eq_ignore_ascii_case(&wanted) => at = behind,
+            Some((c, after)) if c.eq_ignore_ascii_case(&wanted) => at = after,
             Some(_) => return Match::No,
         }
     }
