@@ -319,3 +319,36 @@ async fn messages_count_in_the_budget_as_they_come() {
     let events = third.ask(&create(&"x".repeat(1_000_000))).await;
     assert_eq!(events.last().unwrap()["type"], "response.completed");
 }
+
+/// Bytes of memory of a process, its share of what it shares.
+#[cfg(target_os = "linux")]
+fn memory(pid: u32) -> usize {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_connections_are_cheap() {
+    const SOCKETS: usize = 2000;
+    let limit = rlimit::increase_nofile_limit(2 * SOCKETS as u64).unwrap();
+    assert!(limit > SOCKETS as u64 + 100, "{limit} file descriptors are too few for this test");
+    let proxy = Proxy::start(answering().await, &[], true).await;
+    let pid = proxy.child.id().unwrap();
+    let before = memory(pid);
+    let mut sockets = Vec::with_capacity(SOCKETS);
+    for _ in 0..SOCKETS {
+        sockets.push(Socket::connect(&proxy, &[]).await);
+    }
+    until(async || proxy.metric("rejoinder_open_websockets").await == SOCKETS as u64).await;
+    let grown = memory(pid).saturating_sub(before);
+    assert!(grown < 100_000_000, "{grown} bytes for {SOCKETS} idle connections");
+    // and so are those that had a response
+    for socket in &mut sockets {
+        assert_eq!(socket.ask(&create("x")).await.last().unwrap()["type"], "response.completed");
+    }
+    let grown = memory(pid).saturating_sub(before);
+    assert!(grown < 150_000_000, "{grown} bytes for {SOCKETS} connections that had a response");
+    println!("{SOCKETS} idle connections: {grown} bytes");
+}
