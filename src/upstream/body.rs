@@ -8,7 +8,7 @@ use crate::budget::Counted;
 pub enum Body {
     /// Sent once: the memory is freed when the server has it.
     Own(Counted),
-    /// Kept for another try, or for another use.
+    /// Also held by others: for another attempt, or for the store.
     Shared(Bytes),
 }
 

@@ -1,6 +1,5 @@
-//! Owns the two ways to a server: our own HTTP/1.1 client, by which chat requests go straight from and to the task that wants
-//! them, and reqwest for all that is no chat request, and for servers that take more than HTTP/1.1. It must not know what an
-//! answer means.
+//! Owns the two clients for a server: the own HTTP/1.1 client, whose chat requests are sent and read in the task that wants
+//! them, and reqwest for all other requests and for servers that speak HTTP/2 alone. It must not know what a response means.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,27 +25,27 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// The connections to one server.
 pub struct Client {
-    /// For what is no chat request.
+    /// For all requests but chat requests.
     pub general: reqwest::Client,
     connect_timeout: Duration,
     tls: Option<Arc<ClientConfig>>,
-    /// Our own connections to the server at this base. The search may find it elsewhere later.
+    /// Connections of the own client to the server at this base URL; the search may find it at another one later.
     own: Mutex<Option<Own>>,
 }
 
 struct Own {
     base: Arc<str>,
-    /// `None` where it takes more than HTTP/1.1.
+    /// `None` where the server speaks HTTP/2 alone.
     pool: Option<Arc<Pool>>,
 }
 
-/// An answer whose body is still to be read; dropped, it takes the request back.
+/// A response whose body is still to be read. Dropped, it cancels the request.
 pub struct Response {
     /// Status, and what its headers say of it.
     pub head: ResponseHead,
     body: Body,
-    /// Whether its first bytes were looked at, which tell whether it is encoded.
-    looked: bool,
+    /// Whether its first bytes were checked for an encoding.
+    checked: bool,
 }
 
 enum Body {
@@ -57,11 +56,11 @@ enum Body {
 }
 
 impl Client {
-    /// A client without connections. `tls`: whether it may have to speak TLS; to read the certificates that the machine
-    /// trusts takes time and memory.
+    /// A client without connections. `tls`: whether the server may be an https one; the certificates that the machine trusts
+    /// take time to read, and memory.
     ///
     /// # Errors
-    /// When the TLS set-up of the machine cannot be read.
+    /// When the certificates that the machine trusts cannot be read.
     pub fn new(connect_timeout: Duration, tls: bool) -> Result<Client, String> {
         let failed = |cause: &dyn std::fmt::Display| format!("cannot set up the HTTP client: {cause}");
         let tls = match tls {
@@ -69,7 +68,7 @@ impl Client {
             false => None,
         };
         let builder = match tls.clone() {
-            // the roots are read once for both
+            // read once for both clients
             Some(mut tls) => {
                 tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
                 reqwest::Client::builder().tls_backend_preconfigured(tls)
@@ -84,7 +83,7 @@ impl Client {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(http1::MOST_KEPT)
             .tcp_nodelay(true)
-            // an upstream is named on purpose; HTTP_PROXY is not about it
+            // HTTP_PROXY does not apply to a server that the configuration names
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
@@ -93,10 +92,10 @@ impl Client {
         Ok(Client { general, connect_timeout, tls: tls.map(Arc::new), own: Mutex::default() })
     }
 
-    /// Sends a `POST` of JSON and waits for the head of its answer.
+    /// Sends a `POST` of JSON and waits for the head of the response. Dropped, it cancels the request.
     ///
     /// # Errors
-    /// When the server cannot be reached, or does not answer.
+    /// When the server cannot be reached, or sends no response.
     pub async fn post(
         &self,
         base: &Arc<str>,
@@ -109,10 +108,10 @@ impl Client {
                 Ok(connection) => {
                     let http1::Response { head, body } =
                         http1::post(&pool, connection, path, headers, body).await?;
-                    return Ok(Response { head, body: Body::Own(body), looked: false });
+                    return Ok(Response { head, body: Body::Own(body), checked: false });
                 }
                 Err(error) if error.why == Why::NoHttp1 => {
-                    tracing::debug!(cause = error.cause, "the server takes more than HTTP/1.1");
+                    tracing::debug!(cause = error.cause, "the server speaks no HTTP/1.1");
                     *self.own() = Some(Own { base: base.clone(), pool: None });
                 }
                 Err(error) => return Err(error),
@@ -121,7 +120,7 @@ impl Client {
         let headers = headers.iter().map(|(name, value)| (name.clone(), (*value).clone()));
         let headers: HeaderMap = headers.collect();
         let request = self.general.post(format!("{base}{path}")).headers(headers).body(body.into_bytes());
-        // large, and not the usual way
+        // a large future, and rare
         Ok(Box::pin(send(request)).await?.into())
     }
 
@@ -141,7 +140,7 @@ impl Client {
 }
 
 impl Response {
-    /// Appends what is there of the body to `out`: how many bytes, `None` at the end. An encoding is undone.
+    /// Appends what has arrived of the body to `out`, decoded, and gives the number of bytes; `None` at the end.
     pub fn poll_more(
         &mut self,
         cx: &mut Context<'_>,
@@ -149,10 +148,10 @@ impl Response {
     ) -> Poll<Option<Result<usize, TransportError>>> {
         let before = out.len();
         let read = self.body.poll_more(cx, out);
-        if !self.looked
+        if !self.checked
             && let Poll::Ready(Some(Ok(_))) = read
         {
-            self.looked = true;
+            self.checked = true;
             let start = out.get(before..).unwrap_or_default();
             if let Some(encoding) = Encoding::of(&self.head.encoding, start) {
                 let mut body = std::mem::replace(&mut self.body, Body::Gone);
@@ -166,7 +165,7 @@ impl Response {
         read
     }
 
-    /// The same, waited for.
+    /// The same as a future.
     pub async fn more(&mut self, out: &mut Vec<u8>) -> Option<Result<usize, TransportError>> {
         poll_fn(|cx| self.poll_more(cx, out)).await
     }
@@ -194,7 +193,7 @@ impl Body {
             match std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                 None => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
-                // else trailers
+                // trailers are ignored
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         out.extend_from_slice(&data);
@@ -210,7 +209,7 @@ impl From<reqwest::Response> for Response {
     fn from(response: reqwest::Response) -> Response {
         let (parts, body) = http::Response::from(response).into_parts();
         let headers = parts.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        Response { head: ResponseHead::new(parts.status, headers), body: Body::General(body), looked: false }
+        Response { head: ResponseHead::new(parts.status, headers), body: Body::General(body), checked: false }
     }
 }
 
@@ -227,8 +226,8 @@ impl From<reqwest::Error> for TransportError {
     }
 }
 
-/// Sends a request, and once more where it may have met a kept connection that the server had closed. What that takes is
-/// let go when it would have shown by now: the server may think for long.
+/// Sends a request, and sends it again where its kept connection turns out to be closed. The copy for that is freed after
+/// [`http1::STALE`], since the response may take minutes.
 pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::Response> {
     let again = request.try_clone();
     let mut sent = Box::pin(request.send());
@@ -245,7 +244,7 @@ pub async fn send(request: reqwest::RequestBuilder) -> reqwest::Result<reqwest::
     }
 }
 
-/// Whether a connection ended without a byte of an answer.
+/// Whether a connection ended before the first byte of a response.
 fn is_cut(error: &reqwest::Error) -> bool {
     let ends = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
     !error.is_connect()

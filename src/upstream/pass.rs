@@ -1,5 +1,5 @@
-//! Owns requests that are passed through as they are: where they go, and how long either side may be silent. It must
-//! not look into a body.
+//! Owns requests that are passed through unchanged: which server gets them, and how long either side may be silent. It must
+//! not read a body.
 
 use std::io;
 use std::pin::pin;
@@ -19,8 +19,8 @@ use super::server::{Lease, Server};
 use super::{Route, Upstream, answer};
 use crate::descriptors::{self, Use};
 
-/// An answer to a request that was passed through, whatever its status. As long as it lives, the request counts as
-/// running on its server.
+/// A response to a request that was passed through, whatever its status. Until it is dropped, the request counts as running
+/// on its server.
 pub struct Passed {
     /// Status and headers; its body is read by [`Passed::into_stream`].
     pub response: reqwest::Response,
@@ -38,11 +38,11 @@ impl Upstream {
         place.ok_or_else(|| Error::new(Kind::Unavailable, NO_SERVER_FOUND))
     }
 
-    /// Passes a request on as it is and returns the upstream's answer, whatever its status. `silence`: how long the
-    /// client may pause within its body.
+    /// Passes a request on unchanged and gives the upstream's response, whatever its status. `silence`: how long the client
+    /// may pause within its body.
     ///
     /// # Errors
-    /// When there is no server, or no answer in time, or the client does not send its body.
+    /// When there is no server, no response in time, or the client stops sending its body.
     pub async fn pass<E>(
         &self,
         method: Method,
@@ -72,7 +72,7 @@ impl Upstream {
         };
         let limit = server.config.response_timeout;
         let mut sent = pin!(async {
-            // a body that streams is not there a second time
+            // a body that streams cannot be sent again
             if idempotent { exchange::send(request).await } else { request.send().await }
         });
         loop {
@@ -89,7 +89,7 @@ impl Upstream {
                     }
                     return Err(answer::unreachable(broken));
                 }
-                // else the body moved meanwhile
+                // otherwise the body has moved meanwhile
                 Err(_) if upload.idle() >= limit => return Err(answer::too_late(limit)),
                 Err(_) => {}
             }
@@ -116,10 +116,10 @@ impl Passed {
     }
 }
 
-/// How the body of a request gets on.
+/// The progress of a request's body.
 struct Upload {
     begun: Instant,
-    /// When a piece of it was last handed on, in milliseconds since it began.
+    /// When a piece of it was last passed on, in milliseconds since it began.
     moved: AtomicU64,
     /// Whether the client was silent for too long.
     silent: AtomicBool,
