@@ -21,7 +21,7 @@ use rejoinder_core::error::{Error, Kind};
 use wildmatch::WildMatch;
 
 pub use file::{NewKey, add, names};
-pub use limits::Admission;
+pub use limits::RunningRequest;
 
 use limits::Usage;
 
@@ -85,7 +85,7 @@ impl ClientKey {
     ///
     /// # Errors
     /// 429 that names the limit, with the seconds after which to try again.
-    pub fn begin(self: &Arc<Self>) -> Result<Admission, Error> {
+    pub fn begin(self: &Arc<Self>) -> Result<RunningRequest, Error> {
         limits::begin(self)
     }
 

@@ -398,14 +398,16 @@ fn kind_of(kind: &str, name: &str, tool: &Tool<'_>) -> Option<ToolKind> {
 fn definition_of<'a>(kind: ToolKind, tool: &Tool<'a>, own: Option<&'a str>) -> Definition<'a> {
     let given = present(tool.description).and_then(json::text);
     let (description, parameters) = match kind {
-        ToolKind::Function => (None, own),
+        ToolKind::Function | ToolKind::Search(_) | ToolKind::Found => (None, own),
         ToolKind::Custom(_) => (None, Some(CUSTOM_PARAMETERS)),
         ToolKind::ToolSearch => {
             (Some("Search for more tools by what they do."), own.or(Some(TOOL_SEARCH_PARAMETERS)))
         }
         ToolKind::LocalShell => (Some("Run a command on the user's machine."), Some(LOCAL_SHELL_PARAMETERS)),
         ToolKind::Shell => (Some("Run shell commands on the user's machine."), Some(SHELL_PARAMETERS)),
-        _ => (Some("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS)),
+        ToolKind::ApplyPatch => {
+            (Some("Create, update or delete a file by a diff."), Some(APPLY_PATCH_PARAMETERS))
+        }
     };
     let strict = present(tool.strict).map(RawValue::get);
     Definition {

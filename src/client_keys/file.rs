@@ -56,7 +56,7 @@ pub(super) fn read(
             format!("{shown}: the hash of key {name:?} is not sha256: and 64 hexadecimal digits")
         })?;
         let usage = known.get(&hash).map(|key| key.usage.clone()).unwrap_or_default();
-        usage.limit(entry.max_in_flight, entry.requests_per_minute, entry.tokens_per_minute);
+        usage.set_limits(entry.max_in_flight, entry.requests_per_minute, entry.tokens_per_minute);
         let expires = entry.expires.as_deref().map(time).transpose();
         let expires = expires.map_err(|error| format!("{shown}: expires of key {name:?}: {error}"))?;
         let models = entry.models.map(|models| models.iter().map(|model| WildMatch::new(model)).collect());

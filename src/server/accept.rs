@@ -16,9 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use super::app::App;
 use super::client_socket::ClientStream;
+use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
 use super::http2;
 use super::reply::ResponseBody;
-use super::until_stopped::{HEAD_TIMEOUT, UntilStopped};
 use crate::descriptors::{self, Use};
 
 /// Time until another connection is accepted, when there was no file descriptor for one.
@@ -114,7 +114,7 @@ async fn serve<S>(
     } else {
         // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
         let connection = http1.serve_connection(stream, service).with_upgrades();
-        UntilStopped::new(connection, stop).await.map_err(|error| error.to_string())
+        GracefulConnection::new(connection, stop).await.map_err(|error| error.to_string())
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");

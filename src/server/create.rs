@@ -64,9 +64,9 @@ pub struct CreateRequest {
 /// As [`answer`].
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
     let (begun, socket) = (request.begun, request.socket.clone());
-    let admission = app.client_keys.of(&request.headers).map(|key| key.begin()).transpose()?;
+    let running = app.client_keys.of(&request.headers).map(|key| key.begin()).transpose()?;
     let planned = plan(&app, request).await?;
-    let response = pending(app, planned, begun, socket).of_key(admission);
+    let response = pending(app, planned, begun, socket).of_key(running);
     let id = ResponseId(response.transcoder.id().to_owned());
     let mut answer = response.answer().await?;
     answer.extensions_mut().insert(id);
@@ -174,7 +174,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         begun,
         timeout,
         keep,
-        admission: None,
+        running: None,
     }
 }
 

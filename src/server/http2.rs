@@ -24,8 +24,8 @@ use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client_socket::ClientStream;
+use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
 use super::reply::ResponseBody;
-use super::until_stopped::{HEAD_TIMEOUT, UntilStopped};
 
 /// Silence after which a client is asked by a PING whether it is there.
 const PING: Duration = Duration::from_secs(30);
@@ -60,7 +60,7 @@ where
         async move { answer.await.map(|response: Response<ResponseBody>| response.map(Sending::new)) }
     });
     let connection = either.serve_connection_with_upgrades(stream, service).into_owned();
-    let mut connection = pin!(UntilStopped::new(connection, stop));
+    let mut connection = pin!(GracefulConnection::new(connection, stop));
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         () = streams.idle(HEAD_TIMEOUT) => None,

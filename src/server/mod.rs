@@ -10,6 +10,7 @@ mod conversation;
 mod conversations;
 mod create;
 mod drain;
+mod graceful_connection;
 mod http2;
 mod ids;
 mod models;
@@ -33,7 +34,6 @@ mod stored;
 mod stored_context;
 mod stored_run;
 mod tokens;
-mod until_stopped;
 pub mod websocket;
 
 pub use start::run;

@@ -61,6 +61,23 @@ impl Route<'_> {
     }
 }
 
+impl Route<'_> {
+    /// Whether a request counts against its key's limits as such. A create request does so when it is planned, as each
+    /// create message of a WebSocket does.
+    fn counts(self) -> bool {
+        match self {
+            Route::Pass | Route::Compact | Route::InputTokens => true,
+            Route::Create
+            | Route::Upgrade
+            | Route::Stored(..)
+            | Route::Conversations(_)
+            | Route::NotAllowed
+            | Route::Health
+            | Route::Models(_) => false,
+        }
+    }
+}
+
 /// Query strings play no part: Codex appends whatever its provider's `query_params` say.
 fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     if path == "/health" && method == Method::GET {
@@ -177,18 +194,14 @@ async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Resp
     if matches!(route, Route::Pass) {
         key.check_unread()?;
     }
-    let admission = match route {
-        // each response over a WebSocket is one request, and so is each create request: they begin where both meet
-        Route::Pass | Route::Compact | Route::InputTokens => Some(key.begin()?),
-        _ => None,
-    };
+    let running = if route.counts() { Some(key.begin()?) } else { None };
     let mut response = handled(asked, request).await?;
     response.headers_mut().extend(key.rate_headers());
-    Ok(match admission {
+    Ok(match running {
         // it lasts as long as the body does
-        Some(admission) => response.map(|body| {
+        Some(running) => response.map(|body| {
             body.map_frame(move |frame| {
-                let _lasts = &admission;
+                let _lasts = &running;
                 frame
             })
             .boxed_unsync()

@@ -14,7 +14,7 @@ mod ask;
 mod link;
 mod record;
 mod runs;
-mod waiting;
+mod write_queue;
 
 use std::sync::{Arc, Mutex};
 
@@ -23,7 +23,7 @@ use redis::Client;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-pub use waiting::QueueLimits;
+pub use write_queue::QueueLimits;
 
 use self::ask::{Commands, Write};
 use self::link::Connection;

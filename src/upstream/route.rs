@@ -156,7 +156,8 @@ impl Shared {
         if let [only] = servers {
             return Some(only.clone());
         }
-        let home = route.conversation.as_deref().and_then(|name| self.affinity().home(name, Instant::now()));
+        let home =
+            route.conversation.as_deref().and_then(|name| self.affinity().server_of(name, Instant::now()));
         if let Some((answered, _)) = route.answered.get()
             && let Some(server) = servers.iter().find(|server| server.id == *answered)
         {
@@ -257,7 +258,7 @@ impl Shared {
         let Some(conversation) = &route.conversation else { return };
         let now = Instant::now();
         let mut affinity = self.affinity();
-        let what = match affinity.home(conversation, now) {
+        let what = match affinity.server_of(conversation, now) {
             _ if route.side => "side",
             None => "new",
             Some(home) if home == server.id => "hit",
@@ -265,7 +266,7 @@ impl Shared {
         };
         self.metrics.affinity(what);
         if !route.side {
-            affinity.settle(conversation, server.id, now);
+            affinity.record(conversation, server.id, now);
         }
     }
 

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::wire::{json, trusted_json};
 
-/// Merges members into an unfinished chat body, whose members from `settings` on each begin with a comma. The request's
-/// own members override rendered ones, and those override `defaults`. Two objects are merged.
+/// Merges members into an unfinished chat body: from byte `settings` on it is a sequence of `,"key":value`, without the
+/// closing brace. The request's `own` members override rendered ones, and those override the configured `defaults`; a null of
+/// the request overrides nothing. If both values are objects, they are merged one level deep.
 pub fn merge<'a, 'b: 'a>(
     body: &mut Vec<u8>,
     settings: usize,
@@ -24,17 +25,17 @@ pub fn merge<'a, 'b: 'a>(
     let rendered = body.split_off(settings);
     let rendered = String::from_utf8_lossy(&rendered);
     let rendered = format!("{{{}}}", rendered.trim_start_matches(','));
-    // kept as text, because a schema may be wide and its tree takes many times its bytes
+    // kept as text: a large JSON schema takes many times its bytes as a tree
     let mut members: Vec<(Cow<'_, str>, Cow<'_, str>)> = json::members(&rendered)
         .unwrap_or_default()
         .into_iter()
         .map(|(key, value)| (key, Cow::Borrowed(value.get())))
         .collect();
     for (key, value) in own {
-        put(&mut members, key, Cow::Borrowed(value.get()), true);
+        merge_member(&mut members, key, Cow::Borrowed(value.get()), true);
     }
     for (key, value) in defaults.into_iter().flatten() {
-        put(&mut members, key, Cow::Owned(value.to_string()), false);
+        merge_member(&mut members, key, Cow::Owned(value.to_string()), false);
     }
     for (key, value) in &members {
         body.push(b',');
@@ -44,21 +45,27 @@ pub fn merge<'a, 'b: 'a>(
     }
 }
 
-fn put<'a>(members: &mut Vec<(Cow<'a, str>, Cow<'a, str>)>, key: &'a str, value: Cow<'a, str>, over: bool) {
-    let Some((_, there)) = members.iter_mut().find(|(name, _)| name == key) else {
+/// Adds a member, or merges it with one of the same name, which it replaces if it `overrides`.
+fn merge_member<'a>(
+    members: &mut Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    key: &'a str,
+    value: Cow<'a, str>,
+    overrides: bool,
+) {
+    let Some((_, existing)) = members.iter_mut().find(|(name, _)| name == key) else {
         members.push((Cow::Borrowed(key), value));
         return;
     };
-    if there.starts_with('{') && value.starts_with('{') {
-        *there = Cow::Owned(joined(there, &value, over));
-    } else if over {
-        *there = value;
+    if existing.starts_with('{') && value.starts_with('{') {
+        *existing = Cow::Owned(merge_objects(existing, &value, overrides));
+    } else if overrides {
+        *existing = value;
     }
 }
 
-/// Merges two objects. With `over`, the members of `second` override those of `first`. One of the two comes from the
+/// Merges two objects. If `overrides`, the members of `second` override those of `first`. One of the two comes from the
 /// proxy and is short, so members are searched linearly.
-fn joined(first: &str, second: &str, over: bool) -> String {
+fn merge_objects(first: &str, second: &str, overrides: bool) -> String {
     let mut out = String::with_capacity(first.len() + second.len());
     let mut push = |key: &RawValue, value: &RawValue| {
         out.push(if out.is_empty() { '{' } else { ',' });
@@ -67,7 +74,8 @@ fn joined(first: &str, second: &str, over: bool) -> String {
         out.push_str(value.get());
     };
     trusted_json::members(first, |key, value| {
-        push(key, Some(second).filter(|_| over).and_then(|second| member(second, key)).unwrap_or(value));
+        let overriding = if overrides { member(second, key) } else { None };
+        push(key, overriding.unwrap_or(value));
     });
     trusted_json::members(second, |key, value| {
         if member(first, key).is_none() {

@@ -5,7 +5,7 @@ use crate::error::Kind as ErrorKind;
 use crate::fields::{array, beginning, fields, missing, not_one_of, string, word, wrong_type};
 use crate::limits::Limits;
 use crate::notes::Notes;
-use crate::tools::table::{self, Table, ToolKind};
+use crate::tools::table::{self, BUILT_IN, Table, ToolKind};
 use crate::wire::json;
 use crate::wire::request::ToolChoice;
 use serde_json::value::RawValue;
@@ -68,8 +68,8 @@ impl Choice {
             "function" | "custom" => Choice::declared(&kind, raw, &choice, table),
             "allowed_tools" => Choice::allowed(&choice, table, limits),
             other => {
-                let builtin = matches!(other, "local_shell" | "shell" | "apply_patch" | "tool_search");
-                let at = builtin.then(|| Index::new(&table.routes).find(other, None, other)).flatten();
+                let built_in = BUILT_IN.iter().any(|kind| kind.type_name() == other);
+                let at = built_in.then(|| Index::new(&table.routes).find(other, None, other)).flatten();
                 Ok(match at {
                     Some(at) => Choice::Function(only(table, at)),
                     None => {

@@ -34,6 +34,24 @@ pub enum ToolKind {
     Found,
 }
 
+/// Tools of OpenAI's own types that a client executes.
+pub const BUILT_IN: [ToolKind; 4] =
+    [ToolKind::ToolSearch, ToolKind::LocalShell, ToolKind::Shell, ToolKind::ApplyPatch];
+
+impl ToolKind {
+    /// The `type` by which a request declares such a tool.
+    pub fn type_name(self) -> &'static str {
+        match self {
+            ToolKind::Function | ToolKind::Search(_) | ToolKind::Found => "function",
+            ToolKind::Custom(_) => "custom",
+            ToolKind::ToolSearch => "tool_search",
+            ToolKind::LocalShell => "local_shell",
+            ToolKind::Shell => "shell",
+            ToolKind::ApplyPatch => "apply_patch",
+        }
+    }
+}
+
 /// The input format of a custom tool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Freeform {

@@ -6,39 +6,40 @@
 #[derive(Debug, Default)]
 pub struct ChunkTemplate {
     /// The JSON before the text, followed by the JSON after it.
-    around: String,
-    before: usize,
+    prefix_and_suffix: String,
+    /// Length of the JSON before the text, in bytes.
+    prefix_len: usize,
 }
 
 impl ChunkTemplate {
     /// Remembers the JSON around `text`, which must be a subslice of `chunk`: the inside of a string literal in valid
     /// JSON.
     pub fn learn(&mut self, chunk: &str, text: &str) {
-        self.around.clear();
+        self.prefix_and_suffix.clear();
         // only addresses tell where a subslice begins
         let at = (text.as_ptr() as usize).wrapping_sub(chunk.as_ptr() as usize);
         let (Some(before), Some(after)) = (chunk.get(..at), chunk.get(at.saturating_add(text.len())..))
         else {
             return;
         };
-        self.around.push_str(before);
-        self.around.push_str(after);
-        self.before = at;
+        self.prefix_and_suffix.push_str(before);
+        self.prefix_and_suffix.push_str(after);
+        self.prefix_len = at;
     }
 
     /// The text of `chunk`, still escaped, if everything around it is as remembered.
     pub fn text<'a>(&self, chunk: &'a str) -> Option<&'a str> {
-        if self.around.is_empty() {
+        if self.prefix_and_suffix.is_empty() {
             return None;
         }
-        let (before, after) = self.around.split_at_checked(self.before)?;
+        let (before, after) = self.prefix_and_suffix.split_at_checked(self.prefix_len)?;
         let text = chunk.strip_prefix(before)?.strip_suffix(after)?;
-        is_inside_of_literal(text).then_some(text)
+        is_string_literal_body(text).then_some(text)
     }
 }
 
 /// Whether `text` is the inside of a string literal. `\u` escapes are left to a parser.
-fn is_inside_of_literal(text: &str) -> bool {
+fn is_string_literal_body(text: &str) -> bool {
     let mut rest = text.as_bytes();
     while let [byte, following @ ..] = rest {
         rest = match (byte, following) {

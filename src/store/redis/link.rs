@@ -2,7 +2,7 @@
 //! when the server comes back. It must not know what is asked.
 //!
 //! The link is up, or down, or being made. Only while it is made does a call wait for it; while it is down a call fails
-//! at once. Writes that fail wait in [`Waiting`], and the link is up again only when all of them are written, so that
+//! at once. Writes that fail wait in [`WriteQueue`], and the link is up again only when all of them are written, so that
 //! no later write overtakes an earlier one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ask::{Command, Commands, Write, is_away};
 use super::record::PREFIX;
-use super::waiting::{QueueLimits, Waiting};
+use super::write_queue::{QueueLimits, WriteQueue};
 use crate::store::{Health, StoreError};
 
 pub(super) struct Connection {
@@ -31,7 +31,7 @@ pub(super) struct Connection {
 
 struct Shared {
     state: State,
-    waiting: Waiting,
+    waiting: WriteQueue,
     /// How many connections were made so far: tells a new one from the one that was lost.
     number: u64,
     /// Whether the log says that the store is away.
@@ -70,7 +70,7 @@ impl Connection {
         asker: Commands,
         room: QueueLimits,
     ) -> Connection {
-        let shared = Shared { state: State::Making, waiting: Waiting::new(room), number: 0, told: false };
+        let shared = Shared { state: State::Making, waiting: WriteQueue::new(room), number: 0, told: false };
         let (changed, _) = watch::channel(());
         Connection { client, shown, timeout, asker, shared: Mutex::new(shared), changed, wake: Notify::new() }
     }
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// The writes that wait, for a read that checks them first.
-    pub(super) fn waiting<T>(&self, read: impl FnOnce(&Waiting) -> Option<T>) -> Option<T> {
+    pub(super) fn waiting<T>(&self, read: impl FnOnce(&WriteQueue) -> Option<T>) -> Option<T> {
         read(&self.lock().waiting)
     }
 

@@ -84,12 +84,7 @@ pub(super) fn built_in_call<'a>(
     arguments: Option<&'a RawValue>,
     notes: &mut Notes,
 ) -> Option<Step<'a>> {
-    let name = match kind {
-        ToolKind::ToolSearch => "tool_search",
-        ToolKind::LocalShell => "local_shell",
-        ToolKind::Shell => "shell",
-        _ => "apply_patch",
-    };
+    let name = kind.type_name();
     let id = present(item.call_id).or(present(item.id)).and_then(json::text).unwrap_or_default();
     let mut tree =
         |raw: &RawValue| notes.may_rewrite(raw.get().len()).then(|| json::tree(raw.get())).flatten();

@@ -14,16 +14,16 @@ pub(crate) enum Place {
     Closed,
 }
 
-/// The parts of one item so far. They follow one another.
+/// The parts of one item so far. Only one is open at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Parts {
     /// The open part, with the upstream's index.
     open: Option<(Channel, u64)>,
     /// How many parts of the item's `content` and of its `summary` have begun.
-    contents: u64,
-    summaries: u64,
+    content_count: u64,
+    summary_count: u64,
     /// Whether a part was announced without an index, so that the next piece begins it.
-    announced: bool,
+    announced_without_index: bool,
 }
 
 impl Parts {
@@ -34,10 +34,12 @@ impl Parts {
 
     /// Records the announcement of a part.
     pub fn announce(&mut self, index: Option<u64>) {
-        self.announced = index.is_none();
+        self.announced_without_index = index.is_none();
     }
 
-    /// The place of a piece of text with this index, and moves to it.
+    /// Tells which part a piece of text belongs to, and makes that part the open one. `index`: the upstream's, if it sends
+    /// one. While `Text 1` is open: `Text 1` or no index is [`Place::Open`], `Text 0` is [`Place::Closed`], `Text 2` and
+    /// every index of another channel are [`Place::New`].
     pub fn place(&mut self, channel: Channel, index: Option<u64>) -> Place {
         let next = match (self.open, index) {
             (None, index) => index.unwrap_or(0),
@@ -45,20 +47,20 @@ impl Parts {
                 Some(index) if index == at => return Place::Open,
                 Some(index) if index < at => return Place::Closed,
                 Some(index) => index,
-                None if !self.announced => return Place::Open,
+                None if !self.announced_without_index => return Place::Open,
                 None => at + 1,
             },
             (Some((_, at)), index) => index.unwrap_or(at + 1),
         };
         self.open = Some((channel, next));
-        self.announced = false;
-        *self.count(channel) += 1;
+        self.announced_without_index = false;
+        *self.count_mut(channel) += 1;
         Place::New
     }
 
-    /// The place of the text at `position` in a finished item, and moves to it.
+    /// The same for the text at `position` of a finished item, whose parts are counted for each list.
     pub fn place_at(&mut self, channel: Channel, position: u64) -> Place {
-        let begun = *self.count(channel);
+        let begun = *self.count_mut(channel);
         match self.open {
             _ if begun <= position => {
                 let next = self.open.map_or(0, |(_, at)| at + 1);
@@ -69,10 +71,10 @@ impl Parts {
         }
     }
 
-    fn count(&mut self, channel: Channel) -> &mut u64 {
+    fn count_mut(&mut self, channel: Channel) -> &mut u64 {
         match channel {
-            Channel::Summary => &mut self.summaries,
-            _ => &mut self.contents,
+            Channel::Summary => &mut self.summary_count,
+            _ => &mut self.content_count,
         }
     }
 }

@@ -94,7 +94,7 @@ impl Transcoder {
         }
     }
 
-    /// AddsTo a piece of arguments that may repeat all earlier ones.
+    /// Adds a piece of arguments that may repeat all earlier ones.
     fn add_arguments(&mut self, at: usize, piece: &str) {
         let is_open = self.open_slot() == Some(at);
         let Some(slot) = self.calls.get_mut(at) else { return };

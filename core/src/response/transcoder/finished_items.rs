@@ -36,7 +36,7 @@ impl FinishedItems {
         self.opened == self.before
     }
 
-    /// AddsTo a finished item, and its contribution to `output_text`.
+    /// Adds a finished item, and its contribution to `output_text`.
     pub(super) fn push(&mut self, item: Text, output_text: Text) {
         self.output_text.append(output_text);
         if !self.json.is_empty() {

@@ -68,7 +68,7 @@ impl Transcoder {
         self.items.count();
     }
 
-    /// AddsTo escaped text to the open item, in the part of its channel. Reasoning that is to be sealed is collected as
+    /// Appends escaped text to the open item, in the part of its channel. Reasoning that is to be sealed is collected as
     /// well.
     #[inline(always)]
     pub(super) fn write_text(&mut self, channel: Channel, text: &str, out: &mut Vec<u8>) {
@@ -87,7 +87,8 @@ impl Transcoder {
         }
     }
 
-    /// The kind of part that shows a channel. Chat servers do not distinguish reasoning from its summary.
+    /// The kind of part that shows a channel. A chat server's reasoning is shown as a summary unless the request wants it
+    /// as text; a server of the whole Responses API says itself which of the two it sends.
     #[inline(always)]
     fn part_kind(&self, channel: Channel) -> &'static PartKind {
         match channel {

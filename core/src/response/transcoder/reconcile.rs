@@ -52,7 +52,7 @@ impl Transcoder {
         self.complete_text(channel, place, whole, out);
     }
 
-    /// AddsTo a piece to a text, opening its item and part if needed.
+    /// Adds a piece to a text, opening its item and part if needed.
     fn add_text(&mut self, channel: Channel, place: Place, piece: &str, out: &mut Vec<u8>) {
         if place == Place::Closed {
             self.dropped += u64::from(!piece.is_empty());
@@ -295,7 +295,7 @@ impl Transcoder {
         }
     }
 
-    /// AddsTo an escaped piece to a call's arguments or input.
+    /// Adds an escaped piece to a call's arguments or input.
     pub(super) fn add_native_arguments(&mut self, piece: &str, out: &mut Vec<u8>) {
         self.open_native_item(out);
         let Some(item) = self.native.current().filter(|item| !item.is_left_out()) else { return };

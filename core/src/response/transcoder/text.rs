@@ -204,7 +204,7 @@ impl Transcoder {
         self.add_logprobs(&tokens);
     }
 
-    /// AddsTo the log probabilities of tokens to those of the next piece of text.
+    /// Adds the log probabilities of tokens to those of the next piece of text.
     pub(super) fn add_logprobs(&mut self, tokens: &[TokenLogprob<'_>]) {
         for token in tokens {
             if !self.logprobs.is_empty() {

@@ -1,4 +1,5 @@
-//! Owns the writes that wait for the store to come back: in order, bounded, readable meanwhile. It must not write them.
+//! Owns the queue of writes that wait for the store to come back: ordered, bounded, and readable meanwhile. It must not write
+//! them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,36 +23,36 @@ impl Default for QueueLimits {
 }
 
 #[derive(Debug)]
-pub(super) struct Waiting {
-    room: QueueLimits,
+pub(super) struct WriteQueue {
+    limits: QueueLimits,
     queue: VecDeque<(u64, Arc<Write>)>,
     bytes: usize,
     next: u64,
-    /// Writes that were given up since the start.
+    /// Writes dropped since the start.
     pub lost: u64,
 }
 
-impl Waiting {
-    pub(super) fn new(room: QueueLimits) -> Waiting {
-        Waiting { room, queue: VecDeque::new(), bytes: 0, next: 0, lost: 0 }
+impl WriteQueue {
+    pub(super) fn new(limits: QueueLimits) -> WriteQueue {
+        WriteQueue { limits, queue: VecDeque::new(), bytes: 0, next: 0, lost: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Puts a write at the end, in place of an older one that it makes superfluous; the oldest give way to it. False:
-    /// there is no room for it at all.
+    /// Appends a write, removes an older one that it supersedes, and evicts the oldest to make room. Returns false for a
+    /// write that can never fit.
     pub(super) fn push(&mut self, write: Write) -> bool {
         if let Some(old) = self.queue.iter().position(|(_, old)| write.replaces(old)) {
             self.take(old);
         }
         let bytes = write.bytes();
-        if bytes > self.room.bytes || self.room.writes == 0 {
+        if bytes > self.limits.bytes || self.limits.writes == 0 {
             self.lost += 1;
             return false;
         }
-        while self.queue.len() >= self.room.writes || self.bytes + bytes > self.room.bytes {
+        while self.queue.len() >= self.limits.writes || self.bytes + bytes > self.limits.bytes {
             self.take(0);
             self.lost += 1;
         }
@@ -61,12 +62,13 @@ impl Waiting {
         true
     }
 
-    /// The oldest, with the number to take it out by.
+    /// The oldest write, with its sequence number for [`WriteQueue::done`]: it may be superseded or evicted while it is being
+    /// written.
     pub(super) fn first(&self) -> Option<(u64, Arc<Write>)> {
         self.queue.front().cloned()
     }
 
-    /// Takes out the oldest, if it is still the one of that number.
+    /// Removes the oldest write, if it still has that sequence number.
     pub(super) fn done(&mut self, number: u64) {
         if self.queue.front().is_some_and(|(first, _)| *first == number) {
             self.take(0);
@@ -93,7 +95,7 @@ impl Waiting {
         })
     }
 
-    /// The chain, where it can be told without the store.
+    /// The chain of a turn, if every turn of it waits here; `None`: the store has to be asked.
     pub(super) fn chain(&self, scope: Scope, id: &str, limit: usize) -> Option<Chain> {
         let mut turns = Vec::new();
         let mut next = Some(Id::from(id));
@@ -112,13 +114,16 @@ impl Waiting {
         Some(Chain::Whole(turns))
     }
 
-    /// Events of a run's log from a place on, where the one at that place waits.
+    /// Events of a run's log from offset `from` on, if they wait here: at most one write per run does, since a later one
+    /// supersedes it.
     pub(super) fn events(&self, scope: Scope, run: &str, from: u64) -> Option<Batch> {
-        self.queue.iter().find_map(|(_, write)| {
-            let Write::Events(of, id, place, batch, _) = &**write else { return None };
-            let skipped = usize::try_from(from.checked_sub(*place)?).ok()?;
-            let events = batch.events.get(skipped..)?.to_vec();
-            (*of == scope && **id == *run).then_some(Batch { events, ended: batch.ended, gone: 0 })
+        self.queue.iter().find_map(|(_, write)| match &**write {
+            Write::Events(of, id, start, batch, _) if *of == scope && **id == *run => {
+                let skipped = usize::try_from(from.checked_sub(*start)?).ok()?;
+                let events = batch.events.get(skipped..)?.to_vec();
+                Some(Batch { events, ended: batch.ended, gone: 0 })
+            }
+            _ => None,
         })
     }
 }

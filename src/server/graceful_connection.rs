@@ -1,4 +1,5 @@
-//! Owns the end of a connection: it is served until the drain, then to the end of the request that it has.
+//! Owns the end of a client's connection: after the drain has begun it finishes the requests that it has, and closes. It must
+//! not know what is served.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,14 +21,14 @@ use crate::wake_flag::WakeFlag;
 /// How long a client may take to send its request's head.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection that can be told to end after the request that it has.
-pub(super) trait Stoppable: Future {
-    fn stop(self: Pin<&mut Self>);
+/// A connection that can be told to close after the requests that it has.
+pub(super) trait GracefulShutdown: Future {
+    fn graceful_shutdown(self: Pin<&mut Self>);
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-impl<I, B, S> Stoppable for http1::UpgradeableConnection<I, S>
+impl<I, B, S> GracefulShutdown for http1::UpgradeableConnection<I, S>
 where
     S: HttpService<Incoming, ResBody = B>,
     S::Error: Into<BoxError>,
@@ -35,12 +36,12 @@ where
     B: Body + 'static,
     B::Error: Into<BoxError>,
 {
-    fn stop(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 
-impl<I, B, S, E> Stoppable for auto::UpgradeableConnection<'_, I, S, E>
+impl<I, B, S, E> GracefulShutdown for auto::UpgradeableConnection<'_, I, S, E>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<BoxError>,
@@ -50,42 +51,47 @@ where
     B::Error: Into<BoxError>,
     E: Http2ServerConnExec<S::Future, B>,
 {
-    fn stop(self: Pin<&mut Self>) {
-        self.graceful_shutdown();
+    fn graceful_shutdown(self: Pin<&mut Self>) {
+        Self::graceful_shutdown(self);
     }
 }
 
 pin_project! {
-    /// Serves a connection to its end; once `stopped` is ready, to that of the request that it has.
-    pub(super) struct UntilStopped<C> {
+    /// Serves a connection until it closes. After cancellation it finishes the requests that it has, and takes no more.
+    pub(super) struct GracefulConnection<C> {
         #[pin]
         connection: C,
-        stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+        cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
         wake_flag: WakeFlag,
     }
 }
 
-impl<C> UntilStopped<C> {
-    pub(super) fn new(connection: C, stop: CancellationToken) -> UntilStopped<C> {
-        UntilStopped { connection, stopped: Box::pin(stop.cancelled_owned()), wake_flag: WakeFlag::new() }
+impl<C> GracefulConnection<C> {
+    pub(super) fn new(connection: C, stop: CancellationToken) -> GracefulConnection<C> {
+        GracefulConnection {
+            connection,
+            cancelled: Box::pin(stop.cancelled_owned()),
+            wake_flag: WakeFlag::new(),
+        }
     }
 }
 
-impl<C: Stoppable> UntilStopped<C> {
+impl<C: GracefulShutdown> GracefulConnection<C> {
     pub(super) fn graceful_shutdown(self: Pin<&mut Self>) {
-        self.project().connection.stop();
+        self.project().connection.graceful_shutdown();
     }
 }
 
-impl<C: Stoppable> Future for UntilStopped<C> {
+impl<C: GracefulShutdown> Future for GracefulConnection<C> {
     type Output = C::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        // the token is asked only when it woke us, not on each wake of the socket
         if this.wake_flag.take(cx)
-            && this.stopped.as_mut().poll(&mut Context::from_waker(&this.wake_flag.waker)).is_ready()
+            && this.cancelled.as_mut().poll(&mut Context::from_waker(&this.wake_flag.waker)).is_ready()
         {
-            this.connection.as_mut().stop();
+            this.connection.as_mut().graceful_shutdown();
         }
         this.connection.poll(cx)
     }
