@@ -10,9 +10,6 @@ const FOLDERS: [&str; 3] = ["src", "core/src", "heap/src"];
 const MOST_LINES_OF_A_FILE: usize = 450;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
-/// What is longer for now. A row whose file or function has become short enough fails, too.
-const EXCEPTIONS: &[&str] = &[];
-
 /// The functions of a file that are too long, and the number of its lines that are tests.
 #[derive(Default)]
 struct Lengths {
@@ -112,13 +109,7 @@ fn files_and_functions_are_short() {
     FOLDERS.iter().for_each(|folder| read(root, &root.join(folder), &mut files));
     assert!(files.len() > 100, "the sources were not found");
     let found: Vec<String> = files.iter().flat_map(|(name, source)| findings(name, source)).collect();
-    let is = |finding: &str, exception: &str| finding.rsplit_once(' ').unwrap().0 == exception;
-    let new = found.iter().filter(|finding| !EXCEPTIONS.iter().any(|exception| is(finding, exception)));
-    let new: Vec<&String> = new.collect();
-    assert!(new.is_empty(), "too long: {new:#?}");
-    let gone = EXCEPTIONS.iter().filter(|exception| !found.iter().any(|finding| is(finding, exception)));
-    let gone: Vec<&&str> = gone.collect();
-    assert!(gone.is_empty(), "short enough by now, so no exception any more: {gone:#?}");
+    assert!(found.is_empty(), "too long: {found:#?}");
 }
 
 #[test]
