@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rejoinder::store::Store;
-use rejoinder::store::memory::{Bounds, MemoryStore};
+use rejoinder::store::memory::{MemoryLimits, MemoryStore};
 use rejoinder_core::{Input, Output};
 use support::{ALICE, turn};
 
@@ -40,7 +40,7 @@ async fn conversation(store: &MemoryStore, name: &str) {
 
 #[tokio::test]
 async fn two_hundred_turns_of_two_kilobytes_cost_three_times_that_at_most() {
-    let bounds = Bounds { ttl: Duration::from_secs(86_400), entries: 1_000_000, bytes: 1 << 30 };
+    let bounds = MemoryLimits { ttl: Duration::from_secs(86_400), entries: 1_000_000, bytes: 1 << 30 };
     let store = MemoryStore::new(bounds, Arc::new(|| 0));
     // what the cache sets up once is no conversation's cost
     conversation(&store, "first").await;

@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use memchr::memmem;
-use rejoinder::store::memory::{Bounds, MemoryStore};
+use rejoinder::store::memory::{MemoryLimits, MemoryStore};
 use rejoinder::store::{EchoCache, Marks, Scope, Store, Turn, TurnState};
 use rejoinder_core::Output;
 use rejoinder_core::dialect::LLAMA_SERVER;
@@ -47,7 +47,7 @@ struct Core {
 
 /// Serves until it is ended.
 pub fn run(listen: SocketAddr, upstream: SocketAddr, core: bool) -> io::Result<()> {
-    let bounds = Bounds { ttl: Duration::from_secs(3600), entries: 1_000_000, bytes: 1 << 30 };
+    let bounds = MemoryLimits { ttl: Duration::from_secs(3600), entries: 1_000_000, bytes: 1 << 30 };
     let core =
         core.then(|| Core { store: MemoryStore::new(bounds, Arc::new(|| 0)), echoes: EchoCache::default() });
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -143,7 +143,7 @@ impl<'a> Tools<'a> {
             Some("\"tool_search_output\"") => true,
             _ => return,
         };
-        let before = self.table.routes.len();
+        let before = self.table.tools.len();
         for raw in self.history_tools(item.tools, notes) {
             match self.check(raw, "") {
                 // without a place, nothing is refused
@@ -153,8 +153,8 @@ impl<'a> Tools<'a> {
             }
         }
         if searched && self.table.of_kind(ToolKind::Found).is_some() {
-            for route in self.table.routes.iter_mut().skip(before) {
-                route.indirect = true;
+            for declared_tool in self.table.tools.iter_mut().skip(before) {
+                declared_tool.indirect = true;
             }
             for definition in self.definitions.iter_mut().skip(before) {
                 definition.indirect = true;
@@ -229,7 +229,7 @@ impl<'a> Tools<'a> {
 
     /// Adds one tool. Hosted tools, which cannot run here, are noted and not shown.
     fn declare(&mut self, namespace: Option<&str>, kind: &str, tool: &Tool<'a>, notes: &mut Notes) {
-        if self.table.routes.len() >= self.limits.tools {
+        if self.table.tools.len() >= self.limits.tools {
             // only history gets here: a request with too many tools was refused before
             notes.add("skipped_tool", "over limits.tools");
             return;
@@ -239,30 +239,30 @@ impl<'a> Tools<'a> {
             notes.add("hidden_tool", kind);
             return;
         };
-        let route = match declared {
+        let place = match declared {
             ToolKind::Function | ToolKind::Custom(_) => self.table.add(namespace, &name, declared),
             // a built-in tool is named after its type
             _ => self.table.add(None, kind, declared),
         };
-        let Some(route) = route else {
+        let Some(place) = place else {
             notes.add("repeated_tool", &name);
             return;
         };
         let own = present(tool.parameters).map(RawValue::get);
         if own.is_some_and(parameters::encrypts)
-            && let Some(route) = self.table.routes.get_mut(route)
+            && let Some(declared_tool) = self.table.tools.get_mut(place)
         {
-            route.encrypts = true;
+            declared_tool.encrypts = true;
         }
         if self.table.shell.is_none() {
             self.table.shell = match declared {
                 ToolKind::LocalShell => Some(ShellTool {
-                    route,
+                    tool: place,
                     form: ShellForm::Vector("command".to_owned()),
                     others: Vec::new(),
                 }),
                 ToolKind::Function => {
-                    own.and_then(|parameters| ShellTool::from_function(route, &name, parameters))
+                    own.and_then(|parameters| ShellTool::from_function(place, &name, parameters))
                 }
                 _ => None,
             };
@@ -344,10 +344,10 @@ impl<'a> Tools<'a> {
     /// a function's fields are in the tool itself, as in Responses.
     pub fn write(&self, out: &mut Vec<u8>, choice: &Choice, dialect: &Dialect, flat: bool) {
         let mut any = false;
-        for (route, definition) in self.table.routes.iter().zip(&self.definitions) {
+        for (declared_tool, definition) in self.table.tools.iter().zip(&self.definitions) {
             let wanted = match choice {
-                Choice::Function(name) => dialect.named_tool_choice || *name == route.chat,
-                _ => route.allowed,
+                Choice::Function(name) => dialect.named_tool_choice || *name == declared_tool.chat,
+                _ => declared_tool.allowed,
             };
             // a tool that the choice names must be declared
             let named = matches!(choice, Choice::Function(_) | Choice::Allowed(_));
@@ -356,7 +356,7 @@ impl<'a> Tools<'a> {
             }
             out.extend_from_slice(if any { b"," } else { b",\"tools\":[" });
             any = true;
-            definition.write(out, &route.chat, flat);
+            definition.write(out, &declared_tool.chat, flat);
         }
         if !any {
             return;

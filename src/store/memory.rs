@@ -18,9 +18,9 @@ use super::{Chain, Clock, Conversation, Id, Scope, Store, StoreError, StoredItem
 /// What an entry costs beside its record: the cache's own bookkeeping, in bytes.
 const OVERHEAD: usize = 256;
 
-/// Bounds of a [`MemoryStore`].
+/// MemoryLimits of a [`MemoryStore`].
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct MemoryLimits {
     /// Idle time after which a record is gone.
     pub ttl: Duration,
     /// Largest number of records.
@@ -164,7 +164,7 @@ impl Kept {
 
 impl MemoryStore {
     /// An empty store. `clock`: milliseconds.
-    pub fn new(bounds: Bounds, clock: Clock) -> MemoryStore {
+    pub fn new(bounds: MemoryLimits, clock: Clock) -> MemoryStore {
         // one bound serves both: an entry weighs its bytes, and at least its records' share of them
         let share = bounds.bytes / bounds.entries.max(1);
         let weigh = move |key: &Key, record: &Record| {

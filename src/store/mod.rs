@@ -21,7 +21,7 @@ pub use echo_cache::EchoCache;
 pub use id::Id;
 pub use turn::{Conversation, Marks, StoredItem, Turn, TurnState};
 
-use self::memory::{Bounds, MemoryStore};
+use self::memory::{MemoryLimits, MemoryStore};
 use self::redis::{QueueLimits, RedisStore};
 use crate::config::Resolved;
 
@@ -35,7 +35,7 @@ pub fn open(resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
         return Ok(Arc::new(RedisStore::connect(config, resolved.keyring.clone(), QueueLimits::default())?));
     }
     let bounds =
-        Bounds { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
+        MemoryLimits { ttl: config.ttl, entries: config.max_entries as u64, bytes: config.max_bytes as u64 };
     Ok(Arc::new(MemoryStore::new(bounds, Arc::new(now_ms))))
 }
 

@@ -19,7 +19,7 @@ use serde_json::json as value;
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::folder::Folder;
-use self::index::{Asked, Bounds, Index, Prompt, Snapshot, hash};
+use self::index::{Asked, FolderLimits, Index, Prompt, Snapshot, hash};
 use super::answer::collect;
 use super::exchange::causes;
 use super::probe::ANSWER;
@@ -51,7 +51,7 @@ pub struct SlotCache {
     names: String,
     /// How long a conversation rests until it is saved.
     rest: Duration,
-    bounds: Bounds,
+    bounds: FolderLimits,
     /// Whether the server's model reads a restored prompt anew: nothing of it is saved then.
     useless: AtomicBool,
     metrics: Routing,
@@ -127,7 +127,10 @@ impl SlotCache {
             folder: config.slot_save_dir.clone().map(folder),
             names,
             rest: config.slot_save_after,
-            bounds: Bounds { files: config.slot_save_max_files, bytes: config.slot_save_max_bytes as u64 },
+            bounds: FolderLimits {
+                files: config.slot_save_max_files,
+                bytes: config.slot_save_max_bytes as u64,
+            },
             useless: AtomicBool::new(false),
             metrics: metrics.clone(),
             inner: Mutex::default(),

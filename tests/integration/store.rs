@@ -10,7 +10,7 @@ use crate::support::store::{ALICE, BOB, completed, config, conversation, ids, in
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rejoinder::keyring::Keyring;
-use rejoinder::store::memory::{Bounds, MemoryStore};
+use rejoinder::store::memory::{MemoryLimits, MemoryStore};
 use rejoinder::store::redis::{QueueLimits, RedisStore};
 use rejoinder::store::{Chain, Scope, Store, Turn, TurnState};
 use rejoinder_core::{Input, Output};
@@ -31,7 +31,7 @@ enum Time {
 
 impl Subject {
     fn memory() -> Subject {
-        let (store, now) = memory(Bounds { ttl: TTL, entries: 1000, bytes: 1 << 20 });
+        let (store, now) = memory(MemoryLimits { ttl: TTL, entries: 1000, bytes: 1 << 20 });
         let store = Arc::new(store);
         Subject { store: store.clone(), other: store, time: Time::Clock(now) }
     }
@@ -67,7 +67,7 @@ impl Subject {
     }
 }
 
-fn memory(bounds: Bounds) -> (MemoryStore, Arc<AtomicU64>) {
+fn memory(bounds: MemoryLimits) -> (MemoryStore, Arc<AtomicU64>) {
     let now = Arc::new(AtomicU64::new(1_700_000_000_000));
     let clock = now.clone();
     (MemoryStore::new(bounds, Arc::new(move || clock.load(Ordering::Relaxed))), now)
@@ -419,8 +419,8 @@ async fn two_that_append_at_once_lose_nothing(subject: Subject) {
 async fn a_hundred_thousand_responses_stay_inside_the_bounds_of_memory() {
     const RESPONSES: usize = 100_000;
     let bytes = 16 << 20;
-    let (by_bytes, _) = memory(Bounds { ttl: TTL, entries: 1_000_000, bytes });
-    let (by_entries, _) = memory(Bounds { ttl: TTL, entries: 5000, bytes: 1 << 30 });
+    let (by_bytes, _) = memory(MemoryLimits { ttl: TTL, entries: 1_000_000, bytes });
+    let (by_entries, _) = memory(MemoryLimits { ttl: TTL, entries: 5000, bytes: 1 << 30 });
     for n in 0..RESPONSES {
         let turn = completed(&format!("resp_{n}"), None);
         by_bytes.put(ALICE, turn.clone()).await.unwrap();
@@ -441,7 +441,7 @@ async fn a_hundred_thousand_responses_stay_inside_the_bounds_of_memory() {
 
 #[tokio::test]
 async fn sweeping_frees_what_has_expired() {
-    let (store, now) = memory(Bounds { ttl: TTL, entries: 1000, bytes: 1 << 20 });
+    let (store, now) = memory(MemoryLimits { ttl: TTL, entries: 1000, bytes: 1 << 20 });
     for n in 0..100 {
         store.put(ALICE, completed(&format!("resp_{n}"), None)).await.unwrap();
     }
@@ -511,7 +511,7 @@ proptest! {
     #[test]
     fn those_that_are_kept_together_are_as_if_they_were_not(steps in vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (store, now) = memory(Bounds { ttl: Duration::from_millis(100), entries: 1000, bytes: 1 << 20 });
+        let (store, now) = memory(MemoryLimits { ttl: Duration::from_millis(100), entries: 1000, bytes: 1 << 20 });
         let begun = now.load(Ordering::Relaxed);
         let mut table = Table::default();
         let name = |n: u8, group: u8| format!("resp_{n:024x}{group:08x}");
@@ -559,7 +559,7 @@ proptest! {
 
 #[tokio::test]
 async fn what_is_kept_together_counts_for_each_of_it() {
-    let (store, _) = memory(Bounds { ttl: TTL, entries: 100, bytes: 1 << 20 });
+    let (store, _) = memory(MemoryLimits { ttl: TTL, entries: 100, bytes: 1 << 20 });
     let id = |n: usize, group: usize| format!("resp_{n:024x}{group:08x}");
     for group in 0..50 {
         for n in 0..10 {
@@ -576,7 +576,7 @@ async fn what_is_kept_together_counts_for_each_of_it() {
 /// The id of a turn that continues another ends like that one's where it is kept together with it.
 #[test]
 fn one_turn_that_continues_another_is_kept_with_it_while_there_is_room() {
-    let (store, _) = memory(Bounds { ttl: TTL, entries: 1000, bytes: 1 << 20 });
+    let (store, _) = memory(MemoryLimits { ttl: TTL, entries: 1000, bytes: 1 << 20 });
     let named = |n: usize| completed(&format!("resp_{n:024x}abababab"), None);
     let mut turns = vec![named(0)];
     assert_eq!(store.id_ending(&turns), Some([0xab; 4]));

@@ -455,12 +455,12 @@ proptest! {
         }
         let mut seen = std::collections::HashSet::new();
         for (at, namespace, name) in added {
-            let route = table.routes[at].clone();
-            prop_assert!(seen.insert(route.chat.clone()), "{} twice", route.chat);
-            prop_assert!(route.chat.len() <= 64 && !route.chat.is_empty());
-            prop_assert!(route.chat.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
-            prop_assert_eq!(&*table.chat_name(namespace, name), route.chat.as_str());
-            match table.called(&route.chat) {
+            let tool = table.tools[at].clone();
+            prop_assert!(seen.insert(tool.chat.clone()), "{} twice", tool.chat);
+            prop_assert!(tool.chat.len() <= 64 && !tool.chat.is_empty());
+            prop_assert!(tool.chat.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'));
+            prop_assert_eq!(&*table.chat_name(namespace, name), tool.chat.as_str());
+            match table.called(&tool.chat) {
                 Called::Tool(found) => prop_assert_eq!((found.namespace.as_deref(), &found.name), (namespace, name)),
                 other => prop_assert!(false, "{:?}", other),
             }

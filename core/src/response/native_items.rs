@@ -12,7 +12,7 @@ mod parts;
 use serde_json::value::RawValue;
 
 use crate::fields::present;
-use crate::response::native_items::clues::Clues;
+use crate::response::native_items::clues::ItemClues;
 use crate::response::native_items::kind::subject;
 use crate::wire::json;
 use crate::wire::native_event::{Event, Item};
@@ -71,7 +71,7 @@ impl NativeItems {
             "response.output_item.done" => Progress::Completed,
             _ => Progress::Mentioned,
         };
-        let found = self.find(&Clues::new(kind, type_name, event, item.as_ref(), progress));
+        let found = self.find(&ItemClues::new(kind, type_name, event, item.as_ref(), progress));
         let at = found.unwrap_or_else(|| {
             self.items.push(NativeItem::new(kind, type_name));
             self.items.len() - 1
@@ -85,7 +85,7 @@ impl NativeItems {
     }
 
     /// Matches by id, by index, then by kind.
-    fn find(&self, clues: &Clues<'_>) -> Option<usize> {
+    fn find(&self, clues: &ItemClues<'_>) -> Option<usize> {
         if let Some(at) = self.items.iter().rposition(|item| item.is_repeated(clues)) {
             return Some(at);
         }

@@ -36,14 +36,14 @@ use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Ending, OpenItem, OpenKind};
 use crate::response::shared::{Shared, Text};
-use crate::response::transcoder::bounds::Bounds;
+use crate::response::transcoder::bounds::AnswerBytes;
 use crate::response::transcoder::call_slot::CallSlot;
 use crate::response::transcoder::ending::failed;
 use crate::response::transcoder::finish::AnswerEnd;
 use crate::response::transcoder::finished_items::FinishedItems;
-use crate::response::transcoder::repeat::RepeatPath;
+use crate::response::transcoder::repeat::FastPath;
 use crate::response::transcoder::text::Texts;
-use crate::response::transcoder::text_format::HeldText;
+use crate::response::transcoder::text_format::UncheckedText;
 use crate::response::transcoder::text_forms::ReasoningSeen;
 use crate::response::transcoder::think::Think;
 use crate::response::transcoder::token_counts::TokenCounts;
@@ -68,9 +68,9 @@ pub enum End {
 /// Once [`ended`](Transcoder::ended) is true, `chunk` and `end` do nothing.
 #[derive(Debug)]
 pub struct Transcoder {
-    repeat_path: RepeatPath,
+    repeat_path: FastPath,
     terminal: Option<Terminal>,
-    bounds: Bounds,
+    bounds: AnswerBytes,
     events: EventWriter,
     texts: Texts,
     think: Think,
@@ -92,7 +92,7 @@ pub struct Transcoder {
     summary: String,
     answer_end: AnswerEnd,
     /// The text so far, if it must fit a `text.format` that the upstream does not know about.
-    held: Option<Box<HeldText>>,
+    held: Option<Box<UncheckedText>>,
     token_counts: TokenCounts,
     failure: Option<Error>,
     dropped: u64,
@@ -118,12 +118,12 @@ impl Transcoder {
         Transcoder {
             id: ids.response(),
             think: Think::new(plan.think_tags),
-            held: plan.format.clone().map(HeldText::boxed),
+            held: plan.format.clone().map(UncheckedText::boxed),
             plan,
             ids,
             created_at,
             events,
-            bounds: Bounds::new(),
+            bounds: AnswerBytes::new(),
             texts: Texts::new(),
             items: FinishedItems::default(),
             reasoning_seen: ReasoningSeen::default(),
@@ -139,7 +139,7 @@ impl Transcoder {
             failure: None,
             dropped: 0,
             repaired: Repaired::default(),
-            repeat_path: RepeatPath::default(),
+            repeat_path: FastPath::default(),
             native: NativeItems::default(),
             body: Vec::new(),
         }
@@ -209,7 +209,7 @@ impl Transcoder {
     /// Token counts as the upstream reported them; `None` if it reported none.
     pub fn usage(&self) -> Option<Usage> {
         let usage = self.token_counts.best();
-        match self.held.as_deref().and_then(HeldText::first_usage) {
+        match self.held.as_deref().and_then(UncheckedText::first_usage) {
             Some(first) => usage.map(|usage| usage.after(first)),
             None => usage,
         }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ids;
 use crate::tools::search::{Search, ShellForm};
-use crate::tools::table::{Called, Route, Table, ToolKind};
+use crate::tools::table::{Called, DeclaredTool, Table, ToolKind};
 use crate::wire::json::tree;
 
 /// The item that a call becomes.
@@ -33,11 +33,11 @@ pub enum Item {
     },
 }
 
-/// The item for a call of `route` with these arguments (JSON text). With invalid arguments it is a plain function call,
+/// The item for a call of `tool` with these arguments (JSON text). With invalid arguments it is a plain function call,
 /// so that the client can tell the model what is wrong.
-pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
+pub fn item(table: &Table, tool: &DeclaredTool, arguments: &str) -> Item {
     let parsed = tree(arguments);
-    let built = match route.kind {
+    let built = match tool.kind {
         ToolKind::ToolSearch => Some(tool_search(parsed.as_ref(), arguments)),
         ToolKind::LocalShell => parsed.as_ref().and_then(local_shell),
         ToolKind::Shell => parsed.as_ref().and_then(shell),
@@ -48,8 +48,8 @@ pub fn item(table: &Table, route: &Route, arguments: &str) -> Item {
     };
     built.unwrap_or_else(|| Item::Function {
         custom: false,
-        name: route.name.clone(),
-        namespace: route.namespace.clone(),
+        name: tool.name.clone(),
+        namespace: tool.namespace.clone(),
         arguments: arguments.to_owned(),
     })
 }
@@ -64,23 +64,23 @@ fn found_tool(table: &Table, call: &Value) -> Option<Item> {
         Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| json!({ "input": text })),
         Some(arguments) => arguments.clone(),
     };
-    let route = match table.called(name) {
-        Called::Tool(route) if route.kind != ToolKind::Found => route,
+    let tool = match table.called(name) {
+        Called::Tool(tool) if tool.kind != ToolKind::Found => tool,
         _ => {
             let arguments = arguments.to_string();
             return Some(Item::Function { custom: false, name: name.to_owned(), namespace: None, arguments });
         }
     };
-    if let ToolKind::Custom(_) = route.kind {
+    if let ToolKind::Custom(_) = tool.kind {
         let input = arguments.get("input").and_then(Value::as_str);
         return Some(Item::Function {
             custom: true,
-            name: route.name.clone(),
-            namespace: route.namespace.clone(),
+            name: tool.name.clone(),
+            namespace: tool.namespace.clone(),
             arguments: input.map_or(arguments.to_string(), str::to_owned),
         });
     }
-    Some(item(table, route, &arguments.to_string()))
+    Some(item(table, tool, &arguments.to_string()))
 }
 
 /// Codex requires an object here, and aborts a function call of `tool_search` (docs/clients.md).
@@ -143,16 +143,16 @@ fn apply_patch(arguments: &Value) -> Option<Item> {
 fn by_shell_tool(table: &Table, search: Search, arguments: &Value) -> Option<Item> {
     let line = search.line(&table.wrappers, arguments)?;
     let shell = table.shell.as_ref()?;
-    let route = table.routes.get(shell.route)?;
-    if route.kind == ToolKind::LocalShell
+    let tool = table.tools.get(shell.tool)?;
+    if tool.kind == ToolKind::LocalShell
         && let ShellForm::Vector(_) = shell.form
     {
         return local_shell(&shell.arguments(&line));
     }
     Some(Item::Function {
         custom: false,
-        name: route.name.clone(),
-        namespace: route.namespace.clone(),
+        name: tool.name.clone(),
+        namespace: tool.namespace.clone(),
         arguments: shell.arguments(&line).to_string(),
     })
 }

@@ -69,7 +69,7 @@ impl Choice {
             "allowed_tools" => Choice::allowed(&choice, table, limits),
             other => {
                 let built_in = BUILT_IN.iter().any(|kind| kind.type_name() == other);
-                let at = built_in.then(|| Index::new(&table.routes).find(other, None, other)).flatten();
+                let at = built_in.then(|| Index::new(&table.tools).find(other, None, other)).flatten();
                 Ok(match at {
                     Some(at) => Choice::Function(only(table, at)),
                     None => {
@@ -94,7 +94,7 @@ impl Choice {
             None => nested_name(raw).ok_or_else(|| missing("tool_choice.name"))?,
         };
         let namespace = string(choice.namespace, "tool_choice.namespace")?;
-        match Index::new(&table.routes).find(kind, namespace.as_deref(), &name) {
+        match Index::new(&table.tools).find(kind, namespace.as_deref(), &name) {
             Some(at) => Ok(Choice::Function(only(table, at))),
             None => {
                 let name = beginning(&name, 200);
@@ -114,8 +114,8 @@ impl Choice {
                 return Err(not_one_of("tool_choice.mode", other, &["auto", "required"]));
             }
         };
-        let mut allowed = vec![false; table.routes.len()];
-        let named = Index::new(&table.routes);
+        let mut allowed = vec![false; table.tools.len()];
+        let named = Index::new(&table.tools);
         let tools = array(choice.tools, "tool_choice.tools", limits.allowed_tools)?;
         for (n, raw) in tools.unwrap_or_default().into_iter().enumerate() {
             let path = format!("tool_choice.tools[{n}]");
@@ -128,8 +128,8 @@ impl Choice {
                 *allowed = true;
             }
         }
-        for (route, allowed) in table.routes.iter_mut().zip(allowed) {
-            route.allowed = allowed;
+        for (tool, allowed) in table.tools.iter_mut().zip(allowed) {
+            tool.allowed = allowed;
         }
         Ok(Choice::Allowed(mode))
     }
@@ -142,14 +142,14 @@ struct Index<'t> {
 }
 
 impl<'t> Index<'t> {
-    fn new(routes: &'t [table::Route]) -> Index<'t> {
+    fn new(tools: &'t [table::DeclaredTool]) -> Index<'t> {
         let mut places: HashMap<_, [Option<usize>; 3]> = HashMap::new();
-        for (at, route) in routes.iter().enumerate() {
-            let function = matches!(route.kind, ToolKind::Function).then_some(at);
-            let custom = matches!(route.kind, ToolKind::Custom(_)).then_some(at);
-            for namespace in [Some(route.namespace.as_deref()), route.namespace.as_ref().and(Some(None))] {
+        for (at, tool) in tools.iter().enumerate() {
+            let function = matches!(tool.kind, ToolKind::Function).then_some(at);
+            let custom = matches!(tool.kind, ToolKind::Custom(_)).then_some(at);
+            for namespace in [Some(tool.namespace.as_deref()), tool.namespace.as_ref().and(Some(None))] {
                 let Some(namespace) = namespace else { continue };
-                let [any, functions, customs] = places.entry((route.name.as_str(), namespace)).or_default();
+                let [any, functions, customs] = places.entry((tool.name.as_str(), namespace)).or_default();
                 *any = any.or(Some(at));
                 *functions = functions.or(function);
                 *customs = customs.or(custom);
@@ -170,10 +170,10 @@ impl<'t> Index<'t> {
 
 /// Allows only the tool at position `at`, and returns its chat name.
 fn only(table: &mut Table, at: usize) -> String {
-    for (n, route) in table.routes.iter_mut().enumerate() {
-        route.allowed = n == at;
+    for (n, tool) in table.tools.iter_mut().enumerate() {
+        tool.allowed = n == at;
     }
-    table.routes.get(at).map(|route| route.chat.clone()).unwrap_or_default()
+    table.tools.get(at).map(|tool| tool.chat.clone()).unwrap_or_default()
 }
 
 fn nested_name(raw: &RawValue) -> Option<Cow<'_, str>> {

@@ -172,8 +172,8 @@ pub enum ShellForm {
 /// The shell tool that the client declared, and its other required arguments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShellTool {
-    /// Position of its route in the table.
-    pub route: usize,
+    /// Position of the tool in the table.
+    pub tool: usize,
     /// How a line is passed to it.
     pub form: ShellForm,
     /// Values for the other required arguments: Droid's `Execute` requires a summary and a risk level.
@@ -182,7 +182,7 @@ pub struct ShellTool {
 
 impl ShellTool {
     /// Recognises a shell tool by its name and parameters; `None` if the function is not one.
-    pub fn from_function(route: usize, name: &str, parameters: &str) -> Option<ShellTool> {
+    pub fn from_function(tool: usize, name: &str, parameters: &str) -> Option<ShellTool> {
         if !is_shell_tool(name) {
             return None;
         }
@@ -200,7 +200,7 @@ impl ShellTool {
             .filter(|name| *name != key)
             .map(|name| (name.to_owned(), filler(properties.get(name))))
             .collect();
-        Some(ShellTool { route, form, others })
+        Some(ShellTool { tool, form, others })
     }
 
     /// The arguments for a call that runs `line`.

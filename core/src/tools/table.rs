@@ -63,7 +63,7 @@ pub enum Freeform {
 
 /// A declared tool and its chat function.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
+pub struct DeclaredTool {
     /// The chat function's name.
     pub chat: String,
     /// The declared name.
@@ -85,11 +85,11 @@ pub struct Route {
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     /// In the order of their definitions.
-    pub routes: Vec<Route>,
+    pub tools: Vec<DeclaredTool>,
     by_chat: HashMap<String, usize>,
     /// By the hash of namespace and declared name.
     by_name: HashMap<u64, SmallVec<[usize; 1]>>,
-    /// The first route of each kind.
+    /// The first tool of each kind.
     by_kind: HashMap<ToolKind, usize>,
     /// For each hashed chat name, how many rounds of hashing are used up.
     rounds: HashMap<String, u32>,
@@ -107,7 +107,7 @@ pub struct Table {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Called<'a> {
     /// A tool that the model may call.
-    Tool(&'a Route),
+    Tool(&'a DeclaredTool),
     /// A declared tool that `tool_choice` forbids, or any name if it forbids all.
     Forbidden,
     /// No declared tool.
@@ -117,7 +117,7 @@ pub enum Called<'a> {
 impl Table {
     /// Adds a tool under a unique chat name and returns its position; `None` if the same tool was added before.
     pub fn add(&mut self, namespace: Option<&str>, name: &str, kind: ToolKind) -> Option<usize> {
-        if self.declared(namespace, name).any(|route| route.kind == kind) {
+        if self.declared(namespace, name).any(|tool| tool.kind == kind) {
             return None;
         }
         let mut chat = names::flat(namespace, name).into_owned();
@@ -129,12 +129,12 @@ impl Table {
                 chat = names::hashed(namespace, name, *round);
             }
         }
-        let at = self.routes.len();
+        let at = self.tools.len();
         self.by_chat.insert(chat.clone(), at);
         self.by_name.entry(self.hash(namespace, name)).or_default().push(at);
         self.by_kind.entry(kind).or_insert(at);
         let namespace = namespace.map(str::to_owned);
-        self.routes.push(Route {
+        self.tools.push(DeclaredTool {
             chat,
             name: name.to_owned(),
             namespace,
@@ -147,12 +147,11 @@ impl Table {
     }
 
     /// The tools with that declared name, which differ in kind, in the order of declaration.
-    fn declared(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &Route> {
+    fn declared(&self, namespace: Option<&str>, name: &str) -> impl Iterator<Item = &DeclaredTool> {
         // a fast path for requests without tools
-        let places =
-            if self.routes.is_empty() { None } else { self.by_name.get(&self.hash(namespace, name)) };
-        let routes = places.into_iter().flatten().filter_map(|at| self.routes.get(*at));
-        routes.filter(move |route| route.name == name && route.namespace.as_deref() == namespace)
+        let places = if self.tools.is_empty() { None } else { self.by_name.get(&self.hash(namespace, name)) };
+        let tools = places.into_iter().flatten().filter_map(|at| self.tools.get(*at));
+        tools.filter(move |tool| tool.name == name && tool.namespace.as_deref() == namespace)
     }
 
     fn hash(&self, namespace: Option<&str>, name: &str) -> u64 {
@@ -160,8 +159,8 @@ impl Table {
     }
 
     /// The first tool of that kind.
-    pub fn of_kind(&self, kind: ToolKind) -> Option<&Route> {
-        self.by_kind.get(&kind).and_then(|at| self.routes.get(*at))
+    pub fn of_kind(&self, kind: ToolKind) -> Option<&DeclaredTool> {
+        self.by_kind.get(&kind).and_then(|at| self.tools.get(*at))
     }
 
     /// Whether a tool has that chat name.
@@ -170,9 +169,9 @@ impl Table {
     }
 
     /// The function through which the tool of that chat name is called; `None` if it is called directly.
-    pub fn caller_of(&self, chat: &str) -> Option<&Route> {
-        let route = self.by_chat.get(chat).and_then(|at| self.routes.get(*at))?;
-        self.of_kind(ToolKind::Found).filter(|_| route.indirect)
+    pub fn caller_of(&self, chat: &str) -> Option<&DeclaredTool> {
+        let tool = self.by_chat.get(chat).and_then(|at| self.tools.get(*at))?;
+        self.of_kind(ToolKind::Found).filter(|_| tool.indirect)
     }
 
     /// The chat name of a declared tool, or the one that an undeclared tool would get.
@@ -181,7 +180,7 @@ impl Table {
         // Codex omits its own namespace in calls it sends back
         let own = || self.declared(CODEX.namespace, name).next().filter(|_| namespace.is_none());
         match self.declared(namespace, name).next().or_else(own) {
-            Some(route) => Cow::Owned(route.chat.clone()),
+            Some(tool) => Cow::Owned(tool.chat.clone()),
             None => names::flat(namespace, name),
         }
     }
@@ -189,19 +188,19 @@ impl Table {
     /// The tool that the model means: by exact name, by the name with other separators, or the only tool with that
     /// ending.
     pub fn called(&self, name: &str) -> Called<'_> {
-        let exact = |name: &str| self.by_chat.get(name).and_then(|at| self.routes.get(*at));
+        let exact = |name: &str| self.by_chat.get(name).and_then(|at| self.tools.get(*at));
         let normal = names::normalised(name);
         let found = exact(name).or_else(|| exact(&normal)).or_else(|| {
-            let mut ending = self.routes.iter().filter(|route| {
-                route.name == *normal
-                    || route.chat.strip_suffix(&*normal).is_some_and(|rest| rest.ends_with("__"))
+            let mut ending = self.tools.iter().filter(|tool| {
+                tool.name == *normal
+                    || tool.chat.strip_suffix(&*normal).is_some_and(|rest| rest.ends_with("__"))
             });
             let first = ending.next()?;
             ending.next().is_none().then_some(first)
         });
         match found {
-            Some(route) if self.forbids_calls || !route.allowed => Called::Forbidden,
-            Some(route) => Called::Tool(route),
+            Some(tool) if self.forbids_calls || !tool.allowed => Called::Forbidden,
+            Some(tool) => Called::Tool(tool),
             None if self.forbids_calls => Called::Forbidden,
             None => Called::Unknown,
         }
@@ -213,7 +212,7 @@ impl Table {
         const LONGEST: usize = 64 << 10;
         let wrapped = self.wrappers.web.is_some() || self.wrappers.file.is_some();
         let shell = self.shell.as_ref().filter(|_| wrapped && arguments.len() <= LONGEST)?;
-        if self.routes.get(shell.route)?.name != route_name {
+        if self.tools.get(shell.tool)?.name != route_name {
             return None;
         }
         let line = shell.line_of(&serde_json::from_str(arguments).ok()?)?;
@@ -229,7 +228,7 @@ impl Table {
     pub fn may_continue(&self, name: &str) -> bool {
         matches!(self.called(name), Called::Unknown)
             && self.quirk(Quirk::CallNames)
-            && self.routes.iter().any(|route| route.chat.len() > name.len() && route.chat.starts_with(name))
+            && self.tools.iter().any(|tool| tool.chat.len() > name.len() && tool.chat.starts_with(name))
     }
 
     /// Repairs a name that means no tool as it is: removes what models and parsers leave around it. Returns the chat
@@ -251,8 +250,8 @@ impl Table {
         // Gemini: `default_api:f`
         let last = bare.rsplit(['.', ':', '/']).next().unwrap_or(bare);
         let found = [bare, last].into_iter().find_map(|name| match self.called(name) {
-            Called::Tool(route) => Some(route),
-            Called::Forbidden => self.routes.iter().find(|route| route.name == name || route.chat == name),
+            Called::Tool(tool) => Some(tool),
+            Called::Forbidden => self.tools.iter().find(|tool| tool.name == name || tool.chat == name),
             Called::Unknown => None,
         });
         let found = found.or_else(|| {
@@ -261,11 +260,11 @@ impl Table {
                 letters.map(|c| c.to_ascii_lowercase()).collect()
             };
             let wanted = letters(last);
-            let mut alike = self.routes.iter().filter(|route| letters(&route.chat) == wanted);
+            let mut alike = self.tools.iter().filter(|tool| letters(&tool.chat) == wanted);
             let first = alike.next()?;
             alike.next().is_none().then_some(first)
         });
-        let name = found.map_or(bare, |route| &route.chat);
+        let name = found.map_or(bare, |tool| &tool.chat);
         (!name.is_empty() && name != called).then(|| name.to_owned())
     }
 }

@@ -102,7 +102,7 @@ pub struct Index {
 
 /// How many files there may be, and how long all of them together.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct FolderLimits {
     pub files: usize,
     pub bytes: u64,
 }
@@ -135,7 +135,7 @@ impl Index {
     /// The file for a conversation's next snapshot: its own, else one that nobody has, else the one used least. What was
     /// in it is forgotten at once: it is about to be overwritten.
     /// `names`: what the server's files begin with.
-    pub fn file_for(&mut self, names: &str, conversation: &str, bounds: Bounds) -> String {
+    pub fn file_for(&mut self, names: &str, conversation: &str, bounds: FolderLimits) -> String {
         let conversation = hash(conversation.as_bytes());
         let own = self.snapshots.iter().position(|snapshot| snapshot.conversation == conversation);
         let at =
@@ -148,7 +148,7 @@ impl Index {
     }
 
     /// Adds a snapshot that was taken, and returns the files that have to go for it.
-    pub fn add(&mut self, conversation: &str, snapshot: Snapshot, bounds: Bounds) -> Vec<String> {
+    pub fn add(&mut self, conversation: &str, snapshot: Snapshot, bounds: FolderLimits) -> Vec<String> {
         self.clock += 1;
         self.snapshots.retain(|other| other.file != snapshot.file);
         let conversation = hash(conversation.as_bytes());
@@ -227,7 +227,7 @@ const MOST_USELESS: usize = 64;
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { files: 2, bytes: 100 };
+    const BOUNDS: FolderLimits = FolderLimits { files: 2, bytes: 100 };
 
     fn taken(file: String, asked: &Asked<'_>, bytes: u64) -> Snapshot {
         Snapshot {

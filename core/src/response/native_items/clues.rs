@@ -12,7 +12,7 @@ use crate::wire::native_event::{Event, Item};
 
 /// What an event reveals about its item.
 #[derive(Debug)]
-pub(super) struct Clues<'a> {
+pub(super) struct ItemClues<'a> {
     pub(super) kind: ItemKind,
     /// The item's `type`, or the subject of the event's type.
     pub(super) type_name: &'a str,
@@ -24,20 +24,20 @@ pub(super) struct Clues<'a> {
     pub(super) progress: Progress,
 }
 
-impl<'a> Clues<'a> {
+impl<'a> ItemClues<'a> {
     pub(super) fn new(
         kind: ItemKind,
         type_name: &'a str,
         event: &Event<'a>,
         item: Option<&Item<'a>>,
         progress: Progress,
-    ) -> Clues<'a> {
+    ) -> ItemClues<'a> {
         fn text(raw: Option<&RawValue>) -> Option<Cow<'_, str>> {
             present(raw).and_then(json::text).filter(|text| !text.is_empty())
         }
         let id = text(event.item_id).or(item.and_then(|item| text(item.id)));
         let call_id = item.and_then(|item| text(item.call_id));
-        Clues {
+        ItemClues {
             kind,
             type_name,
             id: id.unwrap_or_default(),

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::fields::present;
-use crate::response::native_items::clues::Clues;
+use crate::response::native_items::clues::ItemClues;
 use crate::response::native_items::kind::{ItemKind, Progress};
 use crate::response::native_items::parts::Parts;
 use crate::response::native_items::{unique_part, unsigned};
@@ -236,14 +236,14 @@ impl NativeItem {
 
     /// Whether the event repeats this item, so that a call is not executed twice. Short ids do not count: servers reuse
     /// them for other items.
-    pub(super) fn is_repeated(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn is_repeated(&self, clues: &ItemClues<'_>) -> bool {
         let same_id = unique_part(&clues.id).is_some() && self.id == clues.id;
         let same_call = self.has_call_id(&clues.call_id);
         self.is_of_kind(clues) && (same_id || same_call && !self.differs_by(&clues.id, clues.index))
     }
 
     /// Whether the event may be about this item, by kind and progress.
-    pub(super) fn may_be(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn may_be(&self, clues: &ItemClues<'_>) -> bool {
         let open = match clues.progress {
             Progress::Mentioned => true,
             // an announcement starts a new item, unless deltas arrived before it
@@ -253,7 +253,7 @@ impl NativeItem {
         self.is_of_kind(clues) && open
     }
 
-    fn is_of_kind(&self, clues: &Clues<'_>) -> bool {
+    fn is_of_kind(&self, clues: &ItemClues<'_>) -> bool {
         // `mcp_call_arguments.delta` is about an `mcp_call`
         let same =
             clues.type_name.starts_with(&*self.type_name) || self.type_name.starts_with(clues.type_name);
@@ -261,7 +261,7 @@ impl NativeItem {
     }
 
     /// Whether the event names this item by id, by its second id, or by call_id.
-    pub(super) fn has_id(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn has_id(&self, clues: &ItemClues<'_>) -> bool {
         // llama-server uses a call's id in one event and its call_id in the next
         let same_unique_part = unique_part(&clues.id).is_some_and(|rest| Some(rest) == unique_part(&self.id));
         let id = &*clues.id;
@@ -269,17 +269,17 @@ impl NativeItem {
     }
 
     /// Whether the indices are equal; an event without an index matches.
-    pub(super) fn has_index(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn has_index(&self, clues: &ItemClues<'_>) -> bool {
         clues.index.is_none() || self.index == clues.index
     }
 
     /// Whether the event has this item's index, and no other call_id.
-    pub(super) fn is_at_index(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn is_at_index(&self, clues: &ItemClues<'_>) -> bool {
         clues.index.is_some() && self.index == clues.index && !self.is_other_call(clues)
     }
 
     /// Whether nothing contradicts that the event is about this item.
-    pub(super) fn is_compatible(&self, clues: &Clues<'_>) -> bool {
+    pub(super) fn is_compatible(&self, clues: &ItemClues<'_>) -> bool {
         let untouched = self.parts.is_empty() && self.received.is_empty() && self.waiting.is_empty();
         let ends = clues.progress == Progress::Completed;
         !self.is_other_call(clues)
@@ -288,7 +288,7 @@ impl NativeItem {
             && (clues.index.is_none() || self.index.is_none())
     }
 
-    fn is_other_call(&self, clues: &Clues<'_>) -> bool {
+    fn is_other_call(&self, clues: &ItemClues<'_>) -> bool {
         !clues.call_id.is_empty() && !self.call_id.is_empty() && self.call_id != clues.call_id
     }
 

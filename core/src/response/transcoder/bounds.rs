@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Kind};
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::text_format::HeldText;
+use crate::response::transcoder::text_format::UncheckedText;
 
 /// Most bytes held of one answer, counting all copies of its texts.
 const HELD: usize = 256 << 20;
@@ -12,14 +12,14 @@ pub(super) const MOST_ITEMS: usize = 1024;
 
 /// Bytes received of an answer, and the most that may be held.
 #[derive(Debug)]
-pub(super) struct Bounds {
+pub(super) struct AnswerBytes {
     arrived: usize,
     most_held: usize,
 }
 
-impl Bounds {
-    pub(super) fn new() -> Bounds {
-        Bounds { arrived: 0, most_held: HELD }
+impl AnswerBytes {
+    pub(super) fn new() -> AnswerBytes {
+        AnswerBytes { arrived: 0, most_held: HELD }
     }
 }
 
@@ -50,7 +50,7 @@ impl Transcoder {
         let calls: usize =
             self.calls.iter().map(|slot| slot.waiting.len() + slot.name.len() + slot.id.len()).sum();
         let open = self.open.as_ref().map_or(0, crate::response::open_item::OpenItem::held);
-        let held = self.held.as_deref().map_or(0, HeldText::length);
+        let held = self.held.as_deref().map_or(0, UncheckedText::length);
         self.items.held() + kept + calls + open + held + self.native.held()
     }
 }

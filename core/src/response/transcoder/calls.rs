@@ -11,7 +11,7 @@ use crate::response::transcoder::call_slot::{CallDelta, CallSlot, Form, Stage};
 use crate::tools::call_items;
 use crate::tools::custom_input::{CustomInput, Repairs};
 use crate::tools::table::ToolKind;
-use crate::tools::table::{Called, Freeform, Route};
+use crate::tools::table::{Called, DeclaredTool, Freeform};
 use crate::wire::escaped::is_blank;
 use crate::wire::json;
 
@@ -180,8 +180,8 @@ impl Transcoder {
                 let call = Call { slot: at, custom: false, name, namespace: None, call_id, encrypts: false };
                 self.open_item(OpenKind::Call(call), ids::FUNCTION_CALL, out);
             }
-            Called::Tool(route) => {
-                let custom = match route.kind {
+            Called::Tool(tool) => {
+                let custom = match tool.kind {
                     ToolKind::Function => None,
                     ToolKind::Custom(Freeform::Text) => Some(CustomInput::new(None)),
                     ToolKind::Custom(Freeform::Patch) => Some(CustomInput::new(Some(Repairs {
@@ -200,10 +200,10 @@ impl Transcoder {
                 let call = Call {
                     slot: at,
                     custom: custom.is_some(),
-                    name: escaped(&route.name),
-                    namespace: route.namespace.as_deref().map(escaped),
+                    name: escaped(&tool.name),
+                    namespace: tool.namespace.as_deref().map(escaped),
                     call_id: slot.id.clone(),
-                    encrypts: route.encrypts,
+                    encrypts: tool.encrypts,
                 };
                 slot.custom = custom;
                 self.open_item_of_call(call, out);
@@ -222,15 +222,15 @@ impl Transcoder {
         let (name, call_id) = (json::unescape(&slot.name).unwrap_or_default(), slot.id.clone());
         let text = json::unescape(arguments).unwrap_or_default();
         let item = match self.plan.tools.called(&name) {
-            Called::Tool(route) if ending == Ending::Completed => {
-                call_items::item(&self.plan.tools, route, &text)
+            Called::Tool(tool) if ending == Ending::Completed => {
+                call_items::item(&self.plan.tools, tool, &text)
             }
             _ => call_items::Item::Function { custom: false, name, namespace: None, arguments: text },
         };
         match item {
             call_items::Item::Function { custom, name, namespace, arguments } => {
-                let same = |route: &Route| route.name == name && route.namespace == namespace;
-                let encrypts = self.plan.tools.routes.iter().any(|route| route.encrypts && same(route));
+                let same = |tool: &DeclaredTool| tool.name == name && tool.namespace == namespace;
+                let encrypts = self.plan.tools.tools.iter().any(|tool| tool.encrypts && same(tool));
                 let namespace = namespace.as_deref().map(escaped);
                 let call = Call { slot: at, custom, name: escaped(&name), namespace, call_id, encrypts };
                 self.open_item_of_call(call, out);

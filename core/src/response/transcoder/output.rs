@@ -13,7 +13,7 @@ use crate::wire::json;
 
 /// Where the text of a channel goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Destination {
+pub(super) enum TextDestination {
     /// Into an item, as text of this channel.
     Item(Channel),
     /// Into the text that is checked against its format before the client sees it.
@@ -27,16 +27,16 @@ pub(super) enum Destination {
 impl Transcoder {
     /// Where the text of a channel goes, by what the request asked for.
     #[inline(always)]
-    pub(super) fn destination(&self, channel: Channel) -> Destination {
+    pub(super) fn destination(&self, channel: Channel) -> TextDestination {
         match channel {
-            Channel::Text if self.plan.compacts.is_some() => Destination::Compaction,
-            _ if self.plan.compacts.is_some() => Destination::Nowhere,
-            Channel::Text if self.held.is_some() && self.holds_text() => Destination::Held,
-            Channel::Refusal if self.plan.refusal_as_text => Destination::Item(Channel::Text),
+            Channel::Text if self.plan.compacts.is_some() => TextDestination::Compaction,
+            _ if self.plan.compacts.is_some() => TextDestination::Nowhere,
+            Channel::Text if self.held.is_some() && self.holds_text() => TextDestination::Held,
+            Channel::Refusal if self.plan.refusal_as_text => TextDestination::Item(Channel::Text),
             Channel::Reasoning | Channel::Summary if self.hides_reasoning() && !self.plan.seals_reasoning => {
-                Destination::Nowhere
+                TextDestination::Nowhere
             }
-            channel => Destination::Item(channel),
+            channel => TextDestination::Item(channel),
         }
     }
 
@@ -45,14 +45,14 @@ impl Transcoder {
     }
 
     /// Stores an escaped piece of text that does not go into an item.
-    pub(super) fn store_text(&mut self, destination: Destination, piece: &str) {
+    pub(super) fn store_text(&mut self, destination: TextDestination, piece: &str) {
         match destination {
-            Destination::Held => self.hold_text(piece),
-            Destination::Compaction => {
+            TextDestination::Held => self.hold_text(piece),
+            TextDestination::Compaction => {
                 let piece = self.texts.channel(Channel::Text).surrogates.join(piece);
                 self.summary.push_str(&piece);
             }
-            Destination::Item(_) | Destination::Nowhere => {}
+            TextDestination::Item(_) | TextDestination::Nowhere => {}
         }
     }
 

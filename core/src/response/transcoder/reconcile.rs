@@ -13,7 +13,7 @@ use crate::response::open_item::{Call, HostedItem, OpenKind};
 use crate::response::transcoder::Transcoder;
 use crate::response::transcoder::bounds::MOST_ITEMS;
 use crate::response::transcoder::call_slot::{CallSlot, Stage};
-use crate::response::transcoder::output::Destination;
+use crate::response::transcoder::output::TextDestination;
 use crate::wire::chat::TokenLogprob;
 use crate::wire::escaped::is_blank;
 use crate::wire::json::{self, minify};
@@ -61,8 +61,8 @@ impl Transcoder {
         let translated = self.is_translated_native();
         let destination = self.destination(channel);
         let Some(item) = self.native.current() else { return };
-        let Destination::Item(channel) = destination else {
-            if destination == Destination::Nowhere {
+        let TextDestination::Item(channel) = destination else {
+            if destination == TextDestination::Nowhere {
                 return;
             }
             if place == Place::New {
@@ -97,7 +97,7 @@ impl Transcoder {
             return;
         }
         self.flush_surrogate(out);
-        let shown = matches!(self.destination(channel), Destination::Item(_));
+        let shown = matches!(self.destination(channel), TextDestination::Item(_));
         let Some(item) = self.native.current() else { return };
         let received = match (&self.open, place) {
             (_, Place::New) => &item.blank,

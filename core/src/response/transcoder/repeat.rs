@@ -13,7 +13,7 @@ use crate::wire::json;
 
 /// The template of the last chunk, and what its text was added to.
 #[derive(Debug, Default)]
-pub(super) struct RepeatPath {
+pub(super) struct FastPath {
     template: ChunkTemplate,
     adds: Option<AddsTo>,
 }
@@ -26,7 +26,7 @@ enum AddsTo {
     Arguments(Option<u64>),
 }
 
-impl RepeatPath {
+impl FastPath {
     /// Makes the next chunk be parsed.
     pub fn forget(&mut self) {
         self.adds = None;

@@ -7,20 +7,20 @@ use crate::ids;
 use crate::response::channel::Channel;
 use crate::response::open_item::{Ending, OpenKind, append_logprobs};
 use crate::response::transcoder::Transcoder;
-use crate::response::transcoder::output::Destination;
+use crate::response::transcoder::output::TextDestination;
 use crate::wire::chat::{Logprobs, TokenLogprob};
 use crate::wire::escaped::is_blank;
 use crate::wire::json::{self, SurrogateJoiner, minify};
 
 /// Text that arrived while a call with incomplete arguments was open.
 #[derive(Debug, Default)]
-pub(super) struct LateText {
+pub(super) struct TextDuringCall {
     /// Channel, escaped text and log probabilities of each piece.
     pieces: Vec<(Channel, String, String)>,
     bytes: usize,
 }
 
-impl LateText {
+impl TextDuringCall {
     fn push(&mut self, channel: Channel, piece: &str, logprobs: String) {
         self.bytes += piece.len() + logprobs.len() + size_of::<(Channel, String, String)>();
         self.pieces.push((channel, piece.to_owned(), logprobs));
@@ -60,7 +60,7 @@ pub(super) struct Texts {
     refusal: HeldChannel,
     /// The channel of the open part.
     last: Channel,
-    pub(super) late: LateText,
+    pub(super) late: TextDuringCall,
 }
 
 impl Texts {
@@ -70,7 +70,7 @@ impl Texts {
             reasoning: HeldChannel::default(),
             refusal: HeldChannel::default(),
             last: Channel::Text,
-            late: LateText::default(),
+            late: TextDuringCall::default(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Transcoder {
     #[inline(always)]
     pub(super) fn route_text(&mut self, channel: Channel, piece: &str, out: &mut Vec<u8>) {
         match self.destination(channel) {
-            Destination::Item(channel) => {
+            TextDestination::Item(channel) => {
                 let piece = self.texts.channel(channel).surrogates.join(piece);
                 self.emit_text(channel, &piece, out);
             }

@@ -13,7 +13,7 @@ use crate::wire::json;
 
 /// The text so far, and its state.
 #[derive(Debug)]
-pub(super) struct HeldText {
+pub(super) struct UncheckedText {
     format: Arc<Format>,
     /// The held text, escaped.
     text: String,
@@ -32,16 +32,16 @@ enum State {
     Asked(Option<Usage>),
 }
 
-impl HeldText {
+impl UncheckedText {
     /// Bytes held.
     pub fn length(&self) -> usize {
         self.text.len() + self.logprobs.len()
     }
 
     /// Starts to hold text for this format. Boxed, because few answers need it.
-    pub(super) fn boxed(format: Arc<Format>) -> Box<HeldText> {
+    pub(super) fn boxed(format: Arc<Format>) -> Box<UncheckedText> {
         let (text, logprobs) = (String::new(), String::new());
-        Box::new(HeldText { format, text, logprobs, state: State::Holding })
+        Box::new(UncheckedText { format, text, logprobs, state: State::Holding })
     }
 
     /// Token counts of the first answer, if it did not fit.
