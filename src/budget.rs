@@ -23,7 +23,7 @@ const COPIES: usize = 3;
 /// Bytes that one permit stands for.
 const UNIT: usize = 1 << 10;
 
-/// The limit, and what is taken of it.
+/// The bytes that all requests together may hold, and how many of them are in use.
 #[derive(Debug)]
 pub struct Budget {
     large: Arc<Semaphore>,

@@ -76,7 +76,12 @@ fn known(facts: &ServerInfo, text: &mut String) {
     }
     let told = |told: Option<bool>| told.map_or("not told", |yes| if yes { "yes" } else { "no" });
     if !facts.router {
-        let _ = writeln!(text, "  tools: {}, images: {}", told(facts.traits.tools), told(facts.traits.sees));
+        let _ = writeln!(
+            text,
+            "  tools: {}, images: {}",
+            told(facts.traits.tools),
+            told(facts.traits.accepts_images)
+        );
     }
     if let Some(path) = facts.dialect.count_tokens.map(|(path, _)| path) {
         let _ = writeln!(text, "  counts tokens at: {path}");

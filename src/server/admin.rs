@@ -11,7 +11,7 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
-    if let Err(error) = app.admin_callers.admit(request) {
+    if let Err(error) = app.admin_origins.admit(request) {
         return reply::error(&error);
     }
     match request.uri().path() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::origin::Callers;
+use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
@@ -35,9 +35,9 @@ pub(crate) struct App {
     /// The tasks of WebSocket connections.
     pub(super) sockets: TaskTracker,
     /// Who may call `listen`.
-    pub(super) callers: Callers,
+    pub(super) origins: OriginPolicy,
     /// Who may call `admin`.
-    pub(super) admin_callers: Callers,
+    pub(super) admin_origins: OriginPolicy,
     /// Which paths are passed on.
     pub(super) paths: Paths,
     /// Cancelled when open streams must end.

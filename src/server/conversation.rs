@@ -5,23 +5,28 @@ use http::{HeaderMap, HeaderName};
 use rejoinder_core::client::CODEX_HEADERS;
 use serde_json::Value;
 
-use crate::upstream::Route;
+use crate::upstream::RoutingKey;
 
 /// The route of a request for `model`. A conversation is known by `prompt_cache_key`, else by the `thread-id` or
 /// `session-id` header, else by `chain` (the first response of a `previous_response_id` chain). Sub-agents share the key of
 /// their parent, and differ by `thread-id`.
-pub fn route(headers: &HeaderMap, model: &str, prompt_cache_key: Option<&str>, chain: Option<&str>) -> Route {
+pub fn route(
+    headers: &HeaderMap,
+    model: &str,
+    prompt_cache_key: Option<&str>,
+    chain: Option<&str>,
+) -> RoutingKey {
     let header = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let named = |text: &&str| !text.is_empty() && text.len() <= LONGEST;
     let thread = header(&THREAD).filter(named);
     let conversation =
         prompt_cache_key.filter(named).or(thread).or_else(|| header(&SESSION).filter(named)).or(chain);
-    Route {
+    RoutingKey {
         model: model.to_owned(),
         conversation: conversation.map(str::to_owned),
         thread: thread.map(str::to_owned),
         side: header(&METADATA).is_some_and(is_side),
-        ..Route::default()
+        ..RoutingKey::default()
     }
 }
 
@@ -46,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    fn read(headers: &[(&'static str, &'static str)], key: Option<&str>, chain: Option<&str>) -> Route {
+    fn read(headers: &[(&'static str, &'static str)], key: Option<&str>, chain: Option<&str>) -> RoutingKey {
         let headers = headers
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))

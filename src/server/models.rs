@@ -75,7 +75,8 @@ fn listed(listing: &Listing) -> Vec<Entry> {
     let efforts: Arc<[String]> = EFFORTS.map(str::to_owned).into();
     let entry = |name: &str, own: &str, mut listed: Map<String, Value>| {
         listed.insert("id".to_owned(), name.into());
-        let traits = Traits { sees: listing.images, ..Traits::default() }.or(listing.facts.traits_of(own));
+        let traits =
+            Traits { accepts_images: listing.images, ..Traits::default() }.or(listing.facts.traits_of(own));
         let efforts = match (budgets.is_empty(), traits.efforts) {
             (true, Some(true)) => efforts.clone(),
             (true, None) => told_efforts(&listed).into(),
@@ -180,7 +181,9 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_never_told_as_yes() {
-        let seen = |sees| model(&format!("{sees:?}"), Traits { sees, ..Traits::default() });
+        let seen = |accepts_images| {
+            model(&format!("{accepts_images:?}"), Traits { accepts_images, ..Traits::default() })
+        };
         let models = vec![seen(None), seen(Some(true)), seen(Some(false))];
         let data = [r#"{"id":"None"}"#, r#"{"id":"Some(true)"}"#, r#"{"id":"Some(false)"}"#];
         let modalities: Vec<Value> = listed(&listing(&data, models))

@@ -39,9 +39,9 @@ const EXPOSED: [HeaderName; 10] = [
 const PREFLIGHT_AGE: Duration = Duration::from_secs(3600);
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Who may call one of our addresses.
+/// Which hosts and web pages may call an address, by `Host` and `Origin`; writes the CORS headers.
 #[derive(Debug, Clone)]
-pub struct Callers {
+pub struct OriginPolicy {
     hosts: Patterns,
     /// Whether a name that is not in `hosts` is let in.
     any_name: bool,
@@ -50,11 +50,11 @@ pub struct Callers {
     origins: Patterns,
 }
 
-impl Callers {
+impl OriginPolicy {
     /// The rules of the API's address.
-    pub fn of_api(listen: SocketAddr, allowed_hosts: &[String], origins: &[String]) -> Callers {
+    pub fn of_api(listen: SocketAddr, allowed_hosts: &[String], origins: &[String]) -> OriginPolicy {
         let elsewhere = !is_loopback(listen.ip());
-        Callers {
+        OriginPolicy {
             hosts: Patterns::new(allowed_hosts),
             // what names lead to an address of a network, only its operator knows
             any_name: elsewhere && allowed_hosts.is_empty(),
@@ -64,8 +64,8 @@ impl Callers {
     }
 
     /// The rules of the admin address: probes and scrapers may call, web pages may not.
-    pub fn of_admin(admin: SocketAddr, allowed_hosts: &[String]) -> Callers {
-        Callers {
+    pub fn of_admin(admin: SocketAddr, allowed_hosts: &[String]) -> OriginPolicy {
+        OriginPolicy {
             hosts: Patterns::new(allowed_hosts),
             any_name: false,
             // an orchestrator's probes call by the address of the container
@@ -226,9 +226,9 @@ mod tests {
     const LOOPBACK: &str = "127.0.0.1:8081";
     const EVERYWHERE: &str = "0.0.0.0:8081";
 
-    fn api(listen: &str, hosts: &[&str], origins: &[&str]) -> Callers {
+    fn api(listen: &str, hosts: &[&str], origins: &[&str]) -> OriginPolicy {
         let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-        Callers::of_api(listen.parse().unwrap(), &owned(hosts), &owned(origins))
+        OriginPolicy::of_api(listen.parse().unwrap(), &owned(hosts), &owned(origins))
     }
 
     fn request(headers: &[(&str, &str)]) -> Request<()> {
@@ -237,13 +237,13 @@ mod tests {
         request.body(()).unwrap()
     }
 
-    fn status(callers: &Callers, headers: &[(&str, &str)]) -> u16 {
-        callers.admit(&request(headers)).map_or_else(|error| error.status(), |()| 200)
+    fn status(policy: &OriginPolicy, headers: &[(&str, &str)]) -> u16 {
+        policy.admit(&request(headers)).map_or_else(|error| error.status(), |()| 200)
     }
 
     #[test]
     fn a_loopback_address_answers_to_loopback_names() {
-        let callers = api(LOOPBACK, &[], &[]);
+        let policy = api(LOOPBACK, &[], &[]);
         for host in [
             "localhost",
             "LOCALHOST:1",
@@ -254,7 +254,7 @@ mod tests {
             "[::1]:8081",
             "[::ffff:127.0.0.1]",
         ] {
-            assert_eq!(status(&callers, &[("host", host)]), 200, "{host}");
+            assert_eq!(status(&policy, &[("host", host)]), 200, "{host}");
         }
         for host in [
             "evil.example",
@@ -267,34 +267,34 @@ mod tests {
             "a,localhost",
             "0x7f.1",
         ] {
-            let error = callers.admit(&request(&[("host", host)])).unwrap_err();
+            let error = policy.admit(&request(&[("host", host)])).unwrap_err();
             assert_eq!(error.status(), 403, "{host}");
             assert!(error.message.contains("allowed_hosts"), "{}", error.message);
         }
         for host in ["", "a b", "user@localhost", "http://localhost", "localhost/x", "\""] {
-            assert_eq!(status(&callers, &[("host", host)]), 400, "{host}");
+            assert_eq!(status(&policy, &[("host", host)]), 400, "{host}");
         }
-        assert_eq!(status(&callers, &[]), 400);
-        assert_eq!(status(&callers, &[("host", "localhost"), ("host", "localhost")]), 400);
+        assert_eq!(status(&policy, &[]), 400);
+        assert_eq!(status(&policy, &[("host", "localhost"), ("host", "localhost")]), 400);
         let mut old = request(&[]);
         *old.version_mut() = Version::HTTP_10;
-        assert!(callers.admit(&old).is_ok());
+        assert!(policy.admit(&old).is_ok());
     }
 
     #[test]
     fn a_target_that_names_a_host_is_judged_too() {
-        let callers = api(LOOPBACK, &[], &[]);
+        let policy = api(LOOPBACK, &[], &[]);
         let absolute = |host| Request::get("http://evil.example/").header("host", host).body(()).unwrap();
-        assert_eq!(callers.admit(&absolute("localhost")).unwrap_err().status(), 403);
+        assert_eq!(policy.admit(&absolute("localhost")).unwrap_err().status(), 403);
         let mut http2 = Request::get("http://localhost:8081/").body(()).unwrap();
         *http2.version_mut() = Version::HTTP_2;
-        assert!(callers.admit(&http2).is_ok());
+        assert!(policy.admit(&http2).is_ok());
     }
 
     #[test]
     fn names_are_let_in_by_allowed_hosts() {
         for listen in [LOOPBACK, EVERYWHERE] {
-            let callers = api(listen, &["llm.example", "*.lan"], &[]);
+            let policy = api(listen, &["llm.example", "*.lan"], &[]);
             for (host, want) in [
                 ("llm.example:8443", 200),
                 ("LLM.example", 200),
@@ -304,7 +304,7 @@ mod tests {
                 ("evil.example", 403),
                 ("llm.example.evil.example", 403),
             ] {
-                assert_eq!(status(&callers, &[("host", host)]), want, "{listen} {host}");
+                assert_eq!(status(&policy, &[("host", host)]), want, "{listen} {host}");
             }
         }
         assert_eq!(status(&api(LOOPBACK, &["*"], &[]), &[("host", "evil.example")]), 200);
@@ -322,15 +322,15 @@ mod tests {
             (EVERYWHERE, "evil.example", 403),
         ] {
             assert_eq!(
-                status(&Callers::of_admin(admin.parse().unwrap(), &[]), &[("host", host)]),
+                status(&OriginPolicy::of_admin(admin.parse().unwrap(), &[]), &[("host", host)]),
                 want,
                 "{admin} {host}"
             );
         }
-        let callers = Callers::of_admin(EVERYWHERE.parse().unwrap(), &["rejoinder".to_owned()]);
-        assert_eq!(status(&callers, &[("host", "rejoinder:8082")]), 200);
-        assert_eq!(status(&callers, &[("host", "rejoinder"), ("origin", "app://x")]), 403);
-        assert_eq!(status(&callers, &[("host", "rejoinder"), ("sec-fetch-site", "cross-site")]), 403);
+        let policy = OriginPolicy::of_admin(EVERYWHERE.parse().unwrap(), &["rejoinder".to_owned()]);
+        assert_eq!(status(&policy, &[("host", "rejoinder:8082")]), 200);
+        assert_eq!(status(&policy, &[("host", "rejoinder"), ("origin", "app://x")]), 403);
+        assert_eq!(status(&policy, &[("host", "rejoinder"), ("sec-fetch-site", "cross-site")]), 403);
     }
 
     #[test]

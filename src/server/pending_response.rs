@@ -21,7 +21,7 @@ use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
 use crate::upstream::too_late;
 
-/// A response that was sent for, and has not begun.
+/// A response that was requested from the upstream and has not begun.
 pub(super) struct PendingResponse {
     pub app: Arc<App>,
     pub asks: Arc<RequestSummary>,

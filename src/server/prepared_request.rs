@@ -26,20 +26,20 @@ use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;
 use crate::keyring::Caller;
-use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, Route, Target};
+use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, RoutingKey, Target};
 use serde_json::value::RawValue;
 
 /// A request, with all that is needed to plan it anew.
 pub struct PreparedRequest {
     pub headers: Arc<Forwarded>,
     body: Bytes,
-    wishes: RequestOverrides,
+    overrides: RequestOverrides,
     /// The client that sent it.
     pub client: &'static Client,
     pub caller: Arc<Caller>,
     pub asks: Arc<RequestSummary>,
     pub past: StoredContext,
-    pub route: Arc<Route>,
+    pub route: Arc<RoutingKey>,
     /// The summary that was made before the upstream was asked.
     pub(super) summary: OnceLock<Arc<Summary>>,
     /// What the upstream answered, where it has to be asked once more for another form of it.
@@ -81,7 +81,7 @@ impl PreparedRequest {
             conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
         Ok(PreparedRequest {
             body,
-            wishes: RequestOverrides::read(&headers, &app.config),
+            overrides: RequestOverrides::read(&headers, &app.config),
             client: client(&headers),
             headers: Arc::new(Forwarded::of(&headers, request_id)),
             caller: Arc::new(caller),
@@ -194,11 +194,11 @@ impl PreparedRequest {
             reasoning: app.config.reasoning,
             seal_reasoning: app.config.seal_reasoning,
             refusal_as_text: self.client.drops_refusals,
-            accepts_images: target.sees,
-            wrappers: Some(&self.wishes.wrappers),
+            accepts_images: target.accepts_images,
+            wrappers: Some(&self.overrides.wrappers),
             efforts: target.efforts.as_deref(),
-            budgets: self.wishes.budgets.as_deref().unwrap_or(&target.budgets),
-            quirks_off: &self.wishes.quirks_off,
+            budgets: self.overrides.budgets.as_deref().unwrap_or(&target.budgets),
+            quirks_off: &self.overrides.quirks_off,
             found_tools: app.config.tools.found_tools,
             native: target.native,
             seal: Some(self.caller.clone()),

@@ -20,7 +20,7 @@ use crate::budget::Held;
 use crate::heavy;
 use crate::store::{Id, Marks, Scope, StoreError, StoredItem, Turn, TurnState};
 
-/// What is to be kept of a request.
+/// Stores a response when it ends, with what its request added to the conversation.
 pub struct ResponseRecorder {
     app: Arc<App>,
     scope: Scope,

@@ -158,14 +158,14 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
 /// Answers a request if whoever sent it may call, in a way that the page that it came from can read.
 async fn admitted(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let app = asked.app;
-    app.callers.admit(&request)?;
+    app.origins.admit(&request)?;
     if !request.headers().contains_key(header::ORIGIN) {
         let mut response = routed(asked, request).await?;
         // a cache must not give this to a page
         response.headers_mut().append(header::VARY, HeaderValue::from_name(header::ORIGIN));
         return Ok(response);
     }
-    let readable = app.callers.cors().layer(service_fn(|request| async move {
+    let readable = app.origins.cors().layer(service_fn(|request| async move {
         let answer = routed(asked, request).await;
         Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(app, &error)))
     }));

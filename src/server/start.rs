@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::accept::accept;
 use super::app::App;
 use super::drain::drain;
-use super::origin::Callers;
+use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
@@ -92,8 +92,8 @@ fn app(
     let store = store::open(&resolved)?;
     let Resolved { config, keyring, client_keys, .. } = resolved;
     let (hosts, origins) = (&config.allowed_hosts, &config.cors.origins);
-    let callers = Callers::of_api(own, hosts, origins);
-    if callers.any_origin() {
+    let policy = OriginPolicy::of_api(own, hosts, origins);
+    if policy.any_origin() {
         tracing::warn!(
             "cors.origins has \"*\": any web page that is opened where this address can be reached may use it"
         );
@@ -113,8 +113,8 @@ fn app(
         store,
         socket_turns: AllSocketTurns::new(config.websocket.memory_max_bytes),
         sockets: TaskTracker::new(),
-        callers,
-        admin_callers: Callers::of_admin(own_admin, hosts),
+        origins: policy,
+        admin_origins: OriginPolicy::of_admin(own_admin, hosts),
         paths,
         echoes: EchoCache::default(),
         budget: Budget::new(bytes, timeout, metrics.over_capacity.clone()),

@@ -15,7 +15,7 @@ use super::prepared_request::{PreparedRequest, counted};
 use super::reply::{self, ResponseBody};
 use crate::budget::Counted;
 use crate::heavy;
-use crate::upstream::{Body, CHAT, ChatRequest, Rendered, Route, Target};
+use crate::upstream::{Body, CHAT, ChatRequest, Rendered, RoutingKey, Target};
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
 ///
@@ -107,7 +107,7 @@ fn with_members(object: &[u8], without: &[&str], with: &str) -> Vec<u8> {
 
 async fn ask(app: &App, job: &PreparedRequest, path: &'static str, body: Bytes) -> Result<Value, Error> {
     // counting is not a turn of the conversation
-    let route = Arc::new(Route { side: true, ..Route::clone(&job.route) });
+    let route = Arc::new(RoutingKey { side: true, ..RoutingKey::clone(&job.route) });
     let body = move |_: &Target| Rendered::Now(Body::Shared(body.clone()));
     let headers = job.headers.clone();
     let request = ChatRequest { route, path: Some(path), headers, stream: false, body: Arc::new(body) };

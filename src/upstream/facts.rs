@@ -50,7 +50,7 @@ pub struct Traits {
     /// Tokens of context that one conversation has.
     pub context: Option<u64>,
     /// Whether it takes images.
-    pub sees: Option<bool>,
+    pub accepts_images: Option<bool>,
     /// Whether its chat template knows tools.
     pub tools: Option<bool>,
     /// Whether its chat template refuses two messages of one role in a row.
@@ -115,7 +115,7 @@ impl Traits {
     pub fn or(self, other: Traits) -> Traits {
         Traits {
             context: self.context.or(other.context),
-            sees: self.sees.or(other.sees),
+            accepts_images: self.accepts_images.or(other.accepts_images),
             tools: self.tools.or(other.tools),
             alternates: self.alternates.or(other.alternates),
             efforts: self.efforts.or(other.efforts),
@@ -252,7 +252,7 @@ impl Listed {
             .or(self.context_length)
             .or(self.context_window)
             .or(self.max_context_length);
-        let sees = match self.r#type.as_deref() {
+        let accepts_images = match self.r#type.as_deref() {
             Some("vlm") => Some(true),
             Some("llm") => Some(false),
             _ => modalities
@@ -262,7 +262,7 @@ impl Listed {
         Some(Model {
             id: self.id.filter(fits)?,
             aliases: self.aliases.into_iter().flatten().filter(fits).take(MOST_ALIASES).collect(),
-            traits: Traits { context, sees, ..Traits::default() },
+            traits: Traits { context, accepts_images, ..Traits::default() },
             // one that sleeps answers for itself without being loaded anew
             loaded: self
                 .status
@@ -309,7 +309,7 @@ impl Props {
         let caps = self.chat_template_caps.as_ref();
         Traits {
             context: self.default_generation_settings.as_ref().and_then(|settings| settings.n_ctx),
-            sees: self.modalities.as_ref().and_then(|modalities| modalities.vision),
+            accepts_images: self.modalities.as_ref().and_then(|modalities| modalities.vision),
             tools: caps.and_then(|caps| caps.supports_tool_calls.or(caps.supports_tools)),
             alternates: self.chat_template.as_deref().map(demands_alternation),
             efforts: caps.and_then(|caps| caps.supports_reasoning_effort),
@@ -374,8 +374,8 @@ mod tests {
         Listing::read(text.as_bytes()).unwrap().models()
     }
 
-    fn model(id: &str, context: Option<u64>, sees: Option<bool>) -> Model {
-        let traits = Traits { context, sees, ..Traits::default() };
+    fn model(id: &str, context: Option<u64>, accepts_images: Option<bool>) -> Model {
+        let traits = Traits { context, accepts_images, ..Traits::default() };
         Model { id: id.into(), aliases: vec![], traits, loaded: None }
     }
 

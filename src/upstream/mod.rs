@@ -39,7 +39,7 @@ pub use body::Body;
 pub use exchange::{Response, TransportError, causes};
 pub use facts::{Model, ServerInfo, Traits};
 pub use http1::keepalive;
-pub use route::Route;
+pub use route::RoutingKey;
 pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, UpstreamResponse, copied};
 pub use server::{ANY, Lease};
 
@@ -56,7 +56,7 @@ pub struct Target {
     /// Whether its chat template refuses two messages of one role in a row.
     pub alternate_roles: bool,
     /// Whether its model takes images.
-    pub sees: bool,
+    pub accepts_images: bool,
     /// Its own name for the model, where that differs from the client's.
     pub model: Option<String>,
     /// Members that every chat body gets.
@@ -80,7 +80,7 @@ impl Target {
             address: Address::of(""),
             dialect: &GENERIC,
             alternate_roles: false,
-            sees: true,
+            accepts_images: true,
             model: None,
             extra_body: None,
             efforts: None,
@@ -100,7 +100,7 @@ impl Target {
     pub fn reads_like(&self, other: &Target) -> bool {
         self.dialect == other.dialect
             && self.alternate_roles == other.alternate_roles
-            && self.sees == other.sees
+            && self.accepts_images == other.accepts_images
             && self.model == other.model
             && self.extra_body == other.extra_body
             && self.efforts == other.efforts
@@ -277,7 +277,7 @@ impl Upstream {
     ///
     /// # Errors
     /// 404 when no server has the model.
-    pub async fn likely(&self, route: &Route) -> Result<Target, Error> {
+    pub async fn likely(&self, route: &RoutingKey) -> Result<Target, Error> {
         let servers = self.shared.servers();
         if !servers.iter().all(|server| server.probed()) {
             let probes = async {
@@ -299,7 +299,7 @@ impl Upstream {
     /// The models that every ready server lists to this client: the server's label, its list as it came, and what is
     /// known of the server.
     pub async fn listings(&self, client: &HeaderMap) -> Vec<Listing> {
-        let _ = self.likely(&Route::default()).await;
+        let _ = self.likely(&RoutingKey::default()).await;
         let servers = self.shared.servers();
         let ready = servers.iter().filter(|server| server.ready());
         let lists = ready.map(|server| async {

@@ -16,7 +16,7 @@ use super::address::Address;
 use super::exchange::{self, TransportError, Why};
 use super::route::NO_SERVER_FOUND;
 use super::server::{Lease, Server};
-use super::{Route, Upstream, answer};
+use super::{RoutingKey, Upstream, answer};
 use crate::descriptors::{self, Use};
 
 /// A response to a request that was passed through, whatever its status. Until it is dropped, the request counts as running
@@ -30,7 +30,7 @@ pub struct Passed {
 impl Upstream {
     /// The server for a request of which nothing is known, and where it is.
     async fn for_any_request(&self) -> Result<(Address, Arc<Server>), Error> {
-        let route = Route::default();
+        let route = RoutingKey::default();
         let _ = self.likely(&route).await;
         let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
         let chosen = self.shared.preferred(&candidates, &route);

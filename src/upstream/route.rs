@@ -11,9 +11,9 @@ use smallvec::SmallVec;
 use super::server::{Lease, Named, RETRY, Server};
 use super::{Shared, Target};
 
-/// What decides where a request goes.
+/// The model and the conversation of a request, by which a server is chosen.
 #[derive(Debug, Clone, Default)]
-pub struct Route {
+pub struct RoutingKey {
     /// The model, by the client's name.
     pub model: String,
     /// The conversation: requests of one have most of their prompt in common.
@@ -26,7 +26,7 @@ pub struct Route {
     pub answered: OnceLock<(usize, Option<u32>)>,
 }
 
-impl Route {
+impl RoutingKey {
     /// The slot of that server which has the prompt already.
     fn slot_of(&self, server: usize) -> Option<u32> {
         self.answered.get().filter(|(answered, _)| *answered == server).and_then(|(_, slot)| *slot)
@@ -145,14 +145,14 @@ impl Shared {
     }
 
     /// The one of them that a request would go to if it went now.
-    pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
+    pub(super) fn preferred(&self, candidates: &[Arc<Server>], route: &RoutingKey) -> Option<Arc<Server>> {
         let ready: Servers = candidates.iter().filter(|server| server.ready()).cloned().collect();
         let known = || candidates.iter().find(|server| server.address().is_some()).cloned();
         self.choose(&ready, route).or_else(known)
     }
 
     /// The conversation's own server, else the one with the fewest requests for its weight.
-    fn choose(&self, servers: &[Arc<Server>], route: &Route) -> Option<Arc<Server>> {
+    fn choose(&self, servers: &[Arc<Server>], route: &RoutingKey) -> Option<Arc<Server>> {
         if let [only] = servers {
             return Some(only.clone());
         }
@@ -185,7 +185,7 @@ impl Shared {
     }
 
     /// Servers other than those tried that would take a request at once.
-    pub(super) fn free(&self, route: &Route, tried: &[usize], ticket: Option<u64>) -> Servers {
+    pub(super) fn free(&self, route: &RoutingKey, tried: &[usize], ticket: Option<u64>) -> Servers {
         let candidates = self.candidates(&route.model).unwrap_or_default();
         // where there is nobody else, an open circuit would only delay what the server itself has to say
         let only = candidates.len() == 1;
@@ -203,7 +203,7 @@ impl Shared {
     /// 404 without such a model, 429 when too many wait already, 503 when no server became ready in time.
     pub(super) async fn place(
         &self,
-        route: &Route,
+        route: &RoutingKey,
         tried: &[usize],
         since: &mut Option<Instant>,
     ) -> Result<(Lease, Target), Error> {
@@ -254,7 +254,7 @@ impl Shared {
     }
 
     /// Counts how often a conversation finds its cache, and remembers where it is now.
-    fn settle(&self, server: &Server, route: &Route) {
+    fn settle(&self, server: &Server, route: &RoutingKey) {
         let Some(conversation) = &route.conversation else { return };
         let now = Instant::now();
         let mut affinity = self.affinity();

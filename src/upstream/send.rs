@@ -17,7 +17,7 @@ use super::answer::Form;
 use super::body::Body;
 use super::exchange::{Response, TransportError, Why};
 use super::server::{Lease, RETRY, Server};
-use super::{Route, Shared, Target, Upstream, answer};
+use super::{RoutingKey, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
 
 /// Where chat requests go.
@@ -35,7 +35,7 @@ const HANGS: u32 = 4;
 /// A Chat Completions request, not yet rendered for any server.
 pub struct ChatRequest {
     /// What decides where it goes.
-    pub route: Arc<Route>,
+    pub route: Arc<RoutingKey>,
     /// Where on the server, where it is not an answer that is wanted: that has the place of the server's API.
     pub path: Option<&'static str>,
     /// What its upstream gets to see of the client's headers.

@@ -214,7 +214,7 @@ impl Server {
                 Switch::Off => false,
             },
             // who does not say gets to see them, and says so itself
-            sees: self.images().or(traits.sees).unwrap_or(true),
+            accepts_images: self.images().or(traits.accepts_images).unwrap_or(true),
             model: own.map(str::to_owned),
             extra_body: self.config.extra_body.clone(),
             // such a template raises an error for any level

@@ -17,7 +17,7 @@ impl Entry {
         // an output that fills the context leaves no room to act on it
         let output = context.map_or(longest, |context| (context / 8).clamp(1000, longest));
         // left out, Codex would take it for one that sees
-        let modalities = match self.traits.sees {
+        let modalities = match self.traits.accepts_images {
             Some(true) => json!(["text", "image"]),
             _ => json!(["text"]),
         };

@@ -21,7 +21,7 @@ pub enum Cut {
     Comment,
 }
 
-/// Tells lines apart, wherever the bytes of a stream are cut.
+/// Splits the bytes of a stream into the payloads of its events, wherever the bytes are cut.
 #[derive(Debug, Default)]
 pub struct EventCutter {
     line: Line,
