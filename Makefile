@@ -30,9 +30,10 @@ quick: lint ## format, clippy, core and unit tests: no network, no other program
 unit:
 	scripts/tests rust
 
-documents: ## what README, ARCHITECTURE and the Dockerfile say is so
+documents: ## what README, ARCHITECTURE, the Dockerfile and deploy/ say is so
 	scripts/check-docs
 	scripts/check-dockerfile
+	scripts/check-deploy
 
 # The real clients, and a real llama.cpp server, against the release binary.
 clients: build venv node
