@@ -175,6 +175,21 @@ impl ClientKeys {
         self.keys().get(&hash).cloned()
     }
 
+    /// The same of a request on a connection that was let in earlier: its key may have gone or expired since.
+    ///
+    /// # Errors
+    /// 401 without a key that is still good.
+    pub fn still(&self, headers: &HeaderMap) -> Result<Option<Arc<ClientKey>>, Error> {
+        let key = self.of(headers);
+        let good = key.as_ref().is_some_and(|key| key.expires.is_none_or(|at| SystemTime::now() < at));
+        if self.are_on() && !good {
+            let message =
+                "The API key of this connection is no longer good; open another connection with a new one.";
+            return Err(Error::new(Kind::Unauthorized, message));
+        }
+        Ok(key)
+    }
+
     fn keys(&self) -> Arc<HashMap<Hash, Arc<ClientKey>>> {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

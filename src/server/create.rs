@@ -64,7 +64,7 @@ pub struct CreateRequest {
 /// As [`answer`].
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
     let (begun, socket) = (request.begun, request.socket.clone());
-    let running = app.client_keys.of(&request.headers).map(|key| key.begin()).transpose()?;
+    let running = app.client_keys.still(&request.headers)?.map(|key| key.begin()).transpose()?;
     let planned = plan(&app, request).await?;
     let response = pending(app, planned, begun, socket).of_key(running);
     let id = ResponseId(response.transcoder.id().to_owned());

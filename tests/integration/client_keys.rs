@@ -298,3 +298,25 @@ async fn a_websocket_needs_a_key_and_each_create_counts() {
     let refused = socket.ask(&create).await;
     assert_eq!((&refused[0]["type"], &refused[0]["status"]), (&json!("error"), &json!(429)), "{refused:?}");
 }
+
+/// A connection lives longer than a look at the keys.
+#[tokio::test]
+async fn a_key_that_is_taken_away_opens_no_websocket_any_more() {
+    let keys = Keys::new();
+    let (anna, ben) = (keys.add(&["anna"]), keys.add(&["ben"]));
+    let (at, _) = answering().await;
+    let proxy = keys.proxy(at).await;
+    let bearer = |key: &str| format!("Bearer {key}");
+    let mut socket = Socket::connect(&proxy, &[("authorization", &bearer(&anna))]).await;
+    let mut other = Socket::connect(&proxy, &[("authorization", &bearer(&ben))]).await;
+    let create = json!({"type": "response.create", "model": "m", "input": "hi", "store": false});
+    assert_eq!(socket.ask(&create).await.last().unwrap()["type"], "response.completed");
+    let text = std::fs::read_to_string(keys.path()).unwrap();
+    let others: Vec<&str> = text.split("[[key]]").filter(|block| !block.contains("anna")).collect();
+    std::fs::write(keys.path(), others.join("[[key]]")).unwrap();
+    let status = async || proxy.post(request()).bearer_auth(&anna).send().await.unwrap().status();
+    until(async || status().await == 401).await;
+    let refused = socket.ask(&create).await;
+    assert_eq!((&refused[0]["type"], &refused[0]["status"]), (&json!("error"), &json!(401)), "{refused:?}");
+    assert_eq!(other.ask(&create).await.last().unwrap()["type"], "response.completed");
+}

@@ -14,6 +14,7 @@ use rejoinder_core::error::{Error, Kind};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::client_event::{BadEvent, ClientEvent, CreateEvent};
 use super::clock::{Clock, Due};
@@ -293,6 +294,15 @@ impl Responder {
         HeaderValue::try_from(format!("{id}-{}", self.count)).unwrap_or_else(|_| self.opened.id.clone())
     }
 
+    /// The span of a create's log lines, as a request over HTTP has it.
+    fn span(&self, create: &Create) -> tracing::Span {
+        let span = tracing::info_span!("request", id = %create.id.to_str().unwrap_or(""), key = Empty);
+        if let Some(key) = self.app.client_keys.of(&self.opened.headers) {
+            span.record("key", key.name.as_str());
+        }
+        span
+    }
+
     /// Logs and counts an error.
     fn refused(&self, error: &Error) {
         reply::log(error);
@@ -301,7 +311,7 @@ impl Responder {
 
     /// The line and the count that an HTTP answer has.
     fn answered(&self, create: &Create, status: u16) {
-        let _entered = create.span().entered();
+        let _entered = self.span(create).entered();
         let ms = u64::try_from(create.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.app.metrics.requests.get_or_create(&Answered { endpoint: "responses", status }).inc();
         tracing::info!(method = "response.create", path = self.opened.path, status, ms, "answered");
@@ -323,7 +333,7 @@ impl Answerer for Responder {
             body: std::mem::take(&mut create.body),
             socket: Some(socket),
         };
-        create::respond(self.app.clone(), request).instrument(create.span()).boxed()
+        create::respond(self.app.clone(), request).instrument(self.span(create)).boxed()
     }
 
     fn began(&mut self, create: Create, status: u16, response: &str) {
@@ -332,7 +342,7 @@ impl Answerer for Responder {
     }
 
     fn failed(&mut self, create: &Create, error: &Error) -> Vec<Bytes> {
-        let entered = create.span().entered();
+        let entered = self.span(create).entered();
         self.refused(error);
         drop(entered);
         // what cannot be continued from once is not there to be continued from

@@ -43,11 +43,6 @@ impl Create {
         let begun = Instant::now();
         Create { event, body, id, begun, settings: None, steers: Vec::new(), automatic: false }
     }
-
-    /// The span of its log lines.
-    pub fn span(&self) -> tracing::Span {
-        tracing::info_span!("request", id = %self.id.to_str().unwrap_or(""))
-    }
 }
 
 /// A create on its way to its answer.
