@@ -53,6 +53,8 @@ where
     let streams = Streams { running: Arc::new(watch::Sender::new(0)), send_timeout };
     let mut either = auto::Builder::new(streams.clone());
     either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    // WebSockets (RFC 8441)
+    either.http2().enable_connect_protocol();
     either.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(send_timeout);
     let service = std::sync::Mutex::new(service);
     let service = service_fn(move |request: Request<Incoming>| {

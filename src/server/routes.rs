@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use rejoinder_core::error::{Error, Kind};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
@@ -100,7 +101,7 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
     };
     match (rest, method) {
         ("", &Method::POST) => Route::Create,
-        ("", &Method::GET) if upgrade => Route::Upgrade,
+        ("", &Method::GET | &Method::CONNECT) if upgrade => Route::Upgrade,
         ("", &Method::OPTIONS) => Route::Pass,
         ("", _) => Route::NotAllowed,
         ("input_tokens", &Method::POST) => Route::InputTokens,
@@ -111,6 +112,11 @@ fn route<'a>(method: &Method, path: &'a str, upgrade: bool) -> Route<'a> {
             Route::Stored(id, what)
         }
     }
+}
+
+/// Whether another protocol is asked for: by a header, or over HTTP/2 by `:protocol`.
+fn upgrades<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(header::UPGRADE) || request.extensions().get::<Protocol>().is_some()
 }
 
 /// What a path has below that one, with or without `/v1` before it.
@@ -135,7 +141,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let id = request_id(&request);
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""), key = Empty);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = route(&method, &path, request.headers().contains_key(header::UPGRADE));
+    let route = route(&method, &path, upgrades(&request));
     let endpoint = route.name();
     let asked = Asked { app: &app, path: &path, route, begun, id: &id };
     let result = admitted(asked, request).instrument(span.clone()).await;
@@ -240,8 +246,7 @@ async fn handled(asked: Asked<'_>, request: Request<Incoming>) -> Result<Respons
 fn check_spelling(request: &Request<Incoming>) -> Result<(), Error> {
     let path = request.uri().path();
     let plain = paths::plain(path)?;
-    let upgrade = request.headers().contains_key(header::UPGRADE);
-    if matches!(route(request.method(), &plain, upgrade), Route::Pass) {
+    if matches!(route(request.method(), &plain, upgrades(request)), Route::Pass) {
         return Ok(());
     }
     let message = format!("{path} is another way to write {plain}, which is answered here: write that.");

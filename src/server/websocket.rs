@@ -14,14 +14,16 @@ mod steering;
 use std::sync::Arc;
 
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper_util::rt::TokioIo;
 use rejoinder_core::error::{Error, Kind};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tracing::Instrument;
 
 use self::connection::{Connection, Opened};
+use self::meter::Meter;
 use self::socket::Socket;
 use super::app::App;
 use super::reply::{self, ResponseBody};
@@ -41,11 +43,17 @@ pub(super) fn upgrade(
     mut request: Request<Incoming>,
     id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
-    if !app.config.websocket.enabled || !names(request.headers(), &header::UPGRADE, "websocket") {
+    let over_http2 = request.extensions().get::<Protocol>().map(|protocol| protocol.as_str() == "websocket");
+    let asked = over_http2.unwrap_or_else(|| {
+        let upgrades = request.method() == Method::GET && request.version() == Version::HTTP_11;
+        upgrades && names(request.headers(), &header::UPGRADE, "websocket")
+    });
+    if !app.config.websocket.enabled || !asked {
         let message = "WebSocket is not offered here; use POST with \"stream\": true.";
         return Err(Error::new(Kind::UpgradeRequired, message));
     }
-    let accept = accept_key(request.headers())?;
+    check_version(request.headers())?;
+    let accept = if over_http2.is_some() { None } else { Some(accept_key(request.headers())?) };
     if app.draining.is_cancelled() {
         return Err(Error::new(Kind::ShuttingDown, "The server is shutting down."));
     }
@@ -54,12 +62,15 @@ pub(super) fn upgrade(
     let opened = Opened { headers: std::mem::take(request.headers_mut()), id: id.clone(), path };
     let task = serve(app.clone(), upgraded, opened).instrument(tracing::Span::current());
     app.sockets.spawn(task);
-    let mut response = reply::full(StatusCode::SWITCHING_PROTOCOLS, "", "");
+    let mut response = reply::full(StatusCode::OK, "", "");
     let headers = response.headers_mut();
     headers.clear();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, WEBSOCKET);
-    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(accept) = accept {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, WEBSOCKET);
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
     Ok(response)
 }
 
@@ -72,19 +83,27 @@ async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opene
         }
     };
     app.metrics.open_websockets.inc();
-    let socket = Socket::new(stream, app.config.max_body_bytes, app.budget.clone()).await;
+    let (most, send_timeout) = (app.config.max_body_bytes, app.config.send_timeout);
+    let socket = Socket::new(Meter::new(stream, send_timeout), most, app.budget.clone()).await;
     Box::pin(Connection::new(app.clone(), socket, opened).run()).await;
     app.metrics.open_websockets.dec();
 }
 
+fn bad(message: &str) -> Error {
+    Error::new(Kind::BadRequest, message).code_as("invalid_handshake")
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Error> {
+    match headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == VERSION) {
+        true => Ok(()),
+        false => Err(bad("A WebSocket handshake needs the header Sec-WebSocket-Version: 13.")),
+    }
+}
+
 /// What the client finds its key in.
 fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Error> {
-    let bad = |message: &str| Error::new(Kind::BadRequest, message).code_as("invalid_handshake");
     if !names(headers, &header::CONNECTION, "upgrade") {
         return Err(bad("A WebSocket handshake needs the header Connection: Upgrade."));
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-        return Err(bad("A WebSocket handshake needs the header Sec-WebSocket-Version: 13."));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| key.len() == 24);
     let key = key.ok_or_else(|| {

@@ -1,15 +1,20 @@
 //! Clients that speak HTTP/2 to us: several requests on one connection, one of them taken back, bodies of any length.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::client::{ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::support::keeping::{Keeping, TEXT};
-use crate::support::proxy::{PATIENCE, Proxy, until};
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, text, until, upstream};
+use crate::support::socket::Socket;
 
 /// One connection.
 struct Client {
@@ -154,4 +159,85 @@ async fn a_body_of_unknown_length_is_passed_on_with_every_method() {
             assert_eq!(answer, json!({"line": format!("{method} /files/1"), "bytes": pieces * 1000}));
         }
     }
+}
+
+/// Bytes to and from a stream of HTTP/2.
+fn tunnel(mut sender: SendStream<Bytes>, mut body: RecvStream) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let (mut from, mut to) = tokio::io::split(far);
+    tokio::spawn(async move {
+        let mut buffer = BytesMut::new();
+        while from.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
+            if sender.send_data(buffer.split().freeze(), false).is_err() {
+                return;
+            }
+        }
+        let _ = sender.send_data(Bytes::new(), true);
+    });
+    tokio::spawn(async move {
+        while let Some(Ok(piece)) = body.data().await {
+            let _ = body.flow_control().release_capacity(piece.len());
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    });
+    near
+}
+
+/// Asks for another protocol on a stream (RFC 8441).
+async fn upgrade(client: &mut Client, protocol: &'static str) -> (Response<RecvStream>, SendStream<Bytes>) {
+    client.requests = client.requests.clone().ready().await.unwrap();
+    let request = Request::builder().method("CONNECT").uri(format!("{}/v1/responses", client.base));
+    let request = request.header("sec-websocket-version", "13");
+    let request = request.extension(Protocol::from_static(protocol)).body(()).unwrap();
+    let (response, sender) = client.requests.send_request(request, false).unwrap();
+    (response.await.unwrap(), sender)
+}
+
+/// A WebSocket is a stream beside others.
+#[tokio::test]
+async fn a_websocket_is_a_stream() {
+    let at = upstream(|_, mut stream| async move {
+        let _ = stream.write_all(&[EVENTS, text("a").as_bytes(), STOP.as_bytes()].concat()).await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let mut client = Client::connect(&proxy).await;
+    let (refused, _) = upgrade(&mut client, "bytestream").await;
+    assert_eq!(refused.status(), 426);
+    assert!(client.requests.is_extended_connect_protocol_enabled());
+    let (answer, sender) = upgrade(&mut client, "websocket").await;
+    assert_eq!(answer.status(), 200);
+    let stream = tunnel(sender, answer.into_body());
+    let stream = WebSocketStream::from_raw_socket(stream, Role::Client, None).await;
+    let mut socket = Socket { stream };
+    let create = json!({"type": "response.create", "model": "m", "input": "hi", "store": false});
+    let first = socket.ask(&create).await.last().unwrap()["response"].clone();
+    assert_eq!(first["output_text"], "a");
+    let beside = client.send(&json!({"model": "m", "input": "hi", "stream": true})).await;
+    assert!(whole(beside.await.unwrap()).await.contains("event: response.completed"));
+    let mut next = create;
+    next["previous_response_id"] = first["id"].clone();
+    assert_eq!(socket.ask(&next).await.last().unwrap()["response"]["status"], "completed");
+    drop(socket);
+    until(async || proxy.metric("rejoinder_open_websockets").await == 0).await;
+}
+
+/// Flow control holds back what its client does not take, but not for ever.
+#[tokio::test]
+async fn a_websocket_that_is_not_read_loses_its_place() {
+    let server = Keeping::start(None).await;
+    let proxy = Proxy::start(server.address, &[("REJOINDER_SEND_TIMEOUT", "1s")], true).await;
+    let mut client = Client::connect(&proxy).await;
+    let (answer, mut sender) = upgrade(&mut client, "websocket").await;
+    let text =
+        json!({"type": "response.create", "model": "m", "input": "endless", "store": false}).to_string();
+    // a frame masked by zeros
+    let head = [0x81, 0x80 | u8::try_from(text.len()).unwrap(), 0, 0, 0, 0];
+    sender.send_data([&head[..], text.as_bytes()].concat().into(), false).unwrap();
+    until(async || proxy.metric("rejoinder_open_streams").await == 1).await;
+    until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
+    assert_eq!(proxy.metric("rejoinder_open_websockets").await, 0);
+    drop(answer);
 }

@@ -1,13 +1,16 @@
-//! Owns the bytes of a message that is on its way to us: no more of it are read than are counted. It must not know where one
-//! message ends.
+//! Owns the bytes of one connection: no more are read of a message than are counted, and what is sent is taken in time. It must
+//! not know where one message ends.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 /// Bytes of a message that are read before they are counted.
 const FREE: usize = 16 << 10;
@@ -18,11 +21,15 @@ pub struct Meter {
     read: usize,
     counted: usize,
     stopped: Option<Waker>,
+    send_timeout: Duration,
+    /// Runs while a write waits for room.
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
 impl Meter {
-    pub fn new(stream: TokioIo<Upgraded>) -> Meter {
-        Meter { stream, read: 0, counted: FREE, stopped: None }
+    /// Of a connection whose client has `send_timeout` to take what is sent.
+    pub fn new(stream: TokioIo<Upgraded>, send_timeout: Duration) -> Meter {
+        Meter { stream, read: 0, counted: FREE, stopped: None, send_timeout, blocked: None }
     }
 
     /// Bytes of the message so far, if its reader waits for more to be counted.
@@ -36,6 +43,19 @@ impl Meter {
         if let Some(waker) = self.stopped.take() {
             waker.wake();
         }
+    }
+
+    /// What sending came to, or the error that the client took nothing for too long. Over HTTP/1.1 the socket has such a limit
+    /// of its own; a stream of HTTP/2 has none.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, sent: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if sent.is_ready() {
+            self.blocked = None;
+            return sent;
+        }
+        let limit = self.send_timeout;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(blocked.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// A message is over.
@@ -65,11 +85,15 @@ impl AsyncRead for Meter {
 
 impl AsyncWrite for Meter {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let this = &mut *self;
+        let written = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.in_time(cx, written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let this = &mut *self;
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.in_time(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -10,8 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{SinkExt, StreamExt};
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rejoinder_core::error::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -78,13 +76,13 @@ pub enum Received {
 
 impl Socket {
     /// The messages of a connection, of so many bytes at most.
-    pub async fn new(stream: TokioIo<Upgraded>, most: usize, budget: Arc<Budget>) -> Socket {
+    pub async fn new(stream: Meter, most: usize, budget: Arc<Budget>) -> Socket {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ)
             .write_buffer_size(FRAME)
             .max_message_size(Some(most))
             .max_frame_size(Some(most));
-        let stream = WebSocketStream::from_raw_socket(Meter::new(stream), Role::Server, Some(config)).await;
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         Socket {
             stream,
             waiting: VecDeque::new(),

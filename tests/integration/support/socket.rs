@@ -2,6 +2,7 @@
 
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -12,8 +13,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use crate::support::proxy::{PATIENCE, Proxy};
 
 /// One connection.
-pub struct Socket {
-    pub stream: WebSocketStream<TcpStream>,
+pub struct Socket<S = TcpStream> {
+    pub stream: WebSocketStream<S>,
 }
 
 /// What came next.
@@ -49,7 +50,9 @@ impl Socket {
             Err(error) => panic!("{error}"),
         }
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     pub async fn send(&mut self, event: &Value) {
         self.send_text(&event.to_string()).await;
     }
