@@ -17,6 +17,7 @@ mod checker;
 mod client_keys;
 mod compaction;
 mod config;
+mod dashboards;
 mod descriptors;
 mod fixtures;
 mod history;
