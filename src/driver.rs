@@ -227,8 +227,8 @@ impl EventBody {
         false
     }
 
-    /// Looks whether the drain is over or the timer has run out.
-    fn look(&mut self) {
+    /// Polls the end of the drain and the timer.
+    fn poll_alarms(&mut self) {
         let cx = &mut Context::from_waker(&self.alarm.waker);
         let over = self.shutdown.as_mut().poll(cx).is_ready();
         self.due |= self.timer.as_mut().poll(cx).is_ready();
@@ -296,7 +296,7 @@ impl Body for EventBody {
             this.pull(*now.insert(Instant::now()));
         }
         if this.alarm.take(cx) {
-            this.look();
+            this.poll_alarms();
         }
         let events = !this.out.is_empty();
         this.tick();

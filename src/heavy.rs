@@ -21,7 +21,7 @@ static TURNS: LazyLock<Semaphore> =
 static OVER: Notify = Notify::const_new();
 /// Bytes from which on the work may leave memory behind that can be given back.
 const NOTABLE: usize = 256 << 10;
-/// Time without such work after which the memory that it took is given back: whoever comes soon would have to map it anew.
+/// Time without such work after which its memory is given back: work that follows soon would have to map it again.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Gives memory back to the system once work has been over for a while, for ever. The C library keeps what many small

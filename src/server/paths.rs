@@ -10,7 +10,7 @@ use wildmatch::WildMatch;
 /// Which paths are passed on.
 #[derive(Debug, Clone)]
 pub struct Paths {
-    /// The patterns of `passthrough.paths`, each beside what of it comes before its first `*`.
+    /// The patterns of `passthrough.paths`, each with its part before the first `*`.
     open: Vec<(WildMatch, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! Owns the taking over of a changed configuration while we run: when to read it again, and what of it may change. It
+//! Owns the reload of a changed configuration: when it is read again, and which keys take effect without a restart. It
 //! must not touch a request.
 
 use std::path::PathBuf;

@@ -161,7 +161,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     response
 }
 
-/// Answers a request if whoever sent it may call, in a way that the page that it came from can read.
+/// Answers a request if its sender may call, with the headers that let its web page read the answer.
 async fn admitted(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let app = asked.app;
     app.origins.admit(&request)?;

@@ -152,7 +152,7 @@ async fn unsent(app: &App, runs: &dyn SharedRuns, scope: Scope, id: &str, from: 
     Some(Batch { events: events.collect(), ended: true, gone: sent.gone })
 }
 
-/// Tells other replicas of a run of ours.
+/// The task that shows a run of this process to other replicas: its lease, and its events.
 struct Share {
     task: tokio::task::JoinHandle<()>,
 }

@@ -1,4 +1,4 @@
-//! Owns the counting of prompt tokens: by the upstream's own tokenizer and template, never by an estimate of ours.
+//! Owns the counting of prompt tokens, by the upstream's own tokenizer and template. It must not estimate.
 
 use std::sync::Arc;
 

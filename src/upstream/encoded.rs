@@ -69,7 +69,7 @@ pub fn poll_more(decoded: &mut Decoded, cx: &mut Context<'_>, out: &mut Vec<u8>)
     Poll::Ready(Ok(filled))
 }
 
-/// What arrives of a body, with what of it was read before.
+/// A body as it arrives, after the bytes that were read before.
 pub struct Arriving<F> {
     buffer: Vec<u8>,
     read: usize,
@@ -77,7 +77,7 @@ pub struct Arriving<F> {
 }
 
 impl<F> Arriving<F> {
-    /// `more` appends what is there: how many bytes, 0 at the end.
+    /// `start`: the bytes that were read before. `more` appends what has arrived, and returns how many bytes, 0 at the end.
     pub fn new(start: Vec<u8>, more: F) -> Arriving<F> {
         Arriving { buffer: start, read: 0, more }
     }

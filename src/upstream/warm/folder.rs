@@ -17,7 +17,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Reads the index. Files of ours that it does not list are removed, and what it lists otherwise is forgotten.
+    /// Reads the index. Removes files of this proxy that it does not list, and entries whose files are gone.
     pub async fn open(&self) -> Index {
         let (folder, names, index) = (self.path.clone(), self.names.clone(), self.index());
         let read = move || {
