@@ -385,6 +385,32 @@ async fn stream_is_implied_and_background_refused() {
     assert_eq!(events[0]["error"]["param"], "background");
 }
 
+/// What of an event is the connection's business goes no further, also not to a server that gets requests as they came.
+#[tokio::test]
+async fn a_server_of_responses_gets_a_request_as_over_http() {
+    let asked = Asked::default();
+    let got = asked.clone();
+    let at = upstream(move |request, mut stream| {
+        got.lock().unwrap().push(serde_json::from_slice(&request.body).unwrap_or_default());
+        async move {
+            let refusal = whole("400 Bad Request", "application/json", "{\"error\":{\"message\":\"no\"}}");
+            let _ = stream.write_all(&refusal).await;
+        }
+    })
+    .await;
+    let env = [("REJOINDER_UPSTREAM__API", "responses"), ("REJOINDER_UPSTREAM__DIALECT", "generic")];
+    let proxy = Proxy::start(at, &env, true).await;
+    let mut socket = Socket::connect(&proxy, &[]).await;
+    let mut event = create("x");
+    (event["stream_id"], event["generate"]) = (json!("a"), json!(true));
+    assert_eq!(refused(&socket.ask(&event).await).0, 400);
+    let body = json!({"model": "m", "input": "x", "store": false, "stream": true});
+    assert_eq!(proxy.post(body.to_string()).send().await.unwrap().status(), 400);
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 2, "{asked:?}");
+    assert_eq!(asked[0], asked[1]);
+}
+
 /// The place on the server is free at once, and so are the creates that waited.
 #[tokio::test]
 async fn a_client_that_goes_cancels_what_runs() {

@@ -125,6 +125,24 @@ async fn a_message_that_is_too_large_ends_the_connection_with_a_reason() {
     assert_eq!(socket.close_code().await, Some(CloseCode::Size));
 }
 
+/// What is no frame, or no text, ends the connection with the code that RFC 6455 has for it.
+#[tokio::test]
+async fn what_is_no_frame_ends_the_connection() {
+    let proxy = Proxy::start(answering().await, &[], true).await;
+    let frames: [(&[u8], CloseCode); 4] = [
+        // text that is not UTF-8, a frame without a mask, one of a reserved kind, one with a bit of an extension
+        (b"\x81\x81\0\0\0\0\xff", CloseCode::Invalid),
+        (b"\x81\x01x", CloseCode::Protocol),
+        (b"\x83\x80\0\0\0\0", CloseCode::Protocol),
+        (b"\xc1\x81\0\0\0\0x", CloseCode::Protocol),
+    ];
+    for (frame, code) in frames {
+        let mut socket = Socket::connect(&proxy, &[]).await;
+        socket.stream.get_mut().write_all(frame).await.unwrap();
+        assert_eq!(socket.close_code().await, Some(code), "{frame:?}");
+    }
+}
+
 #[tokio::test]
 async fn frames_may_be_cut_anywhere() {
     let proxy = Proxy::start(answering().await, &[], true).await;

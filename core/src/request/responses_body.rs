@@ -17,9 +17,19 @@ use crate::sealing::{Purpose, Seal};
 use crate::wire::json::{self, push_literal, push_string};
 use crate::wire::request::{InputItem, Item, fields};
 
-/// Fields that are never sent: this proxy keeps the state, and `input` contains what they refer to.
-pub const NEVER_SENT: [&str; 6] =
-    ["background", "client_metadata", "conversation", "previous_response_id", "store", "stream_options"];
+/// Fields that are never sent: this proxy keeps the state, and `input` contains what they refer to. `generate`, `stream_id`
+/// and `type` are those of an event on a WebSocket.
+pub const NEVER_SENT: [&str; 9] = [
+    "background",
+    "client_metadata",
+    "conversation",
+    "generate",
+    "previous_response_id",
+    "store",
+    "stream_id",
+    "stream_options",
+    "type",
+];
 
 /// The body for a server with full Responses support: the client's members in their order, unchanged, without
 /// [`NEVER_SENT`] and those that the server rejects. `request` is the client's JSON object; `input` replaces its own,
