@@ -18,8 +18,10 @@ use crate::store::Turn;
 const MOST: usize = 16;
 /// Most responses whose client owes outputs beside which input waits.
 const MOST_OWED: usize = 16;
-/// Most bytes of a create whose settings are kept for what continues its response.
-const MOST_SETTINGS: usize = 4 << 20;
+/// Most bytes of all inputs of a connection that wait: they are in no other count.
+const MOST_BYTES: usize = 1 << 20;
+/// Most bytes of a create's settings that are kept for what continues its response.
+const MOST_SETTINGS: usize = 256 << 10;
 
 /// An input that was taken.
 #[derive(Debug)]
@@ -70,6 +72,7 @@ impl Steering {
 
     /// Takes an input, or says why not. `known`: the connection remembers the response, as one that has ended.
     pub fn take(&mut self, event: SteerEvent, known: bool) -> Bytes {
+        let bytes = self.bytes() + event.input.len();
         let Some(target) = self.running.iter_mut().find(|target| target.id == event.previous_response_id)
         else {
             let (code, message) = match known {
@@ -87,10 +90,10 @@ impl Steering {
                 Err(("invalid_input", "'input' has to be a text, or a list of messages of the role 'user'."))
             }
             Some(_) if target.settings.is_none() => {
-                let message = "A response of a conversation, or one with context_management, takes no input while it runs.";
+                let message = "A response of a conversation, of context_management or of large settings takes no input while it runs.";
                 Err(("steering_not_supported", message))
             }
-            Some(_) if target.steers.len() >= MOST => Err((
+            Some(_) if target.steers.len() >= MOST || bytes > MOST_BYTES => Err((
                 "too_many_pending_steers",
                 "So much input waits for this response that no more is taken.",
             )),
@@ -112,6 +115,12 @@ impl Steering {
                 out.into()
             }
         }
+    }
+
+    /// Bytes of the inputs that wait.
+    fn bytes(&self) -> usize {
+        let steers = self.running.iter().chain(&self.owed).flat_map(|target| &target.steers);
+        steers.map(|steer| steer.input.len()).sum()
     }
 
     /// A response has ended. `turn`: as it is remembered, if it can be continued. `goes_on`: the connection takes creates.
@@ -219,14 +228,12 @@ fn push_steer(out: &mut Vec<u8>, steer: &Steer) {
 
 /// What a create says beside its input.
 pub fn settings(body: &[u8]) -> Settings {
-    if body.len() > MOST_SETTINGS {
-        return None;
-    }
     let mut settings = String::new();
     for (key, value) in json::members(std::str::from_utf8(body).ok()?)? {
         match &*key {
             "type" | "input" | "stream_id" | "generate" | "previous_response_id" => {}
             "conversation" | "context_management" if present(Some(value)).is_some() => return None,
+            _ if settings.len() + value.get().len() > MOST_SETTINGS => return None,
             key => settings.push_str(&format!("\"{}\":{},", json::escape(key), value.get())),
         }
     }
@@ -388,6 +395,11 @@ mod tests {
         }
         let full = parsed(&steering.take(steer("resp_1", &message), false));
         assert_eq!(full["error"]["code"], "too_many_pending_steers");
+        steering.began("resp_3".to_owned(), None, settings(b"{}"));
+        let long = json!("x".repeat(MOST_BYTES / 2));
+        assert_eq!(parsed(&steering.take(steer("resp_3", &long), false))["type"], "response.steer.accepted");
+        let full = parsed(&steering.take(steer("resp_3", &long), false));
+        assert_eq!(full["error"]["code"], "too_many_pending_steers", "too many bytes");
     }
 
     #[test]
@@ -402,6 +414,9 @@ mod tests {
             json!({"model": "m", "tools": [1], "store": false, "previous_response_id": "resp_1", "input": [y, z]})
         );
         assert_eq!(settings(br#"{"context_management":[]}"#), None);
+        let long = json!({"input": "x".repeat(MOST_SETTINGS), "tools": []}).to_string();
+        assert_eq!(settings(long.as_bytes()).as_deref(), Some("\"tools\":[],"));
+        assert_eq!(settings(long.replace("input", "metadata").as_bytes()), None, "too much to keep");
         let own = parsed(&prepended(br#"{"input":[{"a":1}],"model":"m"}"#, &steers).unwrap());
         assert_eq!(own, json!({"input": [y, z, {"a": 1}], "model": "m"}));
         let text = parsed(&prepended(br#"{"input":"own"}"#, &steers).unwrap());
