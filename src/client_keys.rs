@@ -21,7 +21,7 @@ use rejoinder_core::error::{Error, Kind};
 use wildmatch::WildMatch;
 
 pub use file::{NewKey, add, names};
-pub use limits::RunningRequest;
+pub use limits::KeyRequest;
 
 use limits::Usage;
 
@@ -85,7 +85,7 @@ impl ClientKey {
     ///
     /// # Errors
     /// 429 that names the limit, with the seconds after which to try again.
-    pub fn begin(self: &Arc<Self>) -> Result<RunningRequest, Error> {
+    pub fn begin(self: &Arc<Self>) -> Result<KeyRequest, Error> {
         limits::begin(self)
     }
 

@@ -63,7 +63,7 @@ pub struct Ended {
 
 /// The label of an API key.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct ClientKey {
+struct KeyLabel {
     /// Its name.
     key: String,
 }
@@ -154,8 +154,8 @@ pub struct Metrics {
     duration: Histogram,
     /// One counter for each of [`TOKENS`].
     tokens: [Counter; 4],
-    key_requests: Family<ClientKey, Counter>,
-    key_tokens: Family<ClientKey, Counter>,
+    key_requests: Family<KeyLabel, Counter>,
+    key_tokens: Family<KeyLabel, Counter>,
     errors: Family<Kind, Counter>,
     notes: Family<Kind, Counter>,
     repairs: Family<Kind, Counter>,
@@ -262,12 +262,12 @@ impl Metrics {
 
     /// Counts a request of an API key.
     pub fn key_request(&self, key: &str) {
-        self.key_requests.get_or_create(&ClientKey { key: key.to_owned() }).inc();
+        self.key_requests.get_or_create(&KeyLabel { key: key.to_owned() }).inc();
     }
 
     /// Counts tokens of an API key, of prompt and answer together.
     pub fn key_tokens(&self, key: &str, tokens: u64) {
-        self.key_tokens.get_or_create(&ClientKey { key: key.to_owned() }).inc_by(tokens);
+        self.key_tokens.get_or_create(&KeyLabel { key: key.to_owned() }).inc_by(tokens);
     }
 
     /// Records after how many seconds the upstream answered.

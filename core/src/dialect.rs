@@ -1,5 +1,5 @@
-//! Owns the differences between Chat Completions servers, as data. It must not do anything: a quirk is a field here,
-//! and one `if` where it matters.
+//! Owns the differences between Chat Completions servers, as data. It must not do anything: a difference is a field
+//! here, and one `if` where it matters.
 
 /// How one kind of server handles Chat Completions requests (docs/servers.md).
 #[derive(Debug, Clone, Copy)]

@@ -81,11 +81,11 @@ fn format_reset(after: Duration) -> String {
 
 /// A running request of a key. It counts towards the concurrency limit until the last clone is dropped.
 #[derive(Clone)]
-pub struct RunningRequest(Arc<InFlightGuard>);
+pub struct KeyRequest(Arc<InFlightGuard>);
 
 struct InFlightGuard(Arc<ClientKey>);
 
-impl RunningRequest {
+impl KeyRequest {
     /// The key that began it.
     pub fn key(&self) -> &ClientKey {
         &self.0.0
@@ -97,9 +97,9 @@ impl RunningRequest {
     }
 }
 
-impl fmt::Debug for RunningRequest {
+impl fmt::Debug for KeyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RunningRequest").field(&self.key().name).finish()
+        f.debug_tuple("KeyRequest").field(&self.key().name).finish()
     }
 }
 
@@ -110,11 +110,11 @@ impl Drop for InFlightGuard {
 }
 
 /// Begins a request of a key. One that is refused has not counted once this returns: its guard is dropped.
-pub(super) fn begin(key: &Arc<ClientKey>) -> Result<RunningRequest, Error> {
+pub(super) fn begin(key: &Arc<ClientKey>) -> Result<KeyRequest, Error> {
     let (usage, now) = (&key.usage, Instant::now());
     let most = usage.max_in_flight.load(Ordering::Relaxed);
     let others = usage.in_flight.fetch_add(1, Ordering::Relaxed);
-    let request = RunningRequest(Arc::new(InFlightGuard(key.clone())));
+    let request = KeyRequest(Arc::new(InFlightGuard(key.clone())));
     if most > 0 && others >= most {
         let requests = if most == 1 { "request" } else { "requests" };
         let message = format!("Rate limit reached for this API key: {most} {requests} at a time.");

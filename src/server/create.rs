@@ -64,9 +64,9 @@ pub struct CreateRequest {
 /// As [`answer`].
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
     let (begun, socket) = (request.begun, request.socket.clone());
-    let running = app.client_keys.still(&request.headers)?.map(|key| key.begin()).transpose()?;
+    let key_request = app.client_keys.still(&request.headers)?.map(|key| key.begin()).transpose()?;
     let planned = plan(&app, request).await?;
-    let response = pending(app, planned, begun, socket).of_key(running);
+    let response = pending(app, planned, begun, socket).of_key(key_request);
     let id = ResponseId(response.transcoder.id().to_owned());
     let mut answer = response.answer().await?;
     answer.extensions_mut().insert(id);
@@ -174,7 +174,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         begun,
         timeout,
         keep,
-        running: None,
+        key_request: None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::app::App;
 use super::reply::{self, ResponseBody};
 use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
-use crate::client_keys::RunningRequest;
+use crate::client_keys::KeyRequest;
 use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as PendingAnswer};
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
@@ -45,13 +45,13 @@ pub(super) struct PendingResponse {
     /// Stores the response; `None` where it is not to be stored.
     pub keep: Option<ResponseRecorder>,
     /// The key that began the request, where keys are asked for.
-    pub running: Option<RunningRequest>,
+    pub key_request: Option<KeyRequest>,
 }
 
 impl PendingResponse {
     /// The same, begun by a key: it lasts, and pays for its tokens.
-    pub(super) fn of_key(self, running: Option<RunningRequest>) -> PendingResponse {
-        PendingResponse { running, ..self }
+    pub(super) fn of_key(self, key_request: Option<KeyRequest>) -> PendingResponse {
+        PendingResponse { key_request, ..self }
     }
 
     /// Answers in the form that the request asks for.
@@ -140,7 +140,7 @@ impl PendingResponse {
 
     /// The body of a stream that begins now.
     fn open(self) -> EventBody {
-        let PendingResponse { app, transcoder, sent, ask_again, begun, keep, running, .. } = self;
+        let PendingResponse { app, transcoder, sent, ask_again, begun, keep, key_request, .. } = self;
         let pace = Pace {
             heartbeat: app.config.heartbeat,
             in_progress_after: app.config.in_progress_after,
@@ -154,7 +154,7 @@ impl PendingResponse {
         let on_end: OnEnd = Box::new(move |transcoder, client_left| {
             let _entered = span.enter();
             app.metrics.open_streams.dec();
-            spent(&app, transcoder, running.as_ref());
+            spent(&app, transcoder, key_request.as_ref());
             ended(&app, transcoder, client_left, "true", begun.elapsed());
             if let Some(keep) = keep.filter(|_| client_left) {
                 tokio::spawn(keep.keep_cancelled(transcoder));
@@ -165,8 +165,9 @@ impl PendingResponse {
 
     /// One completion is one chunk.
     async fn whole(self) -> Result<Response<ResponseBody>, Error> {
-        let PendingResponse { app, mut transcoder, sent, ask_again, begun, timeout, keep, running, .. } =
-            self;
+        let PendingResponse {
+            app, mut transcoder, sent, ask_again, begun, timeout, keep, key_request, ..
+        } = self;
         let waiting = Waiting { app: &app, begun, stream: "false", over: false };
         let idle_timeout = app.upstream.idle_timeout();
         let read = async {
@@ -179,7 +180,7 @@ impl PendingResponse {
         .await;
         waiting.over();
         let limits = read?;
-        spent(&app, &transcoder, running.as_ref());
+        spent(&app, &transcoder, key_request.as_ref());
         ended(&app, &transcoder, false, "false", begun.elapsed());
         if let Some(error) = transcoder.failure() {
             return Err(error.clone());
@@ -221,11 +222,11 @@ impl Drop for Waiting<'_> {
 }
 
 /// Takes the tokens of a response that has ended from the limits of its key.
-fn spent(app: &App, transcoder: &Transcoder, running: Option<&RunningRequest>) {
-    let Some((running, usage)) = running.zip(transcoder.usage()) else { return };
+fn spent(app: &App, transcoder: &Transcoder, key_request: Option<&KeyRequest>) {
+    let Some((key_request, usage)) = key_request.zip(transcoder.usage()) else { return };
     let tokens = u64::from(usage.input) + u64::from(usage.output);
-    running.spend(tokens);
-    app.metrics.key_tokens(&running.key().name, tokens);
+    key_request.spend(tokens);
+    app.metrics.key_tokens(&key_request.key().name, tokens);
 }
 
 /// The one line about how a response ended.

@@ -1,4 +1,4 @@
-//! Owns the map from method and path to handler, and the one access line per request. It must not read a body.
+//! Owns the map from method and path to handler, and the one access line per request. It must not know what a body says.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -200,14 +200,14 @@ async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Resp
     if matches!(route, Route::Pass) {
         key.check_unread()?;
     }
-    let running = if route.counts() { Some(key.begin()?) } else { None };
+    let key_request = if route.counts() { Some(key.begin()?) } else { None };
     let mut response = handled(asked, request).await?;
     response.headers_mut().extend(key.rate_headers());
-    Ok(match running {
+    Ok(match key_request {
         // it lasts as long as the body does
-        Some(running) => response.map(|body| {
+        Some(key_request) => response.map(|body| {
             body.map_frame(move |frame| {
-                let _lasts = &running;
+                let _lasts = &key_request;
                 frame
             })
             .boxed_unsync()

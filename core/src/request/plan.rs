@@ -66,7 +66,8 @@ impl<'a> ParsedRequest<'a> {
     /// Makes the plan: the body for the upstream, and what the answer echoes. Call [`ParsedRequest::asks`] first: it
     /// checks fields that this does not.
     ///
-    /// # Errors Only for a body that is not a valid Responses request (docs/requests.md): no model and no default, an
+    /// # Errors
+    /// Only for a body that is not a valid Responses request (docs/requests.md): no model and no default, an
     /// `input` that is neither string nor array, a known field of the wrong type, a reference to an item that
     /// `context` does not have. The error names the field. Unknown fields are dropped; unknown items and parts are
     /// written out and noted.

@@ -36,7 +36,7 @@ use crate::response::native_items::NativeItems;
 use crate::response::object::{Snapshot, Status};
 use crate::response::open_item::{Ending, OpenItem, OpenKind};
 use crate::response::shared::{Shared, Text};
-use crate::response::transcoder::bounds::AnswerBytes;
+use crate::response::transcoder::bounds::AnswerLimit;
 use crate::response::transcoder::call_slot::CallSlot;
 use crate::response::transcoder::ending::failed;
 use crate::response::transcoder::finish::AnswerEnd;
@@ -70,7 +70,7 @@ pub enum End {
 pub struct Transcoder {
     repeat_path: FastPath,
     terminal: Option<Terminal>,
-    bounds: AnswerBytes,
+    bounds: AnswerLimit,
     events: EventWriter,
     texts: Texts,
     think: Think,
@@ -123,7 +123,7 @@ impl Transcoder {
             ids,
             created_at,
             events,
-            bounds: AnswerBytes::new(),
+            bounds: AnswerLimit::new(),
             texts: Texts::new(),
             items: FinishedItems::default(),
             reasoning_seen: ReasoningSeen::default(),

@@ -22,6 +22,7 @@ impl Default for QueueLimits {
     }
 }
 
+/// Writes that the store has not got yet, oldest first, each with its sequence number.
 #[derive(Debug)]
 pub(super) struct WriteQueue {
     limits: QueueLimits,

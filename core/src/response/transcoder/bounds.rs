@@ -12,14 +12,14 @@ pub(super) const MOST_ITEMS: usize = 1024;
 
 /// Bytes received of an answer, and the most that may be held.
 #[derive(Debug)]
-pub(super) struct AnswerBytes {
+pub(super) struct AnswerLimit {
     arrived: usize,
     most_held: usize,
 }
 
-impl AnswerBytes {
-    pub(super) fn new() -> AnswerBytes {
-        AnswerBytes { arrived: 0, most_held: HELD }
+impl AnswerLimit {
+    pub(super) fn new() -> AnswerLimit {
+        AnswerLimit { arrived: 0, most_held: HELD }
     }
 }
 
