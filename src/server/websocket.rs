@@ -5,6 +5,7 @@ pub mod client_event;
 mod clock;
 mod connection;
 pub mod event_cutter;
+mod frame_boundary;
 mod lanes;
 mod meter;
 pub mod server_event;

@@ -370,3 +370,35 @@ async fn idle_connections_are_cheap() {
     assert!(grown < 150_000_000, "{grown} bytes for {SOCKETS} connections that had a response");
     println!("{SOCKETS} idle connections: {grown} bytes");
 }
+
+/// What a long message took goes back while its connection goes on.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_long_message_leaves_no_buffer_behind() {
+    const SOCKETS: usize = 40;
+    let env = [("REJOINDER_WEBSOCKET__MEMORY_MAX_BYTES", "1024")];
+    let proxy = Proxy::start(answering().await, &env, true).await;
+    let pid = proxy.child.id().unwrap();
+    let mut sockets = Vec::new();
+    for _ in 0..SOCKETS {
+        sockets.push(Socket::connect(&proxy, &[]).await);
+    }
+    let (short, long) = (create("x"), create(&"x".repeat(2 << 20)));
+    for socket in &mut sockets {
+        socket.ask(&short).await;
+    }
+    let before = memory(pid);
+    for (n, socket) in sockets.iter_mut().enumerate() {
+        // one that is no event is let go of before the next is read
+        match n % 2 {
+            0 => drop(socket.ask(&long).await),
+            _ => {
+                socket.send_text(&"x".repeat(2 << 20)).await;
+                assert_eq!(code(&socket.event().await).1, "invalid_json");
+            }
+        }
+        // what comes then is read by the new buffer
+        assert_eq!(socket.ask(&short).await.last().unwrap()["type"], "response.completed");
+    }
+    until(async || memory(pid).saturating_sub(before) < SOCKETS << 19).await;
+}

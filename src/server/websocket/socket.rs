@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 use rejoinder_core::error::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -35,6 +35,7 @@ const LINGER: Duration = Duration::from_secs(5);
 /// One connection's messages.
 pub struct Socket {
     stream: WebSocketStream<Meter>,
+    config: WebSocketConfig,
     /// What is still to be sent, in order.
     waiting: VecDeque<Part>,
     /// Whether a message was begun whose end was not sent.
@@ -85,6 +86,7 @@ impl Socket {
         let stream = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         Socket {
             stream,
+            config,
             waiting: VecDeque::new(),
             within: false,
             unflushed: false,
@@ -173,7 +175,12 @@ impl Socket {
             }
             let received = match self.stream.poll_next_unpin(cx) {
                 Poll::Pending => {
-                    let Some(read) = self.stream.get_ref().stopped_at() else { return Poll::Pending };
+                    let Some(read) = self.stream.get_ref().stopped_at() else {
+                        if self.renewed(cx) {
+                            continue;
+                        }
+                        return Poll::Pending;
+                    };
                     let bytes = read + read.min(AHEAD);
                     self.count(bytes);
                     self.stream.get_mut().counted(bytes);
@@ -209,6 +216,24 @@ impl Socket {
                 None => Received::Closed("gone".to_owned()),
             });
         }
+    }
+
+    /// Gives the connection a new buffer behind a long message: the library would keep one of that size until the connection
+    /// ends. Nothing may be in it, nor in the one for what is sent.
+    fn renewed(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.stream.get_ref().was_long()
+            || self.unflushed
+            || !matches!(self.stream.poll_flush_unpin(cx), Poll::Ready(Ok(())))
+        {
+            return false;
+        }
+        let mut meter = std::mem::take(self.stream.get_mut());
+        meter.is_new();
+        let renewed = WebSocketStream::from_raw_socket(meter, Role::Server, Some(self.config)).now_or_never();
+        if let Some(stream) = renewed {
+            self.stream = stream;
+        }
+        true
     }
 
     /// Begins to count so many bytes of the message, or waits for room.
