@@ -48,12 +48,12 @@ pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
 /// An answer on its way.
-pub type Waiting = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+pub type PendingAnswer = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 /// Asks once more for an answer whose text does not fit its format (see [`Transcoder::take_unfit`]).
-pub type AskAgain = Box<dyn FnOnce(String) -> Waiting + Send>;
+pub type AskAgain = Box<dyn FnOnce(String) -> PendingAnswer + Send>;
 
 enum Source {
-    Waiting(Waiting),
+    Waiting(PendingAnswer),
     Events(Box<Events>),
     Over,
 }

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json as value};
 
 use super::app::App;
+use super::chat_request::chat_request;
 use super::ids::seed;
 use super::prepared_request::{PreparedRequest, Summary, count};
 use super::reply::{self, ResponseBody};
@@ -107,7 +108,7 @@ async fn summarise(
     };
     count(app, &notes);
     let limit = app.upstream.response_timeout();
-    let sent = app.upstream.send(job.chat(target, body, chat_stream, again)).await?;
+    let sent = app.upstream.send(chat_request(job, target, body, chat_stream, again)).await?;
     let answer = Answer::of(sent, None, limit).await?;
     let mut transcoder = Transcoder::new(reply, Ids::new(seed()), unix_now());
     let read = answer.read(&mut transcoder, app.upstream.idle_timeout(), None);

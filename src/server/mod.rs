@@ -4,6 +4,7 @@ mod accept;
 mod admin;
 mod app;
 mod body;
+mod chat_request;
 mod client_socket;
 mod compact;
 mod conversation;

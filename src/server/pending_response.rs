@@ -16,7 +16,7 @@ use super::reply::{self, ResponseBody};
 use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
 use crate::client_keys::KeyRequest;
-use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, Waiting as PendingAnswer};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer};
 use crate::store::{Scope, TurnState};
 use crate::telemetry::Ended;
 use crate::upstream::too_late;

@@ -1,10 +1,11 @@
-//! Owns a request in the making: who asks, what the store holds of its past, what its headers wish for, and every way
-//! in which it is planned anew before the upstream takes it. It must not answer.
+//! Owns a request before it is sent: who asks, what the store holds of its past, what its headers ask for, its plan, and
+//! every way in which it is planned again. It must not send or answer it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request};
@@ -20,13 +21,14 @@ use rejoinder_core::wire::request;
 
 use super::app::App;
 use super::overrides::RequestOverrides;
+use super::response_recorder::ResponseRecorder;
 use super::socket_turns::SocketCreate;
 use super::stored_context::StoredContext;
 use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;
 use crate::keyring::Caller;
-use crate::upstream::{Body, ChatRequest, Forwarded, Rendered, RoutingKey, Target};
+use crate::upstream::{Forwarded, RoutingKey, Target};
 use serde_json::value::RawValue;
 
 /// A request, with all that is needed to plan it anew.
@@ -50,6 +52,28 @@ pub struct PreparedRequest {
     pub warms_up: bool,
 }
 
+/// A create request that was read: over HTTP, or as an event of a WebSocket.
+pub struct CreateRequest {
+    pub headers: HeaderMap,
+    pub id: HeaderValue,
+    pub begun: Instant,
+    pub body: Bytes,
+    /// What it has of the WebSocket that it came over.
+    pub socket: Option<SocketCreate>,
+}
+
+/// A create request that nothing is wrong with, and what is to be sent for it.
+pub struct Planned {
+    pub request: PreparedRequest,
+    /// The server that it will likely go to, for which it is planned.
+    pub target: Target,
+    /// The plan without its body.
+    pub plan: Plan,
+    pub body: Counted,
+    /// What is kept of its input, with the room that it takes, if its response is to be stored or remembered.
+    pub input: Option<(Input, Option<Held>)>,
+}
+
 /// A summary that stands for all that came before.
 pub struct Summary {
     /// `encrypted_content`
@@ -59,6 +83,51 @@ pub struct Summary {
 }
 
 impl PreparedRequest {
+    /// Parses a create request, fetches its past, and plans it for the server that it will likely go to.
+    ///
+    /// # Errors
+    /// What is wrong with the request; 404 when no server has the model; 429 where there is no room in time.
+    pub async fn plan(app: &App, create: CreateRequest) -> Result<Planned, Error> {
+        let CreateRequest { headers, id, mut body, socket, .. } = create;
+        let text = loop {
+            match heavy::run(body.len(), || parse::text(&body)).await? {
+                // mended, in the place of what came
+                Cow::Owned(text) => {
+                    let mut held = app.budget.begin();
+                    held.reach(text.len()).await?;
+                    body = held.of(text.into_bytes()).into_bytes();
+                }
+                Cow::Borrowed(text) => break text,
+            }
+        };
+        let (parsed, asks) = heavy::run(body.len(), || {
+            let parsed = ParsedRequest::read(text, &app.config.limits)?;
+            let asks = parsed.asks()?;
+            Ok::<_, Error>((parsed, asks))
+        })
+        .await?;
+        let kept = ResponseRecorder::wanted(&asks) || socket.is_some();
+        let request = PreparedRequest::new(app, headers, &id, body.clone(), asks, socket.as_ref()).await?;
+        let target = request.target(app).await?;
+        let mut room = request.room(app, if kept { body.len() } else { 0 }).await?;
+        let planned = heavy::run(request.bytes(), || {
+            let context = request.past.context(target.native);
+            let plan = parsed.plan(&request.options(app, &target), &context)?;
+            let input = kept.then(|| parsed.stored_input(&context, &plan.repeated));
+            // it is dropped where it was made: many items take a while
+            drop(parsed);
+            Ok::<_, Error>((plan, input))
+        });
+        let (mut plan, input) = planned.await?;
+        count(app, &plan.notes);
+        let input = input.map(|input| {
+            let held = room.as_mut().map(|room| room.split(input.bytes()));
+            (input, held)
+        });
+        let body = counted(std::mem::take(&mut plan.body), room);
+        Ok(Planned { request, target, plan, body, input })
+    }
+
     /// Fetches what the request names of the store. `socket`: the WebSocket that it came over.
     ///
     /// # Errors
@@ -161,28 +230,7 @@ impl PreparedRequest {
         }
     }
 
-    /// What goes upstream: `body` where the server reads like `likely`, and what `again` plans for any other.
-    pub fn chat(
-        &self,
-        likely: &Target,
-        body: Counted,
-        stream: bool,
-        again: impl Fn(Target) -> BoxFuture<'static, Result<Counted, Error>> + Send + Sync + 'static,
-    ) -> ChatRequest {
-        let own = likely.clone();
-        // given away, not copied: a long conversation's is the largest thing in memory, and a second try is rare
-        let first = Mutex::new(Some(body));
-        let render = move |target: &Target| {
-            let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-            match first.take_if(|_| target.reads_like(&own)) {
-                Some(body) => Rendered::Now(Body::Own(body)),
-                None => Rendered::Later(again(target.clone())),
-            }
-        };
-        let (route, headers) = (self.route.clone(), self.headers.clone());
-        ChatRequest { route, path: None, headers, stream, body: Arc::new(render) }
-    }
-
+    /// What a plan for that server depends on.
     pub fn options<'a>(&'a self, app: &'a App, target: &'a Target) -> PlanOptions<'a> {
         PlanOptions {
             dialect: target.dialect,

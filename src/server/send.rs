@@ -8,6 +8,7 @@ use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::options::PlanOptions;
 
 use super::app::App;
+use super::chat_request::chat_request;
 use super::prepared_request::PreparedRequest;
 use super::{compact, tokens};
 use crate::budget::Counted;
@@ -60,7 +61,7 @@ pub async fn send(
     let mut dropped = 0;
     loop {
         let (planner, of) = (job.clone(), app.clone());
-        let request = job.chat(&target, body, stream, move |target| {
+        let request = chat_request(&job, &target, body, stream, move |target| {
             let (planner, of) = (planner.clone(), of.clone());
             Box::pin(async move {
                 let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
