@@ -32,7 +32,8 @@ pub fn route(
 
 const THREAD: HeaderName = HeaderName::from_static(CODEX_HEADERS.thread);
 const SESSION: HeaderName = HeaderName::from_static(CODEX_HEADERS.session);
-const METADATA: HeaderName = HeaderName::from_static(CODEX_HEADERS.metadata);
+/// What Codex says of a turn.
+pub const METADATA: HeaderName = HeaderName::from_static(CODEX_HEADERS.metadata);
 /// A name longer than this is nobody's conversation.
 const LONGEST: usize = 512;
 

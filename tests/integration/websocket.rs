@@ -385,6 +385,25 @@ async fn stream_is_implied_and_background_refused() {
     assert_eq!(events[0]["error"]["param"], "background");
 }
 
+/// Codex says with each event what it is for: a summary does not take the slot that has the conversation's prompt.
+#[tokio::test]
+async fn what_is_beside_a_conversation_takes_another_slot() {
+    let (at, asked) = says(&["a"]).await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let handshake = ("x-codex-turn-metadata", "{\"request_kind\":\"prewarm\"}");
+    let mut socket = Socket::connect(&proxy, &[handshake]).await;
+    for kind in ["turn", "compaction", "turn"] {
+        let mut event = create("x");
+        event["prompt_cache_key"] = json!("k");
+        let metadata = json!({"request_kind": kind}).to_string();
+        event["client_metadata"] = json!({"x-codex-turn-metadata": metadata});
+        id(&socket.ask(&event).await);
+    }
+    let asked = asked.lock().unwrap();
+    let slots: Vec<&Value> = asked.iter().map(|body| &body["id_slot"]).collect();
+    assert!(slots[0] == slots[2] && slots[0] != slots[1], "{slots:?}");
+}
+
 /// What of an event is the connection's business goes no further, also not to a server that gets requests as they came.
 #[tokio::test]
 async fn a_server_of_responses_gets_a_request_as_over_http() {

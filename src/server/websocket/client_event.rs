@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::fields::{boolean, missing, present, string};
+use rejoinder_core::wire::json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -31,6 +32,8 @@ pub struct CreateEvent {
     pub previous_response_id: Option<String>,
     /// Whether the model is to answer.
     pub generate: bool,
+    /// What Codex says of the turn; over HTTP in the header of that name, here in `client_metadata`.
+    pub turn_metadata: Option<String>,
 }
 
 /// A `response.steer`.
@@ -69,6 +72,16 @@ struct Members<'a> {
     prompt_cache_options: Option<&'a RawValue>,
     #[serde(borrow)]
     input: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_metadata: Option<&'a RawValue>,
+}
+
+/// `client_metadata`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ClientMetadata<'a> {
+    #[serde(borrow, rename = "x-codex-turn-metadata")]
+    turn: Option<&'a RawValue>,
 }
 
 /// `prompt_cache_options`
@@ -120,7 +133,10 @@ impl CreateEvent {
         let options: CacheOptions<'_> = serde_json::from_str(options).unwrap_or_default();
         let prewarm = boolean(options.prewarm, "prompt_cache_options.prewarm")?.unwrap_or(false);
         let previous = string(members.previous_response_id, "previous_response_id")?;
+        let metadata = present(members.client_metadata).map(RawValue::get).unwrap_or_default();
+        let metadata: ClientMetadata<'_> = serde_json::from_str(metadata).unwrap_or_default();
         Ok(CreateEvent {
+            turn_metadata: metadata.turn.and_then(json::decode).map(Cow::into_owned),
             lane: lane.clone(),
             previous_response_id: previous.map(Cow::into_owned),
             generate: boolean(members.generate, "generate")?.unwrap_or(true) && !prewarm,
@@ -180,9 +196,14 @@ mod tests {
         let want = CreateEvent {
             lane: Some("a".into()),
             previous_response_id: Some("resp_1".to_owned()),
-            generate: false,
+            ..CreateEvent::default()
         };
         assert_eq!(all, want);
+        let turn = create(
+            r#"{"type":"response.create","client_metadata":{"x-codex-turn-metadata":"{\"a\":1}","b":2}}"#,
+        );
+        assert_eq!(turn.turn_metadata.as_deref(), Some("{\"a\":1}"));
+        assert_eq!(create(r#"{"type":"response.create","client_metadata":[]}"#).turn_metadata, None);
         assert!(!create(r#"{"type":"response.create","prompt_cache_options":{"prewarm":true}}"#).generate);
         assert!(create(r#"{"type":"response.create","prompt_cache_options":7}"#).generate);
         let steer = ClientEvent::read(r#"{"type":"response.steer","previous_response_id":"r","input": "x"}"#);

@@ -24,6 +24,7 @@ use super::socket::{Received, Socket};
 use super::steering::{self, Steering};
 use crate::heavy;
 use crate::server::app::App;
+use crate::server::conversation::METADATA;
 use crate::server::create;
 use crate::server::prepared_request::CreateRequest;
 use crate::server::reply;
@@ -327,8 +328,13 @@ impl Answerer for Responder {
         create.settings = steering::settings(&create.body);
         let CreateEvent { lane, generate, .. } = &create.event;
         let socket = SocketCreate { turns: self.turns.clone(), lane: lane.clone(), generate: *generate };
+        let mut headers = self.opened.headers.clone();
+        // that of the handshake is of the turn before the first
+        if let Some(turn) = create.event.turn_metadata.take().and_then(|turn| turn.try_into().ok()) {
+            headers.insert(METADATA, turn);
+        }
         let request = CreateRequest {
-            headers: self.opened.headers.clone(),
+            headers,
             id: create.id.clone(),
             begun: create.begun,
             body: std::mem::take(&mut create.body),

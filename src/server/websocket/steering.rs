@@ -140,8 +140,12 @@ impl Steering {
         if owed.is_empty() {
             let steers = std::mem::take(&mut target.steers);
             let body = successor(settings, id, &steers);
-            let event =
-                CreateEvent { lane: target.lane, previous_response_id: Some(id.to_owned()), generate: true };
+            let event = CreateEvent {
+                lane: target.lane,
+                previous_response_id: Some(id.to_owned()),
+                generate: true,
+                turn_metadata: None,
+            };
             ended.successor = Some((event, body, steers));
             return ended;
         }
