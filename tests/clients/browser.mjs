@@ -69,7 +69,11 @@ const all = {
   },
   async socket() {
     const socket = new WebSocket(api.replace("http", "ws") + "/v1/responses");
-    return new Promise((done) => { socket.onopen = () => done("open"); socket.onerror = () => done("not open"); });
+    return new Promise((done) => {
+      socket.onopen = () => socket.send(JSON.stringify({ type: "response.create", model, input: "Say hello." }));
+      socket.onmessage = ({ data }) => { const { type } = JSON.parse(data); if (type === "response.completed") done(type); };
+      socket.onerror = () => done("not open");
+    });
   },
   async openai() {
     const { default: OpenAI } = await import("/node_modules/openai/index.mjs");

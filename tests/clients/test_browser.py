@@ -146,7 +146,7 @@ def test_an_allowed_page_is_a_client(browse, site, rejoinder, upstream):
     assert result["plain"]["status"] == 415 and "application/json" in result["plain"]["text"]
     assert result["passed"]["status"] == 404, "the scripted server has no such path"
     assert result["metrics"] == "blocked"
-    assert result["socket"] == "not open"
+    assert result["socket"] == "response.completed"
     preflights = [(path, status) for method, path, status in answered(proxy) if method == "OPTIONS"]
     assert preflights and all(status == 200 for _, status in preflights)
 
