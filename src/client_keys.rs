@@ -48,6 +48,10 @@ pub struct ClientKey {
 }
 
 impl ClientKey {
+    fn has_expired(&self) -> bool {
+        self.expires.is_some_and(|expires| SystemTime::now() >= expires)
+    }
+
     /// Whether it may name that model.
     pub fn may_use(&self, model: &str) -> bool {
         self.models.as_ref().is_none_or(|models| models.iter().any(|pattern| pattern.matches(model)))
@@ -134,24 +138,24 @@ impl ClientKeys {
         self.path.is_some()
     }
 
-    /// Lets a request in that has a key, and puts what stands for that key in the place of its credentials.
+    /// Lets a request in that has a key, and puts what stands for that key in the place of its credentials. Gives the key;
+    /// `None` if no key is asked for.
     ///
     /// # Errors
     /// 401 without a key, or with one that is not known or has expired.
-    pub fn admit(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+    pub fn admit(&self, headers: &mut HeaderMap) -> Result<Option<Arc<ClientKey>>, Error> {
         if !self.are_on() {
-            return Ok(());
+            return Ok(None);
         }
         let Some(hash) = credential(headers).map(|key| hash(key.as_bytes())) else {
             let message = "No API key was provided. Send one that this server's operator gave you: \
                            Authorization: Bearer YOUR_KEY.";
             return Err(Error::new(Kind::Unauthorized, message));
         };
-        let keys = self.keys();
-        let Some(key) = keys.get(&hash) else {
+        let Some(key) = self.keys().get(&hash).cloned() else {
             return Err(Error::new(Kind::Unauthorized, "Incorrect API key provided."));
         };
-        if key.expires.is_some_and(|expires| SystemTime::now() >= expires) {
+        if key.has_expired() {
             return Err(Error::new(Kind::Unauthorized, "This API key has expired."));
         }
         for name in OTHER_CREDENTIALS {
@@ -162,7 +166,7 @@ impl ClientKeys {
             .map_err(|error| Error::new(Kind::Internal, "The key was lost.").detail(error))?;
         found.set_sensitive(true);
         headers.insert(header::AUTHORIZATION, found);
-        Ok(())
+        Ok(Some(key))
     }
 
     /// The key of a request that was let in.
@@ -175,13 +179,13 @@ impl ClientKeys {
         self.keys().get(&hash).cloned()
     }
 
-    /// The same of a request on a connection that was let in earlier: its key may have gone or expired since.
+    /// The same where the key may have gone or expired since: the file is read again at any time, and a connection stays.
     ///
     /// # Errors
     /// 401 without a key that is still good.
     pub fn still(&self, headers: &HeaderMap) -> Result<Option<Arc<ClientKey>>, Error> {
         let key = self.of(headers);
-        let good = key.as_ref().is_some_and(|key| key.expires.is_none_or(|at| SystemTime::now() < at));
+        let good = key.as_ref().is_some_and(|key| !key.has_expired());
         if self.are_on() && !good {
             let message =
                 "The API key of this connection is no longer good; open another connection with a new one.";
@@ -225,9 +229,10 @@ mod tests {
         let admitted = || {
             let mut headers = HeaderMap::new();
             headers.insert("x-api-key", key.parse().unwrap());
-            keys.admit(&mut headers)?;
+            let key = keys.admit(&mut headers)?.unwrap();
             assert!(headers.get("x-api-key").is_none());
-            Ok::<_, Error>(keys.of(&headers).unwrap())
+            assert!(Arc::ptr_eq(&key, &keys.of(&headers).unwrap()));
+            Ok::<_, Error>(key)
         };
         let running = admitted().unwrap().begin().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

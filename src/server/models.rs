@@ -27,7 +27,7 @@ pub async fn answer(
     if entries.is_empty() {
         return passthrough::answer(app, request).await;
     }
-    if let Some(key) = app.client_keys.of(request.headers()) {
+    if let Some(key) = app.client_keys.still(request.headers())? {
         entries.retain(|entry| key.may_use(&entry.id));
     }
     let body = match id {

@@ -142,7 +142,7 @@ impl PreparedRequest {
     ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
-        if let Some(key) = app.client_keys.of(&headers) {
+        if let Some(key) = app.client_keys.still(&headers)? {
             key.check_model(model)?;
         }
         let past = StoredContext::load(app, &caller, &asks, socket).await?;

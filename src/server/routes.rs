@@ -188,13 +188,11 @@ fn failed(app: &App, error: &Error) -> Response<ResponseBody> {
 async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let Asked { app, route, .. } = asked;
     origin::check_body(&request, matches!(route, Route::Pass))?;
-    if !app.client_keys.are_on() || matches!(route, Route::Health) {
-        return handled(asked, request).await;
-    }
-    app.client_keys.admit(request.headers_mut())?;
-    let Some(key) = app.client_keys.of(request.headers()) else {
-        return Err(Error::new(Kind::Unauthorized, "Incorrect API key provided."));
+    let key = match route {
+        Route::Health => None,
+        _ => app.client_keys.admit(request.headers_mut())?,
     };
+    let Some(key) = key else { return handled(asked, request).await };
     tracing::Span::current().record("key", key.name.as_str());
     app.metrics.key_request(&key.name);
     if matches!(route, Route::Pass) {
