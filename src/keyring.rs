@@ -16,6 +16,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::HeaderMap;
 use rejoinder_core::sealing::{Purpose, Seal};
 
+use crate::hex;
 use crate::scope::Scope;
 
 const VERSION: u8 = 1;
@@ -231,10 +232,8 @@ impl fmt::Debug for Caller {
 }
 
 fn decode(line: &str) -> Option<Vec<u8>> {
-    let pair = |n| line.get(n..n + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let hex = || (0..line.len()).step_by(2).map(pair).collect();
-    if line.len() == 64 && line.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return hex();
+    if let Some(bytes) = hex::decode(line).filter(|_| line.len() == 64) {
+        return Some(bytes);
     }
     STANDARD.decode(line).or_else(|_| URL_SAFE_NO_PAD.decode(line.trim_end_matches('='))).ok()
 }

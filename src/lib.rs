@@ -18,6 +18,7 @@ mod descriptors;
 mod doctor;
 pub mod driver;
 mod heavy;
+mod hex;
 pub mod keyring;
 pub mod scope;
 pub mod server;

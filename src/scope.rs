@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::hex;
+
 /// Whose records: a keyed hash of the caller's credentials (see `keyring.rs`), never the credentials.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Scope(pub [u8; 16]);
@@ -9,7 +11,7 @@ pub struct Scope(pub [u8; 16]);
 impl Scope {
     /// 32 hexadecimal digits, as part of a record's name.
     pub fn hex(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&self.0)
     }
 }
 

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use wildmatch::WildMatch;
 
 use super::{ClientKey, Hash, PREFIX, hash};
+use crate::hex;
 
 /// What the hash of a key begins with, in the file.
 const SHA256: &str = "sha256:";
@@ -82,12 +83,7 @@ fn entries(path: &Path) -> Result<Vec<Entry>, String> {
 }
 
 fn read_hash(text: &str) -> Option<Hash> {
-    let digits = text.strip_prefix(SHA256).filter(|digits| digits.len() == 64 && digits.is_ascii())?;
-    let mut hash = Hash::default();
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(hash)
+    hex::decode(text.strip_prefix(SHA256)?)?.try_into().ok()
 }
 
 /// A day (`2027-01-31`), which ends at its midnight, UTC; or a time (`2027-01-31T12:00:00Z`).
@@ -162,8 +158,8 @@ fn open(path: &Path) -> std::io::Result<std::fs::File> {
 fn entry(new: &NewKey, hash: &Hash) -> String {
     // JSON escapes what TOML does in a string, but for DEL, which is a control character
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
-    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut text = format!("\n[[key]]\nname = {}\nhash = \"{SHA256}{digits}\"\n", quoted(&new.name));
+    let mut text =
+        format!("\n[[key]]\nname = {}\nhash = \"{SHA256}{}\"\n", quoted(&new.name), hex::encode(hash));
     if !new.models.is_empty() {
         let models: Vec<String> = new.models.iter().map(|model| quoted(model)).collect();
         text.push_str(&format!("models = [{}]\n", models.join(", ")));

@@ -216,7 +216,7 @@ pub fn is_ours(names: &str, file: &str) -> bool {
 
 /// The SHA-256 of `bytes` in hexadecimal.
 pub fn hash(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::encode(digest(&SHA256, bytes).as_ref())
 }
 
 const SUFFIX: &str = ".slot";
