@@ -4,6 +4,7 @@ import ctypes
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BIN = HERE / "node_modules" / ".bin"
 JUDGED = []  # how many events each stream had that was judged
-# the kernel may name a port twice before anybody listens on it
-HANDED_OUT = set()
+# below the ports that the kernel gives to outgoing connections: one of those may take a port while its server restarts
+PORTS = iter(random.sample(range(12000, 32000), 20000))
 
 
 # ---------------------------------------------------------------- waiting
@@ -27,13 +28,14 @@ HANDED_OUT = set()
 
 def free_port():
     """A port on which nobody listens, another one each time."""
-    while True:
+    for port in PORTS:
         with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        if port not in HANDED_OUT:
-            HANDED_OUT.add(port)
-            return port
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("no port is free")
 
 
 def wait_until(condition, timeout, what, alive=lambda: True):

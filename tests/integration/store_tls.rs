@@ -4,12 +4,8 @@ use serde_json::Value;
 
 use crate::support::keeping::Keeping;
 use crate::support::proxy::Proxy;
-use crate::support::redis::Server;
+use crate::support::redis::{Server, free_port};
 use crate::support::tls::Certificates;
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 #[tokio::test]
 #[ignore = "needs redis-server"]

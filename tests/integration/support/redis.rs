@@ -1,9 +1,8 @@
 //! Owns a real redis-server for a test: on a port of its own, in a folder of its own, ended by its process id. It must
 //! not talk to any server that it did not start.
 
-use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use redis::{Connection, RedisResult};
@@ -113,14 +112,13 @@ fn spawn(port: u16, dir: &TempDir, options: &[String]) -> Child {
         .unwrap()
 }
 
-/// A port that nobody listens on, and that no other test of this process was given: two servers that begin at once
-/// would else be sent to the same one.
-fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
+/// A port that nobody listens on, another one each time, below those that the kernel gives to outgoing connections: one
+/// of these may take a port while its server restarts.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() % 20_000) as u16;
+    (0..20_000)
+        .map(|_| 12_000 + (first + NEXT.fetch_add(1, Relaxed)) % 20_000)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .unwrap()
 }
