@@ -8,7 +8,7 @@ mod url;
 mod values;
 
 pub use layers::{Flags, Problem};
-pub use resolve::{Resolved, ServerConfig, load, load_from, redact_url};
+pub use resolve::{Resolved, ServerConfig, load, load_from, open_to_all, redact_url};
 pub use url::split as split_url;
 pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch};
 
@@ -63,7 +63,10 @@ pub struct Config {
     /// Silence after which a stream gets `response.in_progress` again (SSE comments do not count as life for Codex).
     #[serde(with = "humantime_serde")]
     pub in_progress_after: Duration,
-    /// How long open streams may go on after SIGTERM.
+    /// How long requests are served as before after SIGTERM, while `/readyz` says that it is not ready.
+    #[serde(with = "humantime_serde")]
+    pub drain_delay: Duration,
+    /// How long open streams may go on after that.
     #[serde(with = "humantime_serde")]
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
@@ -352,6 +355,7 @@ impl Default for Config {
             commit_after: Duration::from_secs(1),
             heartbeat: Duration::from_secs(8),
             in_progress_after: Duration::from_secs(60),
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
             auth: AuthConfig::default(),

@@ -22,6 +22,7 @@ mod hex;
 pub mod keyring;
 pub mod scope;
 pub mod server;
+mod service_manager;
 mod signals;
 pub mod sse;
 pub mod store;

@@ -35,6 +35,8 @@ enum Kind {
     /// Text that a function finds nothing wrong with.
     Checked(fn(&str) -> Result<(), String>),
     Choice(fn(&str) -> Result<(), Choices>),
+    /// A duration that may be zero.
+    Delay,
     Duration,
     Filter,
     /// Texts that a function finds nothing wrong with; none at all is a value, too.
@@ -66,6 +68,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "commit_after", kind: Kind::Duration },
     Key { name: "heartbeat", kind: Kind::Duration },
     Key { name: "in_progress_after", kind: Kind::Duration },
+    Key { name: "drain_delay", kind: Kind::Delay },
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
     Key { name: "auth.mode", kind: Kind::Choice(choice::<AuthMode>) },
@@ -176,7 +179,11 @@ impl Key {
                 Some(Err(choices)) => Err(expected(&one_of(choices), value)),
                 None => Err(expected(&one_of(choice("").err().unwrap_or_default()), value)),
             },
-            Kind::Duration => read_duration(value),
+            Kind::Delay => read_delay(value),
+            Kind::Duration => match read_delay(value)?.as_str().map(humantime::parse_duration) {
+                Some(Ok(Duration::ZERO)) => Err("must be longer than zero".to_owned()),
+                _ => Ok(value.clone()),
+            },
             Kind::Filter => match text {
                 Some(text) if is_filter(text) => Ok(value.clone()),
                 _ => Err(expected(
@@ -330,9 +337,8 @@ fn read_bytes(value: &Value) -> Result<Value, String> {
     }
 }
 
-fn read_duration(value: &Value) -> Result<Value, String> {
+fn read_delay(value: &Value) -> Result<Value, String> {
     match value.as_str().and_then(|text| humantime::parse_duration(text).ok()) {
-        Some(Duration::ZERO) => Err("must be longer than zero".to_owned()),
         // a deadline is now + duration, which must not overflow
         Some(duration) if duration > MAX_DURATION => Err("must be at most 365days".to_owned()),
         Some(_) => Ok(value.clone()),

@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use super::keys::{KEYS, Key};
 use super::layers::{self, Entry, Flags, Problem, Source, place};
-use super::{AuthMode, Config, UpstreamConfig};
+use super::{AuthConfig, AuthMode, Config, UpstreamConfig};
 use crate::client_keys::ClientKeys;
 use crate::keyring::Keyring;
 
@@ -353,15 +353,8 @@ impl Checks {
 
     /// Who asks nothing of clients is not to be reached from other machines by mistake.
     fn open_to_all(&self, config: &Config) -> Option<Problem> {
-        let open = config.auth.mode == AuthMode::None
-            && !config.auth.allow_remote
-            && !config.listen.ip().is_loopback();
-        let message = format!(
-            "auth.mode = \"none\" with listen = \"{}\" would let every machine call that reaches this address; use \
-             auth.mode = \"keys\", or allow it by auth.allow_remote = true",
-            config.listen
-        );
-        open.then(|| self.problem(&["auth.mode", "listen"], message))
+        open_to_all(&config.auth, config.listen)
+            .map(|message| self.problem(&["auth.mode", "listen"], message))
     }
 
     fn silences(&self, config: &Config) -> Vec<Problem> {
@@ -382,6 +375,17 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 }
 
 /// The address a URL names without the help of DNS, if it is this machine's for certain.
+/// What is wrong where nothing is asked of clients on that address.
+pub fn open_to_all(auth: &AuthConfig, listen: SocketAddr) -> Option<String> {
+    let open = auth.mode == AuthMode::None && !auth.allow_remote && !listen.ip().is_loopback();
+    open.then(|| {
+        format!(
+            "auth.mode = \"none\" with listen = \"{listen}\" would let every machine call that reaches this address; use \
+             auth.mode = \"keys\", or allow it by auth.allow_remote = true"
+        )
+    })
+}
+
 fn target(url: &Url) -> Option<SocketAddr> {
     let host = url.host_str()?.trim_matches(['[', ']']);
     let ip = if host == "localhost" { IpAddr::from([127, 0, 0, 1]) } else { host.parse().ok()? };

@@ -24,6 +24,10 @@ use crate::descriptors::{self, Use};
 /// Time until another connection is accepted, when there was no file descriptor for one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time for the first bytes of a connection that was opened just before the drain: whoever connects has a request to send,
+/// and many clients do not send it again elsewhere.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
 /// How an HTTP/2 connection begins, and no HTTP/1 request.
 const PREFACE: &[u8] = b"PRI";
 
@@ -86,6 +90,12 @@ async fn next(listener: &TcpListener, full: bool) -> TcpStream {
     }
 }
 
+/// Waits until the drain is so old that no first request is on its way any more.
+async fn first_request_is_late(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(FIRST_REQUEST).await;
+}
+
 /// Serves one connection, by the protocol that its first bytes speak, to its end or to that of the requests that it has
 /// at `stop`.
 async fn serve<S>(
@@ -105,7 +115,7 @@ async fn serve<S>(
             Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
             _ => return,
         },
-        () = stop.cancelled() => return,
+        () = first_request_is_late(&stop) => return,
     };
     let begins_http2 = PREFACE.starts_with(first);
     let stream = TokioIo::new(ClientStream::new(stream, send_timeout));

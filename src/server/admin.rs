@@ -29,7 +29,7 @@ pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
 }
 
 fn readiness(app: &App) -> Result<(), String> {
-    if app.draining.is_cancelled() {
+    if app.leaving.is_cancelled() {
         return Err("draining".to_owned());
     }
     if descriptors::lacked() {

@@ -42,6 +42,8 @@ pub(crate) struct App {
     pub(super) paths: Paths,
     /// Cancelled when open streams must end.
     pub(super) cut: CancellationToken,
+    /// Cancelled when the process was told to end: it is not ready, and still serves for `drain_delay`.
+    pub(super) leaving: CancellationToken,
     /// Cancelled when no new work is wanted.
     pub(super) draining: CancellationToken,
 }

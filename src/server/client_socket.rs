@@ -20,24 +20,38 @@ const BACKLOG: u32 = 4096;
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const UNSENT: u32 = 32 << 10;
 
-/// Listens.
+/// Listens on the address, or on the socket that was handed over in its place.
 ///
 /// # Errors
-/// What is wrong with the address, for a person.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+/// What is wrong with the address or the socket, for a person.
+pub fn listen(address: SocketAddr, inherited: Option<std::net::TcpListener>) -> Result<TcpListener, String> {
+    if let Some(socket) = inherited {
+        let adopt = || {
+            socket.set_nonblocking(true)?;
+            set_options(&SockRef::from(&socket))?;
+            TcpListener::from_std(socket)
+        };
+        return adopt()
+            .map_err(|error: io::Error| format!("cannot use the socket that was handed over: {error}"));
+    }
     let open = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         // on Windows the option lets another process take the address away
         #[cfg(not(windows))]
         socket.set_reuseaddr(true)?;
-        let options = SockRef::from(&socket);
-        options.set_tcp_keepalive(&crate::upstream::keepalive())?;
-        #[cfg(any(target_os = "android", target_os = "linux"))]
-        options.set_tcp_notsent_lowat(UNSENT)?;
+        set_options(&SockRef::from(&socket))?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
     open().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
+}
+
+/// What a listening socket leaves to what it accepts.
+fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_keepalive(&crate::upstream::keepalive())?;
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    Ok(())
 }
 
 /// A client's connection. It fails once the client has taken nothing for `send_timeout` although there was something.

@@ -87,12 +87,18 @@ impl<C: GracefulShutdown> Future for GracefulConnection<C> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        // what has arrived goes first: told to close before it has read anything, a connection closes without an answer
+        let polled = this.connection.as_mut().poll(cx);
+        if polled.is_ready() {
+            return polled;
+        }
         // the token is asked only when it woke us, not on each wake of the socket
         if this.wake_flag.take(cx)
             && this.cancelled.as_mut().poll(&mut Context::from_waker(&this.wake_flag.waker)).is_ready()
         {
             this.connection.as_mut().graceful_shutdown();
+            return this.connection.poll(cx);
         }
-        this.connection.poll(cx)
+        Poll::Pending
     }
 }

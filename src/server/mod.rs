@@ -14,6 +14,7 @@ mod drain;
 mod graceful_connection;
 mod http2;
 mod ids;
+mod inherited_sockets;
 mod models;
 mod origin;
 mod overrides;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::config::Resolved;
+use crate::service_manager;
 use crate::signals::Reload;
 use crate::upstream::Upstream;
 
@@ -32,6 +33,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
         if !asked && now == seen {
             continue;
         }
+        service_manager::reloading();
         match current.again() {
             Ok(next) => {
                 let waiting = current.changed_keys(&next);
@@ -60,6 +62,7 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                 }
             }
         }
+        service_manager::ready("the configuration was read again");
         seen = stamps(&current);
     }
 }

@@ -1,12 +1,13 @@
 //! Owns the map from method and path to handler, and the one access line per request. It must not know what a body says.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
@@ -141,12 +142,18 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let id = request_id(&request);
     let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""), key = Empty);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let version = request.version();
     let route = route(&method, &path, upgrades(&request));
     let endpoint = route.name();
     let asked = Asked { app: &app, path: &path, route, begun, id: &id };
-    let result = admitted(asked, request).instrument(span.clone()).await;
+    let result = until_cut(&app, admitted(asked, request)).instrument(span.clone()).await;
     let _entered = span.enter();
     let mut response = result.unwrap_or_else(|error| failed(&app, &error));
+    if app.leaving.is_cancelled() && version <= Version::HTTP_11 {
+        // a client that keeps its connection would send its next request into the end of this process
+        let headers = response.headers_mut();
+        headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+    }
     let status = response.status().as_u16();
     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     app.metrics.requests.get_or_create(&Answered { endpoint, status }).inc();
@@ -159,6 +166,18 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
         _ => tracing::info!(%method, path, status, ms, "answered"),
     }
     response
+}
+
+/// The answer, if it is there before the end of the drain: after that a stream would end at once.
+async fn until_cut(
+    app: &App,
+    answer: impl Future<Output = Result<Response<ResponseBody>, Error>>,
+) -> Result<Response<ResponseBody>, Error> {
+    tokio::select! {
+        biased;
+        answer = answer => answer,
+        () = app.cut.cancelled() => Err(Error::new(Kind::ShuttingDown, "The server is shutting down.")),
+    }
 }
 
 /// Answers a request if its sender may call, with the headers that let its web page read the answer.

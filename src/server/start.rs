@@ -10,22 +10,20 @@ use tokio_util::task::TaskTracker;
 
 use super::accept::accept;
 use super::app::App;
-use super::drain::drain;
+use super::drain::{SAVING, drain};
+use super::inherited_sockets::InheritedSockets;
 use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use super::{admin, client_socket, reload, routes};
 use crate::budget::Budget;
-use crate::config::{AuthMode, PassthroughConfig, Resolved};
-use crate::descriptors;
+use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all};
 use crate::signals::Stop;
 use crate::store::{self, EchoCache};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
-
-/// Longest wait for servers to save their slots, at the very end.
-const SAVING: Duration = Duration::from_secs(20);
+use crate::{descriptors, service_manager};
 
 /// What is passed on to the upstream where keys are asked for and `passthrough.paths` is not set.
 const API_PATHS: &str = "/v1/*";
@@ -35,22 +33,27 @@ const API_PATHS: &str = "/v1/*";
 /// # Errors
 /// What kept it from starting.
 pub fn run(resolved: Resolved) -> Result<(), String> {
+    let sockets = InheritedSockets::take()?;
     heap::share_among_threads(std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     let runtime =
         builder.enable_all().build().map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let result = runtime.block_on(serve(resolved));
+    let result = runtime.block_on(serve(resolved, sockets));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(resolved: Resolved) -> Result<(), String> {
+async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), String> {
     descriptors::raise();
     let mut signals = Stop::new().map_err(|error| format!("cannot handle signals: {error}"))?;
-    let listener = client_socket::listen(resolved.config.listen)?;
-    let admin = client_socket::listen(resolved.config.admin)?;
+    let listener = client_socket::listen(resolved.config.listen, sockets.listen)?;
+    let admin = client_socket::listen(resolved.config.admin, sockets.admin)?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(|error| error.to_string());
     let (own, own_admin) = (address(&listener)?, address(&admin)?);
+    // a socket that was handed over may have another address than the one that was checked
+    if let Some(problem) = open_to_all(&resolved.config.auth, own) {
+        return Err(problem);
+    }
     let metrics = Metrics::new();
     let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
@@ -64,15 +67,23 @@ async fn serve(resolved: Resolved) -> Result<(), String> {
     let app = Arc::new(app(resolved, [own, own_admin], upstream, metrics)?);
     tokio::spawn(sweep(app.clone()));
     tokio::spawn(crate::heavy::give_memory_back());
+    tokio::spawn(service_manager::watchdog());
     // the admin port answers until the very end: a probe must see the drain
-    tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
-        admin::answer(&app, &request)
-    }));
+    let admin =
+        tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
+            admin::answer(&app, &request)
+        }));
     let api = accept(listener, app.clone(), false, app.draining.clone(), |app, request| async move {
         routes::answer(app, request).await
     });
-    let api = tokio::spawn(api);
-    signals.next().await;
+    let mut api = tokio::spawn(api);
+    service_manager::ready(&format!("serves on {own}, admin on {own_admin}"));
+    tokio::select! {
+        () = signals.next() => {}
+        // they accept until the drain; without them the process would live and serve nobody
+        _ = &mut api => return Err("the task that accepts connections on listen has ended".to_owned()),
+        _ = admin => return Err("the task that accepts connections on admin has ended".to_owned()),
+    }
     drain(&app, api, &mut signals).await;
     tokio::select! {
         () = app.upstream.save_slots() => {}
@@ -98,7 +109,7 @@ fn app(
             "cors.origins has \"*\": any web page that is opened where this address can be reached may use it"
         );
     }
-    if config.auth.mode == AuthMode::None && !config.listen.ip().is_loopback() {
+    if config.auth.mode == AuthMode::None && !own.ip().is_loopback() {
         tracing::warn!("auth.mode is \"none\": every machine that reaches this address may use the upstream");
     }
     // with keys, what is passed on is what the API has, unless it is said otherwise
@@ -122,6 +133,7 @@ fn app(
         upstream,
         metrics,
         cut: CancellationToken::new(),
+        leaving: CancellationToken::new(),
         draining: CancellationToken::new(),
     })
 }

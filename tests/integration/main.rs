@@ -25,6 +25,8 @@ mod hostile;
 mod http2;
 mod https;
 mod imports;
+#[cfg(unix)]
+mod life;
 mod limits;
 mod log;
 mod mending;

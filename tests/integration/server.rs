@@ -300,12 +300,6 @@ async fn it_starts_without_an_upstream_and_finds_it_later() {
     assert_eq!(health.text().await.unwrap(), "{\"status\":\"ok\"}");
 }
 
-/// Sends SIGTERM to the proxy.
-fn terminate(proxy: &Proxy) {
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-}
-
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_takes_no_new_connection() {
     let go = Arc::new(Notify::new());
@@ -323,7 +317,7 @@ async fn a_drain_lets_streams_end_and_takes_no_new_connection() {
     let mut proxy = Proxy::start(at, &[], true).await;
     let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
     let mut sse = String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap();
-    terminate(&proxy);
+    proxy::signal(&proxy.child, "TERM");
     let readyz = format!("{}/readyz", proxy.admin);
     until(async || reqwest::get(&readyz).await.unwrap().text().await.unwrap().contains("draining")).await;
     assert!(proxy.post(STREAM).send().await.unwrap_err().is_connect());
@@ -346,7 +340,7 @@ async fn a_drain_that_takes_too_long_ends_streams_with_a_word() {
     let mut proxy = Proxy::start(at, &[("REJOINDER_DRAIN_TIMEOUT", "200ms")], true).await;
     let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
     let mut sse = String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap();
-    terminate(&proxy);
+    proxy::signal(&proxy.child, "TERM");
     while let Some(piece) = body.next().await {
         sse.push_str(std::str::from_utf8(&piece.unwrap()).unwrap());
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, text, until, upstream};
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, signal, text, until, upstream};
 use crate::support::socket::{Next, Socket};
 
 async fn answering() -> std::net::SocketAddr {
@@ -210,8 +210,7 @@ async fn the_drain_ends_a_connection_behind_what_runs() {
     // a bad message's error shows that all before it was read
     busy.send_text("?").await;
     assert_eq!(code(&busy.event().await).1, "invalid_json");
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    signal(&proxy.child, "TERM");
     assert_eq!(idle.close_code().await, Some(CloseCode::Away));
     assert_eq!(code(&busy.event().await).0, 503, "what waits");
     busy.send(&create("three")).await;
@@ -230,8 +229,7 @@ async fn the_end_of_the_drain_fails_what_still_runs() {
     let mut socket = Socket::connect(&proxy, &[]).await;
     socket.send(&create("one")).await;
     begun(&mut socket).await;
-    let pid = proxy.child.id().unwrap().to_string();
-    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    signal(&proxy.child, "TERM");
     let events = socket.answer().await;
     assert_eq!(events.last().unwrap()["type"], "response.failed");
     assert_eq!(socket.close_code().await, Some(CloseCode::Away));

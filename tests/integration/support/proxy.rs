@@ -145,14 +145,21 @@ impl Proxy {
 
     /// The same with these arguments in place of an upstream's, and of the addresses where they name some.
     pub async fn with(args: &[&str], env: &[(&str, &str)], ready: bool) -> Proxy {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_rejoinder"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rejoinder"));
+        command
             .args(args)
             .args(if args.contains(&"--listen") {
                 &[][..]
             } else {
                 &["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
             })
-            .envs(env.iter().copied())
+            .envs(env.iter().copied());
+        Proxy::of(command, ready).await
+    }
+
+    /// The same, started by this command.
+    pub async fn of(mut command: Command, ready: bool) -> Proxy {
+        let mut child = command
             .current_dir(env!("CARGO_TARGET_TMPDIR"))
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -187,6 +194,12 @@ impl Proxy {
     pub async fn stream(&self) -> String {
         self.post(STREAM).send().await.unwrap().text().await.unwrap()
     }
+}
+
+/// Sends a signal, `TERM` or `HUP`, to a process.
+pub fn signal(child: &Child, name: &str) {
+    let pid = child.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
 }
 
 /// A small streamed request.
