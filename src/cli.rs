@@ -91,6 +91,12 @@ struct NewKeyArgs {
     /// A model that it may use, or a pattern such as "qwen*"; may be repeated [default: every model]
     #[arg(long = "model", value_name = "PATTERN")]
     models: Vec<String>,
+    /// An upstream that it may use, as host:port or a pattern; may be repeated [default: every upstream]
+    #[arg(long = "allow-upstream", value_name = "PATTERN")]
+    upstreams: Vec<String>,
+    /// Its waiting requests are served before those of a key with a lower one [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i32>,
     /// Most requests at a time [default: any number]
     #[arg(long, value_name = "N")]
     max_in_flight: Option<u32>,
@@ -189,13 +195,32 @@ fn keys(command: KeysCommand, flags: &Flags) -> Result<String, String> {
                 name,
                 file,
                 models,
+                upstreams,
+                priority,
                 max_in_flight,
                 requests_per_minute,
                 tokens_per_minute,
                 expires,
             } = args;
-            let new = NewKey { name, models, max_in_flight, requests_per_minute, tokens_per_minute, expires };
-            Ok(format!("{}\n", client_keys::add(&keys_file(file, flags)?, &new)?))
+            let new = NewKey {
+                name,
+                models,
+                upstreams,
+                priority,
+                max_in_flight,
+                requests_per_minute,
+                tokens_per_minute,
+                expires,
+            };
+            let file = keys_file(file, flags)?;
+            let key = client_keys::add(&file, &new)?;
+            let _ = writeln!(
+                io::stderr(),
+                "The API key of {} is shown this once; {} has its hash:",
+                new.name,
+                file.display()
+            );
+            Ok(format!("{key}\n"))
         }
     }
 }
@@ -205,14 +230,10 @@ fn keys_file(named: Option<PathBuf>, flags: &Flags) -> Result<PathBuf, String> {
     if let Some(file) = named {
         return Ok(file);
     }
-    let resolved = config::load(flags).map_err(|problems| {
+    let named = config::client_keys_file(flags).map_err(|problems| {
         format!("the configuration is invalid, so name the file with --file:\n{}", lines(&problems))
     })?;
-    resolved
-        .config
-        .auth
-        .keys_file
-        .ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
+    named.ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
 }
 
 fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {

@@ -43,6 +43,12 @@ pub struct ClientKey {
     pub name: String,
     /// Patterns of the models that it may name; `None`: every model.
     models: Option<Vec<WildMatch>>,
+    /// Patterns of the upstream servers that it may use, by host and port; `None`: every server.
+    pub upstreams: Option<Arc<[WildMatch]>>,
+    /// Its waiting requests are served before those of a key with a lower one.
+    pub priority: i32,
+    /// A number that no other key has.
+    pub number: u64,
     expires: Option<SystemTime>,
     usage: Arc<Usage>,
 }

@@ -8,7 +8,7 @@ mod url;
 mod values;
 
 pub use layers::{Flags, Problem};
-pub use resolve::{Resolved, ServerConfig, load, load_from, open_to_all, redact_url};
+pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
 pub use url::split as split_url;
 pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch};
 

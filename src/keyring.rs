@@ -205,6 +205,11 @@ impl Caller {
     pub fn scope(&self) -> Scope {
         *self.scope.get_or_init(|| scope(&self.keyring.keys, &self.identity))
     }
+
+    /// A number that no other caller has, for as long as the process lives: never to be shown.
+    pub fn number(&self) -> u64 {
+        self.identity.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+    }
 }
 
 impl Seal for Caller {

@@ -34,6 +34,9 @@ struct Entry {
     name: String,
     hash: String,
     models: Option<Vec<String>>,
+    upstreams: Option<Vec<String>>,
+    #[serde(default)]
+    priority: i32,
     max_in_flight: Option<u32>,
     requests_per_minute: Option<u32>,
     tokens_per_minute: Option<u32>,
@@ -60,11 +63,23 @@ pub(super) fn read(
         usage.set_limits(entry.max_in_flight, entry.requests_per_minute, entry.tokens_per_minute);
         let expires = entry.expires.as_deref().map(time).transpose();
         let expires = expires.map_err(|error| format!("{shown}: expires of key {name:?}: {error}"))?;
-        let models = entry.models.map(|models| models.iter().map(|model| WildMatch::new(model)).collect());
+        let patterns =
+            |texts: Vec<String>| texts.iter().map(|text| WildMatch::new(text)).collect::<Vec<WildMatch>>();
+        let models = entry.models.map(patterns);
+        let upstreams = entry.upstreams.map(|texts| patterns(texts).into());
+        let number = hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
         if names.contains(&name) {
             return Err(format!("{shown}: two keys have the name {name:?}"));
         }
-        let key = ClientKey { name: name.clone(), models, expires, usage };
+        let key = ClientKey {
+            name: name.clone(),
+            models,
+            upstreams,
+            priority: entry.priority,
+            number,
+            expires,
+            usage,
+        };
         if keys.insert(hash, Arc::new(key)).is_some() {
             return Err(format!("{shown}: key {name:?} has the hash of another"));
         }
@@ -102,6 +117,10 @@ pub struct NewKey {
     pub name: String,
     /// Patterns of models; none: every model.
     pub models: Vec<String>,
+    /// Patterns of upstream servers, by host and port; none: every server.
+    pub upstreams: Vec<String>,
+    /// Its waiting requests are served before those of a key with a lower one.
+    pub priority: Option<i32>,
     /// Most requests at a time.
     pub max_in_flight: Option<u32>,
     /// Most requests a minute.
@@ -160,14 +179,17 @@ fn entry(new: &NewKey, hash: &Hash) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let mut text =
         format!("\n[[key]]\nname = {}\nhash = \"{SHA256}{}\"\n", quoted(&new.name), hex::encode(hash));
-    if !new.models.is_empty() {
-        let models: Vec<String> = new.models.iter().map(|model| quoted(model)).collect();
-        text.push_str(&format!("models = [{}]\n", models.join(", ")));
+    for (name, patterns) in [("models", &new.models), ("upstreams", &new.upstreams)] {
+        if !patterns.is_empty() {
+            let patterns: Vec<String> = patterns.iter().map(|pattern| quoted(pattern)).collect();
+            text.push_str(&format!("{name} = [{}]\n", patterns.join(", ")));
+        }
     }
     let numbers = [
-        ("max_in_flight", new.max_in_flight),
-        ("requests_per_minute", new.requests_per_minute),
-        ("tokens_per_minute", new.tokens_per_minute),
+        ("priority", new.priority.map(i64::from)),
+        ("max_in_flight", new.max_in_flight.map(i64::from)),
+        ("requests_per_minute", new.requests_per_minute.map(i64::from)),
+        ("tokens_per_minute", new.tokens_per_minute.map(i64::from)),
     ];
     for (name, number) in numbers {
         if let Some(number) = number {
@@ -198,6 +220,8 @@ mod tests {
         let new = NewKey {
             name: "anna \"a\"".to_owned(),
             models: vec!["qwen*".to_owned(), "gemma".to_owned()],
+            upstreams: vec!["127.0.0.1:*".to_owned()],
+            priority: Some(-5),
             requests_per_minute: Some(60),
             expires: Some("2999-12-31".to_owned()),
             ..NewKey::default()
@@ -210,6 +234,8 @@ mod tests {
         let keys = read(&path, &HashMap::new()).unwrap();
         let anna = &keys[&hash(key.as_bytes())];
         assert_eq!(anna.name, "anna \"a\"");
+        assert_eq!(anna.priority, -5);
+        assert!(anna.upstreams.as_ref().unwrap()[0].matches("127.0.0.1:8080"));
         assert!(anna.may_use("qwen3") && anna.may_use("gemma") && !anna.may_use("llama"));
         assert!(keys[&hash(other.as_bytes())].may_use("llama"));
         assert_eq!(

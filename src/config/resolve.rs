@@ -44,6 +44,9 @@ pub struct ServerConfig {
     pub config: UpstreamConfig,
     /// The content of its `api_key_file`.
     pub key: Option<SecretString>,
+    /// Whether a llama-server is given as many requests as it has slots where `max_in_flight` is not set. It serves the
+    /// others in the order in which they came, so they wait here, where keys take turns.
+    pub limit_to_slots: bool,
 }
 
 /// Reads the file, this process's environment and the flags, each overriding the one before.
@@ -51,18 +54,22 @@ pub fn load(flags: &Flags) -> Result<Resolved, Vec<Problem>> {
     load_from(flags, std::env::vars_os())
 }
 
+/// The value of `auth.keys_file`; the file need not be there yet.
+///
+/// # Errors
+/// What is wrong with the configuration.
+pub fn client_keys_file(flags: &Flags) -> Result<Option<PathBuf>, Vec<Problem>> {
+    let mut merged = Merged::of(flags, std::env::vars_os());
+    let extracted = merged.extract();
+    extracted.map(|(config, _)| config.auth.keys_file).ok_or(merged.problems)
+}
+
 /// [`load`] with an environment of the caller's.
 pub fn load_from(
     flags: &Flags,
     env: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Resolved, Vec<Problem>> {
-    let mut merged = Merged::new();
-    for found in layers::collect(flags, env) {
-        match found {
-            Ok(entry) => merged.add(entry),
-            Err(problem) => merged.problems.push(problem),
-        }
-    }
+    let mut merged = Merged::of(flags, env);
     let extracted = merged.extract();
     let Merged { checks, mut problems, .. } = merged;
     let Some((config, places)) = extracted else { return Err(problems) };
@@ -88,7 +95,7 @@ pub fn load_from(
                 None
             }
         };
-        servers.push(ServerConfig { config, key });
+        servers.push(ServerConfig { config, key, limit_to_slots: auth == AuthMode::Keys });
     }
     problems.extend(checks.shared_store(&config));
     let keyring = match config.keys_file.as_deref().map_or_else(Keyring::generate, Keyring::read) {
@@ -117,15 +124,22 @@ struct Merged {
 }
 
 impl Merged {
-    /// Merged with no layer yet: the defaults.
-    fn new() -> Merged {
+    /// All layers over the defaults.
+    fn of(flags: &Flags, env: impl IntoIterator<Item = (OsString, OsString)>) -> Merged {
         let sources = KEYS.iter().map(|key| (key.name.to_owned(), Source::Default)).collect();
-        Merged {
+        let mut merged = Merged {
             figment: Figment::from(Serialized::defaults(Config::default())),
             tables: BTreeMap::new(),
             checks: Checks { sources, bad: BTreeSet::new() },
             problems: Vec::new(),
+        };
+        for found in layers::collect(flags, env) {
+            match found {
+                Ok(entry) => merged.add(entry),
+                Err(problem) => merged.problems.push(problem),
+            }
         }
+        merged
     }
 
     /// Puts a value over those that were added before.

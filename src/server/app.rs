@@ -10,12 +10,12 @@ use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use crate::budget::Budget;
-use crate::client_keys::ClientKeys;
+use crate::client_keys::{ClientKey, ClientKeys};
 use crate::config::Config;
-use crate::keyring::Keyring;
+use crate::keyring::{Caller, Keyring};
 use crate::store::{EchoCache, Store};
 use crate::telemetry::Metrics;
-use crate::upstream::Upstream;
+use crate::upstream::{Requester, Upstream};
 
 /// What every request handler needs.
 pub(crate) struct App {
@@ -46,4 +46,16 @@ pub(crate) struct App {
     pub(super) leaving: CancellationToken,
     /// Cancelled when no new work is wanted.
     pub(super) draining: CancellationToken,
+}
+
+impl App {
+    /// Who asks, as far as the wait for a server depends on that: a key, or without keys a caller by its credentials.
+    pub(super) fn requester(key: Option<&ClientKey>, caller: &Caller) -> Requester {
+        match key {
+            Some(key) => {
+                Requester { caller: key.number, priority: key.priority, upstreams: key.upstreams.clone() }
+            }
+            None => Requester { caller: caller.number(), ..Requester::default() },
+        }
+    }
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::app::App;
 use super::passthrough;
 use super::reply::{self, ResponseBody};
+use crate::client_keys::ClientKey;
 use crate::upstream::{ANY, Listing, Traits};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.
@@ -23,11 +24,12 @@ pub async fn answer(
     request: Request<Incoming>,
     id: Option<&str>,
 ) -> Result<Response<ResponseBody>, Error> {
-    let mut entries = list(app, request.headers()).await;
+    let key = app.client_keys.still(request.headers())?;
+    let mut entries = list(app, request.headers(), key.as_deref()).await;
     if entries.is_empty() {
         return passthrough::answer(app, request).await;
     }
-    if let Some(key) = app.client_keys.still(request.headers())? {
+    if let Some(key) = key {
         entries.retain(|entry| key.may_use(&entry.id));
     }
     let body = match id {
@@ -59,9 +61,10 @@ struct Entry {
 }
 
 /// Every model once, in the order of the servers.
-async fn list(app: &App, client: &HeaderMap) -> Vec<Entry> {
+async fn list(app: &App, client: &HeaderMap, key: Option<&ClientKey>) -> Vec<Entry> {
     let mut names = HashSet::new();
-    let listings = app.upstream.listings(client).await;
+    let requester = App::requester(key, &app.keyring.caller(client));
+    let listings = app.upstream.listings(client, &requester).await;
     let entries = listings.iter().flat_map(listed);
     entries.filter(|entry| names.insert(entry.id.clone())).collect()
 }

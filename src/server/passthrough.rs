@@ -42,11 +42,14 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Re
     app.paths.check(&parts.method, &plain(path)?)?;
     let query = parts.uri.query();
     let target = query.map_or_else(|| path.to_owned(), |query| [path, "?", query].concat());
+    let key = app.client_keys.of(&parts.headers);
+    let requester = App::requester(key.as_deref(), &app.keyring.caller(&parts.headers));
     let mut headers = end_to_end(parts.headers);
     // an upstream that asks the same question would refuse whom we let in
     headers.remove(header::ORIGIN);
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
-    let answer = app.upstream.pass(parts.method, &target, headers, body, app.config.body_timeout).await?;
+    let silence = app.config.body_timeout;
+    let answer = app.upstream.pass(parts.method, &target, headers, body, silence, requester).await?;
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());

@@ -142,12 +142,13 @@ impl PreparedRequest {
     ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
-        if let Some(key) = app.client_keys.still(&headers)? {
-            key.check_model(model)?;
-        }
+        let key = app.client_keys.still(&headers)?;
+        key.as_ref().map_or(Ok(()), |key| key.check_model(model))?;
         let past = StoredContext::load(app, &caller, &asks, socket).await?;
-        let route =
-            conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref());
+        let route = RoutingKey {
+            requester: App::requester(key.as_deref(), &caller),
+            ..conversation::route(&headers, model, asks.prompt_cache_key.as_deref(), past.root().as_deref())
+        };
         Ok(PreparedRequest {
             body,
             overrides: RequestOverrides::read(&headers, &app.config),

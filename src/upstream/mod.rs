@@ -12,6 +12,7 @@ mod health;
 pub mod http1;
 mod pass;
 mod probe;
+mod queue;
 mod route;
 mod send;
 mod server;
@@ -39,7 +40,7 @@ pub use body::Body;
 pub use exchange::{Response, TransportError, causes};
 pub use facts::{Model, ServerInfo, Traits};
 pub use http1::keepalive;
-pub use route::RoutingKey;
+pub use route::{Requester, RoutingKey};
 pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, UpstreamResponse, copied};
 pub use server::{ANY, Lease};
 
@@ -146,7 +147,7 @@ pub struct Upstream {
 struct Shared {
     servers: RwLock<Arc<[Arc<Server>]>>,
     affinity: Mutex<Affinity>,
-    waiting: Mutex<route::Waiting>,
+    waiting: Mutex<queue::Queue>,
     changes: Changes,
     metrics: Routing,
     /// Our own port, which the search leaves out; set when the watch begins.
@@ -269,7 +270,7 @@ impl Upstream {
 
     /// Requests that wait for a server.
     pub fn waiting(&self) -> usize {
-        self.shared.waiting().count()
+        self.shared.waiting().len()
     }
 
     /// How the server that a request would likely go to reads it. Waits only until every server was probed at once,
@@ -288,7 +289,7 @@ impl Upstream {
             };
             let _ = tokio::time::timeout(FIRST_PROBE, probes).await;
         }
-        let candidates = self.shared.candidates(&route.model)?;
+        let candidates = self.shared.candidates(route)?;
         let target = self
             .shared
             .preferred(&candidates, route)
@@ -296,11 +297,11 @@ impl Upstream {
         Ok(target.unwrap_or_else(Target::unknown))
     }
 
-    /// The models that every ready server lists to this client: the server's label, its list as it came, and what is
+    /// The models that every ready server that the requester may use lists to this client: the server's label, its list as it came, and what is
     /// known of the server.
-    pub async fn listings(&self, client: &HeaderMap) -> Vec<Listing> {
+    pub async fn listings(&self, client: &HeaderMap, requester: &Requester) -> Vec<Listing> {
         let _ = self.likely(&RoutingKey::default()).await;
-        let servers = self.shared.servers();
+        let servers = self.shared.servers_for(requester);
         let ready = servers.iter().filter(|server| server.ready());
         let lists = ready.map(|server| async {
             let address = server.address()?;
@@ -366,7 +367,7 @@ impl Shared {
         self.servers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, route::Waiting> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, queue::Queue> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -16,7 +16,7 @@ use super::address::Address;
 use super::exchange::{self, TransportError, Why};
 use super::route::NO_SERVER_FOUND;
 use super::server::{Lease, Server};
-use super::{RoutingKey, Upstream, answer};
+use super::{Requester, RoutingKey, Upstream, answer};
 use crate::descriptors::{self, Use};
 
 /// A response to a request that was passed through, whatever its status. Until it is dropped, the request counts as running
@@ -28,13 +28,16 @@ pub struct Passed {
 }
 
 impl Upstream {
-    /// The server for a request of which nothing is known, and where it is.
-    async fn for_any_request(&self) -> Result<(Address, Arc<Server>), Error> {
-        let route = RoutingKey::default();
+    /// The server for a request of which nothing but its sender is known, and where it is.
+    async fn for_any_request(&self, requester: Requester) -> Result<(Address, Arc<Server>), Error> {
+        let route = RoutingKey { requester, ..RoutingKey::default() };
         let _ = self.likely(&route).await;
-        let candidates: Vec<_> = self.shared.servers().iter().cloned().collect();
-        let chosen = self.shared.preferred(&candidates, &route);
+        let chosen = self.shared.preferred(&self.shared.servers_for(&route.requester), &route);
         let place = chosen.and_then(|server| Some((server.address()?, server)));
+        if place.is_none() && route.requester.upstreams.is_some() {
+            let message = "This API key may use none of the upstream servers.";
+            return Err(Error::new(Kind::Forbidden, message).code_as("upstream_not_allowed"));
+        }
         place.ok_or_else(|| Error::new(Kind::Unavailable, NO_SERVER_FOUND))
     }
 
@@ -50,11 +53,12 @@ impl Upstream {
         mut headers: HeaderMap,
         body: Option<impl Stream<Item = Result<Bytes, E>> + Send + 'static>,
         silence: Duration,
+        requester: Requester,
     ) -> Result<Passed, Error>
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
-        let (address, server) = self.for_any_request().await?;
+        let (address, server) = self.for_any_request(requester).await?;
         let client = headers.get(header::AUTHORIZATION).cloned();
         headers.remove(header::HOST);
         server.strip_keys(&mut headers);

@@ -1,15 +1,37 @@
 //! Owns the choice of a server for a request: by model, then by conversation, then the least busy; and the wait when
 //! there is none. It must not send anything.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rejoinder_core::error::{Error, Kind};
 use smallvec::SmallVec;
+use wildmatch::WildMatch;
 
+use super::queue::Position;
 use super::server::{Lease, Named, RETRY, Server};
 use super::{Shared, Target};
+
+/// Who asks, as far as the choice of a server and the wait for it depend on that.
+#[derive(Debug, Clone, Default)]
+pub struct Requester {
+    /// The same number for all requests of one caller, which share its turns.
+    pub caller: u64,
+    /// Who has a higher one is served first.
+    pub priority: i32,
+    /// Patterns of the servers that it may use, by host and port; `None`: every server.
+    pub upstreams: Option<Arc<[WildMatch]>>,
+}
+
+impl Requester {
+    fn may_use(&self, server: &Server) -> bool {
+        self.upstreams.as_ref().is_none_or(|patterns| {
+            let label = server.label();
+            let place = label.split_once("://").map_or(&*label, |(_, place)| place);
+            patterns.iter().any(|pattern| pattern.matches(place))
+        })
+    }
+}
 
 /// The model and the conversation of a request, by which a server is chosen.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +44,8 @@ pub struct RoutingKey {
     pub thread: Option<String>,
     /// Beside the conversation (a title, a summary): its prompt is not where the conversation goes on.
     pub side: bool,
+    /// Who asks.
+    pub requester: Requester,
     /// The server, and the slot, that answered another request for the same response: the prompt is in its cache.
     pub answered: OnceLock<(usize, Option<u32>)>,
 }
@@ -43,35 +67,28 @@ impl RoutingKey {
     }
 }
 
-/// Requests that wait, oldest first, with the servers that each could take.
-#[derive(Debug, Default)]
-pub struct Waiting {
-    next: u64,
-    tickets: BTreeMap<u64, Vec<usize>>,
-}
-
-impl Waiting {
-    /// The number of requests that wait.
-    pub fn count(&self) -> usize {
-        self.tickets.len()
-    }
-
-    /// How many wait for that server, of those that came before.
-    fn before(&self, ticket: Option<u64>, server: usize) -> usize {
-        let older = self.tickets.iter().take_while(|(other, _)| ticket.is_none_or(|ticket| **other < ticket));
-        older.filter(|(_, servers)| servers.contains(&server)).count()
-    }
-}
-
 /// A place among the requests that wait; dropping it gives it up.
 struct Ticket<'a> {
     shared: &'a Shared,
-    number: u64,
+    position: Position,
+}
+
+impl Ticket<'_> {
+    /// Gives it up for a place on a server.
+    fn serve(self) {
+        self.shared.waiting().serve(self.position);
+    }
+
+    /// # Errors
+    /// 429 if another request has taken its place.
+    fn check(&self) -> Result<(), Error> {
+        if self.shared.waiting().contains(self.position) { Ok(()) } else { Err(queue_is_full()) }
+    }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.shared.waiting().tickets.remove(&self.number);
+        self.shared.waiting().leave(self.position);
         self.shared.changes.tell();
     }
 }
@@ -88,10 +105,30 @@ enum Why {
 }
 
 impl Shared {
-    /// The servers that have the model: those that are configured to or that list it; failing both, those that are
-    /// configured to take any name (`*`), and then those that were not configured, whose own answer says what is wrong.
-    pub(super) fn candidates(&self, model: &str) -> Result<Servers, Error> {
+    /// The servers that the requester may use.
+    pub(super) fn servers_for(&self, requester: &Requester) -> Arc<[Arc<Server>]> {
         let servers = self.servers();
+        match requester.upstreams {
+            None => servers,
+            Some(_) => servers.iter().filter(|server| requester.may_use(server)).cloned().collect(),
+        }
+    }
+
+    /// The servers that have the model, of those that the requester may use: those that are configured to or that list it;
+    /// failing both, those that are configured to take any name (`*`), and then those that were not configured, whose own
+    /// answer says what is wrong.
+    pub(super) fn candidates(&self, route: &RoutingKey) -> Result<Servers, Error> {
+        let model = route.model.as_str();
+        let servers = self.servers_for(&route.requester);
+        let has = |server: &Arc<Server>| match server.named(model) {
+            Named::Own(_) => true,
+            Named::Open => server.lists(model),
+            Named::Any(_) | Named::Not => false,
+        };
+        if route.requester.upstreams.is_some() && !servers.iter().any(has) && self.servers().iter().any(has) {
+            // a server that answers to any name would answer for the one that has it
+            return Err(no_access(model));
+        }
         if let [only] = &*servers
             && only.named_models().is_none()
         {
@@ -112,8 +149,14 @@ impl Shared {
             return Ok(found);
         }
         if open.is_empty() {
-            let message =
-                format!("The model '{model}' does not exist: no upstream server is configured to have it.");
+            let message = match route.requester.upstreams {
+                None => {
+                    format!(
+                        "The model '{model}' does not exist: no upstream server is configured to have it."
+                    )
+                }
+                Some(_) => format!("The model '{model}' does not exist or you do not have access to it."),
+            };
             return Err(Error::new(Kind::ModelNotFound, message).param("model"));
         }
         Ok(open)
@@ -185,13 +228,13 @@ impl Shared {
     }
 
     /// Servers other than those tried that would take a request at once.
-    pub(super) fn free(&self, route: &RoutingKey, tried: &[usize], ticket: Option<u64>) -> Servers {
-        let candidates = self.candidates(&route.model).unwrap_or_default();
+    pub(super) fn free(&self, route: &RoutingKey, tried: &[usize], position: Option<Position>) -> Servers {
+        let candidates = self.candidates(route).unwrap_or_default();
         // where there is nobody else, an open circuit would only delay what the server itself has to say
         let only = candidates.len() == 1;
         let waiting = self.waiting();
         let takes = |server: &Arc<Server>| {
-            server.ready() && (only || server.admits()) && server.room() > waiting.before(ticket, server.id)
+            server.ready() && (only || server.admits()) && server.room() > waiting.before(position, server.id)
         };
         candidates.into_iter().filter(|server| !tried.contains(&server.id)).filter(takes).collect()
     }
@@ -211,17 +254,21 @@ impl Shared {
         let begun = Instant::now();
         loop {
             let mut changes = self.changes.0.subscribe();
-            let number = ticket.as_ref().map(|ticket| ticket.number);
-            let free = self.free(route, tried, number);
+            ticket.as_ref().map_or(Ok(()), Ticket::check)?;
+            let position = ticket.as_ref().map(|ticket| ticket.position);
+            let free = self.free(route, tried, position);
             if let Some(server) = self.choose(&free, route)
                 && let Some(target) = self.target(&server, &route.model)
                 && let Some(lease) =
                     server.lease(route.slot_owner().as_deref(), route.side, route.slot_of(server.id))
             {
+                if let Some(ticket) = ticket {
+                    ticket.serve();
+                }
                 self.settle(&server, route);
                 return Ok((lease, target));
             }
-            let mut candidates = self.candidates(&route.model)?;
+            let mut candidates = self.candidates(route)?;
             candidates.retain(|server| !tried.contains(&server.id));
             let (limit, clock) = match why(&candidates) {
                 Why::NotReady(reason) => {
@@ -243,7 +290,7 @@ impl Shared {
                 }
             };
             if ticket.is_none() {
-                ticket = Some(self.queue(&candidates)?);
+                ticket = Some(self.queue(&route.requester, &candidates)?);
                 // a place in the line may change what is free for us
                 continue;
             }
@@ -270,28 +317,36 @@ impl Shared {
         }
     }
 
-    fn queue(&self, candidates: &[Arc<Server>]) -> Result<Ticket<'_>, Error> {
-        let most: usize = candidates.iter().map(|server| server.config.max_waiting).sum();
+    /// Puts a request into the queue. One of a caller with more waiting requests may have to make room for it.
+    ///
+    /// # Errors
+    /// 429 when too many wait.
+    fn queue(&self, requester: &Requester, candidates: &[Arc<Server>]) -> Result<Ticket<'_>, Error> {
+        let most = candidates.iter().map(|server| server.config.max_waiting).sum();
+        let servers = candidates.iter().map(|server| server.id).collect();
         let mut waiting = self.waiting();
-        if waiting.count() >= most {
-            let message = "Too many requests are already waiting for the upstream server; try again later.";
-            let mut error = Error::new(Kind::RateLimited, message);
-            error.retry_after = Some(FULL);
-            return Err(error);
+        let before = waiting.len();
+        let entered = waiting.enter(requester.caller, requester.priority, servers, most);
+        let position = entered.ok_or_else(queue_is_full)?;
+        if waiting.len() == before {
+            // who had to make room learns of it
+            self.changes.tell();
         }
-        let number = waiting.next;
-        waiting.next += 1;
-        waiting.tickets.insert(number, candidates.iter().map(|server| server.id).collect());
-        Ok(Ticket { shared: self, number })
+        drop(waiting);
+        Ok(Ticket { shared: self, position })
     }
 }
 
-impl Waiting {
-    /// Another number below `count` every time.
-    fn turn(&mut self, count: usize) -> usize {
-        self.next = self.next.wrapping_add(1);
-        usize::try_from(self.next).unwrap_or_default().checked_rem(count).unwrap_or_default()
-    }
+fn queue_is_full() -> Error {
+    let message = "Too many requests are already waiting for the upstream server; try again later.";
+    let mut error = Error::new(Kind::RateLimited, message);
+    error.retry_after = Some(FULL);
+    error
+}
+
+fn no_access(model: &str) -> Error {
+    let message = format!("The model '{model}' does not exist or you do not have access to it.");
+    Error::new(Kind::ModelNotFound, message).param("model")
 }
 
 /// Whether it is the slug of a model that runs at OpenAI alone; the weights of gpt-oss run anywhere.

@@ -234,7 +234,7 @@ impl<'a> Dispatch<'a> {
 
     /// Whether there are servers left that did not fail it, ready or not. Those that broke or hung come last.
     fn others(&mut self) -> bool {
-        let candidates = self.shared.candidates(&self.request.route.model).unwrap_or_default();
+        let candidates = self.shared.candidates(&self.request.route).unwrap_or_default();
         let left = |out: &[usize]| candidates.iter().any(|server| !out.contains(&server.id));
         if !left(&self.tried) {
             self.tried.clone_from(&self.failed);

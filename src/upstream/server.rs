@@ -60,6 +60,7 @@ pub struct Server {
     models: Option<Vec<(String, String)>>,
     efforts: Option<Arc<[String]>>,
     budgets: Arc<[(String, u64)]>,
+    limit_to_slots: bool,
     /// The states of its slots on disk, where they are to be kept.
     pub warm: Option<Arc<SlotCache>>,
     state: watch::Sender<State>,
@@ -114,6 +115,7 @@ impl Server {
                 .unwrap_or_default()
                 .into(),
             warm: config.slot_save.then(|| Arc::new(SlotCache::new(&config, metrics))),
+            limit_to_slots: configured.limit_to_slots,
             config,
             key: configured.key.clone(),
             bearer: configured.key.as_ref().and_then(bearer),
@@ -302,7 +304,14 @@ impl Server {
 
     /// Requests that it could be given beside those.
     pub fn room(&self) -> usize {
-        self.config.max_in_flight.map_or(usize::MAX, |most| most.saturating_sub(self.in_flight()))
+        self.max_in_flight().map_or(usize::MAX, |most| most.saturating_sub(self.in_flight()))
+    }
+
+    /// Most requests that it is given at a time.
+    fn max_in_flight(&self) -> Option<usize> {
+        let slots = || self.state.borrow().facts.as_ref().and_then(|facts| facts.slots);
+        let by_slots = || slots().filter(|_| self.limit_to_slots).and_then(|count| count.try_into().ok());
+        self.config.max_in_flight.or_else(by_slots)
     }
 
     /// Whether its circuit is closed, or a single trial is due.
@@ -314,9 +323,9 @@ impl Server {
     /// this one. Dropped, the lease counts it out. `owner` is whose slot it is, where there are slots; `again`: the
     /// slot that has its prompt already, where nobody owns it.
     pub fn lease(self: &Arc<Server>, owner: Option<&str>, side: bool, again: Option<u32>) -> Option<Lease> {
-        let slots = self.slots();
+        let (slots, most) = (self.slots(), self.max_in_flight());
         let mut load = self.load();
-        if self.config.max_in_flight.is_some_and(|most| load.in_flight >= most) {
+        if most.is_some_and(|most| load.in_flight >= most) {
             return None;
         }
         load.in_flight += 1;

@@ -4,45 +4,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::proxy::{EVENTS, Got, PATIENCE, Proxy, STOP, text, until, upstream, whole};
+use crate::support::client_keys::Keys;
+use crate::support::proxy::{EVENTS, Got, PATIENCE, STOP, text, until, upstream, whole};
 use crate::support::socket::Socket;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Semaphore};
 
 const ANSWER: &str = r#"{"choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}],"usage":{"prompt_tokens":90,"completion_tokens":10,"total_tokens":100}}"#;
-
-/// A file of keys, and what is in a test's way to one.
-struct Keys {
-    dir: TempDir,
-}
-
-impl Keys {
-    fn new() -> Keys {
-        Keys { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self) -> String {
-        self.dir.path().join("clients.toml").to_str().unwrap().to_owned()
-    }
-
-    /// What `rejoinder keys add` prints.
-    fn add(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rejoinder"));
-        command.args(["keys", "add", "--file", &self.path()]).args(arguments);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    async fn proxy(&self, at: std::net::SocketAddr) -> Proxy {
-        let path = self.path();
-        Proxy::start(at, &[("REJOINDER_AUTH__MODE", "keys"), ("REJOINDER_AUTH__KEYS_FILE", &path)], true)
-            .await
-    }
-}
 
 /// An upstream that answers each chat request at once, and what it got.
 async fn answering() -> (std::net::SocketAddr, Arc<Mutex<Vec<Got>>>) {
@@ -250,6 +220,20 @@ async fn keys_come_and_go_without_a_restart() {
     std::fs::write(keys.path(), others.join("[[key]]")).unwrap();
     until(async || status(&anna).await == 401).await;
     assert_eq!(status(&ben).await, 200);
+}
+
+#[test]
+fn the_first_key_makes_the_file_that_the_configuration_names_and_says_that_it_is_shown_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("clients.toml");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rejoinder"));
+    command.env("REJOINDER_AUTH__MODE", "keys").env("REJOINDER_AUTH__KEYS_FILE", &file);
+    let output = command.args(["keys", "add", "anna"]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("shown this once") && told.contains("clients.toml"), "{told}");
+    assert!(output.stdout.starts_with(b"rj-"));
+    assert!(file.exists());
 }
 
 #[test]

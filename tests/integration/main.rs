@@ -19,6 +19,7 @@ mod compaction;
 mod config;
 mod dashboards;
 mod descriptors;
+mod fair_queue;
 mod fixtures;
 mod history;
 mod hostile;

@@ -1,6 +1,7 @@
 //! Owns what several files of tests share. It must not test anything itself.
 
 pub mod checker;
+pub mod client_keys;
 pub mod keeping;
 pub mod proxy;
 pub mod redis;
