@@ -42,8 +42,17 @@ pub struct Pace {
     pub idle_timeout: Duration,
 }
 
-/// Told once how the stream ended; true: the client left first.
-pub type OnEnd = Box<dyn FnOnce(&Transcoder, bool) + Send>;
+/// How a stream ended.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamEnd {
+    /// Whether the client left first.
+    pub client_left: bool,
+    /// When the first of the upstream's output was written.
+    pub first_token: Option<std::time::Instant>,
+}
+
+/// Told once how the stream ended.
+pub type OnEnd = Box<dyn FnOnce(&Transcoder, StreamEnd) + Send>;
 /// What is done between the response's end and its terminal event: nobody learns of a response that is not kept yet.
 pub type BeforeEnd = Box<dyn FnOnce(&mut Transcoder) -> BoxFuture<'static, ()> + Send>;
 
@@ -72,6 +81,7 @@ pub struct EventBody {
     /// When bytes last came from the upstream; when any, and when an event last went to the client.
     heard: Instant,
     heard_bytes: u64,
+    first_token: Option<Instant>,
     /// One moment on both clocks: to ask one of them at every event is enough.
     begun: (Instant, u64),
     spoke: Instant,
@@ -110,6 +120,7 @@ impl EventBody {
             called: WakeFlag::new(),
             heard: now,
             heard_bytes: 0,
+            first_token: None,
             begun: (now, unix_now()),
             spoke: now,
             told: now,
@@ -211,7 +222,14 @@ impl EventBody {
                         if self.out.capacity() == 0 {
                             self.out = buffer_pool::take();
                         }
+                        let before = self.out.len();
                         self.transcoder.chunk(&data, unix, &mut self.out);
+                        if self.first_token.is_none()
+                            && self.out.len() > before
+                            && self.transcoder.failure().is_none()
+                        {
+                            self.first_token = Some(now);
+                        }
                     }
                     Poll::Ready(Some(Err(error))) => {
                         self.source = Source::Over;
@@ -274,7 +292,8 @@ impl EventBody {
 
     fn report(&mut self, client_left: bool) {
         if let Some(on_end) = self.on_end.take() {
-            on_end(&self.transcoder, client_left);
+            let first_token = self.first_token.map(Instant::into_std);
+            on_end(&self.transcoder, StreamEnd { client_left, first_token });
         }
     }
 }

@@ -2,6 +2,7 @@
 //! value.
 
 mod one_line;
+mod request_record;
 
 use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicI64;
@@ -19,11 +20,16 @@ use crate::config::{LogConfig, LogFormat};
 use one_line::OneLine;
 
 pub use one_line::escaped;
+pub use request_record::{BodyEnd, OpenRequest, Queued, RequestHead, RequestRecord, ResponseEnd};
+
+/// The target of lines that may hold a part of a prompt, an answer or a header. They are written only where `log.level`
+/// names it.
+pub const CONTENTS: &str = "rejoinder::contents";
 
 /// Sends the process's log lines to stderr. A subscriber that is already there stays.
 pub fn init_logging(log: &LogConfig) {
     let terminal = io::stderr().is_terminal();
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter(&log.level);
     let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter);
     let text = match log.format {
         LogFormat::Auto => terminal,
@@ -35,6 +41,15 @@ pub fn init_logging(log: &LogConfig) {
         (true, ansi) => lines.fmt_fields(OneLine::default()).with_ansi(ansi).try_init(),
         (false, _) => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
+}
+
+/// What `log.level` lets through: contents only if it names them.
+fn filter(level: &str) -> EnvFilter {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    match (level.contains(CONTENTS), [CONTENTS, "=off"].concat().parse()) {
+        (false, Ok(off)) => filter.add_directive(off),
+        _ => filter,
+    }
 }
 
 /// The single label of a counter.

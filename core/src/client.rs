@@ -126,6 +126,25 @@ impl Client {
     }
 }
 
+/// Beginnings of the `user-agent` of libraries and programs, with a name for logs.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("OpenAI/Python", "openai-python"),
+    ("AsyncOpenAI/Python", "openai-python"),
+    ("OpenAI/JS", "openai-node"),
+    ("OpenAI/Go", "openai-go"),
+    ("curl/", "curl"),
+];
+
+/// The kind of client for logs, by the values of `originator` and `user-agent`; `None` for one that is not known.
+pub fn kind_of(headers: [Option<&[u8]>; 2]) -> Option<&'static str> {
+    if Client::announced(headers).announced_as == CODEX.announced_as {
+        return Some("codex");
+    }
+    let [_, agent] = headers;
+    let agent = agent?;
+    PROGRAMS.iter().find(|(begin, _)| agent.starts_with(begin.as_bytes())).map(|(_, name)| *name)
+}
+
 /// Whether a function of that name runs a shell line.
 pub fn is_shell_tool(name: &str) -> bool {
     CLIENTS.iter().any(|client| client.shell_tools.contains(&name))

@@ -111,7 +111,16 @@ pub struct Error {
     /// The upstream's rate limit headers, passed on to the client.
     pub limits: Option<Box<RateLimits>>,
     /// Text for the log only.
-    pub detail: Option<Box<str>>,
+    pub detail: Option<Box<Detail>>,
+}
+
+/// Text for the log.
+#[derive(Debug, Clone)]
+pub enum Detail {
+    /// It has nothing of a prompt or an answer.
+    Own(String),
+    /// What an upstream sent. It may hold a part of a prompt or an answer, as the message of an error may.
+    Quoted(String),
 }
 
 /// `type` and `code` of OpenAI's error object, and the code for `response.failed`.
@@ -236,7 +245,13 @@ impl Error {
 
     /// Sets the text for the log.
     pub fn detail(mut self, detail: impl fmt::Display) -> Self {
-        self.detail = Some(detail.to_string().into());
+        self.detail = Some(Box::new(Detail::Own(detail.to_string())));
+        self
+    }
+
+    /// Sets what an upstream sent.
+    pub fn quoting(mut self, text: impl fmt::Display) -> Self {
+        self.detail = Some(Box::new(Detail::Quoted(text.to_string())));
         self
     }
 
@@ -351,7 +366,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        if let Some(detail) = &self.detail {
+        if let Some(Detail::Own(detail) | Detail::Quoted(detail)) = self.detail.as_deref() {
             write!(f, " ({detail})")?;
         }
         Ok(())

@@ -28,6 +28,6 @@ pub fn chat_request(
             None => Rendered::Later(again(target.clone())),
         }
     };
-    let (route, headers) = (request.route.clone(), request.headers.clone());
-    ChatRequest { route, path: None, headers, stream, body: Arc::new(render) }
+    let (route, headers, record) = (request.route.clone(), request.headers.clone(), request.record.clone());
+    ChatRequest { route, path: None, headers, record, stream, body: Arc::new(render) }
 }

@@ -25,6 +25,7 @@ use super::prepared_request::{PreparedRequest, Summary, count};
 use super::reply::{self, ResponseBody};
 use crate::driver::{Answer, unix_now};
 use crate::heavy;
+use crate::telemetry::{RequestRecord, ResponseEnd};
 use crate::upstream::{Target, too_late};
 
 /// `POST /v1/responses/compact`: the user's messages as they were, and one `compaction` item for the rest.
@@ -34,12 +35,15 @@ use crate::upstream::{Target, too_late};
 pub async fn answer(
     app: Arc<App>,
     request: Request<Incoming>,
-    request_id: &HeaderValue,
+    id: (&HeaderValue, &Arc<RequestRecord>),
 ) -> Result<Response<ResponseBody>, Error> {
-    let (job, target) = PreparedRequest::read(&app, request, request_id).await?;
+    let (job, target) = PreparedRequest::read(&app, request, id).await?;
     let own = heavy::run(job.bytes(), || job.own_input(&app)).await?;
     let job = Arc::new(job);
     let transcoder = summarise(&app, &job, &target, Compact::Beside).await?;
+    job.record.set_response(transcoder.id());
+    let (outcome, usage) = (transcoder.outcome(), transcoder.usage());
+    job.record.response_ended(&ResponseEnd { outcome, usage, ..ResponseEnd::default() });
     let body = heavy::run(job.bytes(), || compacted(&job, &own, &transcoder)).await;
     Ok(reply::json(StatusCode::OK, body))
 }

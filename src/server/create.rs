@@ -2,7 +2,6 @@
 
 use std::future::ready;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures::TryFutureExt;
 use http::header::HeaderValue;
@@ -24,9 +23,10 @@ use super::response_recorder::ResponseRecorder;
 use super::send::{send, send_again};
 use super::socket_turns::SocketCreate;
 use crate::driver::{AskAgain, PendingAnswer, unix_now};
+use crate::telemetry::RequestRecord;
 use crate::upstream::Target;
 
-/// `POST /v1/responses`, `begun` when its head had arrived.
+/// `POST /v1/responses`.
 ///
 /// # Errors
 /// What is wrong with the request; what the upstream refuses, or why it cannot be asked, where that is known before a
@@ -34,12 +34,13 @@ use crate::upstream::Target;
 pub async fn answer(
     app: Arc<App>,
     request: Request<Incoming>,
-    begun: Instant,
+    record: &Arc<RequestRecord>,
     request_id: &HeaderValue,
 ) -> Result<Response<ResponseBody>, Error> {
     let (Parts { headers, .. }, incoming) = request.into_parts();
     let body = body::read(&app, &headers, incoming).await?;
-    respond(app, CreateRequest { headers, id: request_id.clone(), begun, body, socket: None }).await
+    let (id, record) = (request_id.clone(), record.clone());
+    respond(app, CreateRequest { headers, id, record, body, socket: None }).await
 }
 
 /// Answers it. One that came over a WebSocket gets a stream, whatever it says.
@@ -47,10 +48,10 @@ pub async fn answer(
 /// # Errors
 /// As [`answer`].
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
-    let (begun, socket) = (request.begun, request.socket.clone());
+    let socket = request.socket.clone();
     let key_request = app.client_keys.still(&request.headers)?.map(|key| key.begin()).transpose()?;
     let planned = PreparedRequest::plan(&app, request).await?;
-    let response = pending(app, planned, begun, socket).of_key(key_request);
+    let response = pending(app, planned, socket).of_key(key_request);
     let id = ResponseId(response.transcoder.id().to_owned());
     let mut answer = response.answer().await?;
     answer.extensions_mut().insert(id);
@@ -62,7 +63,7 @@ pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<R
 pub struct ResponseId(pub String);
 
 /// Has a planned request sent as soon as its response is polled.
-fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<SocketCreate>) -> PendingResponse {
+fn pending(app: Arc<App>, planned: Planned, socket: Option<SocketCreate>) -> PendingResponse {
     let Planned { request: mut job, target, plan, body, input } = planned;
     let on_socket = socket.is_some();
     let Plan { stream, chat_stream, model, reply, droppable_turns, .. } = plan;
@@ -78,6 +79,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         job.begins_conversation(ids.response());
     }
     let timeout = app.upstream.response_timeout();
+    let record = job.record.clone();
     let job = Arc::new(job);
     let ask_again: Option<AskAgain> = reply.format.is_some().then(|| {
         let (app, job, target) = (app.clone(), job.clone(), target.clone());
@@ -87,6 +89,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         }) as AskAgain
     });
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
+    record.set_response(transcoder.id());
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let sent: PendingAnswer = match warms_up && !can_warm_up(&target) {
         true => Box::pin(ready(Err(Error::new(Kind::Internal, "This server's cache is not made ready.")))),
@@ -106,7 +109,7 @@ fn pending(app: Arc<App>, planned: Planned, begun: Instant, socket: Option<Socke
         transcoder,
         sent,
         ask_again,
-        begun,
+        record,
         timeout,
         keep,
         key_request: None,

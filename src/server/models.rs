@@ -16,6 +16,7 @@ use super::app::App;
 use super::passthrough;
 use super::reply::{self, ResponseBody};
 use crate::client_keys::ClientKey;
+use crate::telemetry::RequestRecord;
 use crate::upstream::{ANY, Listing, Traits};
 
 /// The list, or with `id` one element of it. Where no server shows us its list, the server's own words are passed on.
@@ -23,11 +24,12 @@ pub async fn answer(
     app: &App,
     request: Request<Incoming>,
     id: Option<&str>,
+    record: &RequestRecord,
 ) -> Result<Response<ResponseBody>, Error> {
     let key = app.client_keys.still(request.headers())?;
     let mut entries = list(app, request.headers(), key.as_deref()).await;
     if entries.is_empty() {
-        return passthrough::answer(app, request).await;
+        return passthrough::answer(app, request, record).await;
     }
     if let Some(key) = key {
         entries.retain(|entry| key.may_use(&entry.id));

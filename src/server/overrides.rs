@@ -54,8 +54,9 @@ impl RequestOverrides {
         };
         let budgets = match header(&BUDGETS).map(read_budgets) {
             Some(Ok(budgets)) => Some(budgets),
-            Some(Err(problem)) => {
-                tracing::warn!(problem, "ignored an unreadable reasoning budget header");
+            Some(Err(_)) => {
+                let [header, _] = BUDGETS;
+                tracing::warn!(%header, "ignored an unreadable reasoning budget header");
                 None
             }
             None => None,

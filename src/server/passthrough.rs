@@ -6,12 +6,13 @@ use futures::TryStreamExt;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Body as _, Incoming};
 use rejoinder_core::error::Error;
 
 use super::app::App;
 use super::reply::ResponseBody;
+use crate::telemetry::RequestRecord;
 
 /// Headers that concern one connection alone (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -36,7 +37,11 @@ const CORS: [HeaderName; 7] = [
     HeaderName::from_static("access-control-allow-private-network"),
 ];
 
-pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+pub async fn answer(
+    app: &App,
+    request: Request<Incoming>,
+    record: &RequestRecord,
+) -> Result<Response<ResponseBody>, Error> {
     let (parts, body) = request.into_parts();
     let path = without_client_prefix(parts.uri.path());
     app.paths.check(&parts.method, &plain(path)?)?;
@@ -50,17 +55,17 @@ pub async fn answer(app: &App, request: Request<Incoming>) -> Result<Response<Re
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
     let silence = app.config.body_timeout;
     let answer = app.upstream.pass(parts.method, &target, headers, body, silence, requester).await?;
+    record.set_upstream(answer.upstream());
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());
     for name in &CORS {
         response.headers_mut().remove(name);
     }
-    let frames = answer.into_stream().map_ok(Frame::data).map_err(|cause| {
-        tracing::warn!(cause, "a passed-through answer was cut off");
-        cause.into()
+    let frames = answer.into_stream().map_ok(Frame::data).inspect_err(|cause| {
+        tracing::debug!(cause, "a passed-through answer was cut off");
     });
-    Ok(response.map(|()| StreamBody::new(frames).boxed_unsync()))
+    Ok(response.map(|()| ResponseBody::new(StreamBody::new(frames))))
 }
 
 fn end_to_end(mut headers: HeaderMap) -> HeaderMap {

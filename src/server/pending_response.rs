@@ -2,10 +2,9 @@
 //! a stream, a run in the background), and what is logged and counted of its end. It must not plan.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::BodyExt;
 use rejoinder_core::client::Client;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::request::parse::RequestSummary;
@@ -16,9 +15,9 @@ use super::reply::{self, ResponseBody};
 use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
 use crate::client_keys::KeyRequest;
-use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer, StreamEnd};
 use crate::store::{Scope, TurnState};
-use crate::telemetry::Ended;
+use crate::telemetry::{Ended, RequestRecord, ResponseEnd};
 use crate::upstream::too_late;
 
 /// A response that was requested from the upstream and has not begun.
@@ -38,8 +37,8 @@ pub(super) struct PendingResponse {
     pub sent: PendingAnswer,
     /// Asks the upstream again where its text does not match `text.format`.
     pub ask_again: Option<AskAgain>,
-    /// When the request came.
-    pub begun: Instant,
+    /// What is told of the request at its end.
+    pub record: Arc<RequestRecord>,
     /// Longest time until the answer is whole.
     pub timeout: Duration,
     /// Stores the response; `None` where it is not to be stored.
@@ -81,7 +80,7 @@ impl PendingResponse {
     }
 
     /// Begins a background response and returns at once: with what it is now, or with its events.
-    async fn background(self) -> Result<Response<ResponseBody>, Error> {
+    async fn background(mut self) -> Result<Response<ResponseBody>, Error> {
         let (app, scope, events) = (self.app.clone(), self.scope, self.asks.stream);
         let id = self.transcoder.id().to_owned();
         let Some(keep) = &self.keep else {
@@ -95,6 +94,10 @@ impl PendingResponse {
         let mut turn = keep.turn(&self.transcoder);
         app.store.put(scope, Arc::new(turn.clone())).await?;
         turn.state = TurnState::Queued;
+        if !events {
+            let run = self.record.run();
+            std::mem::replace(&mut self.record, run).goes_on_in_background();
+        }
         let body = self.open();
         let run = run_tasks::start(&app, scope, &id, body, None, None);
         Ok(match events {
@@ -106,8 +109,8 @@ impl PendingResponse {
     /// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
     /// limits.
     async fn streamed(mut self) -> Result<(EventBody, HeaderMap), Error> {
-        let (app, begun) = (self.app.clone(), self.begun);
-        let waiting = Waiting { app: &app, begun, stream: "true", over: false };
+        let (app, begun) = (self.app.clone(), self.record.begun());
+        let waiting = Waiting { app: &app, stream: "true", over: false };
         let early = tokio::time::timeout(app.config.commit_after, &mut self.sent).await;
         waiting.over();
         let mut limits = HeaderMap::new();
@@ -140,7 +143,7 @@ impl PendingResponse {
 
     /// The body of a stream that begins now.
     fn open(self) -> EventBody {
-        let PendingResponse { app, transcoder, sent, ask_again, begun, keep, key_request, .. } = self;
+        let PendingResponse { app, transcoder, sent, ask_again, record, keep, key_request, .. } = self;
         let pace = Pace {
             heartbeat: app.config.heartbeat,
             in_progress_after: app.config.in_progress_after,
@@ -151,12 +154,17 @@ impl PendingResponse {
         let span = tracing::Span::current();
         let keep = keep.map(Arc::new);
         let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
-        let on_end: OnEnd = Box::new(move |transcoder, client_left| {
+        let on_end: OnEnd = Box::new(move |transcoder, end| {
             let _entered = span.enter();
             app.metrics.open_streams.dec();
             spent(&app, transcoder, key_request.as_ref());
-            ended(&app, transcoder, client_left, "true", begun.elapsed());
-            if let Some(keep) = keep.filter(|_| client_left) {
+            ended(&app, transcoder, end, "true", &record);
+            if let Some(error) = transcoder.failure() {
+                // without a stream it becomes an HTTP error, which is counted as such
+                app.metrics.error(error.label());
+                reply::log(error);
+            }
+            if let Some(keep) = keep.filter(|_| end.client_left) {
                 tokio::spawn(keep.keep_cancelled(transcoder));
             }
         });
@@ -166,9 +174,9 @@ impl PendingResponse {
     /// One completion is one chunk.
     async fn whole(self) -> Result<Response<ResponseBody>, Error> {
         let PendingResponse {
-            app, mut transcoder, sent, ask_again, begun, timeout, keep, key_request, ..
+            app, mut transcoder, sent, ask_again, record, timeout, keep, key_request, ..
         } = self;
-        let waiting = Waiting { app: &app, begun, stream: "false", over: false };
+        let waiting = Waiting { app: &app, stream: "false", over: false };
         let idle_timeout = app.upstream.idle_timeout();
         let read = async {
             let mut answer = sent.await?;
@@ -181,7 +189,8 @@ impl PendingResponse {
         waiting.over();
         let limits = read?;
         spent(&app, &transcoder, key_request.as_ref());
-        ended(&app, &transcoder, false, "false", begun.elapsed());
+        let end = StreamEnd { client_left: false, first_token: None };
+        ended(&app, &transcoder, end, "false", &record);
         if let Some(error) = transcoder.failure() {
             return Err(error.clone());
         }
@@ -193,13 +202,12 @@ impl PendingResponse {
 }
 
 fn streamed(body: EventBody) -> Response<ResponseBody> {
-    reply::event_stream(body.in_pieces().map_err(|never| match never {}).boxed_unsync())
+    reply::event_stream(body.in_pieces())
 }
 
 /// A client that leaves before its answer: the request's future is dropped, and so is this.
 struct Waiting<'a> {
     app: &'a App,
-    begun: Instant,
     stream: &'static str,
     over: bool,
 }
@@ -215,8 +223,6 @@ impl Drop for Waiting<'_> {
         if !self.over {
             let stream = self.stream;
             self.app.metrics.responses.get_or_create(&Ended { outcome: "cancelled", stream }).inc();
-            let ms = self.begun.elapsed().as_millis() as u64;
-            tracing::info!(outcome = "cancelled", ms, "response ended");
         }
     }
 }
@@ -229,11 +235,12 @@ fn spent(app: &App, transcoder: &Transcoder, key_request: Option<&KeyRequest>) {
     app.metrics.key_tokens(&key_request.key().name, tokens);
 }
 
-/// The one line about how a response ended.
-fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static str, took: Duration) {
+/// Counts how a response ended, and has it told with the end of its request.
+fn ended(app: &App, transcoder: &Transcoder, end: StreamEnd, stream: &'static str, record: &RequestRecord) {
+    let StreamEnd { client_left, first_token } = end;
     let outcome = if client_left { "cancelled" } else { transcoder.outcome() };
     app.metrics.responses.get_or_create(&Ended { outcome, stream }).inc();
-    app.metrics.duration(took.as_secs_f64());
+    app.metrics.duration(record.begun().elapsed().as_secs_f64());
     let usage = transcoder.usage();
     if let Some(usage) = usage {
         app.metrics.usage(usage);
@@ -244,17 +251,6 @@ fn ended(app: &App, transcoder: &Transcoder, client_left: bool, stream: &'static
     for (quirk, times) in transcoder.repaired().counts() {
         app.metrics.repair(quirk.name(), times);
     }
-    let (response, ms) = (transcoder.id(), took.as_millis() as u64);
-    let (input, cached, output) = usage.map_or((0, 0, 0), |usage| (usage.input, usage.cached, usage.output));
-    match transcoder.failure() {
-        // without a stream it becomes an HTTP error, which is logged and counted as such
-        Some(error) if stream == "true" => {
-            let code = error.label();
-            app.metrics.error(code);
-            tracing::warn!(response, outcome, ms, code, "response ended");
-            let detail = error.detail.as_deref().unwrap_or("");
-            tracing::debug!(response, error = error.message, detail, "why it failed");
-        }
-        _ => tracing::info!(response, outcome, ms, input, cached, output, "response ended"),
-    }
+    let (reason, error) = (transcoder.incomplete_reason(), transcoder.failure());
+    record.response_ended(&ResponseEnd { outcome, reason, error, client_left, usage, first_token });
 }

@@ -3,10 +3,9 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::HeaderValue;
 use http::request::Parts;
 use http::{HeaderMap, Request};
 use hyper::body::Incoming;
@@ -28,12 +27,15 @@ use super::{body, conversation};
 use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;
 use crate::keyring::Caller;
+use crate::telemetry::{CONTENTS, RequestRecord};
 use crate::upstream::{Forwarded, RoutingKey, Target};
 use serde_json::value::RawValue;
 
 /// A request, with all that is needed to plan it anew.
 pub struct PreparedRequest {
     pub headers: Arc<Forwarded>,
+    /// What is told of it at its end.
+    pub record: Arc<RequestRecord>,
     body: Bytes,
     overrides: RequestOverrides,
     /// The client that sent it.
@@ -56,7 +58,8 @@ pub struct PreparedRequest {
 pub struct CreateRequest {
     pub headers: HeaderMap,
     pub id: HeaderValue,
-    pub begun: Instant,
+    /// What is told of it at its end.
+    pub record: Arc<RequestRecord>,
     pub body: Bytes,
     /// What it has of the WebSocket that it came over.
     pub socket: Option<SocketCreate>,
@@ -88,7 +91,7 @@ impl PreparedRequest {
     /// # Errors
     /// What is wrong with the request; 404 when no server has the model; 429 where there is no room in time.
     pub async fn plan(app: &App, create: CreateRequest) -> Result<Planned, Error> {
-        let CreateRequest { headers, id, mut body, socket, .. } = create;
+        let CreateRequest { headers, id, record, mut body, socket } = create;
         let text = loop {
             match heavy::run(body.len(), || parse::text(&body)).await? {
                 // mended, in the place of what came
@@ -107,7 +110,8 @@ impl PreparedRequest {
         })
         .await?;
         let kept = ResponseRecorder::wanted(&asks) || socket.is_some();
-        let request = PreparedRequest::new(app, headers, &id, body.clone(), asks, socket.as_ref()).await?;
+        let request =
+            PreparedRequest::new(app, headers, (&id, &record), body.clone(), asks, socket.as_ref()).await?;
         let target = request.target(app).await?;
         let mut room = request.room(app, if kept { body.len() } else { 0 }).await?;
         let planned = heavy::run(request.bytes(), || {
@@ -128,20 +132,24 @@ impl PreparedRequest {
         Ok(Planned { request, target, plan, body, input })
     }
 
-    /// Fetches what the request names of the store. `socket`: the WebSocket that it came over.
+    /// Fetches what the request names of the store. `id`: that of the request, and what is told of it. `socket`: the WebSocket
+    /// that it came over.
     ///
     /// # Errors
     /// As [`StoredContext::load`].
     pub async fn new(
         app: &App,
         headers: HeaderMap,
-        request_id: &HeaderValue,
+        (id, record): (&HeaderValue, &Arc<RequestRecord>),
         body: Bytes,
         asks: RequestSummary,
         socket: Option<&SocketCreate>,
     ) -> Result<PreparedRequest, Error> {
         let caller = app.keyring.caller(&headers);
         let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+        if !model.is_empty() {
+            record.set_model(model);
+        }
         let key = app.client_keys.still(&headers)?;
         key.as_ref().map_or(Ok(()), |key| key.check_model(model))?;
         let past = StoredContext::load(app, &caller, &asks, socket).await?;
@@ -152,8 +160,9 @@ impl PreparedRequest {
         Ok(PreparedRequest {
             body,
             overrides: RequestOverrides::read(&headers, &app.config),
-            client: client(&headers),
-            headers: Arc::new(Forwarded::of(&headers, request_id)),
+            client: Client::announced(client_headers(&headers)),
+            headers: Arc::new(Forwarded::of(&headers, id)),
+            record: record.clone(),
             caller: Arc::new(caller),
             asks: Arc::new(asks),
             past,
@@ -172,14 +181,14 @@ impl PreparedRequest {
     pub async fn read(
         app: &App,
         request: Request<Incoming>,
-        request_id: &HeaderValue,
+        id: (&HeaderValue, &Arc<RequestRecord>),
     ) -> Result<(PreparedRequest, Target), Error> {
         let (Parts { headers, .. }, incoming) = request.into_parts();
         let body = body::read(app, &headers, incoming).await?;
         let asks =
             heavy::run(body.len(), || ParsedRequest::read(&parse::text(&body)?, &app.config.limits)?.asks())
                 .await?;
-        let job = PreparedRequest::new(app, headers, request_id, body, asks, None).await?;
+        let job = PreparedRequest::new(app, headers, id, body, asks, None).await?;
         let target = job.target(app).await?;
         Ok((job, target))
     }
@@ -294,10 +303,9 @@ pub fn counted(body: Vec<u8>, room: Option<Held>) -> Counted {
     }
 }
 
-/// The client by its headers.
-fn client(headers: &HeaderMap) -> &'static Client {
-    let own = headers.get("originator").map(HeaderValue::as_bytes);
-    Client::announced([own, headers.get(header::USER_AGENT).map(HeaderValue::as_bytes)])
+/// The values of the headers by which clients are known.
+pub fn client_headers(headers: &HeaderMap) -> [Option<&[u8]>; 2] {
+    ["originator", "user-agent"].map(|name| headers.get(name).map(HeaderValue::as_bytes))
 }
 
 pub fn count(app: &App, notes: &Notes) {
@@ -305,6 +313,6 @@ pub fn count(app: &App, notes: &Notes) {
         app.metrics.notes(kind, times);
     }
     for (kind, what) in notes.texts() {
-        tracing::debug!(kind, what, "left out or changed");
+        tracing::debug!(target: CONTENTS, kind, what, "left out or changed");
     }
 }

@@ -1,16 +1,83 @@
 //! Owns the shapes of our own HTTP answers: JSON, errors in OpenAI's envelope, plain text. It must not decide which.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
-use http_body::Frame;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use rejoinder_core::error::{Error, Kind, Origin};
+use rejoinder_core::error::{Detail, Error, Kind};
 
-/// The body of every answer; its error ends the connection, which is how a cut passed-through body is told.
-pub type ResponseBody = UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+use crate::client_keys::KeyRequest;
+use crate::telemetry::{BodyEnd, CONTENTS, OpenRequest};
+
+/// An error of a body ends the connection, which is how a cut passed-through body is told.
+type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of every answer.
+pub struct ResponseBody {
+    body: UnsyncBoxBody<Bytes, BodyError>,
+    /// The request of an API key that lasts as long as this does.
+    key_request: Option<KeyRequest>,
+    /// Behind the body: what that leaves at its end is in the request's line.
+    open: Option<OpenRequest>,
+}
+
+impl ResponseBody {
+    /// A body whose end nobody is told.
+    pub fn new(body: impl Body<Data = Bytes, Error: Into<BodyError>> + Send + 'static) -> ResponseBody {
+        ResponseBody { body: body.map_err(Into::into).boxed_unsync(), key_request: None, open: None }
+    }
+
+    /// Has the API key's request last as long as the body.
+    pub fn hold(&mut self, key_request: Option<KeyRequest>) {
+        self.key_request = key_request;
+    }
+
+    /// Has the end of the body be the end of that request.
+    pub fn ends(&mut self, open: OpenRequest) {
+        self.open = Some(open);
+    }
+}
+
+impl Default for ResponseBody {
+    fn default() -> ResponseBody {
+        ResponseBody::new(Full::default())
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let (Poll::Ready(frame), Some(open)) = (&polled, &mut this.open) {
+            match frame {
+                Some(Ok(frame)) => open.sent(frame.data_ref().map_or(0, Bytes::len)),
+                Some(Err(_)) => open.ended(BodyEnd::Cut),
+                None => open.ended(BodyEnd::Complete),
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Tells SDKs whether to try again, over their own rules.
 pub const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -21,8 +88,7 @@ pub fn full(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<ResponseBody> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    let mut response = Response::new(body);
+    let mut response = Response::new(ResponseBody::new(Full::new(body.into())));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
@@ -35,17 +101,38 @@ pub fn json(status: StatusCode, body: impl Into<Bytes>) -> Response<ResponseBody
 
 /// An answer that streams events; each element is one frame of whole events.
 pub fn events(frames: impl Stream<Item = Bytes> + Send + 'static) -> Response<ResponseBody> {
-    event_stream(StreamBody::new(frames.map(|bytes| Ok(Frame::data(bytes)))).boxed_unsync())
+    event_stream(StreamBody::new(frames.map(|bytes| Ok::<_, std::convert::Infallible>(Frame::data(bytes)))))
 }
 
 /// An answer that streams events, with the headers that keep proxies from buffering it.
-pub fn event_stream(body: ResponseBody) -> Response<ResponseBody> {
-    let mut response = Response::new(body);
+pub fn event_stream(
+    body: impl Body<Data = Bytes, Error: Into<BodyError>> + Send + 'static,
+) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::new(body));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would hold events back
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// The answer, at whose end the request's line is written. `head`: its body is not sent.
+pub fn told_at_end(
+    mut response: Response<ResponseBody>,
+    open: OpenRequest,
+    head: bool,
+) -> Response<ResponseBody> {
+    let status = response.status();
+    open.record().set_status(status.as_u16());
+    let bodiless = head || matches!(status.as_u16(), 101 | 204 | 304);
+    let length = || {
+        let header = response.headers().get(header::CONTENT_LENGTH);
+        let header = header.and_then(|value| value.to_str().ok()?.parse().ok());
+        response.body().size_hint().exact().or(header)
+    };
+    let length = if bodiless { Some(0) } else { length() };
+    response.body_mut().ends(open.of_length(length));
     response
 }
 
@@ -74,20 +161,17 @@ pub fn error(error: &Error) -> Response<ResponseBody> {
     response
 }
 
-/// The log lines of an error that a client is told.
+/// Logs why a client is told an error. That it is told is in the request's own line.
 pub fn log(error: &Error) {
-    let (status_code, code) = (error.status(), error.label());
-    match error.origin() {
-        // it is told once, not for each request
-        Origin::Internal if error.kind == Kind::NoDescriptor => {
-            tracing::debug!(status = status_code, code, "request failed");
-        }
-        Origin::Internal => tracing::error!(status = status_code, code, "request failed"),
-        Origin::Upstream => tracing::warn!(status = status_code, code, "upstream failed a request"),
-        Origin::Client => tracing::debug!(status = status_code, code, "request refused"),
-    }
-    // an upstream may repeat the prompt in its words
-    tracing::debug!(error = error.message, detail = error.detail.as_deref().unwrap_or(""), "why it failed");
+    let (status, code) = (error.status(), error.label());
+    let (detail, quoted) = match error.detail.as_deref() {
+        Some(Detail::Own(text)) => (Some(text.as_str()), None),
+        Some(Detail::Quoted(text)) => (None, Some(text.as_str())),
+        None => (None, None),
+    };
+    tracing::debug!(status, code, param = error.param.as_deref(), detail, "why it failed");
+    // an upstream may repeat the prompt in its words, and we what a field has
+    tracing::debug!(target: CONTENTS, status, code, error = error.message, quoted, "what was said");
 }
 
 /// The headers of an error that clients act on.

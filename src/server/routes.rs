@@ -1,4 +1,4 @@
-//! Owns the map from method and path to handler, and the one access line per request. It must not know what a body says.
+//! Owns the map from method and path to handler, and has each request told of at its end. It must not know what a body says.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -8,9 +8,9 @@ use std::time::Instant;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
+use rejoinder_core::client::kind_of;
 use rejoinder_core::error::{Error, Kind};
 use tower::{Layer, ServiceExt, service_fn};
 use tracing::Instrument;
@@ -21,9 +21,10 @@ use super::ids::seed;
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
 use super::{
-    body, compact, conversations, create, models, origin, passthrough, paths, stored, tokens, websocket,
+    body, compact, conversations, create, models, origin, passthrough, paths, prepared_request, stored,
+    tokens, websocket,
 };
-use crate::telemetry::Answered;
+use crate::telemetry::{Answered, OpenRequest, RequestHead, RequestRecord};
 use crate::upstream::{REQUEST_ID, copied};
 
 /// Most bytes of a body without meaning that are read for the sake of its connection.
@@ -132,40 +133,46 @@ struct Asked<'a> {
     app: &'a Arc<App>,
     path: &'a str,
     route: Route<'a>,
-    begun: Instant,
     id: &'a HeaderValue,
+    record: &'a Arc<RequestRecord>,
 }
 
-/// Answers one request of the API's address, errors included, and writes its access line.
+/// Answers one request of the API's address, errors included. Its line is written when the answer's body is over.
 pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
     let begun = Instant::now();
     let id = request_id(&request);
-    let span = tracing::info_span!("request", id = %id.to_str().unwrap_or(""), key = Empty);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let version = request.version();
     let route = route(&method, &path, upgrades(&request));
     let endpoint = route.name();
-    let asked = Asked { app: &app, path: &path, route, begun, id: &id };
+    let shown = id.to_str().unwrap_or_default();
+    let record = RequestRecord::new(RequestHead {
+        id: shown.to_owned(),
+        method: method.to_string(),
+        path: path.clone(),
+        endpoint,
+        client: kind_of(prepared_request::client_headers(request.headers())),
+        begun,
+    });
+    let open = OpenRequest::new(record.clone());
+    let span = tracing::info_span!("request", id = shown, key = Empty);
+    let asked = Asked { app: &app, path: &path, route, id: &id, record: &record };
     let result = until_cut(&app, admitted(asked, request)).instrument(span.clone()).await;
     let _entered = span.enter();
-    let mut response = result.unwrap_or_else(|error| failed(&app, &error));
+    let mut response = result.unwrap_or_else(|error| failed(asked, &error));
     if app.leaving.is_cancelled() && version <= Version::HTTP_11 {
         // a client that keeps its connection would send its next request into the end of this process
         let headers = response.headers_mut();
         headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
     let status = response.status().as_u16();
-    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     app.metrics.requests.get_or_create(&Answered { endpoint, status }).inc();
     response.headers_mut().entry(REQUEST_ID).or_insert(id);
     if endpoint == "responses" {
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         response.headers_mut().insert(PROCESSING_MS, HeaderValue::from(ms));
     }
-    match endpoint {
-        "health" => tracing::debug!(%method, path, status, ms, "answered"),
-        _ => tracing::info!(%method, path, status, ms, "answered"),
-    }
-    response
+    reply::told_at_end(response, open, method == Method::HEAD)
 }
 
 /// The answer, if it is there before the end of the drain: after that a stream would end at once.
@@ -192,14 +199,15 @@ async fn admitted(asked: Asked<'_>, request: Request<Incoming>) -> Result<Respon
     }
     let readable = app.origins.cors().layer(service_fn(|request| async move {
         let answer = routed(asked, request).await;
-        Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(app, &error)))
+        Ok::<_, Infallible>(answer.unwrap_or_else(|error| failed(asked, &error)))
     }));
     let Ok(response) = Box::pin(readable.oneshot(request)).await;
     Ok(response)
 }
 
-fn failed(app: &App, error: &Error) -> Response<ResponseBody> {
-    app.metrics.error(error.label());
+fn failed(asked: Asked<'_>, error: &Error) -> Response<ResponseBody> {
+    asked.app.metrics.error(error.label());
+    asked.record.failed(error);
     reply::error(error)
 }
 
@@ -213,6 +221,7 @@ async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Resp
     };
     let Some(key) = key else { return handled(asked, request).await };
     tracing::Span::current().record("key", key.name.as_str());
+    asked.record.set_key(&key.name);
     app.metrics.key_request(&key.name);
     if matches!(route, Route::Pass) {
         key.check_unread()?;
@@ -220,27 +229,19 @@ async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Resp
     let key_request = if route.counts() { Some(key.begin()?) } else { None };
     let mut response = handled(asked, request).await?;
     response.headers_mut().extend(key.rate_headers());
-    Ok(match key_request {
-        // it lasts as long as the body does
-        Some(key_request) => response.map(|body| {
-            body.map_frame(move |frame| {
-                let _lasts = &key_request;
-                frame
-            })
-            .boxed_unsync()
-        }),
-        None => response,
-    })
+    // it lasts as long as the body does
+    response.body_mut().hold(key_request);
+    Ok(response)
 }
 
 async fn handled(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
-    let Asked { app, path, route, begun, id } = asked;
+    let Asked { app, path, route, id, record } = asked;
     match route {
         // the large ones on the heap: what holds them is moved several times before it runs
-        Route::Create => Box::pin(create::answer(app.clone(), request, begun, id)).await,
-        Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, id)).await,
-        Route::Compact => Box::pin(compact::answer(app.clone(), request, id)).await,
-        Route::Upgrade => websocket::upgrade(app, request, id),
+        Route::Create => Box::pin(create::answer(app.clone(), request, record, id)).await,
+        Route::InputTokens => Box::pin(tokens::answer(app.clone(), request, (id, record))).await,
+        Route::Compact => Box::pin(compact::answer(app.clone(), request, (id, record))).await,
+        Route::Upgrade => websocket::upgrade(app, request, id, record),
         Route::NotAllowed => {
             let message = format!("Method {} is not allowed for {path}; use POST.", request.method());
             Err(Error::new(Kind::MethodNotAllowed, message))
@@ -250,11 +251,11 @@ async fn handled(asked: Asked<'_>, request: Request<Incoming>) -> Result<Respons
         Route::Health => Ok(health(app)),
         Route::Models(id) => {
             let id = id.map(decoded);
-            Box::pin(models::answer(app, request, id.as_deref())).await
+            Box::pin(models::answer(app, request, id.as_deref(), record)).await
         }
         Route::Pass => {
             check_spelling(&request)?;
-            Box::pin(passthrough::answer(app, request)).await
+            Box::pin(passthrough::answer(app, request, record)).await
         }
     }
 }

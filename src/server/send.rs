@@ -77,7 +77,7 @@ pub async fn send(
             }
         };
         dropped += droppable.div_ceil(4);
-        tracing::debug!(dropped, why = refused.message, "left out the oldest turns");
+        tracing::debug!(dropped, code = refused.label(), "left out the oldest turns");
         app.metrics.note("truncated");
         let change = |options: &mut PlanOptions<'_>| options.drop_turns = dropped;
         let plan;

@@ -15,6 +15,7 @@ use super::prepared_request::{PreparedRequest, counted};
 use super::reply::{self, ResponseBody};
 use crate::budget::Counted;
 use crate::heavy;
+use crate::telemetry::RequestRecord;
 use crate::upstream::{Body, CHAT, ChatRequest, Rendered, RoutingKey, Target};
 
 /// `POST /v1/responses/input_tokens`: what the same body would cost as a create request.
@@ -24,9 +25,9 @@ use crate::upstream::{Body, CHAT, ChatRequest, Rendered, RoutingKey, Target};
 pub async fn answer(
     app: Arc<App>,
     request: Request<Incoming>,
-    request_id: &HeaderValue,
+    id: (&HeaderValue, &Arc<RequestRecord>),
 ) -> Result<Response<ResponseBody>, Error> {
-    let (job, target) = PreparedRequest::read(&app, request, request_id).await?;
+    let (job, target) = PreparedRequest::read(&app, request, id).await?;
     let tokens = of(&app, &job, &target).await?;
     let body = value!({"object": "response.input_tokens", "input_tokens": tokens});
     Ok(reply::json(StatusCode::OK, body.to_string()))
@@ -109,8 +110,9 @@ async fn ask(app: &App, job: &PreparedRequest, path: &'static str, body: Bytes) 
     // counting is not a turn of the conversation
     let route = Arc::new(RoutingKey { side: true, ..RoutingKey::clone(&job.route) });
     let body = move |_: &Target| Rendered::Now(Body::Shared(body.clone()));
-    let headers = job.headers.clone();
-    let request = ChatRequest { route, path: Some(path), headers, stream: false, body: Arc::new(body) };
+    let (headers, record) = (job.headers.clone(), job.record.clone());
+    let request =
+        ChatRequest { route, path: Some(path), headers, record, stream: false, body: Arc::new(body) };
     let limit = app.upstream.response_timeout();
     let answer = app.upstream.send(request).await?.whole(limit).await?;
     Ok(serde_json::from_slice(&answer).unwrap_or_default())

@@ -29,6 +29,7 @@ use self::socket::Socket;
 use super::app::App;
 use super::reply::{self, ResponseBody};
 pub use super::socket_turns::Lane;
+use crate::telemetry::{OpenRequest, RequestRecord};
 
 /// The version of the protocol, the only one there is.
 const VERSION: &str = "13";
@@ -43,6 +44,7 @@ pub(super) fn upgrade(
     app: &Arc<App>,
     mut request: Request<Incoming>,
     id: &HeaderValue,
+    record: &Arc<RequestRecord>,
 ) -> Result<Response<ResponseBody>, Error> {
     let over_http2 = request.extensions().get::<Protocol>().map(|protocol| protocol.as_str() == "websocket");
     let asked = over_http2.unwrap_or_else(|| {
@@ -61,7 +63,9 @@ pub(super) fn upgrade(
     let upgraded = hyper::upgrade::on(&mut request);
     let path = request.uri().path().to_owned();
     let opened = Opened { headers: std::mem::take(request.headers_mut()), id: id.clone(), path };
-    let task = serve(app.clone(), upgraded, opened).instrument(tracing::Span::current());
+    record.upgraded();
+    let open = OpenRequest::new(record.clone());
+    let task = serve(app.clone(), upgraded, opened, open).instrument(tracing::Span::current());
     app.sockets.spawn(task);
     let mut response = reply::full(StatusCode::OK, "", "");
     let headers = response.headers_mut();
@@ -75,7 +79,7 @@ pub(super) fn upgrade(
     Ok(response)
 }
 
-async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opened) {
+async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opened, mut open: OpenRequest) {
     let stream = match upgraded.await {
         Ok(stream) => TokioIo::new(stream),
         Err(error) => {
@@ -86,7 +90,7 @@ async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opene
     app.metrics.open_websockets.inc();
     let (most, send_timeout) = (app.config.max_body_bytes, app.config.send_timeout);
     let socket = Socket::new(Meter::new(stream, send_timeout), most, app.budget.clone()).await;
-    Box::pin(Connection::new(app.clone(), socket, opened).run()).await;
+    open.ended(Box::pin(Connection::new(app.clone(), socket, opened).run()).await);
     app.metrics.open_websockets.dec();
 }
 

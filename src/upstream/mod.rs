@@ -8,6 +8,7 @@ mod body;
 mod encoded;
 mod exchange;
 mod facts;
+mod forwarded;
 mod health;
 pub mod http1;
 mod pass;
@@ -39,9 +40,10 @@ pub use answer::{Form, silent, too_late};
 pub use body::Body;
 pub use exchange::{Response, TransportError, causes};
 pub use facts::{Model, ServerInfo, Traits};
+pub use forwarded::{Forwarded, REQUEST_ID, copied};
 pub use http1::keepalive;
 pub use route::{Requester, RoutingKey};
-pub use send::{CHAT, ChatRequest, Forwarded, REQUEST_ID, Rendered, UpstreamResponse, copied};
+pub use send::{CHAT, ChatRequest, Rendered, UpstreamResponse};
 pub use server::{ANY, Lease};
 
 /// How long a request waits for the first probe to be over.

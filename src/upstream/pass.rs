@@ -102,6 +102,11 @@ impl Upstream {
 }
 
 impl Passed {
+    /// The server that answers.
+    pub fn upstream(&self) -> String {
+        self.lease.server.label()
+    }
+
     /// The body, piece by piece. It ends with an error when the server is silent for `idle_timeout`.
     pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, String>> + Send + 'static {
         let Passed { response, lease } = self;

@@ -16,17 +16,14 @@ use rejoinder_core::responses_profile::ResponsesProfile;
 use super::answer::Form;
 use super::body::Body;
 use super::exchange::{Response, TransportError, Why};
+use super::forwarded::Forwarded;
 use super::server::{Lease, RETRY, Server};
 use super::{RoutingKey, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
+use crate::telemetry::RequestRecord;
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";
-/// Headers of the client's that concern the upstream too, beside its key and the request's id.
-const FORWARDED: [HeaderName; 2] =
-    [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
-/// What a request is called in logs, on both sides.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Connections that may break before an answer until the request itself is taken for the cause.
 const BREAKS: u32 = 2;
 /// Servers that it may be taken from because they hang.
@@ -40,6 +37,8 @@ pub struct ChatRequest {
     pub path: Option<&'static str>,
     /// What its upstream gets to see of the client's headers.
     pub headers: Arc<Forwarded>,
+    /// What is told of the request at its end.
+    pub record: Arc<RequestRecord>,
     /// Whether a stream is asked for.
     pub stream: bool,
     /// The body as that server reads it.
@@ -52,32 +51,6 @@ pub enum Rendered {
     Now(Body),
     /// It is planned for the server that asks.
     Later(BoxFuture<'static, Result<Counted, Error>>),
-}
-
-/// What an upstream gets to see of a client's headers. These are copies: a header is a part of the buffer that it was
-/// read into, and would hold all of that while the answer is waited for.
-#[derive(Debug)]
-pub struct Forwarded {
-    authorization: Option<HeaderValue>,
-    others: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl Forwarded {
-    /// Of the headers of the request that has this id.
-    pub fn of(client: &HeaderMap, request_id: &HeaderValue) -> Forwarded {
-        let copied = |name: &HeaderName| copied(client.get(name)?);
-        let mut others = Vec::with_capacity(1 + FORWARDED.len());
-        others.push((REQUEST_ID, request_id.clone()));
-        others.extend(FORWARDED.into_iter().filter_map(|name| Some((name.clone(), copied(&name)?))));
-        Forwarded { authorization: copied(&header::AUTHORIZATION), others }
-    }
-}
-
-/// The same text in memory of its own.
-pub fn copied(value: &HeaderValue) -> Option<HeaderValue> {
-    let mut copy = HeaderValue::from_bytes(value.as_bytes()).ok()?;
-    copy.set_sensitive(value.is_sensitive());
-    Some(copy)
 }
 
 /// A success whose body is still to be read. As long as it lives, the request counts as running on its server; dropped,
@@ -146,12 +119,15 @@ impl<'a> Dispatch<'a> {
     async fn run(mut self) -> Result<UpstreamResponse, Error> {
         let mut last = None;
         loop {
+            let queued = self.request.record.queue();
             let place = self.shared.place(&self.request.route, &self.tried, &mut self.since).await;
+            drop(queued);
             let (lease, target) = match (place, last.take()) {
                 (Ok(place), _) => place,
                 (Err(_), Some(earlier)) => return Err(earlier),
                 (Err(error), None) => return Err(error),
             };
+            self.request.record.set_upstream(target.address.label());
             let failure = match self.attempt(&lease, &target).await {
                 Ok((response, first, form)) => {
                     let (native, think_tags) = (target.native, target.think_tags);

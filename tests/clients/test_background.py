@@ -309,7 +309,7 @@ def test_a_drain_waits_for_runs(rejoinder, upstream, store):
     assert proxy.alive() and not upstream.chats[0].disconnected.is_set()
     upstream.released.set()
     assert proxy.child.wait(15) == 0
-    assert '"outcome":"completed"' in proxy.text()
+    assert '"ended":"completed"' in proxy.text()
     if store:  # another start with the same keys finds it
         again = rejoinder(upstream.url, **store)
         assert fetch(again, id)["output"][0]["content"][0]["text"] == "Half and half."

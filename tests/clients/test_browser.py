@@ -105,7 +105,7 @@ def browse(tmp_path):
 def answered(proxy):
     """Method, path and status of every request to `listen` so far, as the log has them."""
     lines = [json.loads(line) for line in proxy.text().splitlines() if line.startswith("{")]
-    return [(line["method"], line["path"], line["status"]) for line in lines if line.get("message") == "answered"]
+    return [(line["method"], line["path"], line["status"]) for line in lines if line.get("message") == "request ended"]
 
 
 def plan(proxy, attempts):

@@ -160,7 +160,8 @@ def test_a_request_that_comes_before_its_server(rejoinder):
     tools = [{"type": "custom", "name": "apply_patch"}]
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(raw_stream, proxy.base_url, {"model": MODEL, "input": "hi", "tools": tools})
-        wait_until(lambda: '"status":200' in proxy.text(), 20, "a stream that has begun", proxy.alive)
+        begun = 'rejoinder_requests_total{endpoint="responses",status="200"} 1\n'
+        wait_until(lambda: begun in request_json("GET", proxy.admin_url + "/metrics")[2], 20, "a stream that has begun", proxy.alive)
         with Upstream("llama", port=port) as upstream:
             upstream.script(replay("functions-custom-tool"))
             stream = sent.result(60)

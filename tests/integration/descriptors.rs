@@ -35,7 +35,7 @@ async fn limited(ulimit: &str, upstream: SocketAddr) -> (Proxy, Arc<Mutex<Vec<Va
         }
     });
     let at = |name: &str| format!("http://{}", first[name].as_str().unwrap());
-    let proxy = Proxy { base: at("listen"), admin: at("admin"), child };
+    let proxy = Proxy { base: at("listen"), admin: at("admin"), child, lines: Arc::default() };
     until(async || admin(&proxy, "/readyz").await.0 == 200).await;
     (proxy, log)
 }

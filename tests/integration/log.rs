@@ -77,7 +77,10 @@ async fn one_event_is_one_line_whatever_is_said() {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_rejoinder"))
         .args(["--upstream", &format!("http://{at}"), "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .envs([("REJOINDER_LOG__FORMAT", "text"), ("REJOINDER_LOG__LEVEL", "trace")])
+        .envs([
+            ("REJOINDER_LOG__FORMAT", "text"),
+            ("REJOINDER_LOG__LEVEL", "trace,rejoinder::contents=trace"),
+        ])
         .current_dir(env!("CARGO_TARGET_TMPDIR"))
         .stderr(Stdio::from(log.reopen().unwrap()))
         .kill_on_drop(true)

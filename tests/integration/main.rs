@@ -10,6 +10,7 @@
     reason = "a test fails by panicking, and shows what it measured"
 )]
 
+mod access_line;
 mod answers;
 mod budget;
 mod callers;

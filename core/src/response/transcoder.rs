@@ -172,6 +172,14 @@ impl Transcoder {
         }
     }
 
+    /// Why the response is incomplete, if it is.
+    pub fn incomplete_reason(&self) -> Option<&'static str> {
+        match self.terminal {
+            Some(Terminal::Incomplete(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Leaves texts of at least [`LONG`](crate::response::shared::LONG) bytes out of the output from now on. The caller
     /// inserts them at the positions that [`Transcoder::take_shared`] returns.
     pub fn share_long_texts(&mut self) {

@@ -118,7 +118,7 @@ pub fn from_http(status: u16, body: &[u8]) -> Error {
             };
             let shown = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).into_owned();
             let message = format!("The upstream server answered with status {} and no message.", status);
-            Error::new(kind, message).detail(shown)
+            Error::new(kind, message).quoting(shown)
         }
     }
 }

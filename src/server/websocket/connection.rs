@@ -5,11 +5,13 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use http::HeaderMap;
 use http::header::HeaderValue;
+use rejoinder_core::client::kind_of;
 use rejoinder_core::error::{Error, Kind};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -26,10 +28,10 @@ use crate::heavy;
 use crate::server::app::App;
 use crate::server::conversation::METADATA;
 use crate::server::create;
-use crate::server::prepared_request::CreateRequest;
+use crate::server::prepared_request::{CreateRequest, client_headers};
 use crate::server::reply;
 use crate::server::socket_turns::{Lane, SocketCreate, SocketTurns};
-use crate::telemetry::Answered;
+use crate::telemetry::{Answered, BodyEnd, OpenRequest, RequestHead, RequestRecord};
 
 /// Most messages in a row that are no events; a client that sends more knows nothing of the protocol.
 const MOST_BAD: usize = 100;
@@ -90,12 +92,18 @@ impl Connection {
     }
 
     /// Serves it to its end. What runs then is dropped, and with it its request to the upstream.
-    pub async fn run(mut self) {
+    pub async fn run(mut self) -> BodyEnd {
         let end = poll_fn(|cx| self.poll(cx)).await;
         drop(self.lanes);
         match end {
-            End::Gone(why) => tracing::debug!(why, "a WebSocket ended"),
-            End::Closed { discard } => self.socket.finish(discard).await,
+            End::Gone(why) => {
+                tracing::debug!(why, "a WebSocket ended");
+                BodyEnd::Dropped
+            }
+            End::Closed { discard } => {
+                self.socket.finish(discard).await;
+                BodyEnd::Complete
+            }
         }
     }
 
@@ -258,6 +266,12 @@ impl Connection {
     /// Sends an error that is no response's.
     fn refuse(&mut self, error: &Error, lane: &Lane, request: Option<&HeaderValue>) {
         self.responder.refused(error);
+        if let Some(id) = request {
+            let record = self.responder.record(id, Instant::now());
+            record.failed(error);
+            record.set_status(error.status());
+            record.finish(BodyEnd::Complete, 0);
+        }
         let request = request.and_then(|id| id.to_str().ok());
         self.socket.push(server_event::error(error, lane, request));
     }
@@ -311,12 +325,25 @@ impl Responder {
         self.app.metrics.error(error.label());
     }
 
-    /// The line and the count that an HTTP answer has.
-    fn answered(&self, create: &Create, status: u16) {
-        let _entered = self.span(create).entered();
-        let ms = u64::try_from(create.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    /// What is told of a create at its end, as of a request over HTTP.
+    fn record(&self, id: &HeaderValue, begun: Instant) -> Arc<RequestRecord> {
+        let record = RequestRecord::new(RequestHead {
+            id: id.to_str().unwrap_or_default().to_owned(),
+            method: "response.create".to_owned(),
+            path: self.opened.path.clone(),
+            endpoint: "responses",
+            client: kind_of(client_headers(&self.opened.headers)),
+            begun,
+        });
+        if let Some(key) = self.app.client_keys.of(&self.opened.headers) {
+            record.set_key(&key.name);
+        }
+        record
+    }
+
+    /// The count that an HTTP answer has.
+    fn answered(&self, status: u16) {
         self.app.metrics.requests.get_or_create(&Answered { endpoint: "responses", status }).inc();
-        tracing::info!(method = "response.create", path = self.opened.path, status, ms, "answered");
     }
 }
 
@@ -333,18 +360,28 @@ impl Answerer for Responder {
         if let Some(turn) = create.event.turn_metadata.take().and_then(|turn| turn.try_into().ok()) {
             headers.insert(METADATA, turn);
         }
+        let record = self.record(&create.id, create.begun);
         let request = CreateRequest {
             headers,
             id: create.id.clone(),
-            begun: create.begun,
+            record: record.clone(),
             body: std::mem::take(&mut create.body),
             socket: Some(socket),
         };
-        create::respond(self.app.clone(), request).instrument(self.span(create)).boxed()
+        let open = OpenRequest::new(record.clone());
+        let answer = create::respond(self.app.clone(), request).map(move |answer| match answer {
+            Ok(answer) => Ok(reply::told_at_end(answer, open, false)),
+            Err(error) => {
+                record.failed(&error);
+                record.set_status(error.status());
+                Err(error)
+            }
+        });
+        answer.instrument(self.span(create)).boxed()
     }
 
     fn began(&mut self, create: Create, status: u16, response: &str) {
-        self.answered(&create, status);
+        self.answered(status);
         self.steering.began(response.to_owned(), create.event.lane, create.settings);
     }
 
@@ -356,7 +393,7 @@ impl Answerer for Responder {
         if let Some(id) = &create.event.previous_response_id {
             self.turns.forget(id);
         }
-        self.answered(create, error.status());
+        self.answered(error.status());
         let lane = &create.event.lane;
         let mut events =
             self.steering.failed_all(&create.steers, lane, "successor_creation_failed", &error.message);

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -135,6 +135,8 @@ pub struct Proxy {
     pub base: String,
     pub admin: String,
     pub child: Child,
+    /// Its log so far, but for the first line.
+    pub lines: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
@@ -168,10 +170,15 @@ impl Proxy {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let first: serde_json::Value =
             serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-        // the pipe must not fill up
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                kept.lock().unwrap().push(line);
+            }
+        });
         let at = |name: &str| format!("http://{}", first[name].as_str().unwrap());
-        let proxy = Proxy { base: at("listen"), admin: at("admin"), child };
+        let proxy = Proxy { base: at("listen"), admin: at("admin"), child, lines: log };
         if ready {
             let url = format!("{}/readyz", proxy.admin);
             until(async || reqwest::get(&url).await.is_ok_and(|r| r.status() == 200)).await;
@@ -188,6 +195,25 @@ impl Proxy {
         let text = reqwest::get(format!("{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Its log so far, as text.
+    pub fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// The lines so far that tell the end of a request or of a run.
+    pub fn ended(&self) -> Vec<serde_json::Value> {
+        let lines = self.lines.lock().unwrap();
+        let lines = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line["target"] == "rejoinder::access").collect()
+    }
+
+    /// Those of the request with that id, once there are so many.
+    pub async fn ended_of(&self, id: &str, count: usize) -> Vec<serde_json::Value> {
+        let lines = || -> Vec<_> { self.ended().into_iter().filter(|line| line["id"] == id).collect() };
+        until(async || lines().len() >= count).await;
+        lines()
     }
 
     /// The whole answer to a streamed request with this input.

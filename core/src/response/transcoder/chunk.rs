@@ -62,8 +62,8 @@ impl Transcoder {
             return;
         }
         let message = "The upstream server sent an event that is not a chat completion chunk.";
-        let detail = why.map_or("no object".to_owned(), |error| error.to_string());
-        self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
+        let why = why.map_or("no object".to_owned(), |error| error.to_string());
+        self.fail(Error::new(ErrorKind::BadGateway, message).quoting(why), out);
     }
 
     fn take_usage(&mut self, chunk: &Chunk<'_>, data: &str) {

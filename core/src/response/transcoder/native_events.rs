@@ -33,9 +33,9 @@ impl Transcoder {
         let event = match parsed {
             Some(Ok(event)) => event,
             other => {
-                let detail =
+                let why =
                     other.and_then(Result::err).map_or("no object".to_owned(), |error| error.to_string());
-                return self.fail_unexpected("an event that is not a Responses event", &detail, out);
+                return self.fail_unexpected("an event that is not a Responses event", &why, out);
             }
         };
         let kind = present(event.r#type).and_then(json::decode);
@@ -74,9 +74,9 @@ impl Transcoder {
         }
     }
 
-    fn fail_unexpected(&mut self, what: &str, detail: &str, out: &mut Vec<u8>) {
+    fn fail_unexpected(&mut self, what: &str, why: &str, out: &mut Vec<u8>) {
         let message = format!("The upstream server sent {what}.");
-        self.fail(Error::new(ErrorKind::BadGateway, message).detail(detail), out);
+        self.fail(Error::new(ErrorKind::BadGateway, message).quoting(why), out);
     }
 
     /// Processes an event about an item: applies it if that item is current, else keeps it for later.

@@ -1,0 +1,330 @@
+//! Owns what is known of one request, and the one line of the log that tells it: when its answer has ended or was given up.
+//! It must not see a prompt, a key or a header's value.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rejoinder_core::Usage;
+use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::fields::beginning;
+
+/// The target of the lines, by which `log.level` can choose them.
+pub const TARGET: &str = "rejoinder::access";
+
+/// Longest name of a model, in bytes; it is the client's own.
+const MODEL_BYTES: usize = 128;
+
+/// What is known of a request from its head.
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    /// Its id, in the log and for its client.
+    pub id: String,
+    /// `POST`; `response.create` for a message of a WebSocket.
+    pub method: String,
+    /// The path, without a query.
+    pub path: String,
+    /// The name of the endpoint.
+    pub endpoint: &'static str,
+    /// The kind of client that sent it, if it is one that is known.
+    pub client: Option<&'static str>,
+    /// When its head had arrived.
+    pub begun: Instant,
+}
+
+/// How a response ended.
+#[derive(Debug, Default)]
+pub struct ResponseEnd<'a> {
+    /// `completed`, `incomplete`, `failed` or `cancelled`.
+    pub outcome: &'static str,
+    /// Why it is incomplete.
+    pub reason: Option<&'static str>,
+    /// Why it failed.
+    pub error: Option<&'a Error>,
+    /// Whether its client left before.
+    pub client_left: bool,
+    /// The tokens that the upstream counted.
+    pub usage: Option<Usage>,
+    /// When the first of its output was written, if it was streamed.
+    pub first_token: Option<Instant>,
+}
+
+/// How the body of an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// All of it was taken.
+    Complete,
+    /// It was dropped before that.
+    Dropped,
+    /// The upstream's was cut off.
+    Cut,
+}
+
+/// One request, from its head to its end.
+#[derive(Debug)]
+pub struct RequestRecord {
+    head: RequestHead,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Facts {
+    key: Option<String>,
+    model: Option<String>,
+    response: Option<String>,
+    upstream: Option<String>,
+    status: Option<u16>,
+    ended: Option<String>,
+    code: Option<&'static str>,
+    /// Whether a failure is the server's own or its upstream's.
+    warns: bool,
+    first_token: Option<Duration>,
+    queued: Option<Duration>,
+    usage: Option<Usage>,
+    sent_bytes: Option<u64>,
+    /// Whether the line was written.
+    told: bool,
+    /// Whether a WebSocket came of it, whose end is that of the request.
+    upgraded: bool,
+}
+
+impl RequestRecord {
+    /// A request of which only the head is known.
+    pub fn new(head: RequestHead) -> Arc<RequestRecord> {
+        Arc::new(RequestRecord { head, facts: Mutex::default() })
+    }
+
+    /// A run that this request began and does not wait for: it has a line of its own.
+    pub fn run(&self) -> Arc<RequestRecord> {
+        let head = RequestHead { endpoint: "run", ..self.head.clone() };
+        let Facts { key, model, response, .. } = self.facts().clone();
+        let facts = Facts { key, model, response, told: true, ..Facts::default() };
+        Arc::new(RequestRecord { head, facts: Mutex::new(facts) })
+    }
+
+    /// The path, without a query.
+    pub fn path(&self) -> &str {
+        &self.head.path
+    }
+
+    /// When its head had arrived.
+    pub fn begun(&self) -> Instant {
+        self.head.begun
+    }
+
+    /// The API key that it came with, by name.
+    pub fn set_key(&self, name: &str) {
+        self.facts().key = Some(name.to_owned());
+    }
+
+    /// The model that it names.
+    pub fn set_model(&self, model: &str) {
+        self.facts().model = Some(beginning(model, MODEL_BYTES).to_owned());
+    }
+
+    /// The id of its response.
+    pub fn set_response(&self, id: &str) {
+        self.facts().response = Some(id.to_owned());
+    }
+
+    /// The status of its answer.
+    pub fn set_status(&self, status: u16) {
+        self.facts().status = Some(status);
+    }
+
+    /// The server that answers it.
+    pub fn set_upstream(&self, label: String) {
+        self.facts().upstream = Some(label);
+    }
+
+    /// Counts the time until the guard is dropped as spent waiting for a server.
+    pub fn queue(&self) -> Queued<'_> {
+        Queued { record: self, since: Instant::now() }
+    }
+
+    /// A WebSocket comes of it: the end of the answer is not its end.
+    pub fn upgraded(&self) {
+        self.facts().upgraded = true;
+    }
+
+    /// It is answered with an error.
+    pub fn failed(&self, error: &Error) {
+        self.facts().fail(error);
+    }
+
+    /// Its answer says that a run goes on without it.
+    pub fn goes_on_in_background(&self) {
+        self.facts().ended = Some("background".to_owned());
+    }
+
+    /// Its response has ended. The line is written with the end of the answer's body; where that is over, the run gets a
+    /// line of its own now.
+    pub fn response_ended(&self, end: &ResponseEnd<'_>) {
+        let mut facts = self.facts();
+        facts.usage = end.usage;
+        facts.first_token = end.first_token.map(|at| at.saturating_duration_since(self.head.begun));
+        match end.error {
+            _ if end.client_left => facts.ended = Some("client_left".to_owned()),
+            Some(error) => facts.fail(error),
+            None => {
+                let reason = end.reason.map(|reason| [end.outcome, ":", reason].concat());
+                facts.ended = Some(reason.unwrap_or_else(|| end.outcome.to_owned()));
+            }
+        }
+        if facts.told {
+            let run = Facts { sent_bytes: None, status: None, ..facts.clone() };
+            drop(facts);
+            RequestHead { endpoint: "run", ..self.head.clone() }.tell(&run, "run ended");
+        }
+    }
+
+    /// The answer's body is over, after so many bytes. Writes the line, once.
+    pub fn finish(&self, end: BodyEnd, sent_bytes: u64) {
+        let mut facts = self.facts();
+        if facts.told || std::mem::take(&mut facts.upgraded) {
+            return;
+        }
+        facts.told = true;
+        facts.sent_bytes = Some(sent_bytes);
+        match end {
+            BodyEnd::Complete => {
+                facts.ended.get_or_insert_with(|| "completed".to_owned());
+            }
+            BodyEnd::Dropped => {
+                facts.ended.get_or_insert_with(|| "client_left".to_owned());
+            }
+            BodyEnd::Cut => {
+                facts.warns = true;
+                facts.ended = Some("cut".to_owned());
+            }
+        }
+        let written = facts.clone();
+        drop(facts);
+        self.head.tell(&written, "request ended");
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        // what a panicking holder left is still what is known
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    fn fail(&mut self, error: &Error) {
+        self.code = Some(error.label());
+        let ended = match error.kind {
+            Kind::ShuttingDown => "drained",
+            Kind::ClientGone => "client_left",
+            _ if error.status() < 500 => "refused",
+            _ => "failed",
+        };
+        self.ended = Some(ended.to_owned());
+        // a lack of descriptors is told once, not for each request
+        self.warns = ended == "failed" && error.kind != Kind::NoDescriptor;
+    }
+}
+
+impl RequestHead {
+    fn tell(&self, facts: &Facts, message: &str) {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let usage = facts.usage;
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: TARGET,
+                    parent: None,
+                    $level,
+                    id = self.id.as_str(),
+                    response = facts.response.as_deref(),
+                    key = facts.key.as_deref(),
+                    client = self.client,
+                    model = facts.model.as_deref(),
+                    upstream = facts.upstream.as_deref(),
+                    endpoint = self.endpoint,
+                    method = self.method.as_str(),
+                    path = self.path.as_str(),
+                    status = facts.status,
+                    ended = facts.ended.as_deref(),
+                    code = facts.code,
+                    first_token_ms = facts.first_token.map(ms),
+                    queued_ms = facts.queued.map(ms),
+                    input_tokens = usage.map(|usage| usage.input),
+                    cached_tokens = usage.map(|usage| usage.cached),
+                    output_tokens = usage.map(|usage| usage.output),
+                    reasoning_tokens = usage.map(|usage| usage.reasoning),
+                    sent_bytes = facts.sent_bytes,
+                    duration_ms = ms(self.begun.elapsed()),
+                    "{message}"
+                )
+            };
+        }
+        match facts.warns {
+            true => line!(tracing::Level::WARN),
+            // probes ask for it all the time
+            false if self.endpoint == "health" => line!(tracing::Level::DEBUG),
+            false => line!(tracing::Level::INFO),
+        }
+    }
+}
+
+/// Time that is spent waiting for a server.
+#[derive(Debug)]
+pub struct Queued<'a> {
+    record: &'a RequestRecord,
+    since: Instant,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        let mut facts = self.record.facts();
+        facts.queued = Some(facts.queued.unwrap_or_default() + waited);
+    }
+}
+
+/// A request that is being answered: dropped, it is over, and its line is written.
+#[derive(Debug)]
+pub struct OpenRequest {
+    record: Arc<RequestRecord>,
+    end: BodyEnd,
+    sent_bytes: u64,
+    /// Bytes after which the body is whole, where that is known.
+    length: Option<u64>,
+}
+
+impl OpenRequest {
+    /// Nothing was sent yet.
+    pub fn new(record: Arc<RequestRecord>) -> OpenRequest {
+        OpenRequest { record, end: BodyEnd::Dropped, sent_bytes: 0, length: None }
+    }
+
+    /// What is known of the request.
+    pub fn record(&self) -> &Arc<RequestRecord> {
+        &self.record
+    }
+
+    /// Tells how long the body is.
+    pub fn of_length(mut self, length: Option<u64>) -> OpenRequest {
+        self.length = length;
+        self
+    }
+
+    /// A part of the body was taken.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// The body is over.
+    pub fn ended(&mut self, end: BodyEnd) {
+        self.end = end;
+        self.record.finish(end, self.sent_bytes);
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        // one whose length is known is not asked for its end
+        let whole = self.length.is_some_and(|length| self.sent_bytes >= length);
+        let end = if whole { BodyEnd::Complete } else { self.end };
+        self.record.finish(end, self.sent_bytes);
+    }
+}
