@@ -12,7 +12,7 @@ AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 # Modules of tests/integration that start no other program: each takes seconds.
 QUICK := checker history imports limits native prefix request sizes tools
 
-.PHONY: build quick lint unit documents bench clients test test-agents demo venv node programs clean
+.PHONY: build quick lint unit documents book bench clients test test-agents demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -30,10 +30,13 @@ quick: lint ## format, clippy, core and unit tests: no network, no other program
 unit:
 	scripts/tests rust
 
-documents: ## what README, ARCHITECTURE, the Dockerfile and deploy/ say is so
+documents: book ## what README, ARCHITECTURE, the Dockerfile and deploy/ say is so
 	scripts/check-docs
 	scripts/check-dockerfile
 	scripts/check-deploy
+
+book: venv ## target/book, from docs/; `make clients` runs the commands in it
+	scripts/book
 
 # The real clients, and a real llama.cpp server, against the release binary.
 clients: build venv node
