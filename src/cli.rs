@@ -62,7 +62,7 @@ enum Command {
     },
     /// Ask a running rejoinder whether it is ready; for containers
     Healthcheck {
-        /// URL to ask instead of http://ADMIN/readyz
+        /// URL to ask instead of ADMIN's /readyz
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
@@ -144,7 +144,7 @@ pub fn main_with(
             Ok(text) => say(&text),
             Err(error) => fail(&error),
         },
-        Command::Healthcheck { url } => match readyz_url(url, &flags).and_then(|url| ask(&url)) {
+        Command::Healthcheck { url } => match own_or_named(url, &flags).and_then(|asked| ask(&asked)) {
             Ok(()) => say("ready\n"),
             Err(reason) => fail(&reason),
         },
@@ -236,9 +236,16 @@ fn keys_file(named: Option<PathBuf>, flags: &Flags) -> Result<PathBuf, String> {
     named.ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
 }
 
-fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
+/// What a health check asks.
+struct Asked {
+    url: String,
+    /// Whether it is this machine's own, by an address that no certificate names.
+    own: bool,
+}
+
+fn own_or_named(named: Option<String>, flags: &Flags) -> Result<Asked, String> {
     if let Some(url) = named {
-        return Ok(url);
+        return Ok(Asked { url, own: false });
     }
     let resolved = config::load(flags)
         .map_err(|problems| format!("the configuration is invalid:\n{}", lines(&problems)))?;
@@ -251,15 +258,17 @@ fn readyz_url(named: Option<String>, flags: &Flags) -> Result<String, String> {
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    Ok(format!("http://{}/readyz", SocketAddr::new(ip, admin.port())))
+    let scheme = if resolved.config.tls.admin { "https" } else { "http" };
+    let url = format!("{scheme}://{}/readyz", SocketAddr::new(ip, admin.port()));
+    Ok(Asked { url, own: true })
 }
 
 /// A GET that any 2xx satisfies, at most `HEALTHCHECK_TIMEOUT` long.
-fn ask(url: &str) -> Result<(), String> {
+fn ask(Asked { url, own }: &Asked) -> Result<(), String> {
     let shown = config::redact_url(url);
     let parsed = Url::parse(url).map_err(|error| format!("{shown} is not a URL: {error}"))?;
-    if parsed.scheme() != "http" {
-        return Err(format!("{shown} is not an http:// URL"));
+    if !matches!(parsed.scheme(), "http" | "https") {
+        return Err(format!("{shown} is not an http:// or https:// URL"));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -267,11 +276,15 @@ fn ask(url: &str) -> Result<(), String> {
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
     let client = reqwest::Client::builder()
         .no_proxy()
-        // no roots are read for what is not encrypted
-        .tls_certs_only([])
         .redirect(reqwest::redirect::Policy::none())
-        .timeout(HEALTHCHECK_TIMEOUT)
-        .build();
+        .timeout(HEALTHCHECK_TIMEOUT);
+    let client = match (parsed.scheme(), own) {
+        ("https", true) => client.tls_danger_accept_invalid_certs(true),
+        ("https", false) => client,
+        // no roots are read for what is not encrypted
+        _ => client.tls_certs_only([]),
+    };
+    let client = client.build();
     let answer = runtime.block_on(async { client?.get(parsed).send().await });
     match answer.map(|answer| answer.status()) {
         Ok(status) if status.is_success() => Ok(()),

@@ -4,13 +4,15 @@
 mod keys;
 mod layers;
 mod resolve;
+mod tls;
 mod url;
 mod values;
 
 pub use layers::{Flags, Problem};
 pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
+pub use tls::{ClientCertificates, Tls, TlsConfig};
 pub use url::split as split_url;
-pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch};
+pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch, read_budgets, read_efforts};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -71,6 +73,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// File with the keys that seal what clients carry and name what is stored; without it each start makes its own.
     pub keys_file: Option<PathBuf>,
+    /// TLS for clients.
+    pub tls: TlsConfig,
     /// Who may call.
     pub auth: AuthConfig,
     /// Which web pages may be clients.
@@ -307,36 +311,6 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// Reads `minimal=2048,low=4096`: tokens by `reasoning.effort`.
-///
-/// # Errors
-/// What is wrong with it, for a person.
-pub fn read_budgets(text: &str) -> Result<Vec<(String, u64)>, String> {
-    text.split(',')
-        .map(|pair| {
-            let (effort, tokens) = pair.split_once('=').unwrap_or((pair, ""));
-            match tokens.trim().parse() {
-                Ok(tokens) if !effort.trim().is_empty() => Ok((effort.trim().to_owned(), tokens)),
-                _ => Err(format!(
-                    "expected effort=tokens pairs such as \"low=4096,high=16384\", found {pair:?}"
-                )),
-            }
-        })
-        .collect()
-}
-
-/// Reads `low,medium,high`: levels of `reasoning.effort`.
-///
-/// # Errors
-/// What is wrong with it, for a person.
-pub fn read_efforts(text: &str) -> Result<Vec<String>, String> {
-    let level = |name: &str| match name.trim() {
-        "" => Err(format!("expected levels such as \"low,medium,high\", found {text:?}")),
-        name => Ok(name.to_owned()),
-    };
-    text.split(',').map(level).collect()
-}
-
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -358,6 +332,7 @@ impl Default for Config {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             keys_file: None,
+            tls: TlsConfig::default(),
             auth: AuthConfig::default(),
             cors: CorsConfig::default(),
             passthrough: PassthroughConfig::default(),

@@ -15,8 +15,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, AuthMode, DeveloperMessages, DialectChoice, FoundTools, LogFormat, ReasoningDisplay, SealReasoning,
-    Switch, ThinkTags, read_budgets, read_efforts, url,
+    Api, AuthMode, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools, LogFormat,
+    ReasoningDisplay, SealReasoning, Switch, ThinkTags, read_budgets, read_efforts, url,
 };
 
 /// One key of the configuration.
@@ -71,6 +71,11 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "drain_delay", kind: Kind::Delay },
     Key { name: "drain_timeout", kind: Kind::Duration },
     Key { name: "keys_file", kind: Kind::Path },
+    Key { name: "tls.certificate", kind: Kind::Path },
+    Key { name: "tls.key", kind: Kind::Path },
+    Key { name: "tls.client_ca", kind: Kind::Path },
+    Key { name: "tls.client_certificates", kind: Kind::Choice(choice::<ClientCertificates>) },
+    Key { name: "tls.admin", kind: Kind::Bool },
     Key { name: "auth.mode", kind: Kind::Choice(choice::<AuthMode>) },
     Key { name: "auth.keys_file", kind: Kind::Path },
     Key { name: "auth.allow_remote", kind: Kind::Bool },

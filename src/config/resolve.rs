@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use super::keys::{KEYS, Key};
 use super::layers::{self, Entry, Flags, Problem, Source, place};
-use super::{AuthConfig, AuthMode, Config, UpstreamConfig};
+use super::{AuthConfig, AuthMode, Config, Tls, UpstreamConfig};
 use crate::client_keys::ClientKeys;
 use crate::keyring::Keyring;
 
@@ -31,6 +31,8 @@ pub struct Resolved {
     pub keyring: Arc<Keyring>,
     /// The keys of `auth.keys_file`, where `auth.mode` asks for them.
     pub client_keys: Arc<ClientKeys>,
+    /// The certificate of `tls.certificate`; `None` without one.
+    pub tls: Option<Arc<Tls>>,
     /// Where each key's value came from: `default`, a file's path, `env NAME` or `flag --name`.
     pub sources: BTreeMap<String, String>,
     /// The flags that were read, for [`Resolved::again`].
@@ -84,6 +86,10 @@ pub fn load_from(
             ClientKeys::off()
         }
     };
+    let tls = Tls::read(&config.tls).unwrap_or_else(|(key, message)| {
+        problems.push(checks.problem(&[key], message));
+        None
+    });
     let mut servers = Vec::new();
     for (server, mut config) in places {
         // what stands for a client's key here is none of the upstream's
@@ -107,8 +113,8 @@ pub fn load_from(
         }
     };
     let sources = checks.sources.into_iter().map(|(key, source)| (key, source.to_string())).collect();
-    let client_keys = Arc::new(client_keys);
-    Ok(Resolved { config, servers, keyring, client_keys, sources, flags: flags.clone() })
+    let (client_keys, tls) = (Arc::new(client_keys), tls.map(Arc::new));
+    Ok(Resolved { config, servers, keyring, client_keys, tls, sources, flags: flags.clone() })
 }
 
 /// The values of one server, and the place of its table among several.
@@ -204,16 +210,22 @@ impl Resolved {
     pub fn files(&self) -> Vec<PathBuf> {
         let keys = self.servers.iter().filter_map(|server| server.config.api_key_file.clone());
         let client_keys = self.config.auth.keys_file.clone();
-        layers::files(&self.flags).into_iter().chain(keys).chain(client_keys).collect()
+        let tls = &self.config.tls;
+        let tls = [&tls.certificate, &tls.key, &tls.client_ca].into_iter().flatten().cloned();
+        layers::files(&self.flags).into_iter().chain(keys).chain(client_keys).chain(tls).collect()
     }
 
-    /// Keys whose values differ from `other`'s, `upstream` keys left out.
+    /// Keys whose values differ from `other`'s, those left out that take effect at once.
     pub fn changed_keys(&self, other: &Resolved) -> Vec<&'static str> {
         let document = |resolved: &Resolved| serde_json::to_value(&resolved.config).unwrap_or_default();
         let (one, two) = (document(self), document(other));
         let pointer = |key: &Key| format!("/{}", key.name.replace('.', "/"));
+        let tls = self.tls.is_some() && other.tls.is_some();
+        let at_once = |name: &str| {
+            name.starts_with("upstream.") || (tls && name.starts_with("tls.") && name != "tls.admin")
+        };
         KEYS.iter()
-            .filter(|key| !key.name.starts_with("upstream."))
+            .filter(|key| !at_once(key.name))
             .filter(|key| one.pointer(&pointer(key)) != two.pointer(&pointer(key)))
             .map(|key| key.name)
             .collect()

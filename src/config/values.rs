@@ -1,4 +1,5 @@
-//! Owns the values of keys that take one of a few words. It must not know which key has which.
+//! Owns the values of keys that take one of a few words, or a list with a form of its own. It must not know which key has
+//! which.
 
 use serde::{Deserialize, Serialize};
 
@@ -57,4 +58,34 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
+}
+
+/// Reads `minimal=2048,low=4096`: tokens by `reasoning.effort`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn read_budgets(text: &str) -> Result<Vec<(String, u64)>, String> {
+    text.split(',')
+        .map(|pair| {
+            let (effort, tokens) = pair.split_once('=').unwrap_or((pair, ""));
+            match tokens.trim().parse() {
+                Ok(tokens) if !effort.trim().is_empty() => Ok((effort.trim().to_owned(), tokens)),
+                _ => Err(format!(
+                    "expected effort=tokens pairs such as \"low=4096,high=16384\", found {pair:?}"
+                )),
+            }
+        })
+        .collect()
+}
+
+/// Reads `low,medium,high`: levels of `reasoning.effort`.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn read_efforts(text: &str) -> Result<Vec<String>, String> {
+    let level = |name: &str| match name.trim() {
+        "" => Err(format!("expected levels such as \"low,medium,high\", found {text:?}")),
+        name => Ok(name.to_owned()),
+    };
+    text.split(',').map(level).collect()
 }

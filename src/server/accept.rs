@@ -2,23 +2,28 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rejoinder_core::error::{Error, Kind};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::app::App;
-use super::client_socket::ClientStream;
+use super::client_socket::{ClientSocket, ClientStream};
 use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
 use super::http2;
-use super::reply::ResponseBody;
+use super::reply::{self, ResponseBody};
 use crate::descriptors::{self, Use};
 
 /// Time until another connection is accepted, when there was no file descriptor for one.
@@ -30,43 +35,72 @@ const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// How an HTTP/2 connection begins, and no HTTP/1 request.
 const PREFACE: &[u8] = b"PRI";
+/// How a TLS connection begins, and no request.
+const TLS_HANDSHAKE: u8 = 22;
+/// Most bytes that wait, encrypted, for a client to take them.
+const TLS_BUFFER: usize = 32 << 10;
 
-/// Accepts until `stop`; returns the connections that are still open. `reserve`: whether they may have the file descriptors
-/// that are kept for what must go on.
+/// Which of the two addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Port {
+    /// `listen`.
+    Api,
+    /// `admin`, whose connections may have the file descriptors that are kept for what must go on.
+    Admin,
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Peer {
+    /// Whether it showed a certificate of `tls.client_ca`.
+    pub has_certificate: bool,
+}
+
+/// What the connections of a port have in common.
+struct Shared<H> {
+    app: Arc<App>,
+    port: Port,
+    http1: http1::Builder,
+    stop: CancellationToken,
+    handle: H,
+}
+
+/// A connection whose client may send requests.
+struct Opened {
+    stream: ClientStream,
+    peer: Peer,
+    is_http2: bool,
+}
+
+/// Accepts until `stop`; returns the connections that are still open.
 pub(super) async fn accept<H, F>(
     listener: TcpListener,
     app: Arc<App>,
-    reserve: bool,
+    port: Port,
     stop: CancellationToken,
     handle: H,
 ) -> TaskTracker
 where
-    H: Fn(Arc<App>, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+    H: Fn(Arc<App>, Peer, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
     F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
     let connections = TaskTracker::new();
     let mut http1 = http1::Builder::new();
     http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let send_timeout = app.config.send_timeout;
+    let shared = Arc::new(Shared { app, port, http1, stop, handle });
     let mut full = false;
     loop {
         let stream = tokio::select! {
             stream = next(&listener, full) => stream,
-            () = stop.cancelled() => return connections,
+            () = shared.stop.cancelled() => return connections,
         };
-        if !reserve {
+        if port == Port::Api {
             full = !descriptors::within(&stream, Use::Client);
         }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let app = app.clone();
-        let service = service_fn(move |request| {
-            // 22 KB that the connection would otherwise hold for as long as it lives
-            let answer = Box::pin(handle(app.clone(), request));
-            async move { Ok::<_, Infallible>(answer.await) }
-        });
-        connections.spawn(serve(stream, http1.clone(), service, stop.clone(), send_timeout));
+        connections.spawn(serve(shared.clone(), stream));
     }
 }
 
@@ -96,30 +130,38 @@ async fn first_request_is_late(stop: &CancellationToken) {
     tokio::time::sleep(FIRST_REQUEST).await;
 }
 
-/// Serves one connection, by the protocol that its first bytes speak, to its end or to that of the requests that it has
-/// at `stop`.
-async fn serve<S>(
-    stream: TcpStream,
-    http1: http1::Builder,
-    service: S,
-    stop: CancellationToken,
-    send_timeout: Duration,
-) where
-    S: HttpService<Incoming, ResBody = ResponseBody, Error = Infallible>,
-    S::Future: Send + 'static,
+/// Serves one connection to its end, or to that of the requests that it has at `stop`.
+async fn serve<H, F>(shared: Arc<Shared<H>>, socket: TcpStream)
+where
+    H: Fn(Arc<App>, Peer, Request<Incoming>) -> F + Copy + Send + Sync + 'static,
+    F: Future<Output = Response<ResponseBody>> + Send + 'static,
 {
-    let mut first = [0; PREFACE.len()];
-    let first = tokio::select! {
+    let opened = tokio::select! {
         biased;
-        read = tokio::time::timeout(HEAD_TIMEOUT, stream.peek(&mut first)) => match read {
-            Ok(Ok(read)) => first.get(..read).unwrap_or_default(),
-            _ => return,
-        },
-        () = first_request_is_late(&stop) => return,
+        opened = tokio::time::timeout(HEAD_TIMEOUT, open(&shared, socket)) => opened,
+        () = first_request_is_late(&shared.stop) => return,
     };
-    let begins_http2 = PREFACE.starts_with(first);
-    let stream = TokioIo::new(ClientStream::new(stream, send_timeout));
-    let ended = if begins_http2 {
+    let Opened { stream, peer, is_http2 } = match opened {
+        Ok(Ok(Some(opened))) => opened,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection ended before its first request");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!("a connection was silent or did not end its handshake in time");
+            return;
+        }
+    };
+    let (stream, stop) = (TokioIo::new(stream), shared.stop.clone());
+    let send_timeout = shared.app.config.send_timeout;
+    let http1 = shared.http1.clone();
+    let service = service_fn(move |request| {
+        // 22 KB that the connection would otherwise hold for as long as it lives
+        let answer = Box::pin((shared.handle)(shared.app.clone(), peer, request));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let ended = if is_http2 {
         Box::pin(http2::serve(stream, service, stop, send_timeout)).await
     } else {
         // what looks for HTTP/2 itself doubles the read buffer for as long as the connection lives
@@ -129,4 +171,54 @@ async fn serve<S>(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended badly");
     }
+}
+
+/// Finds out which protocol a connection speaks, by its first bytes or its TLS handshake; `None` where it was answered
+/// already.
+async fn open<H>(shared: &Shared<H>, socket: TcpStream) -> io::Result<Option<Opened>> {
+    let app = &shared.app;
+    let mut first = [0; PREFACE.len()];
+    let read = socket.peek(&mut first).await?;
+    let first = first.get(..read).unwrap_or_default();
+    let begins_http2 = PREFACE.starts_with(first);
+    let config = match (&app.tls, shared.port) {
+        (Some(tls), Port::Api) => Some(tls.listen()),
+        (Some(tls), Port::Admin) if app.config.tls.admin => Some(tls.admin()),
+        _ => None,
+    };
+    let is_tls = first.first() == Some(&TLS_HANDSHAKE);
+    let socket = ClientSocket::new(socket, app.config.send_timeout);
+    match config {
+        None => {
+            let peer = Peer { has_certificate: false };
+            Ok(Some(Opened { stream: Either::Left(socket), peer, is_http2: begins_http2 }))
+        }
+        Some(config) if is_tls => Box::pin(handshake(config, socket)).await.map(Some),
+        Some(_) => {
+            Box::pin(refuse_plain(shared.http1.clone(), socket)).await;
+            Ok(None)
+        }
+    }
+}
+
+async fn handshake(config: Arc<ServerConfig>, socket: ClientSocket) -> io::Result<Opened> {
+    let mut stream = TlsAcceptor::from(config).accept(socket).await?;
+    let session = stream.get_mut().1;
+    session.set_buffer_limit(Some(TLS_BUFFER));
+    let peer = Peer { has_certificate: session.peer_certificates().is_some() };
+    let is_http2 = session.alpn_protocol() == Some(b"h2");
+    Ok(Opened { stream: Either::Right(Box::new(stream)), peer, is_http2 })
+}
+
+/// Answers a request that came without TLS to a port that takes nothing else.
+async fn refuse_plain(mut http1: http1::Builder, socket: ClientSocket) {
+    let service = service_fn(|_: Request<Incoming>| async {
+        let message =
+            "A plain HTTP request was sent to a port that takes HTTPS: call https:// in place of http://.";
+        let error = Error::new(Kind::BadRequest, message).code_as("https_required");
+        Ok::<_, Infallible>(reply::error(&error))
+    });
+    let stream = TokioIo::new(ClientStream::Left(socket));
+    let ended = http1.keep_alive(false).serve_connection(stream, service).await;
+    tracing::debug!(?ended, "a connection without TLS was refused");
 }

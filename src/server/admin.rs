@@ -2,6 +2,9 @@
 
 use http::{Request, Response, StatusCode};
 
+use rejoinder_core::error::{Error, Kind};
+
+use super::accept::Peer;
 use super::app::App;
 use super::reply::{self, ResponseBody, full};
 use crate::descriptors;
@@ -10,16 +13,22 @@ use crate::telemetry::Server;
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub fn answer<B>(app: &App, request: &Request<B>) -> Response<ResponseBody> {
+pub fn answer<B>(app: &App, peer: Peer, request: &Request<B>) -> Response<ResponseBody> {
     if let Err(error) = app.admin_origins.admit(request) {
         return reply::error(&error);
     }
+    let required = app.config.tls.admin && app.tls.as_ref().is_some_and(|tls| tls.certificate_required());
     match request.uri().path() {
         "/healthz" => full(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match readiness(app) {
             Ok(()) => full(StatusCode::OK, TEXT, "ready\n"),
             Err(reason) => full(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
         },
+        "/metrics" if required && !peer.has_certificate => {
+            let message =
+                "The metrics are shown to clients with a certificate only (tls.client_certificates).";
+            reply::error(&Error::new(Kind::Forbidden, message).code_as("certificate_required"))
+        }
         "/metrics" => {
             measure(app);
             full(StatusCode::OK, OPEN_METRICS, app.metrics.encode())

@@ -11,7 +11,7 @@ use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use crate::budget::Budget;
 use crate::client_keys::{ClientKey, ClientKeys};
-use crate::config::Config;
+use crate::config::{Config, Tls};
 use crate::keyring::{Caller, Keyring};
 use crate::store::{EchoCache, Store};
 use crate::telemetry::Metrics;
@@ -38,6 +38,8 @@ pub(crate) struct App {
     pub(super) origins: OriginPolicy,
     /// Who may call `admin`.
     pub(super) admin_origins: OriginPolicy,
+    /// The certificate for `listen`, and `admin` where `tls.admin` says so.
+    pub(super) tls: Option<Arc<Tls>>,
     /// Which paths are passed on.
     pub(super) paths: Paths,
     /// Cancelled when open streams must end.

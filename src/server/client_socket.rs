@@ -12,6 +12,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 
 /// Connections that the kernel holds for us between two accepts.
 const BACKLOG: u32 = 4096;
@@ -54,8 +56,11 @@ fn set_options(socket: &SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// A client's connection. It fails once the client has taken nothing for `send_timeout` although there was something.
-pub struct ClientStream {
+/// A client's connection: plain, or within TLS, which is large and so on the heap.
+pub type ClientStream = Either<ClientSocket, Box<TlsStream<ClientSocket>>>;
+
+/// A client's socket. It fails once the client has taken nothing for `send_timeout` although there was something.
+pub struct ClientSocket {
     stream: TcpStream,
     send_timeout: Duration,
     /// Made at the first wait, set anew at each.
@@ -64,9 +69,9 @@ pub struct ClientStream {
     waits: bool,
 }
 
-impl ClientStream {
-    pub fn new(stream: TcpStream, send_timeout: Duration) -> ClientStream {
-        ClientStream { stream, send_timeout, timer: None, waits: false }
+impl ClientSocket {
+    pub fn new(stream: TcpStream, send_timeout: Duration) -> ClientSocket {
+        ClientSocket { stream, send_timeout, timer: None, waits: false }
     }
 
     /// What a write came to, or the error that the client took nothing for too long.
@@ -94,7 +99,7 @@ impl ClientStream {
     }
 }
 
-impl AsyncRead for ClientStream {
+impl AsyncRead for ClientSocket {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -104,7 +109,7 @@ impl AsyncRead for ClientStream {
     }
 }
 
-impl AsyncWrite for ClientStream {
+impl AsyncWrite for ClientSocket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, bytes);

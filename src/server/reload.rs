@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::config::Resolved;
+use crate::config::{Resolved, TlsConfig};
 use crate::service_manager;
 use crate::signals::Reload;
 use crate::upstream::Upstream;
@@ -43,6 +43,9 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                         "changed keys that take effect after a restart"
                     );
                 }
+                if let (Some(tls), Some(new)) = (&current.tls, &next.tls) {
+                    tls.adopt(new);
+                }
                 if let Err(error) = current.client_keys.reload() {
                     tracing::error!(error, "the API keys stay as they were");
                 }
@@ -52,7 +55,12 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
                 }
                 // what waits for a restart is compared with what is in force
                 let mut next = next;
+                if current.tls.is_some() == next.tls.is_some() {
+                    let admin = current.config.tls.admin;
+                    current.config.tls = TlsConfig { admin, ..next.config.tls };
+                }
                 next.config = current.config;
+                next.tls = current.tls;
                 next.client_keys = current.client_keys;
                 current = next;
             }
@@ -63,7 +71,8 @@ pub async fn watch(upstream: Upstream, mut current: Resolved) {
             }
         }
         service_manager::ready("the configuration was read again");
-        seen = stamps(&current);
+        // what changed since it was looked at is seen at the next look
+        seen = now;
     }
 }
 

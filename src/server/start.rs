@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::accept;
+use super::accept::{Port, accept};
 use super::app::App;
 use super::drain::{SAVING, drain};
 use super::inherited_sockets::InheritedSockets;
@@ -60,6 +60,7 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         version = env!("CARGO_PKG_VERSION"),
         listen = %own,
         admin = %own_admin,
+        tls = resolved.tls.is_some(),
         "rejoinder is listening"
     );
     upstream.watch(own.port());
@@ -69,11 +70,15 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
     tokio::spawn(crate::heavy::give_memory_back());
     tokio::spawn(service_manager::watchdog());
     // the admin port answers until the very end: a probe must see the drain
-    let admin =
-        tokio::spawn(accept(admin, app.clone(), true, CancellationToken::new(), |app, request| async move {
-            admin::answer(&app, &request)
-        }));
-    let api = accept(listener, app.clone(), false, app.draining.clone(), |app, request| async move {
+    let until_the_end = CancellationToken::new();
+    let admin = tokio::spawn(accept(
+        admin,
+        app.clone(),
+        Port::Admin,
+        until_the_end,
+        |app, peer, request| async move { admin::answer(&app, peer, &request) },
+    ));
+    let api = accept(listener, app.clone(), Port::Api, app.draining.clone(), |app, _, request| async move {
         routes::answer(app, request).await
     });
     let mut api = tokio::spawn(api);
@@ -101,7 +106,7 @@ fn app(
     metrics: Metrics,
 ) -> Result<App, String> {
     let store = store::open(&resolved)?;
-    let Resolved { config, keyring, client_keys, .. } = resolved;
+    let Resolved { config, keyring, client_keys, tls, .. } = resolved;
     let (hosts, origins) = (&config.allowed_hosts, &config.cors.origins);
     let policy = OriginPolicy::of_api(own, hosts, origins);
     if policy.any_origin() {
@@ -126,6 +131,7 @@ fn app(
         sockets: TaskTracker::new(),
         origins: policy,
         admin_origins: OriginPolicy::of_admin(own_admin, hosts),
+        tls,
         paths,
         echoes: EchoCache::default(),
         budget: Budget::new(bytes, timeout, metrics.over_capacity.clone()),

@@ -562,6 +562,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.upstream.slot_save_dir = None;
     config.keys_file = None;
     config.auth.keys_file = None;
+    (config.tls.certificate, config.tls.key, config.tls.client_ca) = (None, None, None);
     config.store.url = None;
     assert_eq!(config, Config::default());
 }
@@ -716,7 +717,7 @@ fn healthcheck_says_why_not() {
     }
     for (args, reason) in [
         (&["--admin", "127.0.0.1:0"][..], "admin has port 0"),
-        (&["--url", "https://gpu/readyz"], "not an http:// URL"),
+        (&["--url", "ftp://gpu/readyz"], "not an http:// or https:// URL"),
         (&["--url", "nonsense"], "is not a URL"),
         (&["--admin", "nonsense"], "expected an IP address"),
     ] {

@@ -3,41 +3,24 @@
 
 use crate::support::proxy;
 use std::net::SocketAddr;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::proxy::{EVENTS, Proxy, STOP, STREAM, text, until, upstream};
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-/// A proxy with limits set by `ulimit`, and the lines of its log.
-async fn limited(ulimit: &str, upstream: SocketAddr) -> (Proxy, Arc<Mutex<Vec<Value>>>) {
-    let mut child = Command::new("sh")
+/// A proxy with limits set by `ulimit`.
+async fn limited(ulimit: &str, upstream: SocketAddr) -> Proxy {
+    let mut command = Command::new("sh");
+    command
         .args(["-c", &format!("ulimit {ulimit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_rejoinder")])
         .args(["--upstream", &format!("http://{upstream}")])
         .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .env("REJOINDER_UPSTREAM__PROBE_INTERVAL", "100ms")
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let first: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
-    let log: Arc<Mutex<Vec<Value>>> = Arc::default();
-    let kept = log.clone();
-    tokio::spawn(async move {
-        while let Ok(Some(line)) = lines.next_line().await {
-            kept.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-        }
-    });
-    let at = |name: &str| format!("http://{}", first[name].as_str().unwrap());
-    let proxy = Proxy { base: at("listen"), admin: at("admin"), child, lines: Arc::default() };
+        .env("REJOINDER_UPSTREAM__PROBE_INTERVAL", "100ms");
+    let proxy = Proxy::of(command, false).await;
     until(async || admin(&proxy, "/readyz").await.0 == 200).await;
-    (proxy, log)
+    proxy
 }
 
 /// Status and text of an answer of the admin port, on a connection of its own.
@@ -75,7 +58,7 @@ async fn post(stream: &mut TcpStream, path: &str, body: &str) -> String {
 #[tokio::test]
 async fn a_lack_of_descriptors_is_told_as_what_it_is() {
     let at = answering().await;
-    let (proxy, log) = limited("-n 96", at).await;
+    let proxy = limited("-n 96", at).await;
     // one that is there before the crowd, and takes what the crowd leaves
     let mut early = connected(&proxy).await;
     assert!(post(&mut early, "/v1/responses", STREAM).await.starts_with("HTTP/1.1 200 "));
@@ -96,8 +79,8 @@ async fn a_lack_of_descriptors_is_told_as_what_it_is() {
     assert_eq!(proxy.metric(&name).await, 1);
     assert!(post(&mut early, "/v1/responses", STREAM).await.starts_with("HTTP/1.1 200 "));
     let told = |words: &str| {
-        let log = log.lock().unwrap();
-        log.iter().filter(|line| line["level"] != "DEBUG" && line.to_string().contains(words)).count()
+        let log = proxy.log();
+        log.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"") && line.contains(words)).count()
     };
     assert_eq!((told("out of file descriptors"), told("not ready")), (1, 0));
     drop(held);
@@ -115,7 +98,7 @@ async fn a_request_without_a_descriptor_is_503_and_blames_nobody() {
         }
     })
     .await;
-    let (proxy, log) = limited("-n 96", at).await;
+    let proxy = limited("-n 96", at).await;
     let mut clients = Vec::new();
     for _ in 0..60 {
         clients.push(connected(&proxy).await);
@@ -138,7 +121,7 @@ async fn a_request_without_a_descriptor_is_503_and_blames_nobody() {
     let name = format!("rejoinder_upstream_up{{upstream=\"http://{at}\"}}");
     assert_eq!(proxy.metric(&name).await, 1);
     assert_eq!(admin(&proxy, "/healthz").await.0, 200);
-    assert!(!log.lock().unwrap().iter().any(|line| line.to_string().contains("connection refused")));
+    assert!(!proxy.log().contains("connection refused"));
     // the same on a path that is passed through
     let accepted = answers.len();
     let passed = post(&mut clients[accepted], "/v1/other", "{}").await;
@@ -147,7 +130,7 @@ async fn a_request_without_a_descriptor_is_503_and_blames_nobody() {
 
 #[tokio::test]
 async fn the_soft_limit_is_raised_to_the_hard_one() {
-    let (proxy, _) = limited("-Sn 64", answering().await).await;
+    let proxy = limited("-Sn 64", answering().await).await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", proxy.child.id().unwrap())).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     let [soft, hard] = [line.split_whitespace().nth(3).unwrap(), line.split_whitespace().nth(4).unwrap()];

@@ -16,6 +16,7 @@ mod budget;
 mod callers;
 mod checker;
 mod client_keys;
+mod client_tls;
 mod compaction;
 mod config;
 mod dashboards;
