@@ -12,7 +12,7 @@ AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 # Modules of tests/integration that start no other program: each takes seconds.
 QUICK := checker history imports limits native prefix request sizes tools
 
-.PHONY: build quick lint unit documents book bench clients test test-agents demo venv node programs clean
+.PHONY: build quick lint unit documents book bench faults soak clients test test-agents demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -57,6 +57,12 @@ test-agents: build venv $(AGENTS_STAMP) ## pi, opencode and Copilot CLI against 
 bench: build ## the pure core, by criterion; then the proxy beside nginx (QUICK=1, ROUNDS=n, ONLY=S1,S5, SOAK=600, HOSTILE=60)
 	$(if $(SOAK)$(HOSTILE),,cargo bench --locked --bench core)
 	REJOINDER_BIN='$(abspath $(BINARY))' cargo bench --locked --bench e2e
+
+faults: ## each phase of a request with each fault, as docs/faults.md has it: prints what each came to (FAULT='huge line' for one)
+	cargo test --locked --test integration faults:: -- --nocapture
+
+soak: build venv node ## half an hour of mixed clients while all around the proxy fails; prints a table (SOAK_MINUTES=3, SOAK_SEED=n)
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' soak.py
 
 demo: ## llama.cpp and a small model behind the proxy, until Ctrl-C
 	@scripts/demo

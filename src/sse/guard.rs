@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use rejoinder_core::large_buffer;
+
 use super::{Limits, SseError};
 use crate::buffer_pool;
 
@@ -197,6 +199,7 @@ impl Guard {
         };
         let room = line_room.min(event_room);
         let taken = piece.get(..room).unwrap_or(piece);
+        large_buffer::reserve(&mut self.batch, taken.len() + 2);
         // two line ends follow, mostly
         self.batch.reserve(taken.len() + 2);
         self.batch.extend_from_slice(taken);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::StatusCode;
 use rejoinder_core::error::{Error, Kind, RateLimits};
+use rejoinder_core::large_buffer;
 use rejoinder_core::response::upstream_error;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -16,6 +17,8 @@ use super::exchange::{Response, TransportError, Why};
 
 /// Longest upstream body that is held as a whole, in bytes.
 const WHOLE_BODY: usize = 256 << 20;
+/// Bytes by which a body may grow with one read.
+const GROWS: usize = 64 << 10;
 /// Longest error body that is read, in bytes.
 const ERROR_BODY: usize = 256 << 10;
 
@@ -99,7 +102,9 @@ pub async fn collect(response: &mut Response, cap: usize) -> Result<Bytes, Error
 }
 
 async fn collect_on(mut body: Vec<u8>, response: &mut Response, cap: usize) -> Result<Bytes, Error> {
-    while let Some(more) = response.more(&mut body).await {
+    loop {
+        large_buffer::reserve(&mut body, GROWS);
+        let Some(more) = response.more(&mut body).await else { break };
         if let Err(broken) = more {
             let message = "The upstream server closed the connection before its answer was complete.";
             return Err(Error::new(Kind::BadGateway, message).detail(broken));

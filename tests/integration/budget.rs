@@ -178,3 +178,28 @@ async fn memory_goes_back_after_large_requests() {
     let most = before + 24 * MB;
     until(async || memory(&proxy) <= most).await;
 }
+
+/// Of an upstream's long lines too, which no request announces.
+#[tokio::test]
+async fn memory_goes_back_after_large_answers() {
+    let at = upstream(|_, mut stream| async move {
+        let piece = "x".repeat(MB);
+        stream.write_all([EVENTS, b"data: "].concat().as_slice()).await.unwrap();
+        // more than a line may have
+        for _ in 0..20 {
+            if stream.write_all(piece.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    proxy.stream().await;
+    let before = memory(&proxy);
+    for _ in 0..3 {
+        let streams = futures::future::join_all((0..8).map(|_| proxy.stream())).await;
+        assert!(streams.iter().all(|stream| stream.contains("response.failed")));
+    }
+    let most = before + 24 * MB;
+    until(async || memory(&proxy) <= most).await;
+}

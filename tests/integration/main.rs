@@ -22,6 +22,7 @@ mod config;
 mod dashboards;
 mod descriptors;
 mod fair_queue;
+mod faults;
 mod fixtures;
 mod history;
 mod hostile;

@@ -2,6 +2,7 @@
 
 pub mod checker;
 pub mod client_keys;
+pub mod faulty;
 pub mod keeping;
 pub mod proxy;
 pub mod redis;

@@ -132,11 +132,11 @@ impl Transcoder {
             self.failure = Some(error);
             return;
         }
-        if error.code().is_none() {
-            error.code = Some(error.failed_code().to_owned());
-        }
+        // without a stream, it becomes an HTTP error: its status tells it, and its code is that of any HTTP error
         if self.events.enabled {
-            // without a stream, the HTTP status tells it
+            if error.code().is_none() {
+                error.code = Some(error.failed_code().to_owned());
+            }
             error.message = error.retry_message().into_owned();
         }
         self.events.write(out, "error", |out| events::push_error(out, &error));
