@@ -22,6 +22,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
+use crate::panics::{self, Panicked};
 use crate::wake_flag::WakeFlag;
 use crate::{buffer_pool, upstream};
 use rejoinder_core::response::events;
@@ -97,6 +98,8 @@ pub struct EventBody {
     before_end: Option<BeforeEnd>,
     closing: Option<BoxFuture<'static, ()>>,
     on_end: Option<OnEnd>,
+    /// That of the request, for what is logged of a panic.
+    span: tracing::Span,
 }
 
 impl EventBody {
@@ -132,6 +135,7 @@ impl EventBody {
             before_end: None,
             closing: None,
             on_end: Some(on_end),
+            span: tracing::Span::current(),
         }
     }
 
@@ -298,54 +302,66 @@ impl EventBody {
     }
 }
 
-impl Body for EventBody {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
+/// A frame, `None` at the end.
+type NextFrame = Poll<Option<Result<Frame<Bytes>, std::convert::Infallible>>>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        if let Some(piece) = this.pieces.pop_front() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
-        }
+impl EventBody {
+    /// Fails the response after a panic in it; what had left before stays true. A second panic ends the body without a word.
+    fn after_panic(&mut self, panicked: &Panicked, cx: &mut Context<'_>) -> NextFrame {
+        let _entered = self.span.clone().entered();
+        panicked.log("a response");
+        self.source = Source::Over;
+        self.closing = None;
+        let last = panics::catch(|| {
+            if !self.transcoder.ended() {
+                self.transcoder.keep_whole_events(&mut self.out);
+                self.finish(End::Failed(panicked.error()));
+            }
+            self.next_frame(cx)
+        });
+        last.unwrap_or_else(|again| {
+            again.log("the end of a response");
+            Poll::Ready(None)
+        })
+    }
+
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> NextFrame {
         let mut now = None;
-        if this.called.take(cx) {
-            this.pull(*now.insert(Instant::now()));
+        if self.called.take(cx) {
+            self.pull(*now.insert(Instant::now()));
         }
-        if this.alarm.take(cx) {
-            this.poll_alarms();
+        if self.alarm.take(cx) {
+            self.poll_alarms();
         }
-        let events = !this.out.is_empty();
-        this.tick();
-        if this.transcoder.ended() {
-            this.let_go();
-            if let Some(before_end) = this.before_end.take() {
-                this.closing = Some(before_end(&mut this.transcoder));
+        let events = !self.out.is_empty();
+        self.tick();
+        if self.transcoder.ended() {
+            self.let_go();
+            if let Some(before_end) = self.before_end.take() {
+                self.closing = Some(before_end(&mut self.transcoder));
             }
-            if let Some(closing) = &mut this.closing {
+            if let Some(closing) = &mut self.closing {
                 futures::ready!(closing.as_mut().poll(cx));
-                this.closing = None;
+                self.closing = None;
             }
         }
-        if this.out.is_empty() {
-            buffer_pool::put(std::mem::take(&mut this.out));
-            if this.transcoder.ended() {
-                this.report(false);
+        if self.out.is_empty() {
+            buffer_pool::put(std::mem::take(&mut self.out));
+            if self.transcoder.ended() {
+                self.report(false);
                 return Poll::Ready(None);
             }
             return Poll::Pending;
         }
-        this.spoke = now.unwrap_or_else(Instant::now);
-        if events || this.out.first() != Some(&b':') {
-            this.told = this.spoke;
+        self.spoke = now.unwrap_or_else(Instant::now);
+        if events || self.out.first() != Some(&b':') {
+            self.told = self.spoke;
         }
-        let out = std::mem::take(&mut this.out);
-        let shared = this.transcoder.take_shared();
+        let out = std::mem::take(&mut self.out);
+        let shared = self.transcoder.take_shared();
         if !shared.is_empty() {
-            this.pieces.extend(pieces(out.into(), shared));
-            return Poll::Ready(this.pieces.pop_front().map(|piece| Ok(Frame::data(piece))));
+            self.pieces.extend(pieces(out.into(), shared));
+            return Poll::Ready(self.pieces.pop_front().map(|piece| Ok(Frame::data(piece))));
         }
         let frame = match out.len() {
             ..=SMALL_FRAME => {
@@ -356,6 +372,22 @@ impl Body for EventBody {
             _ => Bytes::from(out),
         };
         Poll::Ready(Some(Ok(Frame::data(frame))))
+    }
+}
+
+impl Body for EventBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> NextFrame {
+        let this = self.get_mut();
+        if let Some(piece) = this.pieces.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match panics::catch(|| this.next_frame(cx)) {
+            Ok(frame) => frame,
+            Err(panicked) => this.after_panic(&panicked, cx),
+        }
     }
 }
 
@@ -374,4 +406,88 @@ impl Drop for EventBody {
 /// The current Unix time in seconds; 0 for a clock that is set before 1970.
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::{Arc, Mutex};
+
+    use rejoinder_core::dialect::GENERIC;
+    use rejoinder_core::ids::Ids;
+    use rejoinder_core::options::PlanOptions;
+    use rejoinder_core::request::plan::plan;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    const PACE: Pace = Pace {
+        heartbeat: Duration::from_secs(1),
+        in_progress_after: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(60),
+    };
+
+    fn transcoder() -> Box<Transcoder> {
+        let options = PlanOptions::new(&GENERIC);
+        let request = br#"{"model":"m","input":"hi","stream":true}"#;
+        let Ok(plan) = plan(request, &options) else { panic!("a small request has a plan") };
+        Box::new(Transcoder::new(plan.reply, Ids::new("0"), 0))
+    }
+
+    /// How a stream ended, as its caller is told.
+    type Endings = Arc<Mutex<Vec<(&'static str, bool)>>>;
+
+    fn body(answer: impl Future<Output = Result<Answer, Error>> + Send + 'static) -> (EventBody, Endings) {
+        let endings = Endings::default();
+        let told = endings.clone();
+        let on_end: OnEnd = Box::new(move |transcoder, end| {
+            told.lock().unwrap().push((transcoder.outcome(), end.client_left))
+        });
+        let shutdown = CancellationToken::new().cancelled_owned();
+        (EventBody::new(transcoder(), answer, PACE, shutdown, on_end), endings)
+    }
+
+    /// The types and numbers of all events, up to the end of the body.
+    async fn read(mut body: EventBody) -> Vec<(String, u64)> {
+        let mut text = String::new();
+        while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            text.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+        }
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        let data = text.lines().filter_map(|line| line.strip_prefix("data: {"));
+        let events =
+            data.map(|data| serde_json::from_str::<serde_json::Value>(&format!("{{{data}")).unwrap());
+        events.map(|e| (e["type"].as_str().unwrap().into(), e["sequence_number"].as_u64().unwrap())).collect()
+    }
+
+    const FAILED: [&str; 4] = ["response.created", "response.in_progress", "error", "response.failed"];
+
+    #[tokio::test]
+    async fn a_panic_before_or_within_a_stream_fails_its_response() {
+        panics::tests::watch_in_tests();
+        for pause in [0, 10] {
+            let (body, endings) = body(async move {
+                tokio::time::sleep(Duration::from_millis(pause)).await;
+                panic!("a defect")
+            });
+            let events = read(body).await;
+            let want: Vec<_> = FAILED.map(str::to_owned).into_iter().zip(0..).collect();
+            assert_eq!(events, want);
+            assert_eq!(*endings.lock().unwrap(), [("failed", false)]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_while_a_response_is_kept_leaves_its_end_as_it_is() {
+        panics::tests::watch_in_tests();
+        let refused = || async { Err(Error::new(Kind::Unavailable, "Nobody is there.")) };
+        let in_future: BeforeEnd = Box::new(|_| Box::pin(async { panic!("a defect") }));
+        let at_once: BeforeEnd = Box::new(|_| panic!("a defect"));
+        for before_end in [in_future, at_once] {
+            let (body, endings) = body(refused());
+            let events = read(body.before_end(Some(before_end))).await;
+            assert_eq!(events.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), FAILED);
+            assert_eq!(*endings.lock().unwrap(), [("failed", false)]);
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod driver;
 mod heavy;
 mod hex;
 pub mod keyring;
+pub mod panics;
 pub mod scope;
 pub mod server;
 mod service_manager;

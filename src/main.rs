@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use rejoinder::{cli, server, telemetry};
+use rejoinder::{cli, panics, server, telemetry};
 
 fn main() -> ExitCode {
     cli::main_with(std::env::args_os(), |resolved| {
         telemetry::init_logging(&resolved.config.log);
+        panics::watch();
         server::run(resolved)
     })
 }

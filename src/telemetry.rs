@@ -145,6 +145,8 @@ pub struct Metrics {
     registry: Registry,
     /// Answers by endpoint and status.
     pub requests: Family<Answered, Counter>,
+    /// Panics of the process.
+    pub panics: Counter,
     /// Responses by outcome.
     pub responses: Family<Ended, Counter>,
     /// Bytes of requests that are held.
@@ -184,6 +186,7 @@ impl Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             responses: Family::default(),
+            panics: Counter::default(),
             buffered_bytes: Gauge::default(),
             over_capacity: Counter::default(),
             open_streams: Gauge::default(),
@@ -210,6 +213,7 @@ impl Metrics {
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running version", info);
         registry.register("requests", "HTTP answers", self.requests.clone());
+        registry.register("panics", "Defects that ended a request or a task", self.panics.clone());
         registry.register("responses", "Responses by how they ended", self.responses.clone());
         let help = "Bytes that requests hold until the upstream has them";
         registry.register("buffered_bytes", help, self.buffered_bytes.clone());

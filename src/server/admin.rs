@@ -1,5 +1,7 @@
 //! Owns the admin port: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics`.
 
+use std::sync::atomic::Ordering;
+
 use http::{Request, Response, StatusCode};
 
 use rejoinder_core::error::{Error, Kind};
@@ -7,8 +9,8 @@ use rejoinder_core::error::{Error, Kind};
 use super::accept::Peer;
 use super::app::App;
 use super::reply::{self, ResponseBody, full};
-use crate::descriptors;
 use crate::telemetry::Server;
+use crate::{descriptors, panics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,6 +51,7 @@ fn readiness(app: &App) -> Result<(), String> {
 
 /// What is not counted but looked up.
 fn measure(app: &App) {
+    app.metrics.panics.inner().store(panics::count(), Ordering::Relaxed);
     app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
     app.metrics.buffered_bytes.set(i64::try_from(app.budget.taken()).unwrap_or(i64::MAX));
     let store = app.store.health();

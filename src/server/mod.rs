@@ -11,6 +11,8 @@ mod conversation;
 mod conversations;
 mod create;
 mod drain;
+#[cfg(test)]
+mod faults;
 mod graceful_connection;
 mod http2;
 mod ids;

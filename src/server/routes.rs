@@ -24,6 +24,7 @@ use super::{
     body, compact, conversations, create, models, origin, passthrough, paths, prepared_request, stored,
     tokens, websocket,
 };
+use crate::panics;
 use crate::telemetry::{Answered, OpenRequest, RequestHead, RequestRecord};
 use crate::upstream::{REQUEST_ID, copied};
 
@@ -182,7 +183,7 @@ async fn until_cut(
 ) -> Result<Response<ResponseBody>, Error> {
     tokio::select! {
         biased;
-        answer = answer => answer,
+        answer = panics::answered("a request", answer) => answer,
         () = app.cut.cancelled() => Err(Error::new(Kind::ShuttingDown, "The server is shutting down.")),
     }
 }

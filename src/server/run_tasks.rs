@@ -14,6 +14,7 @@ use super::app::App;
 use super::runs::{KEEP_ALIVE, Key, Run, Runs, gone_before, joined};
 use super::{response_recorder, stored_run};
 use crate::driver::EventBody;
+use crate::panics::Caught;
 use crate::store::{Batch, Scope, SharedRuns, Turn};
 use rejoinder_core::response::events;
 
@@ -32,24 +33,43 @@ pub fn start(
 ) -> Arc<Run> {
     let key: Key = (scope, Box::from(id));
     let run = app.runs.open(&key);
-    let (app, started) = (app.clone(), run.clone());
+    let open = OpenRun { app: app.clone(), key, run: run.clone() };
     tokio::spawn(async move {
+        let OpenRun { app, key, run: started } = &open;
         if let Some(turn) = turn {
             // before the body moves, so that it cannot come after its last record
-            if let Some(runs) = app.store.runs() {
-                // and the lease before that: a run without one is taken for dead
-                let _ = runs.renew(scope, &key.1, app.config.store.lease).await;
+            let kept = async {
+                if let Some(runs) = app.store.runs() {
+                    // and the lease before that: a run without one is taken for dead
+                    let _ = runs.renew(scope, &key.1, app.config.store.lease).await;
+                }
+                response_recorder::report(app, &key.1, app.store.put(scope, Arc::new(turn)).await);
+            };
+            if let Err(panicked) = Caught::new(kept).await {
+                panicked.log("the record of a response");
             }
-            response_recorder::report(&app, &key.1, app.store.put(scope, Arc::new(turn)).await);
         }
-        let shared = app.store.runs().is_some().then(|| Share::start(&app, &key, started.clone()));
-        drive(&app.runs, &started, body, abandon).await;
+        let shared = app.store.runs().is_some().then(|| Share::start(app, key, started.clone()));
+        drive(&app.runs, started, body, abandon).await;
         if let Some(share) = shared {
             share.finish().await;
         }
-        app.runs.close(key, started);
     });
     run
+}
+
+/// A run whose task has not ended. It is closed however that ends: readers wait for its end, and so does the drain.
+struct OpenRun {
+    app: Arc<App>,
+    key: Key,
+    run: Arc<Run>,
+}
+
+impl Drop for OpenRun {
+    fn drop(&mut self) {
+        self.run.end();
+        self.app.runs.close(self.key.clone(), self.run.clone());
+    }
 }
 
 /// Moves the body's events into the log until it ends.

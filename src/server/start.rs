@@ -23,7 +23,7 @@ use crate::signals::Stop;
 use crate::store::{self, EchoCache};
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
-use crate::{descriptors, service_manager};
+use crate::{descriptors, panics, service_manager};
 
 /// What is passed on to the upstream where keys are asked for and `passthrough.paths` is not set.
 const API_PATHS: &str = "/v1/*";
@@ -64,11 +64,15 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         "rejoinder is listening"
     );
     upstream.watch(own.port());
-    tokio::spawn(reload::watch(upstream.clone(), resolved.clone()));
+    let (watched, known) = (upstream.clone(), resolved.clone());
+    tokio::spawn(panics::restarted("the watch over the configuration", move || {
+        reload::watch(watched.clone(), known.clone())
+    }));
     let app = Arc::new(app(resolved, [own, own_admin], upstream, metrics)?);
-    tokio::spawn(sweep(app.clone()));
-    tokio::spawn(crate::heavy::give_memory_back());
-    tokio::spawn(service_manager::watchdog());
+    let swept = app.clone();
+    tokio::spawn(panics::restarted("the sweep of the store", move || sweep(swept.clone())));
+    tokio::spawn(panics::restarted("the return of memory", crate::heavy::give_memory_back));
+    tokio::spawn(panics::restarted("the watchdog", service_manager::watchdog));
     // the admin port answers until the very end: a probe must see the drain
     let until_the_end = CancellationToken::new();
     let admin = tokio::spawn(accept(
@@ -99,7 +103,7 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
 }
 
 /// What every handler needs, for a process that listens on these two addresses: the API's, and the admin port's.
-fn app(
+pub(super) fn app(
     resolved: Resolved,
     [own, own_admin]: [SocketAddr; 2],
     upstream: Upstream,

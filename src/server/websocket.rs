@@ -29,6 +29,7 @@ use self::socket::Socket;
 use super::app::App;
 use super::reply::{self, ResponseBody};
 pub use super::socket_turns::Lane;
+use crate::panics::Caught;
 use crate::telemetry::{OpenRequest, RequestRecord};
 
 /// The version of the protocol, the only one there is.
@@ -90,8 +91,12 @@ async fn serve(app: Arc<App>, upgraded: hyper::upgrade::OnUpgrade, opened: Opene
     app.metrics.open_websockets.inc();
     let (most, send_timeout) = (app.config.max_body_bytes, app.config.send_timeout);
     let socket = Socket::new(Meter::new(stream, send_timeout), most, app.budget.clone()).await;
-    open.ended(Box::pin(Connection::new(app.clone(), socket, opened).run()).await);
+    let served = Caught::new(Box::pin(Connection::new(app.clone(), socket, opened).run())).await;
     app.metrics.open_websockets.dec();
+    match served {
+        Ok(end) => open.ended(end),
+        Err(panicked) => panicked.log("a WebSocket connection"),
+    }
 }
 
 fn bad(message: &str) -> Error {

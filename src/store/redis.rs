@@ -32,6 +32,7 @@ use self::runs::Logs;
 use super::{Chain, Conversation, Health, Scope, SharedRuns, Store, StoreError, StoredItem, Turn};
 use crate::config::{StoreConfig, redact_url};
 use crate::keyring::Keyring;
+use crate::panics;
 
 /// A store in Redis, which several replicas share; dropping it ends its background task.
 pub struct RedisStore {
@@ -59,7 +60,11 @@ impl RedisStore {
         let runtime = Handle::try_current().map_err(|error| error.to_string())?;
         let keeper = runtime.spawn({
             let link = link.clone();
-            async move { link.run().await }
+            let run = move || {
+                let link = link.clone();
+                async move { link.run().await }
+            };
+            panics::restarted("the connection to the store", run)
         });
         Ok(RedisStore { link, logs: Mutex::default(), keeper })
     }

@@ -195,7 +195,7 @@ impl Upstream {
     pub fn watch(&self, own_port: u16) {
         let _ = self.shared.own_port.set(own_port);
         for server in self.shared.servers().iter() {
-            tokio::spawn(server.clone().watch(own_port));
+            tokio::spawn(server.clone().watched(own_port));
         }
     }
 
@@ -240,7 +240,7 @@ impl Upstream {
         *self.shared.servers.write().unwrap_or_else(PoisonError::into_inner) = servers.into();
         if let Some(own_port) = self.shared.own_port.get() {
             for server in fresh {
-                tokio::spawn(server.watch(*own_port));
+                tokio::spawn(server.watched(*own_port));
             }
         }
         self.shared.changes.tell();

@@ -34,7 +34,7 @@ const CORE: &[&[&str]] = &[
 /// The modules of `rejoinder`.
 const PROXY: &[&[&str]] = &[
     &["hex"],
-    &["wake_flag", "descriptors", "heavy", "scope", "service_manager", "signals", "buffer_pool"],
+    &["wake_flag", "descriptors", "heavy", "panics", "scope", "service_manager", "signals", "buffer_pool"],
     &["budget", "client_keys", "keyring", "sse"],
     &["config"],
     &["store", "telemetry"],

@@ -3,7 +3,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use futures::StreamExt;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixDatagram};
 use tokio::process::Command;
 use tokio::sync::Notify;
 
@@ -41,35 +40,35 @@ impl Manager {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Manager { socket, path: path.to_str().unwrap().to_owned(), _folder: folder }
     }
 
     /// The lines of the next message.
-    fn told(&self) -> Vec<String> {
+    async fn told(&self) -> Vec<String> {
         let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("the process tells something in time");
+        let told = tokio::time::timeout(PATIENCE, self.socket.recv(&mut buffer)).await;
+        let length = told.expect("the process tells something in time").unwrap();
         String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned).collect()
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn the_service_manager_is_told_of_start_reload_and_end() {
     let manager = Manager::new();
     let at = answering().await;
     let env = [("NOTIFY_SOCKET", &*manager.path), ("REJOINDER_DRAIN_TIMEOUT", "40s")];
     let mut proxy = Proxy::start(at, &env, false).await;
-    let told = manager.told();
+    let told = manager.told().await;
     assert_eq!(told[0], "READY=1");
     let listen = proxy.base.trim_start_matches("http://");
     assert!(told[1].starts_with("STATUS=") && told[1].contains(listen), "{told:?}");
     assert!(proxy.post(PLAIN).send().await.unwrap().status().is_success(), "it listens when it says so");
     signal(&proxy.child, "HUP");
-    let told = manager.told();
+    let told = manager.told().await;
     assert!(told[0] == "RELOADING=1" && told[1].starts_with("MONOTONIC_USEC="), "{told:?}");
-    assert_eq!(manager.told()[0], "READY=1");
+    assert_eq!(manager.told().await[0], "READY=1");
     signal(&proxy.child, "TERM");
-    let told = manager.told();
+    let told = manager.told().await;
     assert!(told[0] == "STOPPING=1" && told[1].starts_with("STATUS="), "{told:?}");
     let longest: u64 = told[2].strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap().parse().unwrap();
     // drain_timeout, and what comes after it
@@ -77,13 +76,14 @@ async fn the_service_manager_is_told_of_start_reload_and_end() {
     assert!(proxy.child.wait().await.unwrap().success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
 async fn a_watchdog_is_told_that_the_process_lives() {
     let manager = Manager::new();
     let env = [("NOTIFY_SOCKET", &*manager.path), ("WATCHDOG_USEC", "200000")];
     let _proxy = Proxy::start(answering().await, &env, false).await;
-    let alive = std::iter::from_fn(|| Some(manager.told())).filter(|told| told[0] == "WATCHDOG=1");
-    assert_eq!(alive.take(3).count(), 3);
+    for _ in 0..3 {
+        while manager.told().await[0] != "WATCHDOG=1" {}
+    }
 }
 
 /// The binary with this socket as its first, or both as its first two, behind a shell that moves them to where a service

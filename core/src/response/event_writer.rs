@@ -32,11 +32,14 @@ impl EventWriter {
         kind: &str,
         members: impl FnOnce(&mut Vec<u8>, &mut Shared),
     ) {
-        let mut shared = self.shared.take();
+        if !self.enabled {
+            return;
+        }
+        self.begin(out, kind);
         // without such a reader, no text is shared, so this stays empty
         let mut none = Vec::new();
-        self.write(out, kind, |out| members(out, shared.as_deref_mut().unwrap_or(&mut none)));
-        self.shared = shared;
+        members(out, self.shared.as_deref_mut().unwrap_or(&mut none));
+        self.end(out);
     }
 
     /// Whether a text of this many bytes is shared.
@@ -57,11 +60,29 @@ impl EventWriter {
         if !self.enabled {
             return;
         }
+        self.begin(out, kind);
+        members(out);
+        self.end(out);
+    }
+
+    fn begin(&self, out: &mut Vec<u8>, kind: &str) {
         head(out, kind);
         out.extend_from_slice(b"\"sequence_number\":");
-        self.number(out);
-        members(out);
+        push_number(out, self.next);
+    }
+
+    /// An event counts once it is whole.
+    fn end(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"}\n\n");
+        self.next += 1;
+    }
+
+    /// Removes from `out` the beginning of an event whose writing was broken off by a panic.
+    pub fn keep_whole_events(&mut self, out: &mut Vec<u8>) {
+        out.truncate(memchr::memmem::rfind(out, b"\n\n").map_or(0, |at| at + 2));
+        if let Some(shared) = &mut self.shared {
+            shared.retain(|(at, _)| *at <= out.len());
+        }
     }
 
     /// Appends the next sequence number, and counts it.
@@ -87,4 +108,36 @@ pub(crate) fn push_text(out: &mut Vec<u8>, shared: &mut Shared, name: &str, esca
     out.extend_from_slice(b":\"");
     escaped.write(out, shared);
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn an_event_that_was_broken_off_leaves_no_trace() {
+        let mut writer = EventWriter::new(true);
+        writer.shared = Some(Box::default());
+        let mut out = Vec::new();
+        let text = Bytes::from_static(b"long");
+        writer.write_sharing(&mut out, "whole", |out, shared| shared.push((out.len(), text.clone())));
+        let whole = out.clone();
+        let broken = catch_unwind(AssertUnwindSafe(|| {
+            writer.write_sharing(&mut out, "broken", |out, shared| {
+                out.extend_from_slice(b",\"text\":\"");
+                shared.push((out.len(), text.clone()));
+                panic!("a defect")
+            });
+        }));
+        assert!(broken.is_err() && out.len() > whole.len());
+        writer.keep_whole_events(&mut out);
+        assert_eq!(out, whole);
+        assert_eq!(writer.shared.as_ref().map(|shared| shared.len()), Some(1));
+        writer.write(&mut out, "next", |_| {});
+        assert!(out.ends_with(b"\"sequence_number\":1}\n\n"));
+    }
 }

@@ -191,6 +191,12 @@ impl Transcoder {
         self.events.shared.as_deref_mut().map(std::mem::take).unwrap_or_default()
     }
 
+    /// Removes from `out`, into which it wrote last, the event whose writing was broken off by a panic. What comes next is to
+    /// be [`Transcoder::end`].
+    pub fn keep_whole_events(&mut self, out: &mut Vec<u8>) {
+        self.events.keep_whole_events(out);
+    }
+
     /// Takes the finished items as a JSON array, leaving none behind. Meant for the store, after the last event: items
     /// are the largest part of a response, so they are moved, not copied.
     pub fn take_output(&mut self) -> String {

@@ -24,7 +24,6 @@ use super::lanes::{Answerer, Answering, Create, Lanes};
 use super::server_event;
 use super::socket::{Received, Socket};
 use super::steering::{self, Steering};
-use crate::heavy;
 use crate::server::app::App;
 use crate::server::conversation::METADATA;
 use crate::server::create;
@@ -32,6 +31,7 @@ use crate::server::prepared_request::{CreateRequest, client_headers};
 use crate::server::reply;
 use crate::server::socket_turns::{Lane, SocketCreate, SocketTurns};
 use crate::telemetry::{Answered, BodyEnd, OpenRequest, RequestHead, RequestRecord};
+use crate::{heavy, panics};
 
 /// Most messages in a row that are no events; a client that sends more knows nothing of the protocol.
 const MOST_BAD: usize = 100;
@@ -369,7 +369,8 @@ impl Answerer for Responder {
             socket: Some(socket),
         };
         let open = OpenRequest::new(record.clone());
-        let answer = create::respond(self.app.clone(), request).map(move |answer| match answer {
+        let answer = panics::answered("a request", create::respond(self.app.clone(), request));
+        let answer = answer.map(move |answer| match answer {
             Ok(answer) => Ok(reply::told_at_end(answer, open, false)),
             Err(error) => {
                 record.failed(&error);

@@ -2,14 +2,20 @@
 
 use super::{RETRY, SILENCES, Server, State, USUAL};
 use crate::config::redact_url;
+use crate::panics;
 use crate::upstream::address::Address;
 use crate::upstream::probe::{Probe, ProbeResult};
 use std::sync::Arc;
 
 impl Server {
+    /// [`Server::watch`], also after a defect in it.
+    pub async fn watched(self: Arc<Server>, own_port: u16) {
+        panics::restarted("the watch over a server", || self.clone().watch(own_port)).await;
+    }
+
     /// Looks at the server until it is removed: often until it is ready, then every `probe_interval`. `own_port` is
     /// skipped in the search, so that we never take ourselves for the upstream.
-    pub async fn watch(self: Arc<Server>, own_port: u16) {
+    async fn watch(self: Arc<Server>, own_port: u16) {
         let mut silences = 0;
         loop {
             let probed = tokio::select! {
