@@ -3,7 +3,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use reqwest::Url;
 
 use crate::client_keys::{self, NewKey};
-use crate::config::{self, Flags, Problem, Resolved};
+use crate::config::{self, Config, Flags, Problem, Resolved};
+use crate::setup::{self, Choice, Env, Launch, Proxy, Said, Setup};
 use crate::{doctor, upstream};
 
 /// Gives a Chat Completions server (llama-server, vLLM, ...) the OpenAI Responses API.
@@ -55,6 +55,10 @@ enum Command {
     PrintConfig,
     /// Check every upstream: what it is, what is wrong, and what to do
     Doctor,
+    /// Print or write the configuration of a client: Codex, Droid, opencode, VS Code
+    Setup(Setup),
+    /// Start a client on a running rejoinder, and write no file
+    Launch(Launch),
     /// Add to and list the API keys of auth.keys_file
     Keys {
         #[command(subcommand)]
@@ -140,6 +144,20 @@ pub fn main_with(
             }
             Err(error) => fail(&error),
         }),
+        Command::Setup(wanted) => match set_up(&wanted, &flags) {
+            Ok(Said { out, err }) => {
+                let said = say(&out);
+                let _ = write!(io::stderr(), "{err}");
+                said
+            }
+            Err(error) => fail(&error),
+        },
+        Command::Launch(wanted) => {
+            match proxy(wanted.choice(), &flags).and_then(|proxy| setup::launch(&wanted, &proxy)) {
+                Ok(code) => ExitCode::from(code),
+                Err(error) => fail(&error),
+            }
+        }
         Command::Keys { command } => match keys(command, &flags) {
             Ok(text) => say(&text),
             Err(error) => fail(&error),
@@ -236,6 +254,25 @@ fn keys_file(named: Option<PathBuf>, flags: &Flags) -> Result<PathBuf, String> {
     named.ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
 }
 
+fn set_up(wanted: &Setup, flags: &Flags) -> Result<Said, String> {
+    let proxy = wanted.asks().map(|choice| proxy(choice, flags)).transpose()?;
+    wanted.run(proxy.as_ref(), &Env::of_process())
+}
+
+/// The running proxy of the URL, or of the configuration.
+fn proxy(choice: &Choice, flags: &Flags) -> Result<Proxy, String> {
+    let resolved = config::load(flags)
+        .map_err(|problems| format!("the configuration is invalid:\n{}", lines(&problems)))?;
+    let Config { listen, tools, tls, .. } = resolved.config;
+    if choice.url.is_none() && tls.certificate.is_some() {
+        return Err(
+            "tls.certificate is set: give the URL that the certificate is for (--url https://NAME:PORT)"
+                .to_owned(),
+        );
+    }
+    Proxy::find(choice, listen, tools.web_search_wrapper.is_some(), &Env::of_process())
+}
+
 /// What a health check asks.
 struct Asked {
     url: String,
@@ -249,17 +286,8 @@ fn own_or_named(named: Option<String>, flags: &Flags) -> Result<Asked, String> {
     }
     let resolved = config::load(flags)
         .map_err(|problems| format!("the configuration is invalid:\n{}", lines(&problems)))?;
-    let admin = resolved.config.admin;
-    if admin.port() == 0 {
-        return Err("admin has port 0: give the real address with --url".to_owned());
-    }
-    let ip = match admin.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
     let scheme = if resolved.config.tls.admin { "https" } else { "http" };
-    let url = format!("{scheme}://{}/readyz", SocketAddr::new(ip, admin.port()));
+    let url = format!("{scheme}://{}/readyz", setup::reachable("admin", resolved.config.admin)?);
     Ok(Asked { url, own: true })
 }
 

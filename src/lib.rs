@@ -24,6 +24,7 @@ pub mod panics;
 pub mod scope;
 pub mod server;
 mod service_manager;
+mod setup;
 mod signals;
 pub mod sse;
 pub mod store;

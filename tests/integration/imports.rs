@@ -39,7 +39,7 @@ const PROXY: &[&[&str]] = &[
     &["config"],
     &["store", "telemetry"],
     &["upstream"],
-    &["doctor", "driver"],
+    &["doctor", "driver", "setup"],
     &["server"],
     &["cli"],
     &["lib", "main"],
