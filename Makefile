@@ -85,10 +85,11 @@ $(AGENTS_STAMP): $(AGENTS)/package.json $(AGENTS)/package-lock.json $(AGENTS)/.n
 	@if command -v npm >/dev/null; then cd $(AGENTS) && npm ci --no-progress && touch node_modules/.installed; \
 	else echo "SKIP: no npm here, so no coding agent can be had"; fi
 
-# What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs, a browser.
+# What single tests need beside that: the shared store, the counts of instructions, a search that Droid runs, a browser, what
+# stands in front of replicas.
 # Without one of them its tests are skipped.
 programs:
-	@missing=$$(for program in redis-server valgrind rg=ripgrep chromium; do \
+	@missing=$$(for program in redis-server valgrind rg=ripgrep chromium nginx=nginx-light; do \
 		command -v "$${program%=*}" >/dev/null || echo "$${program#*=}"; done | xargs); \
 	if [ -z "$$missing" ]; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
