@@ -18,6 +18,7 @@ RUN mkdir -p src core/src benches/e2e \
     && rm -r src core
 COPY core ./core
 COPY src ./src
+COPY ui ./ui
 # cargo goes by time stamps, and the copied files may be older than the stand-ins
 RUN touch src/main.rs src/lib.rs core/src/lib.rs \
     && cargo build --locked --release \

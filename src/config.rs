@@ -3,12 +3,14 @@
 
 mod keys;
 mod layers;
+mod page;
 mod resolve;
 mod tls;
 mod url;
 mod values;
 
 pub use layers::{Flags, Problem};
+pub use page::UiConfig;
 pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
 pub use tls::{ClientCertificates, Tls, TlsConfig};
 pub use url::split as split_url;
@@ -93,6 +95,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// The page for operators.
+    pub ui: UiConfig,
 }
 
 /// `[auth]`
@@ -342,6 +346,7 @@ impl Default for Config {
             tools: ToolsConfig::default(),
             limits: Limits::DEFAULT,
             log: LogConfig::default(),
+            ui: UiConfig::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod answer;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,6 +24,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 pub use self::answer::Answer;
 use self::answer::{Events, broken};
 use crate::panics::{self, Panicked};
+use crate::telemetry::RequestRecord;
 use crate::wake_flag::WakeFlag;
 use crate::{buffer_pool, upstream};
 use rejoinder_core::response::events;
@@ -83,6 +85,9 @@ pub struct EventBody {
     heard: Instant,
     heard_bytes: u64,
     first_token: Option<Instant>,
+    /// Chunks of output so far, and who is told of them.
+    chunks: u64,
+    progress: Option<Arc<RequestRecord>>,
     /// One moment on both clocks: to ask one of them at every event is enough.
     begun: (Instant, u64),
     spoke: Instant,
@@ -124,6 +129,8 @@ impl EventBody {
             heard: now,
             heard_bytes: 0,
             first_token: None,
+            chunks: 0,
+            progress: None,
             begun: (now, unix_now()),
             spoke: now,
             told: now,
@@ -149,6 +156,12 @@ impl EventBody {
     /// not five. A frame is then no whole event.
     pub fn in_pieces(mut self) -> EventBody {
         self.transcoder.share_long_texts();
+        self
+    }
+
+    /// Has the record told of what is written.
+    pub fn progress(mut self, record: Arc<RequestRecord>) -> EventBody {
+        self.progress = Some(record);
         self
     }
 
@@ -185,6 +198,9 @@ impl EventBody {
         {
             self.heard_bytes = events.bytes_read();
             self.heard = now;
+        }
+        if let Some((progress, first)) = self.progress.as_ref().zip(self.first_token) {
+            progress.wrote(self.chunks, first.into_std());
         }
     }
 
@@ -228,11 +244,9 @@ impl EventBody {
                         }
                         let before = self.out.len();
                         self.transcoder.chunk(&data, unix, &mut self.out);
-                        if self.first_token.is_none()
-                            && self.out.len() > before
-                            && self.transcoder.failure().is_none()
-                        {
-                            self.first_token = Some(now);
+                        if self.out.len() > before && self.transcoder.failure().is_none() {
+                            self.chunks += 1;
+                            self.first_token.get_or_insert(now);
                         }
                     }
                     Poll::Ready(Some(Err(error))) => {

@@ -1,6 +1,7 @@
 //! Owns what the process says about itself: log lines and metrics. It must not see a prompt, a key or a header's
 //! value.
 
+mod activity;
 mod one_line;
 mod request_record;
 
@@ -19,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{LogConfig, LogFormat};
 use one_line::OneLine;
 
+pub use activity::{Activity, Period, RequestView};
 pub use one_line::escaped;
 pub use request_record::{BodyEnd, OpenRequest, Queued, RequestHead, RequestRecord, ResponseEnd};
 

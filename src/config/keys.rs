@@ -140,6 +140,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "limits.metadata", kind: Kind::Count },
     Key { name: "limits.call_id_bytes", kind: Kind::Count },
     Key { name: "limits.rewritten_bytes", kind: Kind::Count },
+    Key { name: "ui.page", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
 ];

@@ -1,42 +1,50 @@
-//! Owns the admin port: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics`.
+//! Owns the admin port: `/healthz` (the process lives), `/readyz` (it can serve), `/metrics`, and the page for operators.
 
 use std::sync::atomic::Ordering;
 
 use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 
 use rejoinder_core::error::{Error, Kind};
 
 use super::accept::Peer;
 use super::app::App;
 use super::reply::{self, ResponseBody, full};
+use super::ui;
 use crate::telemetry::Server;
 use crate::{descriptors, panics};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-pub fn answer<B>(app: &App, peer: Peer, request: &Request<B>) -> Response<ResponseBody> {
-    if let Err(error) = app.admin_origins.admit(request) {
+pub async fn answer(app: &App, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+    if let Err(error) = app.admin_origins.admit(&request) {
         return reply::error(&error);
     }
     let required = app.config.tls.admin && app.tls.as_ref().is_some_and(|tls| tls.certificate_required());
+    let refused = required && !peer.has_certificate;
     match request.uri().path() {
         "/healthz" => full(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match readiness(app) {
             Ok(()) => full(StatusCode::OK, TEXT, "ready\n"),
             Err(reason) => full(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
         },
-        "/metrics" if required && !peer.has_certificate => {
+        path if is_page(path) && !refused => ui::answer(app, request).await,
+        path if refused && (path == "/metrics" || is_page(path)) => {
             let message =
-                "The metrics are shown to clients with a certificate only (tls.client_certificates).";
+                "Metrics and page are shown to clients with a certificate only (tls.client_certificates).";
             reply::error(&Error::new(Kind::Forbidden, message).code_as("certificate_required"))
         }
         "/metrics" => {
             measure(app);
             full(StatusCode::OK, OPEN_METRICS, app.metrics.encode())
         }
-        _ => full(StatusCode::NOT_FOUND, TEXT, "try /healthz, /readyz or /metrics\n"),
+        _ => full(StatusCode::NOT_FOUND, TEXT, "try /ui, /healthz, /readyz or /metrics\n"),
     }
+}
+
+fn is_page(path: &str) -> bool {
+    path == "/ui" || path.starts_with("/ui/")
 }
 
 fn readiness(app: &App) -> Result<(), String> {

@@ -14,7 +14,7 @@ use crate::client_keys::{ClientKey, ClientKeys};
 use crate::config::{Config, Tls};
 use crate::keyring::{Caller, Keyring};
 use crate::store::{EchoCache, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Activity, Metrics};
 use crate::upstream::{Requester, Upstream};
 
 /// What every request handler needs.
@@ -24,6 +24,8 @@ pub(crate) struct App {
     /// Bytes of requests that are held.
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Metrics,
+    /// What the page for operators shows, where there is one.
+    pub(super) activity: Option<Arc<Activity>>,
     pub(super) keyring: Arc<Keyring>,
     /// The keys that may call `listen`.
     pub(super) client_keys: Arc<ClientKeys>,

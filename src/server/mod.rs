@@ -38,6 +38,7 @@ mod stored;
 mod stored_context;
 mod stored_run;
 mod tokens;
+mod ui;
 pub mod websocket;
 
 pub use start::run;

@@ -154,6 +154,7 @@ impl PendingResponse {
         let span = tracing::Span::current();
         let keep = keep.map(Arc::new);
         let before_end = keep.clone().map(|keep| -> BeforeEnd { Box::new(move |ended| keep.keep(ended)) });
+        let progress = record.clone();
         let on_end: OnEnd = Box::new(move |transcoder, end| {
             let _entered = span.enter();
             app.metrics.open_streams.dec();
@@ -168,7 +169,8 @@ impl PendingResponse {
                 tokio::spawn(keep.keep_cancelled(transcoder));
             }
         });
-        EventBody::new(transcoder, sent, pace, shutdown, on_end).ask_again(ask_again).before_end(before_end)
+        let body = EventBody::new(transcoder, sent, pace, shutdown, on_end).progress(progress);
+        body.ask_again(ask_again).before_end(before_end)
     }
 
     /// One completion is one chunk.

@@ -11,7 +11,7 @@ use http::{HeaderMap, Request};
 use hyper::body::Incoming;
 use rejoinder_core::Input;
 use rejoinder_core::client::Client;
-use rejoinder_core::error::Error;
+use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::notes::Notes;
 use rejoinder_core::options::PlanOptions;
 use rejoinder_core::request::parse::{self, Context, ParsedRequest, RequestSummary};
@@ -28,8 +28,9 @@ use crate::budget::{Counted, Held, SMALL};
 use crate::heavy;
 use crate::keyring::Caller;
 use crate::telemetry::{CONTENTS, RequestRecord};
-use crate::upstream::{Forwarded, RoutingKey, Target};
+use crate::upstream::{Forwarded, Requester, RoutingKey, Target, host_of_label};
 use serde_json::value::RawValue;
+use wildmatch::WildMatch;
 
 /// A request, with all that is needed to plan it anew.
 pub struct PreparedRequest {
@@ -172,6 +173,50 @@ impl PreparedRequest {
             streams: socket.is_some(),
             warms_up: socket.is_some_and(|socket| !socket.generate),
         })
+    }
+
+    /// Plans a create request that nobody sent, for the server with that label, or the one that it would likely go to.
+    ///
+    /// # Errors
+    /// As [`PreparedRequest::plan`], and for what a request names of the store.
+    pub async fn preview(app: &App, body: Bytes, upstream: Option<&str>) -> Result<(Plan, Target), Error> {
+        let text = parse::text(&body)?.into_owned();
+        let asks = heavy::run(text.len(), || ParsedRequest::read(&text, &app.config.limits)?.asks()).await?;
+        let stored = [
+            ("previous_response_id", asks.previous_response_id.is_some()),
+            ("conversation", asks.conversation.is_some()),
+            ("input", !asks.references.is_empty()),
+        ];
+        if let Some((field, _)) = stored.iter().find(|(_, named)| *named) {
+            let message =
+                format!("A request is planned here by itself: leave out what {field} names of the store.");
+            return Err(Error::new(Kind::BadRequest, message).param(*field));
+        }
+        let (headers, id) = (HeaderMap::new(), HeaderValue::from_static("preview"));
+        let model = asks.model.as_deref().or(app.config.default_model.as_deref()).unwrap_or_default();
+        let upstreams = upstream.map(|label| [WildMatch::new(host_of_label(label))].into());
+        let requester = Requester { upstreams, ..Requester::default() };
+        let request = PreparedRequest {
+            route: Arc::new(RoutingKey { model: model.to_owned(), requester, ..RoutingKey::default() }),
+            body,
+            overrides: RequestOverrides::read(&headers, &app.config),
+            client: Client::announced(client_headers(&headers)),
+            headers: Arc::new(Forwarded::of(&headers, &id)),
+            record: RequestRecord::unlogged(),
+            caller: Arc::new(app.keyring.caller(&headers)),
+            asks: Arc::new(asks),
+            past: StoredContext::default(),
+            summary: OnceLock::new(),
+            unfit: OnceLock::new(),
+            streams: false,
+            warms_up: false,
+        };
+        let target = request.target(app).await?;
+        let plan = heavy::run(text.len(), || {
+            let parsed = ParsedRequest::read(&text, &app.config.limits)?;
+            parsed.plan(&request.options(app, &target), &Context::default())
+        });
+        Ok((plan.await?, target))
     }
 
     /// Takes a request that asks about a create request of the same body, and the server that it will likely go to.

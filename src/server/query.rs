@@ -29,7 +29,8 @@ impl Query {
         Query { pairs: pairs.unwrap_or_default() }
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    /// The first value of that name; `None` where it is absent or empty.
+    pub fn text(&self, name: &str) -> Option<&str> {
         let mut found = self.pairs.iter().filter(|(key, _)| key == name);
         found.next().map(|(_, text)| text.as_str()).filter(|text| !text.is_empty())
     }

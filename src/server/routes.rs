@@ -147,14 +147,17 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let route = route(&method, &path, upgrades(&request));
     let endpoint = route.name();
     let shown = id.to_str().unwrap_or_default();
-    let record = RequestRecord::new(RequestHead {
-        id: shown.to_owned(),
-        method: method.to_string(),
-        path: path.clone(),
-        endpoint,
-        client: kind_of(prepared_request::client_headers(request.headers())),
-        begun,
-    });
+    let record = RequestRecord::new(
+        RequestHead {
+            id: shown.to_owned(),
+            method: method.to_string(),
+            path: path.clone(),
+            endpoint,
+            client: kind_of(prepared_request::client_headers(request.headers())),
+            begun,
+        },
+        app.activity.as_ref(),
+    );
     let open = OpenRequest::new(record.clone());
     let span = tracing::info_span!("request", id = shown, key = Empty);
     let asked = Asked { app: &app, path: &path, route, id: &id, record: &record };

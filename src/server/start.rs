@@ -16,7 +16,7 @@ use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
-use super::{admin, client_socket, reload, routes};
+use super::{admin, client_socket, reload, routes, ui};
 use crate::budget::Budget;
 use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all};
 use crate::signals::Stop;
@@ -80,7 +80,7 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         app.clone(),
         Port::Admin,
         until_the_end,
-        |app, peer, request| async move { admin::answer(&app, peer, &request) },
+        |app, peer, request| async move { admin::answer(&app, peer, request).await },
     ));
     let api = accept(listener, app.clone(), Port::Api, app.draining.clone(), |app, _, request| async move {
         routes::answer(app, request).await
@@ -137,6 +137,7 @@ pub(super) fn app(
         admin_origins: OriginPolicy::of_admin(own_admin, hosts),
         tls,
         paths,
+        activity: ui::is_on(config.ui.page, own_admin.ip().is_loopback()).then(Arc::default),
         echoes: EchoCache::default(),
         budget: Budget::new(bytes, timeout, metrics.over_capacity.clone()),
         config,

@@ -1,12 +1,15 @@
 //! Owns what is known of one request, and the one line of the log that tells it: when its answer has ended or was given up.
 //! It must not see a prompt, a key or a header's value.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rejoinder_core::Usage;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::fields::beginning;
+
+use super::activity::{Activity, RequestView, Running};
 
 /// The target of the lines, by which `log.level` can choose them.
 pub const TARGET: &str = "rejoinder::access";
@@ -64,6 +67,10 @@ pub enum BodyEnd {
 pub struct RequestRecord {
     head: RequestHead,
     facts: Mutex<Facts>,
+    /// Where the page for operators finds it, by its number.
+    activity: Option<(Arc<Activity>, u64)>,
+    /// Chunks of output that were written.
+    chunks: AtomicU64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -83,14 +90,34 @@ struct Facts {
     sent_bytes: Option<u64>,
     /// Whether the line was written.
     told: bool,
+    /// Whether nothing more comes of it.
+    over: bool,
     /// Whether a WebSocket came of it, whose end is that of the request.
     upgraded: bool,
 }
 
 impl RequestRecord {
-    /// A request of which only the head is known.
-    pub fn new(head: RequestHead) -> Arc<RequestRecord> {
-        Arc::new(RequestRecord { head, facts: Mutex::default() })
+    /// A request of which only the head is known. `activity`: where it is shown, if it is.
+    pub fn new(head: RequestHead, activity: Option<&Arc<Activity>>) -> Arc<RequestRecord> {
+        RequestRecord::with(head, Facts::default(), activity)
+    }
+
+    /// One that is neither logged nor shown.
+    pub fn unlogged() -> Arc<RequestRecord> {
+        let (id, method, path) = (String::new(), String::new(), String::new());
+        let head = RequestHead { id, method, path, endpoint: "", client: None, begun: Instant::now() };
+        RequestRecord::new(head, None)
+    }
+
+    fn with(head: RequestHead, facts: Facts, activity: Option<&Arc<Activity>>) -> Arc<RequestRecord> {
+        let activity = activity.map(|activity| (activity.clone(), activity.number()));
+        let (facts, chunks) = (Mutex::new(facts), AtomicU64::new(0));
+        let record = Arc::new(RequestRecord { head, facts, activity, chunks });
+        if let Some((activity, number)) = &record.activity {
+            let running: Arc<dyn Running> = record.clone();
+            activity.begin(*number, Arc::downgrade(&running));
+        }
+        record
     }
 
     /// A run that this request began and does not wait for: it has a line of its own.
@@ -98,7 +125,56 @@ impl RequestRecord {
         let head = RequestHead { endpoint: "run", ..self.head.clone() };
         let Facts { key, model, response, .. } = self.facts().clone();
         let facts = Facts { key, model, response, told: true, ..Facts::default() };
-        Arc::new(RequestRecord { head, facts: Mutex::new(facts) })
+        RequestRecord::with(head, facts, self.activity.as_ref().map(|(activity, _)| activity))
+    }
+
+    /// So many chunks of output were written; the first of them at `first`.
+    pub fn wrote(&self, chunks: u64, first: Instant) {
+        if self.chunks.swap(chunks, Ordering::Relaxed) == 0 {
+            self.facts().first_token = Some(first.saturating_duration_since(self.head.begun));
+        }
+    }
+
+    fn shown(&self, facts: &Facts) -> Option<RequestView> {
+        let (_, number) = self.activity.as_ref()?;
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (head, usage, duration) = (&self.head, facts.usage, self.head.begun.elapsed());
+        let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
+        Some(RequestView {
+            number: *number,
+            id: head.id.clone(),
+            began: ms(began),
+            method: head.method.clone(),
+            path: head.path.clone(),
+            endpoint: head.endpoint,
+            client: head.client,
+            key: facts.key.clone(),
+            model: facts.model.clone(),
+            response: facts.response.clone(),
+            upstream: facts.upstream.clone(),
+            status: facts.status,
+            ended: facts.ended.clone(),
+            code: facts.code,
+            first_token_ms: facts.first_token.map(ms),
+            queued_ms: facts.queued.map(ms),
+            duration_ms: ms(duration),
+            chunks: self.chunks.load(Ordering::Relaxed),
+            input_tokens: usage.map(|usage| usage.input),
+            cached_tokens: usage.map(|usage| usage.cached),
+            output_tokens: usage.map(|usage| usage.output),
+            reasoning_tokens: usage.map(|usage| usage.reasoning),
+        })
+    }
+
+    /// It is over: its line is written, and it no longer runs.
+    fn tell(&self, facts: &Facts, head: &RequestHead, message: &str) {
+        head.tell(facts, message);
+        if let Some((activity, _)) = &self.activity
+            && head.endpoint != "health"
+            && let Some(view) = self.shown(facts)
+        {
+            activity.end(RequestView { endpoint: head.endpoint, ..view });
+        }
     }
 
     /// The path, without a query.
@@ -162,6 +238,7 @@ impl RequestRecord {
         let mut facts = self.facts();
         facts.usage = end.usage;
         facts.first_token = end.first_token.map(|at| at.saturating_duration_since(self.head.begun));
+        facts.over |= facts.told;
         match end.error {
             _ if end.client_left => facts.ended = Some("client_left".to_owned()),
             Some(error) => facts.fail(error),
@@ -173,7 +250,7 @@ impl RequestRecord {
         if facts.told {
             let run = Facts { sent_bytes: None, status: None, ..facts.clone() };
             drop(facts);
-            RequestHead { endpoint: "run", ..self.head.clone() }.tell(&run, "run ended");
+            self.tell(&run, &RequestHead { endpoint: "run", ..self.head.clone() }, "run ended");
         }
     }
 
@@ -184,6 +261,7 @@ impl RequestRecord {
             return;
         }
         facts.told = true;
+        facts.over = true;
         facts.sent_bytes = Some(sent_bytes);
         match end {
             BodyEnd::Complete => {
@@ -199,12 +277,27 @@ impl RequestRecord {
         }
         let written = facts.clone();
         drop(facts);
-        self.head.tell(&written, "request ended");
+        self.tell(&written, &self.head, "request ended");
     }
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         // what a panicking holder left is still what is known
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Running for RequestRecord {
+    fn view(&self) -> Option<RequestView> {
+        let facts = self.facts();
+        if facts.over { None } else { self.shown(&facts) }
+    }
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        if let Some((activity, number)) = &self.activity {
+            activity.forget(*number);
+        }
     }
 }
 

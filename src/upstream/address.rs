@@ -54,6 +54,11 @@ impl Address {
     }
 }
 
+/// A label without its scheme: host and port, and what follows.
+pub fn host_of_label(label: &str) -> &str {
+    label.split_once("://").map_or(label, |(_, place)| place)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

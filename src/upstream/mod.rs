@@ -36,6 +36,7 @@ use rejoinder_core::options::ThinkTags;
 use rejoinder_core::responses_profile::ResponsesProfile;
 use server::Server;
 
+pub use address::host_of_label;
 pub use answer::{Form, silent, too_late};
 pub use body::Body;
 pub use exchange::{Response, TransportError, causes};
@@ -299,8 +300,8 @@ impl Upstream {
         Ok(target.unwrap_or_else(Target::unknown))
     }
 
-    /// The models that every ready server that the requester may use lists to this client: the server's label, its list as it came, and what is
-    /// known of the server.
+    /// The models that every ready server that the requester may use lists to this client: the server's label, its list
+    /// as it came, and what is known of the server.
     pub async fn listings(&self, client: &HeaderMap, requester: &Requester) -> Vec<Listing> {
         let _ = self.likely(&RoutingKey::default()).await;
         let servers = self.shared.servers_for(requester);

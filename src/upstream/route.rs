@@ -8,6 +8,7 @@ use rejoinder_core::error::{Error, Kind};
 use smallvec::SmallVec;
 use wildmatch::WildMatch;
 
+use super::address::host_of_label;
 use super::queue::Position;
 use super::server::{Lease, Named, RETRY, Server};
 use super::{Shared, Target};
@@ -27,8 +28,7 @@ impl Requester {
     fn may_use(&self, server: &Server) -> bool {
         self.upstreams.as_ref().is_none_or(|patterns| {
             let label = server.label();
-            let place = label.split_once("://").map_or(&*label, |(_, place)| place);
-            patterns.iter().any(|pattern| pattern.matches(place))
+            patterns.iter().any(|pattern| pattern.matches(host_of_label(&label)))
         })
     }
 }

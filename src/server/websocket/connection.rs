@@ -327,14 +327,17 @@ impl Responder {
 
     /// What is told of a create at its end, as of a request over HTTP.
     fn record(&self, id: &HeaderValue, begun: Instant) -> Arc<RequestRecord> {
-        let record = RequestRecord::new(RequestHead {
-            id: id.to_str().unwrap_or_default().to_owned(),
-            method: "response.create".to_owned(),
-            path: self.opened.path.clone(),
-            endpoint: "responses",
-            client: kind_of(client_headers(&self.opened.headers)),
-            begun,
-        });
+        let record = RequestRecord::new(
+            RequestHead {
+                id: id.to_str().unwrap_or_default().to_owned(),
+                method: "response.create".to_owned(),
+                path: self.opened.path.clone(),
+                endpoint: "responses",
+                client: kind_of(client_headers(&self.opened.headers)),
+                begun,
+            },
+            self.app.activity.as_ref(),
+        );
         if let Some(key) = self.app.client_keys.of(&self.opened.headers) {
             record.set_key(&key.name);
         }
