@@ -28,6 +28,13 @@ const STEP: usize = 1 << 20;
 /// read why.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Whether a body has both a length and chunks. The HTTP library goes by the chunks; what handed the request on to us may have
+/// gone by the length, and taken what lies behind it for another request (RFC 9112, section 6.1). Of chunks in front of
+/// a length the library does not tell.
+pub fn has_two_lengths(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::CONTENT_LENGTH) && headers.contains_key(header::TRANSFER_ENCODING)
+}
+
 /// The whole body, decoded; at most `max_body_bytes` of it, before and after. It is counted in the budget as it grows, and
 /// for as long as it lives.
 ///

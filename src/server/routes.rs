@@ -144,6 +144,7 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let id = request_id(&request);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let version = request.version();
+    let has_two_lengths = body::has_two_lengths(request.headers());
     let route = route(&method, &path, upgrades(&request));
     let endpoint = route.name();
     let shown = id.to_str().unwrap_or_default();
@@ -164,8 +165,9 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
     let result = until_cut(&app, admitted(asked, request)).instrument(span.clone()).await;
     let _entered = span.enter();
     let mut response = result.unwrap_or_else(|error| failed(asked, &error));
-    if app.leaving.is_cancelled() && version <= Version::HTTP_11 {
-        // a client that keeps its connection would send its next request into the end of this process
+    if (app.leaving.is_cancelled() || has_two_lengths) && version <= Version::HTTP_11 {
+        // a client that keeps its connection would send its next request into the end of this process; behind a body of
+        // doubtful length nobody knows where that begins
         let headers = response.headers_mut();
         headers.entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
     }
@@ -195,6 +197,10 @@ async fn until_cut(
 async fn admitted(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let app = asked.app;
     app.origins.admit(&request)?;
+    if body::has_two_lengths(request.headers()) {
+        let message = "The request has both Content-Length and Transfer-Encoding: send one of them.";
+        return Err(Error::new(Kind::BadRequest, message));
+    }
     if !request.headers().contains_key(header::ORIGIN) {
         let mut response = routed(asked, request).await?;
         // a cache must not give this to a page

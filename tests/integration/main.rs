@@ -12,6 +12,7 @@
 
 mod access_line;
 mod answers;
+mod attacks;
 mod budget;
 mod callers;
 mod checker;
