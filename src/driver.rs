@@ -26,7 +26,7 @@ use self::answer::{Events, broken};
 use crate::panics::{self, Panicked};
 use crate::telemetry::RequestRecord;
 use crate::wake_flag::WakeFlag;
-use crate::{buffer_pool, upstream};
+use crate::{buffer_pool, heavy, upstream};
 use rejoinder_core::response::events;
 
 /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
@@ -414,6 +414,8 @@ impl Drop for EventBody {
             tokio::spawn(closing);
         }
         self.report(left);
+        // its text is about as large as what was read
+        heavy::freed(usize::try_from(self.heard_bytes).unwrap_or(usize::MAX));
     }
 }
 

@@ -3,6 +3,7 @@
 //! what the work is.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ static TURNS: LazyLock<Semaphore> =
 static OVER: Notify = Notify::const_new();
 /// Bytes from which on the work may leave memory behind that can be given back.
 const NOTABLE: usize = 256 << 10;
+/// Bytes of many small pieces that may leave as much behind.
+const MANY: usize = 16 << 20;
 /// Time without such work after which its memory is given back: work that follows soon would have to map it again.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -55,6 +58,16 @@ pub fn aside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         OVER.notify_one();
     }
     done
+}
+
+/// Notes that so many bytes were freed in small pieces, or soon will be.
+pub fn freed(bytes: usize) {
+    static SO_FAR: AtomicUsize = AtomicUsize::new(0);
+    let before = SO_FAR.fetch_add(bytes, Ordering::Relaxed);
+    if before.saturating_add(bytes) >= MANY {
+        SO_FAR.store(0, Ordering::Relaxed);
+        OVER.notify_one();
+    }
 }
 
 /// Frees what holds so many bytes: to unmap them takes long as well.

@@ -13,6 +13,8 @@ const MOST: Duration = Duration::from_millis(100);
 const REST: Duration = Duration::from_secs(20);
 /// How much more of it than before may stay, in bytes.
 const KEPT: u64 = 32 << 20;
+/// The most that one stream may take: 5,000 fit into 1 GiB.
+const OF_A_STREAM: u64 = (1 << 30) / 5000;
 
 /// Runs each part for `seconds`, and prints.
 ///
@@ -22,11 +24,17 @@ pub async fn run(target: &Target, streams: usize, seconds: u64) -> Result<(), St
     println!("{streams} streams, a token each {} ms, {seconds} s a part", EVERY.as_millis());
     let tokens = (u128::from(seconds) * 1000 / EVERY.as_millis()) as usize;
     println!("memory, idle: {}", megabytes(target.memory()));
+    target.forget_peak();
     let alone = hostile::streams(target.address, streams, tokens).await;
     println!("alone: {}", alone.line());
+    let peak = target.peak();
+    println!("memory, most: {}, {:.1} KB a stream", megabytes(peak), peak as f64 / 1e3 / streams as f64);
     let before = rest(target, 0).await;
     println!("memory, after that: {}", megabytes(before));
     let mut wrong = alone.failures.clone();
+    if peak > OF_A_STREAM * streams as u64 {
+        wrong.push(format!("{streams} streams took {}", megabytes(peak)));
+    }
     let each = |attacks: Vec<(&'static str, Vec<u8>)>| {
         attacks.into_iter().map(|(name, body)| (name, Arc::new(body))).collect::<Vec<_>>()
     };

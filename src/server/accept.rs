@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::app::App;
 use super::client_socket::{ClientSocket, ClientStream};
-use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
+use super::graceful_connection::{BUFFER, GracefulConnection, HEAD_TIMEOUT};
 use super::http2;
 use super::reply::{self, ResponseBody};
 use crate::descriptors::{self, Use};
@@ -86,7 +86,7 @@ where
 {
     let connections = TaskTracker::new();
     let mut http1 = http1::Builder::new();
-    http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
     let shared = Arc::new(Shared { app, port, http1, stop, handle });
     let mut full = false;
     loop {

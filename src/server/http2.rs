@@ -24,7 +24,7 @@ use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client_socket::ClientStream;
-use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
+use super::graceful_connection::{BUFFER, GracefulConnection, HEAD_TIMEOUT};
 use super::reply::ResponseBody;
 
 /// Silence after which a client is asked by a PING whether it is there.
@@ -52,9 +52,9 @@ where
 {
     let streams = Streams { running: Arc::new(watch::Sender::new(0)), send_timeout };
     let mut either = auto::Builder::new(streams.clone());
-    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
     // WebSockets (RFC 8441)
-    either.http2().enable_connect_protocol();
+    either.http2().enable_connect_protocol().max_send_buf_size(BUFFER);
     either.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(send_timeout);
     let service = std::sync::Mutex::new(service);
     let service = service_fn(move |request: Request<Incoming>| {

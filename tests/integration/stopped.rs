@@ -1,6 +1,6 @@
 //! A client that stops reading before the end of a long answer: what the running binary holds for it.
 
-use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, text, upstream};
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, text, until, upstream};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -87,6 +87,62 @@ async fn a_long_text_is_held_about_once() {
     let each = memory(&proxy).saturating_sub(before) / STREAMS;
     println!("{each} bytes held for a text of {TEXT}");
     assert!(each < TEXT + TEXT / 2, "{each} bytes for a text of {TEXT}");
+}
+
+/// Readers that take nothing for now, of answers of a megabyte each.
+const READERS: usize = 500;
+/// What one of them may hold, however long its answer is: the text that its sockets took and that is to be repeated at its end
+/// (190 KB, in a buffer that doubles), a frame on its way (64 KB, likewise), what was read of its server, and its task.
+const BUFFERS: usize = 512 << 10;
+
+/// A server is held back by its client: the answer waits there, not here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_slow_readers_hold_their_buffers_alone() {
+    let at = upstream(|_, mut stream| async move {
+        let _ = stream.write_all(EVENTS).await;
+        let chunk = text(&"0123456789abcdef".repeat(256));
+        for _ in 0..256 {
+            if stream.write_all(chunk.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+        let _ = stream.write_all(STOP.as_bytes()).await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    proxy.stream().await;
+    let body = STREAM.replace("true}", "true,\"store\":false}");
+    let request = format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let before = memory(&proxy);
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let mut stream = connect(&proxy).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        readers.push(stream);
+    }
+    for stream in &mut readers {
+        read_until(stream, |all| came(all, "event: response.output_text.delta")).await;
+    }
+    // all that their sockets take has been written once nothing grows any more
+    let (mut most, mut still) = (memory(&proxy), 0);
+    while still < 4 {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let now = memory(&proxy);
+        still = if now <= most + (1 << 20) { still + 1 } else { 0 };
+        most = most.max(now);
+    }
+    let each = memory(&proxy).saturating_sub(before) / READERS;
+    println!("{each} bytes held for each of {READERS} readers of a megabyte");
+    assert!(each < BUFFERS, "{each} bytes for each reader");
+    // and each goes on where it stopped
+    let events = read_until(&mut readers[0], |all| came(all, "data: [DONE]")).await;
+    assert!(String::from_utf8_lossy(&events).contains("event: response.completed"));
+    drop(readers);
+    until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
+    until(async || memory(&proxy) <= before + (24 << 20)).await;
 }
 
 /// What a chunked answer says.
