@@ -321,7 +321,7 @@ async fn thousands_of_slow_clients_hold_up_nobody() {
         let mut stream = connect(&proxy).await;
         let begun = match n {
             ..HALF_HEADS => "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nX-A: b",
-            ..3500 => {
+            HALF_HEADS..3500 => {
                 "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{\"model\":\"m\","
             }
             _ => "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0",

@@ -145,6 +145,43 @@ async fn hundreds_of_slow_readers_hold_their_buffers_alone() {
     until(async || memory(&proxy) <= before + (24 << 20)).await;
 }
 
+/// Streams that are open at a time; `STREAMS=5000` where so many file descriptors are to be had, three for each.
+const OPEN: usize = 600;
+/// The most that one may take: 5,000 fit into 1 GiB.
+const OF_ONE: usize = (1 << 30) / 5000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_thousand_open_streams_would_fit_into_a_gibibyte() {
+    let count = std::env::var("STREAMS").map_or(OPEN, |count| count.parse().unwrap());
+    let at = upstream(|_, mut stream| async move {
+        let _ = stream.write_all(&[EVENTS, text("a token ").repeat(100).as_bytes()].concat()).await;
+        // and no more, until the other side goes
+        let _ = stream.read(&mut [0; 16]).await;
+    })
+    .await;
+    let proxy = Proxy::start(at, &[], true).await;
+    let request = format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{STREAM}",
+        STREAM.len()
+    );
+    let before = memory(&proxy);
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(proxy.base.strip_prefix("http://").unwrap()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        read_until(stream, |all| came(all, "event: response.output_text.delta")).await;
+    }
+    assert_eq!(proxy.metric("rejoinder_open_streams").await, count as u64);
+    let all = memory(&proxy);
+    println!("{count} open streams: {} MB, {} KB each", all >> 20, ((all - before) / count) >> 10);
+    assert!(all < before + count * OF_ONE, "{all} bytes for {count} streams");
+    drop(streams);
+    until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
+}
+
 /// What a chunked answer says.
 fn unchunked(answer: &[u8]) -> Vec<u8> {
     let mut rest = &answer[answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4..];
