@@ -14,7 +14,7 @@ pub use page::UiConfig;
 pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
 pub use tls::{ClientCertificates, Tls, TlsConfig};
 pub use url::split as split_url;
-pub use values::{Api, AuthMode, DialectChoice, LogFormat, Switch, read_budgets, read_efforts};
+pub use values::{Api, AuthMode, DialectChoice, LogFormat, MetricNames, Switch, read_budgets, read_efforts};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -97,6 +97,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The page for operators.
     pub ui: UiConfig,
+    /// What is counted, and how it is called.
+    pub metrics: MetricsConfig,
 }
 
 /// `[auth]`
@@ -305,6 +307,14 @@ impl Default for ToolsConfig {
     }
 }
 
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// How metrics are called for which there is a convention.
+    pub names: MetricNames,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -347,6 +357,7 @@ impl Default for Config {
             limits: Limits::DEFAULT,
             log: LogConfig::default(),
             ui: UiConfig::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }
@@ -401,6 +412,12 @@ impl Default for StoreConfig {
             replay_total_bytes: 256 << 20,
             lease: Duration::from_secs(15),
         }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        MetricsConfig { names: MetricNames::Rejoinder }
     }
 }
 

@@ -21,7 +21,7 @@ pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let upstream = Upstream::new(resolved, &Metrics::new().routing)?;
+    let upstream = Upstream::new(resolved, &Metrics::new(resolved.config.metrics.names).routing)?;
     runtime.block_on(async {
         upstream.probe().await;
         upstream.read_saves().await;

@@ -4,6 +4,8 @@
 mod activity;
 mod one_line;
 mod request_record;
+mod response_metrics;
+mod upstream_metrics;
 
 use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicI64;
@@ -12,17 +14,19 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, MetricNames};
 use one_line::OneLine;
+use response_metrics::ResponseMetrics;
 
 pub use activity::{Activity, Period, RequestView};
 pub use one_line::escaped;
 pub use request_record::{BodyEnd, OpenRequest, Queued, RequestHead, RequestRecord, ResponseEnd};
+pub use response_metrics::ResponseNumbers;
+pub use upstream_metrics::{PromptProgress, Routing, Server};
 
 /// The target of lines that may hold a part of a prompt, an answer or a header. They are written only where `log.level`
 /// names it.
@@ -53,6 +57,10 @@ fn filter(level: &str) -> EnvFilter {
         _ => filter,
     }
 }
+
+/// The upper ends of histograms of waits and durations, in seconds.
+const TIME_BUCKETS: [f64; 14] =
+    [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
 
 /// The single label of a counter.
 #[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -85,62 +93,6 @@ struct KeyLabel {
     key: String,
 }
 
-/// The label of an upstream server.
-#[derive(Debug, Clone, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Server {
-    /// Its URL without user and password.
-    pub upstream: String,
-}
-
-/// What choosing a server is counted under; clones count together.
-#[derive(Debug, Clone, Default)]
-pub struct Routing {
-    /// 1 while that server is ready.
-    pub up: Family<Server, Gauge>,
-    /// Requests that it has.
-    pub in_flight: Family<Server, Gauge>,
-    /// Requests that wait for a server.
-    pub waiting: Gauge,
-    affinity: Family<Kind, Counter>,
-    failovers: Family<Kind, Counter>,
-    slot_restores: Family<Kind, Counter>,
-}
-
-impl Routing {
-    /// Counts a conversation's request: `hit` went where its cache is, `moved` elsewhere, `new` has none, `side` is
-    /// beside its turns.
-    pub fn affinity(&self, kind: &str) {
-        self.affinity.get_or_create(&Kind { kind: kind.to_owned() }).inc();
-    }
-
-    /// Counts a request that was taken from a server before its answer began, by what the server did.
-    pub fn failover(&self, code: &str) {
-        self.failovers.get_or_create(&Kind { kind: code.to_owned() }).inc();
-    }
-
-    /// Counts a restored slot, by whether the next answer had any use of it: `used` or `unused`.
-    pub fn slot_restored(&self, kind: &str) {
-        self.slot_restores.get_or_create(&Kind { kind: kind.to_owned() }).inc();
-    }
-
-    fn register(&self, registry: &mut Registry) {
-        registry.register("upstream_up", "1 while that server is ready", self.up.clone());
-        registry.register("upstream_in_flight", "Requests that run on a server", self.in_flight.clone());
-        registry.register("waiting", "Requests that wait for a server", self.waiting.clone());
-        registry.register("affinity", "Requests of conversations, by where they went", self.affinity.clone());
-        registry.register(
-            "failovers",
-            "Requests sent to another server before an answer",
-            self.failovers.clone(),
-        );
-        let help = "Restored slots, by whether the next answer used them";
-        registry.register("slot_restores", help, self.slot_restores.clone());
-    }
-}
-
-/// The kinds of tokens.
-const TOKENS: [&str; 4] = ["input", "cached", "output", "reasoning"];
-
 /// Every metric family of the process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -169,10 +121,8 @@ pub struct Metrics {
     pub store_waiting_writes: Gauge<i64, AtomicI64>,
     /// Writes that a shared store missed for good.
     pub store_lost_writes: Gauge<i64, AtomicI64>,
-    first_event: Histogram,
-    duration: Histogram,
-    /// One counter for each of [`TOKENS`].
-    tokens: [Counter; 4],
+    /// What responses took.
+    pub response: ResponseMetrics,
     key_requests: Family<KeyLabel, Counter>,
     key_tokens: Family<KeyLabel, Counter>,
     errors: Family<Kind, Counter>,
@@ -181,9 +131,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The families, all at zero.
-    pub fn new() -> Metrics {
-        let buckets = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+    /// The families, all at zero. `names`: of those for which there is a convention.
+    pub fn new(names: MetricNames) -> Metrics {
         let metrics = Metrics {
             registry: Registry::default(),
             requests: Family::default(),
@@ -198,9 +147,7 @@ impl Metrics {
             store_up: Gauge::default(),
             store_waiting_writes: Gauge::default(),
             store_lost_writes: Gauge::default(),
-            first_event: Histogram::new(buckets),
-            duration: Histogram::new(buckets),
-            tokens: Default::default(),
+            response: ResponseMetrics::new(names),
             key_requests: Family::default(),
             key_tokens: Family::default(),
             errors: Family::default(),
@@ -211,7 +158,9 @@ impl Metrics {
     }
 
     fn registered(mut self) -> Metrics {
-        let mut registry = Registry::with_prefix("rejoinder");
+        let mut root = Registry::default();
+        self.response.register(&mut root);
+        let registry = root.sub_registry_with_prefix("rejoinder");
         let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running version", info);
         registry.register("requests", "HTTP answers", self.requests.clone());
@@ -225,20 +174,12 @@ impl Metrics {
         let help = "WebSocket connections that are open";
         registry.register("open_websockets", help, self.open_websockets.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());
-        self.routing.register(&mut registry);
+        self.routing.register(registry);
         registry.register("store_up", "1 while the store can be asked", self.store_up.clone());
         let help = "Writes that wait in memory for the store to come back";
         registry.register("store_waiting_writes", help, self.store_waiting_writes.clone());
         let help = "Writes that were given up since the start";
         registry.register("store_lost_writes", help, self.store_lost_writes.clone());
-        let help = "Time until the upstream's answer began, streamed responses";
-        registry.register_with_unit("first_answer", help, Unit::Seconds, self.first_event.clone());
-        let help = "Time from request to the end of its response";
-        registry.register_with_unit("response_duration", help, Unit::Seconds, self.duration.clone());
-        let tokens = Family::<Kind, Counter>::default();
-        // found once: every response counts all of them
-        self.tokens = TOKENS.map(|kind| tokens.get_or_create_owned(&Kind { kind: kind.to_owned() }));
-        registry.register("tokens", "Tokens as the upstream counted them", tokens);
         registry.register("key_requests", "HTTP requests by API key", self.key_requests.clone());
         let help = "Tokens of prompts and answers by API key";
         registry.register("key_tokens", help, self.key_tokens.clone());
@@ -249,7 +190,7 @@ impl Metrics {
             "Repairs of the model's calls, by quirk; of patches, lines",
             self.repairs.clone(),
         );
-        self.registry = registry;
+        self.registry = root;
         self
     }
 
@@ -273,14 +214,6 @@ impl Metrics {
         self.errors.get_or_create(&Kind { kind: code.to_owned() }).inc();
     }
 
-    /// Adds the token counts of one response.
-    pub fn usage(&self, usage: rejoinder_core::Usage) {
-        let counts = [usage.input, usage.cached, usage.output, usage.reasoning];
-        for (counter, count) in self.tokens.iter().zip(counts) {
-            counter.inc_by(count.into());
-        }
-    }
-
     /// Counts a request of an API key.
     pub fn key_request(&self, key: &str) {
         self.key_requests.get_or_create(&KeyLabel { key: key.to_owned() }).inc();
@@ -291,27 +224,11 @@ impl Metrics {
         self.key_tokens.get_or_create(&KeyLabel { key: key.to_owned() }).inc_by(tokens);
     }
 
-    /// Records after how many seconds the upstream answered.
-    pub fn first_answer(&self, seconds: f64) {
-        self.first_event.observe(seconds);
-    }
-
-    /// Records after how many seconds a response ended.
-    pub fn duration(&self, seconds: f64) {
-        self.duration.observe(seconds);
-    }
-
     /// All metrics as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // writing to a String cannot fail
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
         text
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics::new()
     }
 }

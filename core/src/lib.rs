@@ -56,3 +56,4 @@ pub use request::plan::{Plan, plan};
 pub use response::transcoder::Transcoder;
 pub use response::usage::Usage;
 pub use stored_items::{Input, Output};
+pub use wire::chat::Timings;

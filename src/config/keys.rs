@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, AuthMode, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools, LogFormat,
+    Api, AuthMode, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools, LogFormat, MetricNames,
     ReasoningDisplay, SealReasoning, Switch, ThinkTags, read_budgets, read_efforts, url,
 };
 
@@ -143,6 +143,7 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "ui.page", kind: Kind::Choice(choice::<Switch>) },
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
+    Key { name: "metrics.names", kind: Kind::Choice(choice::<MetricNames>) },
 ];
 
 impl Key {

@@ -50,6 +50,16 @@ pub enum Switch {
     Off,
 }
 
+/// Values of `metrics.names`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricNames {
+    /// Our own.
+    Rejoinder,
+    /// Those of OpenTelemetry's conventions for generative AI, where there is one.
+    GenAi,
+}
+
 /// Values of `log.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

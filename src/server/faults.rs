@@ -115,7 +115,7 @@ async fn serve() -> (Arc<App>, SocketAddr) {
     panics::tests::watch_in_tests();
     let flags = Flags { upstream: Some(format!("http://{}", upstream().await)), ..Flags::default() };
     let resolved = load_from(&flags, []).unwrap();
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(resolved.config.metrics.names);
     let upstream = Upstream::new(&resolved, &metrics.routing).unwrap();
     upstream.probe().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -55,7 +55,7 @@ pub async fn answer(
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
     let silence = app.config.body_timeout;
     let answer = app.upstream.pass(parts.method, &target, headers, body, silence, requester).await?;
-    record.set_upstream(answer.upstream());
+    record.set_upstream(answer.upstream(), None);
     let mut response = Response::new(());
     *response.status_mut() = answer.response.status();
     *response.headers_mut() = end_to_end(answer.response.headers().clone());

@@ -17,7 +17,7 @@ use super::{run_tasks, stored_run};
 use crate::client_keys::KeyRequest;
 use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer, StreamEnd};
 use crate::store::{Scope, TurnState};
-use crate::telemetry::{Ended, RequestRecord, ResponseEnd};
+use crate::telemetry::{Ended, RequestRecord, ResponseEnd, ResponseNumbers};
 use crate::upstream::too_late;
 
 /// A response that was requested from the upstream and has not begun.
@@ -109,7 +109,7 @@ impl PendingResponse {
     /// Waits `commit_after` for the upstream's status; then the stream begins without it, and without what its head tells of
     /// limits.
     async fn streamed(mut self) -> Result<(EventBody, HeaderMap), Error> {
-        let (app, begun) = (self.app.clone(), self.record.begun());
+        let app = self.app.clone();
         let waiting = Waiting { app: &app, stream: "true", over: false };
         let early = tokio::time::timeout(app.config.commit_after, &mut self.sent).await;
         waiting.over();
@@ -126,17 +126,9 @@ impl PendingResponse {
                     }
                     Err(error) => Err(error),
                 };
-                app.metrics.first_answer(begun.elapsed().as_secs_f64());
                 Box::pin(std::future::ready(answer))
             }
-            Err(_) => {
-                let (app, sent) = (app.clone(), self.sent);
-                Box::pin(async move {
-                    let answer = sent.await;
-                    app.metrics.first_answer(begun.elapsed().as_secs_f64());
-                    answer
-                })
-            }
+            Err(_) => self.sent,
         };
         Ok((self.open(), limits))
     }
@@ -242,10 +234,18 @@ fn ended(app: &App, transcoder: &Transcoder, end: StreamEnd, stream: &'static st
     let StreamEnd { client_left, first_token } = end;
     let outcome = if client_left { "cancelled" } else { transcoder.outcome() };
     app.metrics.responses.get_or_create(&Ended { outcome, stream }).inc();
-    app.metrics.duration(record.begun().elapsed().as_secs_f64());
-    let usage = transcoder.usage();
-    if let Some(usage) = usage {
-        app.metrics.usage(usage);
+    let (usage, error) = (transcoder.usage(), transcoder.failure());
+    let model = app.upstream.known_model(record.models());
+    app.metrics.response.ended(&ResponseNumbers {
+        model: model.as_deref(),
+        error: error.map(Error::label),
+        usage,
+        duration: record.begun().elapsed(),
+        first_token: first_token.map(|at| at.saturating_duration_since(record.begun())),
+        whole: !client_left && error.is_none(),
+    });
+    if let Some((upstream, timings)) = record.upstream().zip(transcoder.timings()) {
+        app.metrics.routing.worked(&upstream, &timings);
     }
     for _ in 0..transcoder.dropped() {
         app.metrics.note("dropped_output");
@@ -253,6 +253,6 @@ fn ended(app: &App, transcoder: &Transcoder, end: StreamEnd, stream: &'static st
     for (quirk, times) in transcoder.repaired().counts() {
         app.metrics.repair(quirk.name(), times);
     }
-    let (reason, error) = (transcoder.incomplete_reason(), transcoder.failure());
+    let reason = transcoder.incomplete_reason();
     record.response_ended(&ResponseEnd { outcome, reason, error, client_left, usage, first_token });
 }

@@ -54,7 +54,7 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
     if let Some(problem) = open_to_all(&resolved.config.auth, own) {
         return Err(problem);
     }
-    let metrics = Metrics::new();
+    let metrics = Metrics::new(resolved.config.metrics.names);
     let upstream = Upstream::new(&resolved, &metrics.routing)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

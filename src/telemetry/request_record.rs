@@ -9,6 +9,7 @@ use rejoinder_core::Usage;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::fields::beginning;
 
+use super::Routing;
 use super::activity::{Activity, RequestView, Running};
 
 /// The target of the lines, by which `log.level` can choose them.
@@ -79,6 +80,7 @@ struct Facts {
     model: Option<String>,
     response: Option<String>,
     upstream: Option<String>,
+    own_model: Option<String>,
     status: Option<u16>,
     ended: Option<String>,
     code: Option<&'static str>,
@@ -207,14 +209,27 @@ impl RequestRecord {
         self.facts().status = Some(status);
     }
 
+    /// The server that answers it, and its own name for the model where that differs.
+    pub fn set_upstream(&self, label: String, own_model: Option<&str>) {
+        let mut facts = self.facts();
+        facts.upstream = Some(label);
+        facts.own_model = own_model.map(str::to_owned);
+    }
+
+    /// The names of its model: the client's, and the upstream's own where that differs.
+    pub fn models(&self) -> [Option<String>; 2] {
+        let facts = self.facts();
+        [facts.model.clone(), facts.own_model.clone()]
+    }
+
     /// The server that answers it.
-    pub fn set_upstream(&self, label: String) {
-        self.facts().upstream = Some(label);
+    pub fn upstream(&self) -> Option<String> {
+        self.facts().upstream.clone()
     }
 
     /// Counts the time until the guard is dropped as spent waiting for a server.
-    pub fn queue(&self) -> Queued<'_> {
-        Queued { record: self, since: Instant::now() }
+    pub fn queue<'a>(&'a self, metrics: &'a Routing) -> Queued<'a> {
+        Queued { record: self, metrics, since: Instant::now() }
     }
 
     /// A WebSocket comes of it: the end of the answer is not its end.
@@ -363,12 +378,14 @@ impl RequestHead {
 #[derive(Debug)]
 pub struct Queued<'a> {
     record: &'a RequestRecord,
+    metrics: &'a Routing,
     since: Instant,
 }
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed();
+        self.metrics.queued(waited);
         let mut facts = self.record.facts();
         facts.queued = Some(facts.queued.unwrap_or_default() + waited);
     }

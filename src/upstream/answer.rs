@@ -170,6 +170,8 @@ impl Form {
 pub struct Beginning {
     /// What is kept, and behind it, where the next read is to be put.
     pub bytes: Vec<u8>,
+    /// Tokens of the prompt that are still to be processed, as the server last told.
+    pub pending: Option<u64>,
     /// Up to here no line ends.
     searched: usize,
 }
@@ -205,8 +207,12 @@ impl Beginning {
                 break self.bytes.len() - line > LONGEST_WAITING;
             };
             let end = self.searched + end;
-            if !is_no_answer(self.bytes.get(line..end).unwrap_or_default()) {
+            let read = read_line(self.bytes.get(line..end).unwrap_or_default());
+            if read == Line::Answer {
                 break true;
+            }
+            if let Line::Pending(tokens) = read {
+                self.pending = Some(tokens);
             }
             line = end + 1;
             self.searched = line;
@@ -220,12 +226,30 @@ impl Beginning {
 /// The longest beginning of a line that waits for its end, in bytes.
 const LONGEST_WAITING: usize = 16 << 10;
 
-/// Whether a line is empty, a comment, or the progress of the prompt in a chunk without any text.
-fn is_no_answer(line: &[u8]) -> bool {
+/// What a line of an event stream is.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    /// Empty, or a comment.
+    Nothing,
+    /// The progress of the prompt in a chunk without any text: tokens that are still to be processed.
+    Pending(u64),
+    /// Anything else.
+    Answer,
+}
+
+fn read_line(line: &[u8]) -> Line {
     #[derive(Deserialize)]
     struct Chunk<'a> {
         #[serde(borrow, default)]
         choices: Vec<Choice<'a>>,
+        prompt_progress: Progress,
+    }
+    #[derive(Deserialize)]
+    struct Progress {
+        #[serde(default)]
+        total: u64,
+        #[serde(default)]
+        processed: u64,
     }
     #[derive(Deserialize)]
     struct Choice<'a> {
@@ -234,18 +258,25 @@ fn is_no_answer(line: &[u8]) -> bool {
         finish_reason: Option<IgnoredAny>,
     }
     if line.is_empty() || line.starts_with(b":") {
-        return true;
+        return Line::Nothing;
     }
     // inside a JSON string the closing quote would have a backslash before it
     if memchr::memmem::find(line, b"\"prompt_progress\":{").is_none() {
-        return false;
+        return Line::Answer;
     }
     let chunk = line.strip_prefix(b"data:").and_then(|data| serde_json::from_slice::<Chunk<'_>>(data).ok());
     let silent = |choice: &Choice<'_>| {
         let mut said = choice.delta.iter().filter(|(name, _)| *name != "role");
         choice.finish_reason.is_none() && said.all(|(_, value)| matches!(value.get(), "null" | "\"\"" | "[]"))
     };
-    chunk.is_some_and(|chunk| chunk.choices.iter().all(silent))
+    match chunk {
+        Some(Chunk { choices, prompt_progress: Progress { total, processed } })
+            if choices.iter().all(silent) =>
+        {
+            Line::Pending(total.saturating_sub(processed))
+        }
+        _ => Line::Answer,
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use rejoinder_core::dialect::{Dialect, GENERIC};
 use rejoinder_core::error::Error;
 use rejoinder_core::options::ThinkTags;
 use rejoinder_core::responses_profile::ResponsesProfile;
-use server::Server;
+use server::{Named, Server};
 
 pub use address::host_of_label;
 pub use answer::{Form, silent, too_late};
@@ -269,6 +269,15 @@ impl Upstream {
             }
         };
         self.shared.servers().iter().map(seen).collect()
+    }
+
+    /// The first of these names that a server lists or is configured to have; else the only model there is.
+    pub fn known_model(&self, names: [Option<String>; 2]) -> Option<String> {
+        let servers = self.shared.servers();
+        let has =
+            |server: &Server, name: &str| matches!(server.named(name), Named::Own(_)) || server.lists(name);
+        let known = |name: &String| servers.iter().any(|server| has(server, name));
+        names.into_iter().flatten().find(known).or_else(|| self.shared.only_model())
     }
 
     /// Requests that wait for a server.

@@ -173,7 +173,7 @@ impl Shared {
     }
 
     /// The model that all servers list, and no other.
-    fn only_model(&self) -> Option<String> {
+    pub(super) fn only_model(&self) -> Option<String> {
         let mut only: Option<String> = None;
         for server in self.servers().iter() {
             let facts = server.state().facts?;

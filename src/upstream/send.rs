@@ -20,7 +20,7 @@ use super::forwarded::Forwarded;
 use super::server::{Lease, RETRY, Server};
 use super::{RoutingKey, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
-use crate::telemetry::RequestRecord;
+use crate::telemetry::{PromptProgress, RequestRecord};
 
 /// Where chat requests go.
 pub const CHAT: &str = "/v1/chat/completions";
@@ -119,7 +119,7 @@ impl<'a> Dispatch<'a> {
     async fn run(mut self) -> Result<UpstreamResponse, Error> {
         let mut last = None;
         loop {
-            let queued = self.request.record.queue();
+            let queued = self.request.record.queue(&self.shared.metrics);
             let place = self.shared.place(&self.request.route, &self.tried, &mut self.since).await;
             drop(queued);
             let (lease, target) = match (place, last.take()) {
@@ -127,7 +127,7 @@ impl<'a> Dispatch<'a> {
                 (Err(_), Some(earlier)) => return Err(earlier),
                 (Err(error), None) => return Err(error),
             };
-            self.request.record.set_upstream(target.address.label());
+            self.request.record.set_upstream(target.address.label(), target.model.as_deref());
             let failure = match self.attempt(&lease, &target).await {
                 Ok((response, first, form)) => {
                     let (native, think_tags) = (target.native, target.think_tags);
@@ -275,6 +275,7 @@ impl<'a> Dispatch<'a> {
     ) -> Result<(Response, Vec<u8>, Form), Failure> {
         let mut first = answer::Beginning::default();
         let mut form = None;
+        let mut prompt = None;
         loop {
             watch.quiet = Instant::now();
             let more = match watch.over(pin!(response.more(&mut first.bytes))).await? {
@@ -290,10 +291,26 @@ impl<'a> Dispatch<'a> {
             match form {
                 Some(Form::Whole) => return Ok((response, first.bytes, Form::Whole)),
                 Some(Form::Events) if !more => return Err(Failure::Broke(ended())),
-                Some(Form::Events) if first.begun() => return Ok((response, first.bytes, Form::Events)),
+                Some(Form::Events) if self.has_begun(&mut first, &mut prompt, watch.lease) => {
+                    return Ok((response, first.bytes, Form::Events));
+                }
                 _ => {}
             }
         }
+    }
+
+    /// Whether anything was generated; until then, the server is said to have a prompt to process.
+    fn has_begun(
+        &self,
+        first: &mut answer::Beginning,
+        prompt: &mut Option<PromptProgress>,
+        lease: &Lease,
+    ) -> bool {
+        let begun = first.begun();
+        if let Some(pending) = first.pending.take() {
+            prompt.get_or_insert_with(|| self.shared.metrics.prompt(lease.server.label())).set(pending);
+        }
+        begun
     }
 
     fn headers<'h>(&'h self, server: &'h Server) -> Vec<(HeaderName, &'h HeaderValue)> {

@@ -35,6 +35,7 @@ mod life;
 mod limits;
 mod log;
 mod mending;
+mod metrics;
 mod models;
 mod native;
 mod passthrough;

@@ -49,6 +49,7 @@ use crate::response::transcoder::think::Think;
 use crate::response::transcoder::token_counts::TokenCounts;
 use crate::response::usage::Usage;
 use crate::responses_profile::ResponsesProfile;
+use crate::wire::chat::Timings;
 
 static NOTHING: Text = Text::new();
 
@@ -227,6 +228,11 @@ impl Transcoder {
             Some(first) => usage.map(|usage| usage.after(first)),
             None => usage,
         }
+    }
+
+    /// What the upstream says of the work for its answer, if it is a llama-server.
+    pub fn timings(&self) -> Option<Timings> {
+        self.token_counts.timings()
     }
 
     /// How many pieces of the upstream's answer were discarded, such as arguments after a complete call or calls

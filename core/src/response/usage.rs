@@ -80,9 +80,8 @@ impl Usage {
         counts.usage()
     }
 
-    /// Parses llama-server's `timings`, for streams without `usage`.
-    pub fn from_timings(raw: &RawValue) -> Option<Usage> {
-        let timings: chat::Timings = trusted_json::fields(raw.get())?;
+    /// The counts of llama-server's `timings`, for streams without `usage`.
+    pub fn from_timings(timings: &chat::Timings) -> Option<Usage> {
         let cached = timings.cache_n.unwrap_or(0);
         let input = cached.checked_add(timings.prompt_n?)?;
         Usage::bounded(input, Some(cached), None, timings.predicted_n?, None)

@@ -381,15 +381,23 @@ pub fn usage_elsewhere(chunk: &str) -> Option<&RawValue> {
     inside.or(places.usage_metadata).or_else(|| usage(places.x_groq?))
 }
 
-/// llama-server's `timings`, used if there is no `usage`.
-#[derive(Debug, Default, Deserialize)]
+/// llama-server's `timings`. Their counts are used if there is no `usage`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 pub struct Timings {
     /// Prompt tokens from the cache.
     pub cache_n: Option<u64>,
     /// Prompt tokens processed.
     pub prompt_n: Option<u64>,
+    /// How long they took, in milliseconds.
+    pub prompt_ms: Option<f64>,
     /// Tokens generated.
     pub predicted_n: Option<u64>,
+    /// How long they took, in milliseconds.
+    pub predicted_ms: Option<f64>,
+    /// Tokens that a draft model proposed.
+    pub draft_n: Option<u64>,
+    /// How many of these the model took.
+    pub draft_n_accepted: Option<u64>,
 }
 
 /// `logprobs.content[i]`
