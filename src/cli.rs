@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use reqwest::Url;
 
 use crate::client_keys::{self, NewKey};
@@ -29,19 +30,19 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Settings {
     /// Address of the API that clients use [default: 127.0.0.1:8081]
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, global = true, display_order = 101, value_name = "ADDR")]
     listen: Option<String>,
     /// Base URL of the upstream server [default: searches 127.0.0.1:8080 and :8000]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, display_order = 102, value_name = "URL")]
     upstream: Option<String>,
     /// Address of /healthz, /readyz and /metrics [default: 127.0.0.1:8082]
-    #[arg(long, global = true, value_name = "ADDR")]
+    #[arg(long, global = true, display_order = 103, value_name = "ADDR")]
     admin: Option<String>,
     /// Configuration file [default: ./rejoinder.toml, then /etc/rejoinder/rejoinder.toml, if present]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, display_order = 104, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Log filter such as debug or info,rejoinder=trace [default: info]
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, display_order = 105, value_name = "FILTER")]
     log_level: Option<String>,
 }
 
@@ -49,27 +50,65 @@ struct Settings {
 enum Command {
     /// Run the proxy (the default)
     Serve,
-    /// Validate the configuration: print ok, or every problem
-    CheckConfig,
-    /// Print the effective configuration and where each value came from
-    PrintConfig,
-    /// Check every upstream: what it is, what is wrong, and what to do
-    Doctor,
-    /// Print or write the configuration of a client: Codex, Droid, opencode, VS Code
+    /// Configure a client: Codex, Droid, opencode, VS Code, or the OpenAI libraries
+    #[command(after_help = SETUP_HELP)]
     Setup(Setup),
-    /// Start a client on a running rejoinder, and write no file
+    /// Start a client on the running proxy, and write no file
+    #[command(after_help = LAUNCH_HELP)]
     Launch(Launch),
-    /// Add to and list the API keys of auth.keys_file
+    /// Check the model servers: what is wrong, and what to do
+    Doctor,
+    /// Check the configuration: print ok, or every problem
+    CheckConfig,
+    /// Print the configuration in effect, and where each value came from
+    PrintConfig,
+    /// Make and list the API keys of clients
     Keys {
         #[command(subcommand)]
         command: KeysCommand,
     },
-    /// Ask a running rejoinder whether it is ready; for containers
+    /// Ask the running proxy whether it is ready; for containers
     Healthcheck {
         /// URL to ask instead of ADMIN's /readyz
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    /// Print the completions of a shell
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page
+    #[command(after_help = "Example: rejoinder man | man -l -")]
+    Man,
+}
+
+/// The commands by what they are for; each is in one group.
+const GROUPS: [(&str, &[&str]); 3] = [
+    ("Run", &["serve", "healthcheck"]),
+    ("Use it from a client", &["setup", "launch"]),
+    ("Look after it", &["doctor", "check-config", "print-config", "keys", "completions", "man", "help"]),
+];
+
+/// The command line with its commands in groups, for which clap has no form.
+fn command_line() -> clap::Command {
+    let mut command = Cli::command();
+    // adds `help`
+    command.build();
+    let about = |name: &str| {
+        command.find_subcommand(name).and_then(|found| found.get_about()).map(ToString::to_string)
+    };
+    let line = |name: &&str| format!("  {name:<13} {}\n", about(name).unwrap_or_default());
+    let group = |(title, names): &(&str, &[&str])| {
+        format!("{title}:\n{}", names.iter().map(line).collect::<String>())
+    };
+    let groups: Vec<String> = GROUPS.iter().map(group).collect();
+    Cli::command().help_template(format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{}\nOptions:\n{{options}}{{after-help}}",
+        groups.join("\n")
+    ))
 }
 
 #[derive(Debug, Subcommand)]
@@ -121,7 +160,8 @@ pub fn main_with(
     args: impl IntoIterator<Item = OsString>,
     serve: impl FnOnce(Resolved) -> Result<(), String>,
 ) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command_line().try_get_matches_from(args).and_then(|found| Cli::from_arg_matches(&found));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(message) => {
             // help and version come this way, too, and go to stdout
@@ -144,20 +184,19 @@ pub fn main_with(
             }
             Err(error) => fail(&error),
         }),
-        Command::Setup(wanted) => match set_up(&wanted, &flags) {
-            Ok(Said { out, err }) => {
-                let said = say(&out);
-                let _ = write!(io::stderr(), "{err}");
-                said
-            }
-            Err(error) => fail(&error),
-        },
+        Command::Setup(wanted) => print_setup(set_up(&wanted, &flags)),
         Command::Launch(wanted) => {
             match proxy(wanted.choice(), &flags).and_then(|proxy| setup::launch(&wanted, &proxy)) {
                 Ok(code) => ExitCode::from(code),
                 Err(error) => fail(&error),
             }
         }
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "rejoinder", &mut text);
+            say(&String::from_utf8_lossy(&text))
+        }
+        Command::Man => print_manual(),
         Command::Keys { command } => match keys(command, &flags) {
             Ok(text) => say(&text),
             Err(error) => fail(&error),
@@ -254,6 +293,25 @@ fn keys_file(named: Option<PathBuf>, flags: &Flags) -> Result<PathBuf, String> {
     named.ok_or_else(|| "auth.keys_file is not set: name the file with --file".to_owned())
 }
 
+fn print_manual() -> ExitCode {
+    let mut text = Vec::new();
+    match clap_mangen::Man::new(Cli::command()).render(&mut text) {
+        Ok(()) => say(&String::from_utf8_lossy(&text)),
+        Err(error) => fail(&format!("cannot print the manual page: {error}")),
+    }
+}
+
+fn print_setup(done: Result<Said, String>) -> ExitCode {
+    match done {
+        Ok(Said { out, err }) => {
+            let said = say(&out);
+            let _ = write!(io::stderr(), "{err}");
+            said
+        }
+        Err(error) => fail(&error),
+    }
+}
+
 fn set_up(wanted: &Setup, flags: &Flags) -> Result<Said, String> {
     let proxy = wanted.asks().map(|choice| proxy(choice, flags)).transpose()?;
     wanted.run(proxy.as_ref(), &Env::of_process())
@@ -326,6 +384,56 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_CONFIG: u8 = 78;
 const HEALTHCHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const AFTER_HELP: &str = "\
+To begin: start a model server, then rejoinder, then \"rejoinder setup codex --write\" in another terminal.
+
 Every key can be set in the file or as an environment variable (REJOINDER_UPSTREAM__URL), some as a flag.
 Flags take precedence over variables, variables over the file.
 Exit codes: 0 done, 1 failed, 64 usage, 78 configuration.";
+const SETUP_HELP: &str = "\
+Without --write, the configuration is only printed. With it, the rest of the file stays as it is, the difference is
+shown, and a copy is kept; --undo restores the file byte for byte.
+
+Examples:
+  rejoinder setup codex                            print what Codex needs
+  rejoinder setup codex --write                    merge it into ~/.codex/config.toml
+  rejoinder setup codex --write --keep-default     as a profile, for codex -p rejoinder
+  rejoinder setup droid --write --model qwen3      another model than the first
+  rejoinder setup codex --undo                     restore the file";
+const LAUNCH_HELP: &str = "\
+Examples:
+  rejoinder launch codex
+  rejoinder launch codex -- exec \"What does this project do?\"
+  rejoinder launch droid --model qwen3";
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  bash: rejoinder completions bash > ~/.local/share/bash-completion/completions/rejoinder
+  zsh:  rejoinder completions zsh > \"${fpath[1]}/_rejoinder\"
+  fish: rejoinder completions fish > ~/.config/fish/completions/rejoinder.fish";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_is_in_one_group_of_the_help() {
+        let help = command_line().render_help().to_string();
+        let mut command = Cli::command();
+        command.build();
+        for command in command.get_subcommands() {
+            let (name, about) = (command.get_name(), command.get_about().unwrap().to_string());
+            let line = format!("  {name:<13} {about}\n");
+            assert_eq!(help.matches(&line).count(), 1, "{name}\n{help}");
+            assert!(line.len() <= 100, "{line}");
+        }
+        let names = GROUPS.iter().map(|(_, names)| names.len()).sum::<usize>();
+        assert_eq!(names, command.get_subcommands().count());
+        for title in GROUPS.map(|(title, _)| title).into_iter().chain(["Options"]) {
+            assert!(help.contains(&format!("\n{title}:\n")), "{title}\n{help}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -7,9 +7,12 @@ mod request_record;
 mod response_metrics;
 mod upstream_metrics;
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::atomic::AtomicI64;
+use std::time::SystemTime;
 
+use humantime_serde::re::humantime;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,6 +20,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 use crate::config::{LogConfig, LogFormat, MetricNames};
 use one_line::OneLine;
@@ -44,9 +49,24 @@ pub fn init_logging(log: &LogConfig) {
     };
     // an error says that a subscriber was there first, as in tests
     let _ = match (text, terminal) {
+        // a person looks: which module says it matters less than what it says
+        (true, true) if log.format == LogFormat::Auto => {
+            lines.fmt_fields(OneLine::default()).with_target(false).with_timer(TimeOfDay).try_init()
+        }
         (true, ansi) => lines.fmt_fields(OneLine::default()).with_ansi(ansi).try_init(),
         (false, _) => lines.json().flatten_event(true).with_span_list(false).try_init(),
     };
+}
+
+/// The time of day in seconds, UTC.
+struct TimeOfDay;
+
+impl FormatTime for TimeOfDay {
+    fn format_time(&self, out: &mut Writer<'_>) -> fmt::Result {
+        let text = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let (_, time) = text.split_once('T').unwrap_or(("", &text));
+        out.write_str(time.trim_end_matches('Z'))
+    }
 }
 
 /// What `log.level` lets through: contents only if it names them.

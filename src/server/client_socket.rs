@@ -45,7 +45,18 @@ pub fn listen(address: SocketAddr, inherited: Option<std::net::TcpListener>) -> 
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    open().map_err(|error: io::Error| format!("cannot listen on {address}: {error}"))
+    open().map_err(|error: io::Error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; another program listens there, perhaps another rejoinder: stop it, or choose another address for listen \
+                 or admin (--listen, --admin)"
+            }
+            io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or give it the right to use this one",
+            io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+            _ => "",
+        };
+        format!("cannot listen on {address}: {error}{advice}")
+    })
 }
 
 /// What a listening socket leaves to what it accepts.

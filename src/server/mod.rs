@@ -13,6 +13,7 @@ mod create;
 mod drain;
 #[cfg(test)]
 mod faults;
+mod first_contact;
 mod graceful_connection;
 mod http2;
 mod ids;

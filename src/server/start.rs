@@ -16,7 +16,7 @@ use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
-use super::{admin, client_socket, reload, routes, ui};
+use super::{admin, client_socket, first_contact, reload, routes, ui};
 use crate::budget::Budget;
 use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all};
 use crate::signals::Stop;
@@ -64,6 +64,8 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         "rejoinder is listening"
     );
     upstream.watch(own.port());
+    let greeting = (upstream.clone(), resolved.config.log.clone(), resolved.tls.is_some());
+    tokio::spawn(first_contact::greet(greeting.0, greeting.1, own, own_admin, greeting.2));
     let (watched, known) = (upstream.clone(), resolved.clone());
     tokio::spawn(panics::restarted("the watch over the configuration", move || {
         reload::watch(watched.clone(), known.clone())
