@@ -12,7 +12,7 @@ AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 # Modules of tests/integration that start no other program: each takes seconds.
 QUICK := checker history imports limits native prefix request sizes tools
 
-.PHONY: build quick lint unit documents book bench faults soak clients test test-agents demo venv node programs clean
+.PHONY: build quick lint unit documents sbom book bench faults soak clients test test-agents demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -34,6 +34,9 @@ documents: book ## what README, ARCHITECTURE, the Dockerfile and deploy/ say is 
 	scripts/check-docs
 	scripts/check-dockerfile
 	scripts/check-deploy
+
+sbom: ## target/sbom/rejoinder.cdx.json: the crates in the binary, their versions and licences
+	scripts/sbom
 
 book: venv ## target/book, from docs/; `make clients` runs the commands in it
 	scripts/book

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -13,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rejoinder_core::error::{Error, Kind};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::unconstrained;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_util::either::Either;
@@ -92,7 +94,11 @@ where
     loop {
         let stream = tokio::select! {
             stream = next(&listener, full) => stream,
-            () = shared.stop.cancelled() => return connections,
+            // what connected before waits in the kernel, and would be reset as the socket closes
+            () = shared.stop.cancelled() => match unconstrained(listener.accept()).now_or_never() {
+                Some(Ok((stream, _))) => stream,
+                _ => return connections,
+            },
         };
         if port == Port::Api {
             full = !descriptors::within(&stream, Use::Client);

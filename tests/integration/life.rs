@@ -199,6 +199,28 @@ async fn what_is_on_its_way_when_the_drain_begins_is_answered() {
 }
 
 #[tokio::test]
+async fn what_waits_in_the_kernel_when_the_drain_begins_is_answered() {
+    let mut proxy = Proxy::start(answering().await, &[], true).await;
+    let address = proxy.base.trim_start_matches("http://").to_owned();
+    signal(&proxy.child, "STOP");
+    let mut waiting = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let head = "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length:";
+        stream.write_all(format!("{head} {}\r\n\r\n{PLAIN}", PLAIN.len()).as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    signal(&proxy.child, "TERM");
+    signal(&proxy.child, "CONT");
+    for mut stream in waiting {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("no connection is reset");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    }
+    assert!(tokio::time::timeout(PATIENCE, proxy.child.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
 async fn it_is_not_ready_first_and_serves_until_the_delay_is_over() {
     let mut proxy = Proxy::start(answering().await, &[("REJOINDER_DRAIN_DELAY", "1s")], true).await;
     // a client that keeps its connection
