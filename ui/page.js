@@ -2,6 +2,7 @@
 
 const $ = (id) => document.getElementById(id);
 const INTERVAL = 1000; // ms
+const KEPT = 200; // requests that ended
 const SHOWN = 50; // rows of requests that ended
 const REQUEST = {
   model: "gpt-5",
@@ -18,8 +19,8 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const hourAndMinute = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
-const count = (value) => (value === null || value === undefined ? "" : number.format(value));
-const seconds = (ms) => (ms === null || ms === undefined ? "" : ms < 1000 ? `${Math.round(ms)} ms` : `${number.format(ms / 1000)} s`);
+const count = (value) => (value == null ? "" : number.format(value));
+const seconds = (ms) => (ms == null ? "" : ms < 1000 ? `${Math.round(ms)} ms` : `${number.format(ms / 1000)} s`);
 const percent = (part, whole) => (whole > 0 ? `${Math.round((100 * part) / whole)} %` : "");
 
 function rate(view) {
@@ -30,15 +31,15 @@ function rate(view) {
 
 function outcome(view) {
   const ended = view.code ?? view.ended ?? "";
-  if (view.code !== null || ended === "failed" || ended === "cut") return [ended, "bad"];
+  if (view.code !== undefined || ended === "failed" || ended === "cut") return [ended, "bad"];
   return [ended, ended === "completed" || ended === "background" ? "good" : "warn"];
 }
 
-const phase = (view) => (view.chunks > 0 ? "answers" : view.upstream === null ? "waits for a server" : "reads the prompt");
+const phase = (view) => (view.chunks > 0 ? "answers" : view.upstream === undefined ? "waits for a server" : "reads the prompt");
 const place = (label) => label?.replace(/^http:\/\//, "");
 const sender = (view) => [view.key, view.client].filter(Boolean).join(" · ");
 const tokens = (view) =>
-  view.input_tokens === null ? "" : `${count(view.input_tokens)} (${count(view.cached_tokens)}) → ${count(view.output_tokens)}`;
+  view.input_tokens === undefined ? "" : `${count(view.input_tokens)} (${count(view.cached_tokens)}) → ${count(view.output_tokens)}`;
 
 // ---------------------------------------------------------------- tables
 
@@ -136,7 +137,7 @@ const tables = {
     text("Server", (u) => place(u.label)),
     badge("State", (u) => (u.ready ? ["ready", "good"] : [u.reason ?? "not ready", "bad"])),
     text("Kind", (u) => [u.server, u.version].filter(Boolean).join(" ")),
-    text("Models", (u) => (u.models ?? []).join(", ")),
+    text("Models", (u) => u.models.join(", ")),
     text("Context", (u) => count(u.context), { number: true }),
     text("Slots", (u) => count(u.slots), { number: true }),
     text("In flight", (u) => count(u.in_flight), { number: true }),
@@ -179,7 +180,7 @@ function details(view) {
   const entries = [["Began", new Date(view.began).toLocaleString()]];
   for (const [name, label] of Object.entries(NAMES)) {
     const value = view[name];
-    if (value === null || value === undefined || value === "") continue;
+    if (value === undefined || value === "") continue;
     entries.push([label, name.endsWith("_ms") ? seconds(value) : typeof value === "number" ? String(value) : value]);
   }
   $("details-list").replaceChildren(...entries.flatMap(([label, value]) => {
@@ -300,6 +301,21 @@ function hour(state) {
 
 let state = null;
 
+/** Puts what is new to what is known: a request that ended stays so, and of the hour only the last period changes. */
+function merge(news) {
+  if (state?.started === news.started) {
+    news.ended = [...state.ended, ...news.ended].slice(-KEPT);
+    const first = news.periods[0]?.at ?? Infinity;
+    news.periods = [...state.periods.filter((period) => period.at < first), ...news.periods].filter((period) => period.at > news.now - 3600);
+  } else if (state !== null) {
+    // another process: all of its past is asked for next
+    news.ended_count = 0;
+    news.periods = [];
+    news.ended = [];
+  }
+  state = news;
+}
+
 function showEnded() {
   const wanted = $("filter").value.trim().toLowerCase();
   const fits = (view) =>
@@ -315,9 +331,9 @@ function show() {
   $("version").textContent = state.version;
   const ready = state.upstreams.some((upstream) => upstream.ready);
   const [words, kind] = state.draining ? ["draining", "warn"] : ready ? ["serving", "good"] : ["no server is ready", "bad"];
-  const store = state.store.up ? "" : ", the store cannot be reached";
+  const store = state.store_up ? "" : ", the store cannot be reached";
   $("status").textContent = words + store;
-  $("status").className = `badge ${state.store.up ? kind : "bad"}`;
+  $("status").className = `badge ${state.store_up ? kind : "bad"}`;
   showTiles(state);
   tables.upstreams.show(state.upstreams);
   tables.running.show(state.running);
@@ -330,9 +346,9 @@ function show() {
 async function look() {
   if (document.hidden) return;
   try {
-    const reply = await fetch("/ui/state", { signal: AbortSignal.timeout(5000) });
+    const reply = await fetch(`/ui/state?ended=${state?.ended_count ?? 0}&from=${state?.periods.at(-1)?.at ?? 0}`, { signal: AbortSignal.timeout(5000) });
     if (!reply.ok) throw new Error(String(reply.status));
-    state = await reply.json();
+    merge(await reply.json());
     $("lost").hidden = true;
   } catch {
     $("lost").hidden = false;

@@ -5,6 +5,7 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use rejoinder_core::error::{Error, Kind};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -15,6 +16,7 @@ use super::query::Query;
 use super::reply::{self, ResponseBody, full};
 use crate::config::Switch;
 use crate::driver::unix_now;
+use crate::telemetry::{Period, RequestView};
 use crate::upstream::ServerStatus;
 
 /// Path, content type and content of each file.
@@ -41,12 +43,8 @@ pub fn is_on(page: Switch, only_this_machine: bool) -> bool {
 pub async fn answer(app: &App, request: Request<Incoming>) -> Response<ResponseBody> {
     let path = request.uri().path().trim_end_matches('/').to_owned();
     let result = match (request.method(), path.as_str()) {
-        _ if app.activity.is_none() => {
-            let message =
-                "There is no page: ui.page is off, or \"auto\" and other machines reach the admin address.";
-            Err(Error::new(Kind::NotFound, message))
-        }
-        (&Method::GET, "/ui/state") => Ok(reply::json(StatusCode::OK, state(app).to_string())),
+        _ if app.activity.is_none() => Err(no_page()),
+        (&Method::GET, "/ui/state") => state(app, &Query::of(request.uri())),
         (&Method::POST, "/ui/plan") => plan(app, request).await,
         (&Method::GET | &Method::HEAD, _) => file(&path),
         (method, _) => {
@@ -74,41 +72,88 @@ fn file(path: &str) -> Result<Response<ResponseBody>, Error> {
     Ok(full(StatusCode::OK, content_type, *content))
 }
 
-/// What the page shows, but for its charts' past: what runs, what ended, and what is known of the servers.
-fn state(app: &App) -> Value {
-    let Some(activity) = &app.activity else { return Value::Null };
-    let store = app.store.health();
-    let upstreams: Vec<Value> = app.upstream.seen().into_iter().map(upstream).collect();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "now": unix_now(),
-        "draining": app.leaving.is_cancelled(),
-        "waiting": app.upstream.waiting(),
-        "open_streams": app.metrics.open_streams.get(),
-        "open_websockets": app.metrics.open_websockets.get(),
-        "store": { "up": store.up, "waiting": store.waiting, "lost": store.lost },
-        "upstreams": upstreams,
-        "running": activity.running(),
-        "ended": activity.ended(),
-        "periods": activity.periods(),
-    })
+/// What the page shows.
+#[derive(Serialize)]
+struct State {
+    version: &'static str,
+    /// Of this process: the counts below begin with it.
+    started: u64,
+    /// In seconds since 1970.
+    now: u64,
+    draining: bool,
+    waiting: usize,
+    open_streams: i64,
+    open_websockets: i64,
+    store_up: bool,
+    upstreams: Vec<Upstream>,
+    running: Vec<RequestView>,
+    ended: Vec<RequestView>,
+    /// How many requests ever ended.
+    ended_count: u64,
+    periods: Vec<Period>,
 }
 
-fn upstream(status: ServerStatus) -> Value {
-    let facts = status.facts.as_deref();
-    let models = facts.map(|facts| facts.models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>());
-    let names = status.models.map(|names| names.into_iter().map(|(name, _)| name).collect::<Vec<_>>());
-    json!({
-        "label": status.label,
-        "ready": status.ready.is_ok(),
-        "reason": status.ready.err(),
-        "server": facts.map(|facts| facts.dialect.name),
-        "version": facts.and_then(|facts| facts.version.as_deref()),
-        "models": names.map_or_else(|| json!(models), |names| json!(names)),
-        "context": facts.and_then(|facts| facts.traits.context),
-        "slots": facts.and_then(|facts| facts.slots),
-        "in_flight": status.in_flight,
-    })
+#[derive(Serialize)]
+struct Upstream {
+    label: String,
+    ready: bool,
+    reason: Option<String>,
+    server: Option<&'static str>,
+    version: Option<String>,
+    models: Vec<String>,
+    context: Option<u64>,
+    slots: Option<u32>,
+    in_flight: usize,
+}
+
+/// What runs, and what is new to a page that has seen so many requests end (`ended` in the query) and the periods before
+/// that time (`from`).
+fn state(app: &App, query: &Query) -> Result<Response<ResponseBody>, Error> {
+    let Some(activity) = &app.activity else { return Err(no_page()) };
+    let number = |name| query.integer(name, 0, u64::MAX).map(Option::unwrap_or_default);
+    let (ended, ended_count) = activity.ended(number("ended")?);
+    let state = State {
+        version: env!("CARGO_PKG_VERSION"),
+        started: activity.started(),
+        now: unix_now(),
+        draining: app.leaving.is_cancelled(),
+        waiting: app.upstream.waiting(),
+        open_streams: app.metrics.open_streams.get(),
+        open_websockets: app.metrics.open_websockets.get(),
+        store_up: app.store.health().up,
+        upstreams: app.upstream.seen().into_iter().map(Upstream::of).collect(),
+        running: activity.running(),
+        ended,
+        ended_count,
+        periods: activity.periods(number("from")?),
+    };
+    let text = serde_json::to_vec(&state)
+        .map_err(|error| Error::new(Kind::Internal, "The state is no JSON.").detail(error))?;
+    Ok(reply::json(StatusCode::OK, text))
+}
+
+impl Upstream {
+    fn of(status: ServerStatus) -> Upstream {
+        let facts = status.facts.as_deref();
+        let names = status.models.map(|names| names.into_iter().map(|(name, _)| name).collect());
+        let listed = || facts.map(|facts| facts.models.iter().map(|model| model.id.clone()).collect());
+        Upstream {
+            label: status.label,
+            ready: status.ready.is_ok(),
+            reason: status.ready.err(),
+            server: facts.map(|facts| facts.dialect.name),
+            version: facts.and_then(|facts| facts.version.clone()),
+            models: names.or_else(listed).unwrap_or_default(),
+            context: facts.and_then(|facts| facts.traits.context),
+            slots: facts.and_then(|facts| facts.slots),
+            in_flight: status.in_flight,
+        }
+    }
+}
+
+fn no_page() -> Error {
+    let message = "There is no page: ui.page is off, or \"auto\" and other machines reach the admin address.";
+    Error::new(Kind::NotFound, message)
 }
 
 /// The body that would be sent for the request in this one's body, and what was left out of it or changed. `upstream` in the

@@ -28,23 +28,37 @@ pub struct RequestView {
     pub method: String,
     pub path: String,
     pub endpoint: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub response: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Why it ended; `None` while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<u64>,
     pub duration_ms: u64,
     /// Chunks of output so far, most of which are one token.
     pub chunks: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub input_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_tokens: Option<u32>,
 }
 
@@ -77,8 +91,9 @@ pub(super) trait Running: std::fmt::Debug + Send + Sync {
 }
 
 /// What runs and what has ended. Requests enter it when they come and leave it when they are dropped.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Activity {
+    started: u64,
     count: AtomicU64,
     open: Mutex<BTreeMap<u64, Weak<dyn Running>>>,
     past: Mutex<Past>,
@@ -86,11 +101,24 @@ pub struct Activity {
 
 #[derive(Debug, Default)]
 struct Past {
+    /// Requests that ever ended.
+    count: u64,
     ended: VecDeque<RequestView>,
     periods: VecDeque<Period>,
 }
 
+impl Default for Activity {
+    fn default() -> Self {
+        Activity { started: now(), count: AtomicU64::new(0), open: Mutex::default(), past: Mutex::default() }
+    }
+}
+
 impl Activity {
+    /// When it began, in seconds since 1970.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
     /// The number of the next request.
     pub(super) fn number(&self) -> u64 {
         self.count.fetch_add(1, Ordering::Relaxed) + 1
@@ -110,6 +138,7 @@ impl Activity {
     pub(super) fn end(&self, view: RequestView) {
         let mut past = locked(&self.past);
         past.add(&view, now());
+        past.count += 1;
         if past.ended.len() == ENDED {
             past.ended.pop_front();
         }
@@ -123,16 +152,19 @@ impl Activity {
         records.iter().filter_map(|record| record.view()).collect()
     }
 
-    /// The last requests that ended, the newest last.
-    pub fn ended(&self) -> Vec<RequestView> {
-        locked(&self.past).ended.iter().cloned().collect()
+    /// The last requests that ended, the newest last, without the `seen` that had ended first; and how many ever ended.
+    pub fn ended(&self, seen: u64) -> (Vec<RequestView>, u64) {
+        let past = locked(&self.past);
+        let new = usize::try_from(past.count.saturating_sub(seen)).unwrap_or(usize::MAX);
+        let known = past.ended.len().saturating_sub(new);
+        (past.ended.iter().skip(known).cloned().collect(), past.count)
     }
 
-    /// The sums of the last hour, the newest period last.
-    pub fn periods(&self) -> Vec<Period> {
+    /// The sums of the last hour from that time on, in seconds since 1970; the newest period last.
+    pub fn periods(&self, from: u64) -> Vec<Period> {
         let mut past = locked(&self.past);
         past.reach(now());
-        past.periods.iter().map(Period::with_percentiles).collect()
+        past.periods.iter().filter(|period| period.at >= from).map(Period::with_percentiles).collect()
     }
 }
 
@@ -240,7 +272,12 @@ mod tests {
         for number in 0..ENDED as u64 + 5 {
             activity.end(RequestView { number, ..view(None, None) });
         }
-        let ended = activity.ended();
-        assert_eq!((ended.len(), ended[0].number), (ENDED, 5));
+        let (ended, count) = activity.ended(0);
+        assert_eq!((ended.len(), ended[0].number, count), (ENDED, 5, ENDED as u64 + 5));
+        assert_eq!(
+            activity.ended(count - 2).0.iter().map(|view| view.number).collect::<Vec<_>>(),
+            [203, 204]
+        );
+        assert!(activity.ended(count).0.is_empty());
     }
 }
