@@ -57,7 +57,11 @@ enum Command {
     #[command(after_help = LAUNCH_HELP)]
     Launch(Launch),
     /// Check the model servers: what is wrong, and what to do
-    Doctor,
+    Doctor {
+        /// Print JSON, for a program
+        #[arg(long)]
+        json: bool,
+    },
     /// Check the configuration: print ok, or every problem
     CheckConfig,
     /// Print the configuration in effect, and where each value came from
@@ -177,7 +181,7 @@ pub fn main_with(
         }),
         Command::CheckConfig => with_config(&flags, |_| say("ok\n")),
         Command::PrintConfig => with_config(&flags, |resolved| say(&resolved.to_toml())),
-        Command::Doctor => with_config(&flags, |resolved| match doctor::run(&resolved) {
+        Command::Doctor { json } => with_config(&flags, |resolved| match doctor::run(&resolved, json) {
             Ok((text, well)) => {
                 let said = say(&text);
                 if well { said } else { ExitCode::from(EXIT_RUNTIME) }

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 use rejoinder_core::client::{CODEX, CODEX_MODELS, compact_at};
+use serde_json::{Value, json};
 
 use crate::config::Resolved;
 use crate::telemetry::{Metrics, escaped};
@@ -12,11 +13,11 @@ use crate::upstream::{Model, Saves, ServerInfo, ServerStatus, Traits, Upstream};
 /// Largest number of models that are listed one by one.
 const SHOWN: usize = 8;
 
-/// Probes every server once. Returns the report, and whether all is well.
+/// Probes every server once. Returns the report, for a person or as JSON, and whether all is well.
 ///
 /// # Errors
 /// When no probe can be set up.
-pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
+pub fn run(resolved: &Resolved, as_json: bool) -> Result<(String, bool), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -26,7 +27,8 @@ pub fn run(resolved: &Resolved) -> Result<(String, bool), String> {
         upstream.probe().await;
         upstream.read_saves().await;
     });
-    Ok(report(&upstream.seen()))
+    let seen = upstream.seen();
+    Ok(if as_json { report_as_json(&seen) } else { report(&seen) })
 }
 
 /// The text for a person, and whether all is well.
@@ -36,17 +38,14 @@ fn report(servers: &[ServerStatus]) -> (String, bool) {
     for server in servers {
         // writing to a String cannot fail
         let _ = writeln!(text, "upstream {}", escaped(&server.label));
-        let advice = match (&server.ready, &server.facts) {
-            (Ok(()), Some(facts)) => {
-                known(facts, &mut text);
-                advise(facts, server)
-            }
-            (Ok(()), None) => Vec::new(),
+        match (&server.ready, &server.facts) {
+            (Ok(()), Some(facts)) => known(facts, &mut text),
+            (Ok(()), None) => {}
             (Err(reason), _) => {
                 let _ = writeln!(text, "  not ready: {}", escaped(reason));
-                vec![absent(reason)]
             }
-        };
+        }
+        let advice = advice(server);
         well &= advice.is_empty();
         if advice.is_empty() {
             let _ = writeln!(text, "  all is well");
@@ -56,6 +55,42 @@ fn report(servers: &[ServerStatus]) -> (String, bool) {
         }
     }
     (text, well)
+}
+
+/// What to do about this server; nothing if all is well.
+fn advice(server: &ServerStatus) -> Vec<String> {
+    match (&server.ready, &server.facts) {
+        (Ok(()), Some(facts)) => advise(facts, server),
+        (Ok(()), None) => Vec::new(),
+        (Err(reason), _) => vec![absent(reason)],
+    }
+}
+
+/// The same for a program: one object.
+fn report_as_json(servers: &[ServerStatus]) -> (String, bool) {
+    let one = |server: &ServerStatus| {
+        let facts = server.ready.is_ok().then_some(server.facts.as_ref()).flatten();
+        let model = |facts: &ServerInfo, model: &Model| {
+            let traits = facts.traits_of(&model.id);
+            json!({ "id": model.id, "context": traits.context, "tools": traits.tools, "images": traits.accepts_images,
+                    "loaded": model.loaded })
+        };
+        let models =
+            |facts: &ServerInfo| facts.models.iter().map(|known| model(facts, known)).collect::<Vec<_>>();
+        json!({
+            "upstream": server.label,
+            "ready": server.ready.is_ok(),
+            "reason": server.ready.as_ref().err(),
+            "server": facts.map(|facts| facts.dialect.name),
+            "version": facts.and_then(|facts| facts.version.as_deref()),
+            "slots": facts.and_then(|facts| facts.slots),
+            "models": facts.map(|facts| models(facts)),
+            "advice": advice(server),
+        })
+    };
+    let well = servers.iter().all(|server| advice(server).is_empty());
+    let upstreams: Vec<Value> = servers.iter().map(one).collect();
+    (format!("{:#}\n", json!({ "well": well, "upstreams": upstreams })), well)
 }
 
 fn known(facts: &ServerInfo, text: &mut String) {
@@ -235,6 +270,30 @@ mod tests {
     }
 
     #[test]
+    fn a_program_reads_what_a_person_does() {
+        let facts = ServerInfo {
+            models: model("q"),
+            version: Some("b1".into()),
+            traits: Traits { context: Some(32768), tools: Some(true), ..Traits::default() },
+            slots: Some(2),
+            ..ServerInfo::of(&LLAMA_SERVER)
+        };
+        let (text, well) = report_as_json(&[seen(facts)]);
+        let told: Value = serde_json::from_str(&text).unwrap();
+        let server = &told["upstreams"][0];
+        assert!(well && told["well"] == true && server["ready"] == true, "{text}");
+        assert_eq!(
+            (&server["server"], &server["version"], &server["slots"]),
+            (&json!("llama_server"), &json!("b1"), &json!(2))
+        );
+        assert_eq!(
+            (&server["models"][0]["id"], &server["models"][0]["context"]),
+            (&json!("q"), &json!(32768))
+        );
+        assert_eq!((&server["advice"], &server["reason"]), (&json!([]), &Value::Null));
+    }
+
+    #[test]
     fn what_a_server_says_of_itself_stays_on_its_line() {
         let facts = ServerInfo {
             models: model("q\n  all is well\u{1b}[2J"),
@@ -288,10 +347,22 @@ mod tests {
             (seen(ServerInfo { models: model("q"), ..ServerInfo::default() }), &["upstream.dialect"]),
             (gone, &["not ready", "start the server"]),
         ] {
+            let (json, well) = report_as_json(std::slice::from_ref(&server));
+            let told: Value = serde_json::from_str(&json).unwrap();
+            let advice: Vec<&str> = told["upstreams"][0]["advice"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|one| one.as_str().unwrap())
+                .collect();
+            assert!(!well && told["well"] == false && !advice.is_empty(), "{json}");
             let (text, well) = report(&[server]);
             assert!(!well, "{text}");
             for word in words {
                 assert!(text.contains(word), "{word}: {text}");
+            }
+            for advice in advice {
+                assert!(text.contains(&format!("  ! {}\n", escaped(advice))), "{advice}: {text}");
             }
         }
     }
