@@ -4,11 +4,13 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{LogConfig, LogFormat};
+use super::app::App;
+use crate::config::{Config, LogFormat};
 use crate::telemetry::escaped;
-use crate::upstream::{Model, ServerStatus, Upstream};
+use crate::upstream::{Model, ServerStatus};
 
 /// Time until it is said that a server is waited for.
 const QUIET: Duration = Duration::from_secs(2);
@@ -19,17 +21,26 @@ const TICK: Duration = Duration::from_millis(100);
 const SHOWN: usize = 8;
 
 /// Greets once the servers are known, and says what is waited for until then. Does nothing where nobody looks.
-pub async fn greet(upstream: Upstream, log: LogConfig, listen: SocketAddr, admin: SocketAddr, tls: bool) {
-    if log.format != LogFormat::Auto || !io::stderr().is_terminal() {
+pub async fn greet(app: Arc<App>, listen: SocketAddr, admin: SocketAddr) {
+    if app.config.log.format != LogFormat::Auto || !io::stderr().is_terminal() {
         return;
     }
+    let upstream = &app.upstream;
+    let tls = &app.config.tls;
+    let places = Places {
+        listen,
+        admin,
+        tls: tls.certificate.is_some(),
+        admin_tls: tls.admin,
+        page: app.activity.is_some(),
+    };
     let begun = Instant::now();
     let mut told = false;
     let mut next = QUIET;
     while upstream.ready().is_err() {
         if begun.elapsed() >= next {
             if !told {
-                say(&greeting(&upstream.seen(), listen, admin, tls));
+                say(&greeting(&upstream.seen(), &places));
             }
             say(&waiting(&upstream.seen(), begun.elapsed()));
             told = true;
@@ -40,7 +51,7 @@ pub async fn greet(upstream: Upstream, log: LogConfig, listen: SocketAddr, admin
     if told {
         say(&servers(&upstream.seen()));
     } else {
-        say(&greeting(&upstream.seen(), listen, admin, tls));
+        say(&greeting(&upstream.seen(), &places));
     }
 }
 
@@ -49,22 +60,33 @@ fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn greeting(seen: &[ServerStatus], listen: SocketAddr, admin: SocketAddr, tls: bool) -> String {
-    let scheme = if tls { "https" } else { "http" };
-    let default =
-        listen.ip().is_loopback() && listen.port() == crate::config::Config::default().listen.port();
-    let place = match (tls, default) {
+/// Where we listen.
+struct Places {
+    listen: SocketAddr,
+    admin: SocketAddr,
+    tls: bool,
+    admin_tls: bool,
+    /// Whether `/ui` is there.
+    page: bool,
+}
+
+fn greeting(seen: &[ServerStatus], places: &Places) -> String {
+    let Places { listen, admin, .. } = *places;
+    let scheme = |tls| if tls { "https" } else { "http" };
+    let usual = listen.ip().is_loopback() && listen.port() == Config::default().listen.port();
+    let place = match (places.tls, usual) {
         (true, _) => format!(" --url https://NAME:{}", listen.port()),
         (false, true) => String::new(),
         (false, false) => format!(" --listen {}", reached(listen)),
     };
+    let (api, admin) = (scheme(places.tls), format!("{}://{}", scheme(places.admin_tls), reached(admin)));
+    let page = if places.page { format!("  page           {admin}/ui\n") } else { String::new() };
     format!(
-        "\nRejoinder {}\n  Responses API  {scheme}://{}/v1\n  health         {}, /readyz, /metrics\n{}\n\
+        "\nRejoinder {}\n  Responses API  {api}://{}/v1\n  health         {admin}/readyz\n{page}{}\n\
          In another terminal:\n  rejoinder setup codex --write{place}   points Codex here (also droid, opencode, vscode)\n  \
          rejoinder launch codex{place}          starts Codex on it, writes nothing\n\n",
         env!("CARGO_PKG_VERSION"),
         reached(listen),
-        reached(admin),
         servers(seen),
     )
 }
@@ -114,8 +136,6 @@ fn waiting(seen: &[ServerStatus], time: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rejoinder_core::dialect::LLAMA_SERVER;
 
     use super::*;
@@ -132,10 +152,12 @@ mod tests {
     #[test]
     fn it_says_what_was_found_and_how_a_client_gets_here() {
         let address = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        let text = greeting(&[status(Ok(()))], address(9000), address(9001), false);
+        let places = |listen, tls, page| Places { listen, admin: address(9001), tls, admin_tls: false, page };
+        let text = greeting(&[status(Ok(()))], &places(address(9000), false, true));
         for want in [
             "http://127.0.0.1:9000/v1\n",
-            "127.0.0.1:9001,",
+            "http://127.0.0.1:9001/readyz\n",
+            "http://127.0.0.1:9001/ui\n",
             "http://gpu:8080  llama_server: qwen",
             "(32768 tokens), 2 slots",
             "rejoinder setup codex --write --listen 127.0.0.1:9000",
@@ -144,9 +166,10 @@ mod tests {
             assert!(text.contains(want), "{want}: {text}");
         }
         assert!(!text.contains('\u{1b}'), "{text:?}");
-        let usual = greeting(&[], SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8081), address(1), false);
+        let usual = greeting(&[], &places(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 8081), false, false));
         assert!(usual.contains("setup codex --write  ") && !usual.contains("--listen"), "{usual}");
-        let tls = greeting(&[], address(443), address(1), true);
+        assert!(!usual.contains("/ui"), "{usual}");
+        let tls = greeting(&[], &places(address(443), true, false));
         assert!(tls.contains("https://127.0.0.1:443/v1") && tls.contains("--url https://NAME:443"), "{tls}");
     }
 

@@ -64,13 +64,12 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         "rejoinder is listening"
     );
     upstream.watch(own.port());
-    let greeting = (upstream.clone(), resolved.config.log.clone(), resolved.tls.is_some());
-    tokio::spawn(first_contact::greet(greeting.0, greeting.1, own, own_admin, greeting.2));
     let (watched, known) = (upstream.clone(), resolved.clone());
     tokio::spawn(panics::restarted("the watch over the configuration", move || {
         reload::watch(watched.clone(), known.clone())
     }));
     let app = Arc::new(app(resolved, [own, own_admin], upstream, metrics)?);
+    tokio::spawn(first_contact::greet(app.clone(), own, own_admin));
     let swept = app.clone();
     tokio::spawn(panics::restarted("the sweep of the store", move || sweep(swept.clone())));
     tokio::spawn(panics::restarted("the return of memory", crate::heavy::give_memory_back));
