@@ -12,7 +12,7 @@ AGENTS_STAMP := $(AGENTS)/node_modules/.installed
 # Modules of tests/integration that start no other program: each takes seconds.
 QUICK := checker history imports limits native prefix request sizes tools
 
-.PHONY: build quick lint unit documents sbom book bench faults soak clients test test-agents demo venv node programs clean
+.PHONY: build quick lint unit documents sbom book bench faults soak clients test test-agents packages check-packages demo venv node programs clean
 .DEFAULT_GOAL := build
 
 build: ## the proxy itself: target/release/rejoinder
@@ -66,6 +66,12 @@ faults: ## each phase of a request with each fault, as docs/faults.md has it: pr
 
 soak: build venv node ## half an hour of mixed clients while all around the proxy fails; prints a table (SOAK_MINUTES=3, SOAK_SEED=n)
 	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' soak.py
+
+packages: ## what a release consists of, into target/packages: static binaries, wheels, npm packages, .debs, images
+	scripts/package
+
+check-packages: ## install each of them as a user would, and have it serve a request
+	scripts/check-packages
 
 demo: ## llama.cpp and a small model behind the proxy, until Ctrl-C
 	@scripts/demo

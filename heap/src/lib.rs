@@ -1,6 +1,11 @@
 //! Keeps down the memory that the C library holds beyond what is in use. Other C libraries than glibc do so by themselves,
 //! or have no calls for it: there it does nothing.
 
+/// musl's own allocator has one lock for all threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Has the C library look through all that it keeps, and hand whole free pages back. Takes some milliseconds for each
 /// 100 MB that it keeps, in which other threads may wait for memory.
 pub fn trim() {
