@@ -21,6 +21,17 @@ def pytest_runtest_makereport(item, call):
             report.sections.append(("rejoinder's log", proxy.text()[-8000:]))
 
 
+def pytest_sessionfinish(session):
+    # where several processes run tests, each tells the one that reports
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["judged"] = JUDGED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    JUDGED.extend(getattr(node, "workeroutput", {}).get("judged", []))
+
+
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"streams judged: {len(JUDGED)}, with {sum(JUDGED)} events")
 

@@ -19,8 +19,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 BIN = HERE / "node_modules" / ".bin"
 JUDGED = []  # how many events each stream had that was judged
-# below the ports that the kernel gives to outgoing connections: one of those may take a port while its server restarts
-PORTS = iter(random.sample(range(12000, 32000), 20000))
+# below the ports that the kernel gives to outgoing connections: one of those may take a port while its server restarts;
+# others for each process that runs tests beside this one
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 4
+PORTS = iter(random.sample(range(12000 + 5000 * WORKER, 17000 + 5000 * WORKER), 5000))
 
 
 # ---------------------------------------------------------------- waiting
