@@ -14,7 +14,10 @@ pub use page::UiConfig;
 pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
 pub use tls::{ClientCertificates, Tls, TlsConfig};
 pub use url::split as split_url;
-pub use values::{Api, AuthMode, DialectChoice, LogFormat, MetricNames, Switch, read_budgets, read_efforts};
+pub use values::{
+    Api, AuthMode, ClientAddressHeader, DialectChoice, LogFormat, MetricNames, ProxyProtocol, Switch,
+    read_budgets, read_efforts, read_network,
+};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +40,20 @@ pub struct Config {
     pub admin: SocketAddr,
     /// Names by which clients may call us beside those of this machine's loopback.
     pub allowed_hosts: Vec<String>,
+    /// Networks of the proxies that may say which address their client has.
+    pub trusted_proxies: Vec<String>,
+    /// The header in which they say it.
+    pub client_address_header: ClientAddressHeader,
+    /// Whether they say it ahead of each connection.
+    pub proxy_protocol: ProxyProtocol,
+    /// Most connections to `listen`.
+    pub max_connections: usize,
+    /// Most of these of one address; of proxies, requests.
+    pub max_connections_per_address: Option<usize>,
+    /// Most responses that are made at a time.
+    pub max_open_streams: usize,
+    /// Most bytes of a stream that wait for its client: of one frame, and as many before the kernel has them.
+    pub stream_buffer_bytes: usize,
     /// Model named upstream when a request names none; without it such a request is refused.
     pub default_model: Option<String>,
     /// How the upstream's reasoning reaches the client.
@@ -102,7 +119,7 @@ pub struct Config {
 }
 
 /// `[auth]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AuthConfig {
     /// What is asked of clients.
@@ -111,12 +128,6 @@ pub struct AuthConfig {
     pub keys_file: Option<PathBuf>,
     /// Whether `mode = "none"` may listen on an address that other machines reach.
     pub allow_remote: bool,
-}
-
-impl Default for AuthConfig {
-    fn default() -> Self {
-        AuthConfig { mode: AuthMode::Pass, keys_file: None, allow_remote: false }
-    }
 }
 
 /// `[cors]`
@@ -331,6 +342,13 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8081)),
             admin: SocketAddr::from(([127, 0, 0, 1], 8082)),
             allowed_hosts: Vec::new(),
+            trusted_proxies: Vec::new(),
+            client_address_header: ClientAddressHeader::XForwardedFor,
+            proxy_protocol: ProxyProtocol::Off,
+            max_connections: 10_000,
+            max_connections_per_address: None,
+            max_open_streams: 5_000,
+            stream_buffer_bytes: 64 << 10,
             default_model: None,
             reasoning: ReasoningDisplay::Summary,
             seal_reasoning: SealReasoning::Unstored,

@@ -29,12 +29,10 @@ use crate::wake_flag::WakeFlag;
 use crate::{buffer_pool, heavy, upstream};
 use rejoinder_core::response::events;
 
-/// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
-const FRAME: usize = 64 << 10;
 /// A frame up to this is copied out of a lent buffer, in bytes.
 const SMALL_FRAME: usize = 4 << 10;
 
-/// How silence is bridged.
+/// How silence is bridged, and how much waits for a slow client.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// Silence after which a comment is sent.
@@ -43,6 +41,8 @@ pub struct Pace {
     pub in_progress_after: Duration,
     /// Longest silence within the upstream's body.
     pub idle_timeout: Duration,
+    /// One frame holds at most about this much, so that a fast upstream cannot fill memory through a slow client.
+    pub frame_bytes: usize,
 }
 
 /// How a stream ended.
@@ -207,7 +207,7 @@ impl EventBody {
     /// Moves what has arrived into the transcoder, at most a frame's worth; returns whether that was all.
     fn feed(&mut self, now: Instant) -> bool {
         let unix = self.unix(now);
-        while !self.transcoder.ended() && self.out.len() < FRAME {
+        while !self.transcoder.ended() && self.out.len() < self.pace.frame_bytes {
             if self.transcoder.is_unfit() {
                 // before its usage is taken, which tells what of the prompt was cached
                 self.let_go();
@@ -441,6 +441,7 @@ mod tests {
         heartbeat: Duration::from_secs(1),
         in_progress_after: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(60),
+        frame_bytes: 16 << 10,
     };
 
     fn transcoder() -> Box<Transcoder> {

@@ -127,6 +127,10 @@ pub struct Metrics {
     pub buffered_bytes: Gauge<i64, AtomicI64>,
     /// Requests that were refused because `max_buffered_bytes` was in use.
     pub over_capacity: Counter,
+    /// Connections to `listen` that are open.
+    pub open_connections: Gauge<i64, AtomicI64>,
+    limit_reached: Family<Kind, Counter>,
+    connections_failed: Family<Kind, Counter>,
     /// Streams that are open.
     pub open_streams: Gauge,
     /// WebSocket connections that are open.
@@ -160,6 +164,9 @@ impl Metrics {
             panics: Counter::default(),
             buffered_bytes: Gauge::default(),
             over_capacity: Counter::default(),
+            open_connections: Gauge::default(),
+            limit_reached: Family::default(),
+            connections_failed: Family::default(),
             open_streams: Gauge::default(),
             open_websockets: Gauge::default(),
             upstream_ready: Gauge::default(),
@@ -190,6 +197,7 @@ impl Metrics {
         registry.register("buffered_bytes", help, self.buffered_bytes.clone());
         let help = "Requests refused because max_buffered_bytes was in use";
         registry.register("over_capacity", help, self.over_capacity.clone());
+        self.register_connections(registry);
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
         let help = "WebSocket connections that are open";
         registry.register("open_websockets", help, self.open_websockets.clone());
@@ -212,6 +220,25 @@ impl Metrics {
         );
         self.registry = root;
         self
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
+        let help = "Connections to listen that are open";
+        registry.register("open_connections", help, self.open_connections.clone());
+        let help = "Connections and responses refused, or kept waiting, by the key of their limit";
+        registry.register("limit_reached", help, self.limit_reached.clone());
+        let help = "Connections that ended before their first request, by why";
+        registry.register("connections_failed", help, self.connections_failed.clone());
+    }
+
+    /// Counts a connection or response that a limit did not allow, by the limit's key.
+    pub fn limit_reached(&self, key: &str) {
+        self.limit_reached.get_or_create(&Kind { kind: key.to_owned() }).inc();
+    }
+
+    /// Counts a connection that ended before its first request.
+    pub fn connection_failed(&self, kind: &str) {
+        self.connections_failed.get_or_create(&Kind { kind: kind.to_owned() }).inc();
     }
 
     /// Counts something that was left out of a request, or changed in it.

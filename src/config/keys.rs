@@ -15,8 +15,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{
-    Api, AuthMode, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools, LogFormat, MetricNames,
-    ReasoningDisplay, SealReasoning, Switch, ThinkTags, read_budgets, read_efforts, url,
+    Api, AuthMode, ClientAddressHeader, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools,
+    LogFormat, MetricNames, ProxyProtocol, ReasoningDisplay, SealReasoning, Switch, ThinkTags, read_budgets,
+    read_efforts, read_network, url,
 };
 
 /// One key of the configuration.
@@ -56,6 +57,13 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "listen", kind: Kind::Address },
     Key { name: "admin", kind: Kind::Address },
     Key { name: "allowed_hosts", kind: Kind::List(host) },
+    Key { name: "trusted_proxies", kind: Kind::List(network) },
+    Key { name: "client_address_header", kind: Kind::Choice(choice::<ClientAddressHeader>) },
+    Key { name: "proxy_protocol", kind: Kind::Choice(choice::<ProxyProtocol>) },
+    Key { name: "max_connections", kind: Kind::Count },
+    Key { name: "max_connections_per_address", kind: Kind::Count },
+    Key { name: "max_open_streams", kind: Kind::Count },
+    Key { name: "stream_buffer_bytes", kind: Kind::Bytes },
     Key { name: "default_model", kind: Kind::Text },
     Key { name: "reasoning", kind: Kind::Choice(choice::<ReasoningDisplay>) },
     Key { name: "seal_reasoning", kind: Kind::Choice(choice::<SealReasoning>) },
@@ -285,6 +293,10 @@ fn host(text: &str) -> Result<(), String> {
         Ok(authority) if authority.host() == name => Ok(()),
         _ => Err(format!("{text:?} is not a host; a name such as \"llm.example\" stands for all its ports")),
     }
+}
+
+fn network(text: &str) -> Result<(), String> {
+    read_network(text).map(drop)
 }
 
 /// An origin as a browser sends it, or a pattern of such.

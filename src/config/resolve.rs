@@ -16,7 +16,7 @@ use secrecy::SecretString;
 
 use super::keys::{KEYS, Key};
 use super::layers::{self, Entry, Flags, Problem, Source, place};
-use super::{AuthConfig, AuthMode, Config, Tls, UpstreamConfig};
+use super::{AuthConfig, AuthMode, Config, ProxyProtocol, Tls, UpstreamConfig};
 use crate::client_keys::ClientKeys;
 use crate::keyring::Keyring;
 
@@ -77,6 +77,7 @@ pub fn load_from(
     let Some((config, places)) = extracted else { return Err(problems) };
     problems.extend(checks.addresses(&config, &places));
     problems.extend(checks.silences(&config));
+    problems.extend(checks.proxies(&config));
     problems.extend(checks.open_to_all(&config));
     let auth = config.auth.mode;
     let client_keys = match checks.client_keys(&config) {
@@ -381,6 +382,13 @@ impl Checks {
     fn open_to_all(&self, config: &Config) -> Option<Problem> {
         open_to_all(&config.auth, config.listen)
             .map(|message| self.problem(&["auth.mode", "listen"], message))
+    }
+
+    /// A PROXY header is taken from trusted proxies alone.
+    fn proxies(&self, config: &Config) -> Option<Problem> {
+        let nobody = config.proxy_protocol == ProxyProtocol::Required && config.trusted_proxies.is_empty();
+        let message = "proxy_protocol = \"required\" needs trusted_proxies: the addresses of the proxies that send the header";
+        (nobody && self.good(&["trusted_proxies"])).then(|| self.problem(&["proxy_protocol"], message))
     }
 
     fn silences(&self, config: &Config) -> Vec<Problem> {

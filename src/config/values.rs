@@ -1,13 +1,36 @@
 //! Owns the values of keys that take one of a few words, or a list with a form of its own. It must not know which key has
 //! which.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// Values of `auth.mode`.
+/// Values of `proxy_protocol`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// A connection begins with its first request.
+    Off,
+    /// A connection comes from a trusted proxy and begins with the PROXY header.
+    Required,
+}
+
+/// Values of `client_address_header`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)] // the names are the values
+pub enum ClientAddressHeader {
+    XForwardedFor,
+    Forwarded,
+}
+
+/// Values of `auth.mode`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AuthMode {
     /// Nothing: the client's own key goes to the upstream, which may ask for one.
+    #[default]
     Pass,
     /// One of the keys of `auth.keys_file`. It does not go to the upstream.
     Keys,
@@ -68,6 +91,15 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
+}
+
+/// Reads an entry of `trusted_proxies`: `10.0.0.0/8`, or one address.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+pub fn read_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| format!("{text:?} is no network; expected one such as \"10.0.0.0/8\", or an address"))
 }
 
 /// Reads `minimal=2048,low=4096`: tokens by `reasoning.effort`.

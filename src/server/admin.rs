@@ -7,8 +7,8 @@ use hyper::body::Incoming;
 
 use rejoinder_core::error::{Error, Kind};
 
-use super::accept::Peer;
 use super::app::App;
+use super::client_address::Peer;
 use super::reply::{self, ResponseBody, full};
 use super::ui;
 use crate::telemetry::Server;
@@ -60,6 +60,7 @@ fn readiness(app: &App) -> Result<(), String> {
 /// What is not counted but looked up.
 fn measure(app: &App) {
     app.metrics.panics.inner().store(panics::count(), Ordering::Relaxed);
+    app.metrics.open_connections.set(i64::try_from(app.limits.open_connections()).unwrap_or(i64::MAX));
     app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
     app.metrics.buffered_bytes.set(i64::try_from(app.budget.taken()).unwrap_or(i64::MAX));
     let store = app.store.health();

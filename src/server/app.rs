@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::client_address::TrustedProxies;
+use super::client_limits::ClientLimits;
 use super::origin::OriginPolicy;
 use super::paths::Paths;
 use super::runs::Runs;
@@ -40,6 +42,10 @@ pub(crate) struct App {
     pub(super) origins: OriginPolicy,
     /// Who may call `admin`.
     pub(super) admin_origins: OriginPolicy,
+    /// The proxies that say which address their client has.
+    pub(super) proxies: TrustedProxies,
+    /// What clients may have at a time.
+    pub(super) limits: ClientLimits,
     /// The certificate for `listen`, and `admin` where `tls.admin` says so.
     pub(super) tls: Option<Arc<Tls>>,
     /// Which paths are passed on.

@@ -15,6 +15,8 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use super::client_limits::{AddressPlace, Place};
+
 /// Connections that the kernel holds for us between two accepts.
 const BACKLOG: u32 = 4096;
 /// Bytes that the kernel takes beyond what it may send now. By default it would take megabytes: a client that does not
@@ -78,11 +80,16 @@ pub struct ClientSocket {
     timer: Option<Pin<Box<Sleep>>>,
     /// Whether the last write found no room.
     waits: bool,
+    /// What it counts for, until the socket is closed.
+    _counted: Counted,
 }
 
+/// What a connection counts for: the number of all, and that of its address.
+pub type Counted = (Option<Place>, AddressPlace);
+
 impl ClientSocket {
-    pub fn new(stream: TcpStream, send_timeout: Duration) -> ClientSocket {
-        ClientSocket { stream, send_timeout, timer: None, waits: false }
+    pub fn new(stream: TcpStream, send_timeout: Duration, counted: Counted) -> ClientSocket {
+        ClientSocket { stream, send_timeout, timer: None, waits: false, _counted: counted }
     }
 
     /// What a write came to, or the error that the client took nothing for too long.

@@ -50,8 +50,9 @@ pub async fn answer(
 pub async fn respond(app: Arc<App>, request: CreateRequest) -> Result<Response<ResponseBody>, Error> {
     let socket = request.socket.clone();
     let key_request = app.client_keys.still(&request.headers)?.map(|key| key.begin()).transpose()?;
+    let place = app.limits.response(&app.metrics)?;
     let planned = PreparedRequest::plan(&app, request).await?;
-    let response = pending(app, planned, socket).of_key(key_request);
+    let response = pending(app, planned, socket).counted(key_request, place);
     let id = ResponseId(response.transcoder.id().to_owned());
     let mut answer = response.answer().await?;
     answer.extensions_mut().insert(id);
@@ -113,6 +114,7 @@ fn pending(app: Arc<App>, planned: Planned, socket: Option<SocketCreate>) -> Pen
         timeout,
         keep,
         key_request: None,
+        place: None,
     }
 }
 

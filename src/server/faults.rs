@@ -123,7 +123,7 @@ async fn serve() -> (Arc<App>, SocketAddr) {
     let mut app = start::app(resolved, [address; 2], upstream, metrics).unwrap();
     app.store = Arc::new(FaultyStore);
     let app = Arc::new(app);
-    let handle = |app, _, request| async move { routes::answer(app, request).await };
+    let handle = |app, peer, request| async move { routes::answer(app, peer, request).await };
     tokio::spawn(accept(listener, app.clone(), Port::Api, CancellationToken::new(), handle));
     (app, address)
 }

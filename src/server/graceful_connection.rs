@@ -20,10 +20,6 @@ use crate::wake_flag::WakeFlag;
 
 /// How long a client may take to send its request's head.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Bytes that may wait for a client's socket, or for the window of its stream, until no more of its answer is made; and the
-/// longest head of a request. By default it would be 400 KB, with the text of it twice: half a gigabyte for 500 slow readers.
-pub(super) const BUFFER: usize = 64 << 10;
-
 /// A connection that can be told to close after the requests that it has.
 pub(super) trait GracefulShutdown: Future {
     fn graceful_shutdown(self: Pin<&mut Self>);

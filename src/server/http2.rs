@@ -24,8 +24,9 @@ use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client_socket::ClientStream;
-use super::graceful_connection::{BUFFER, GracefulConnection, HEAD_TIMEOUT};
+use super::graceful_connection::{GracefulConnection, HEAD_TIMEOUT};
 use super::reply::ResponseBody;
+use crate::config::Config;
 
 /// Silence after which a client is asked by a PING whether it is there.
 const PING: Duration = Duration::from_secs(30);
@@ -36,6 +37,20 @@ thread_local! {
     static BODY: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
+/// What a stream may hold, and for how long.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    send_timeout: Duration,
+    /// Bytes that wait for the client's window.
+    send_buffer: usize,
+}
+
+impl Limits {
+    pub fn of(config: &Config) -> Limits {
+        Limits { send_timeout: config.send_timeout, send_buffer: config.stream_buffer_bytes }
+    }
+}
+
 /// Serves a connection that begins as HTTP/2 does, until it ends or `stop` and the streams that it has.
 ///
 /// # Errors
@@ -44,17 +59,18 @@ pub async fn serve<S>(
     stream: TokioIo<ClientStream>,
     service: S,
     stop: CancellationToken,
-    send_timeout: Duration,
+    limits: Limits,
 ) -> Result<(), String>
 where
     S: HttpService<Incoming, ResBody = ResponseBody, Error = Infallible>,
     S::Future: Send + 'static,
 {
+    let Limits { send_timeout, send_buffer } = limits;
     let streams = Streams { running: Arc::new(watch::Sender::new(0)), send_timeout };
     let mut either = auto::Builder::new(streams.clone());
-    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER);
+    either.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     // WebSockets (RFC 8441)
-    either.http2().enable_connect_protocol().max_send_buf_size(BUFFER);
+    either.http2().enable_connect_protocol().max_send_buf_size(send_buffer);
     either.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(send_timeout);
     let service = std::sync::Mutex::new(service);
     let service = service_fn(move |request: Request<Incoming>| {

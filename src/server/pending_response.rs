@@ -11,6 +11,7 @@ use rejoinder_core::request::parse::RequestSummary;
 use rejoinder_core::response::transcoder::Transcoder;
 
 use super::app::App;
+use super::client_limits::Place;
 use super::reply::{self, ResponseBody};
 use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
@@ -45,12 +46,14 @@ pub(super) struct PendingResponse {
     pub keep: Option<ResponseRecorder>,
     /// The key that began the request, where keys are asked for.
     pub key_request: Option<KeyRequest>,
+    /// Its place among all responses.
+    pub place: Option<Place>,
 }
 
 impl PendingResponse {
     /// The same, begun by a key: it lasts, and pays for its tokens.
-    pub(super) fn of_key(self, key_request: Option<KeyRequest>) -> PendingResponse {
-        PendingResponse { key_request, ..self }
+    pub(super) fn counted(self, key_request: Option<KeyRequest>, place: Place) -> PendingResponse {
+        PendingResponse { key_request, place: Some(place), ..self }
     }
 
     /// Answers in the form that the request asks for.
@@ -135,11 +138,12 @@ impl PendingResponse {
 
     /// The body of a stream that begins now.
     fn open(self) -> EventBody {
-        let PendingResponse { app, transcoder, sent, ask_again, record, keep, key_request, .. } = self;
+        let PendingResponse { app, transcoder, sent, ask_again, record, keep, key_request, place, .. } = self;
         let pace = Pace {
             heartbeat: app.config.heartbeat,
             in_progress_after: app.config.in_progress_after,
             idle_timeout: app.upstream.idle_timeout(),
+            frame_bytes: app.config.stream_buffer_bytes,
         };
         app.metrics.open_streams.inc();
         let shutdown = app.cut.clone().cancelled_owned();
@@ -150,6 +154,7 @@ impl PendingResponse {
         let on_end: OnEnd = Box::new(move |transcoder, end| {
             let _entered = span.enter();
             app.metrics.open_streams.dec();
+            drop(place);
             spent(&app, transcoder, key_request.as_ref());
             ended(&app, transcoder, end, "true", &record);
             if let Some(error) = transcoder.failure() {

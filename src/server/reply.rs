@@ -12,6 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use rejoinder_core::error::{Detail, Error, Kind};
 
+use super::client_limits::AddressPlace;
 use crate::client_keys::KeyRequest;
 use crate::telemetry::{BodyEnd, CONTENTS, OpenRequest};
 
@@ -23,6 +24,8 @@ pub struct ResponseBody {
     body: UnsyncBoxBody<Bytes, BodyError>,
     /// The request of an API key that lasts as long as this does.
     key_request: Option<KeyRequest>,
+    /// What its request counts for, as long as this lasts.
+    place: AddressPlace,
     /// Behind the body: what that leaves at its end is in the request's line.
     open: Option<OpenRequest>,
 }
@@ -30,12 +33,18 @@ pub struct ResponseBody {
 impl ResponseBody {
     /// A body whose end nobody is told.
     pub fn new(body: impl Body<Data = Bytes, Error: Into<BodyError>> + Send + 'static) -> ResponseBody {
-        ResponseBody { body: body.map_err(Into::into).boxed_unsync(), key_request: None, open: None }
+        let body = body.map_err(Into::into).boxed_unsync();
+        ResponseBody { body, key_request: None, place: AddressPlace::NONE, open: None }
     }
 
     /// Has the API key's request last as long as the body.
     pub fn hold(&mut self, key_request: Option<KeyRequest>) {
         self.key_request = key_request;
+    }
+
+    /// Has the request count as long as the body lasts.
+    pub fn count(&mut self, place: AddressPlace) {
+        self.place = place;
     }
 
     /// Has the end of the body be the end of that request.

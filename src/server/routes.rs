@@ -17,6 +17,7 @@ use tracing::Instrument;
 use tracing::field::Empty;
 
 use super::app::App;
+use super::client_address::Peer;
 use super::ids::seed;
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
@@ -132,6 +133,7 @@ fn below<'a>(base: &str, path: &'a str) -> Option<&'a str> {
 #[derive(Clone, Copy)]
 struct Asked<'a> {
     app: &'a Arc<App>,
+    peer: Peer,
     path: &'a str,
     route: Route<'a>,
     id: &'a HeaderValue,
@@ -139,7 +141,7 @@ struct Asked<'a> {
 }
 
 /// Answers one request of the API's address, errors included. Its line is written when the answer's body is over.
-pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
     let begun = Instant::now();
     let id = request_id(&request);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -155,13 +157,14 @@ pub async fn answer(app: Arc<App>, request: Request<Incoming>) -> Response<Respo
             path: path.clone(),
             endpoint,
             client: kind_of(prepared_request::client_headers(request.headers())),
+            address: app.proxies.address(&peer, request.headers()),
             begun,
         },
         app.activity.as_ref(),
     );
     let open = OpenRequest::new(record.clone());
     let span = tracing::info_span!("request", id = shown, key = Empty);
-    let asked = Asked { app: &app, path: &path, route, id: &id, record: &record };
+    let asked = Asked { app: &app, peer, path: &path, route, id: &id, record: &record };
     let result = until_cut(&app, admitted(asked, request)).instrument(span.clone()).await;
     let _entered = span.enter();
     let mut response = result.unwrap_or_else(|error| failed(asked, &error));
@@ -221,8 +224,26 @@ fn failed(asked: Asked<'_>, error: &Error) -> Response<ResponseBody> {
     reply::error(error)
 }
 
-/// Answers a request of somebody who may call, and tells what is left of its limits.
+/// Answers a request of somebody who may call, which counts for its address where the connection is a proxy's.
 async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
+    let Asked { app, peer, route, record, .. } = asked;
+    let address = record.address();
+    if !peer.forwards || app.proxies.contains(address) || matches!(route, Route::Health) {
+        return of_key(asked, request).await;
+    }
+    let place = app.limits.forwarded(address, &app.metrics)?;
+    if matches!(route, Route::Upgrade) {
+        // it lasts as long as the WebSocket does
+        request.extensions_mut().insert(Arc::new(place));
+        return of_key(asked, request).await;
+    }
+    let mut response = of_key(asked, request).await?;
+    response.body_mut().count(place);
+    Ok(response)
+}
+
+/// Answers a request if its key may send it, and tells what is left of the key's limits.
+async fn of_key(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let Asked { app, route, .. } = asked;
     origin::check_body(&request, matches!(route, Route::Pass))?;
     let key = match route {
@@ -245,7 +266,7 @@ async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Resp
 }
 
 async fn handled(asked: Asked<'_>, request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
-    let Asked { app, path, route, id, record } = asked;
+    let Asked { app, path, route, id, record, .. } = asked;
     match route {
         // the large ones on the heap: what holds them is moved several times before it runs
         Route::Create => Box::pin(create::answer(app.clone(), request, record, id)).await,

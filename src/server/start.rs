@@ -10,6 +10,8 @@ use tokio_util::task::TaskTracker;
 
 use super::accept::{Port, accept};
 use super::app::App;
+use super::client_address::TrustedProxies;
+use super::client_limits::ClientLimits;
 use super::drain::{SAVING, drain};
 use super::inherited_sockets::InheritedSockets;
 use super::origin::OriginPolicy;
@@ -18,7 +20,7 @@ use super::runs::Runs;
 use super::socket_turns::AllSocketTurns;
 use super::{admin, client_socket, first_contact, reload, routes, ui};
 use crate::budget::Budget;
-use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all};
+use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all, read_network};
 use crate::signals::Stop;
 use crate::store::{self, EchoCache};
 use crate::telemetry::Metrics;
@@ -83,9 +85,10 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         until_the_end,
         |app, peer, request| async move { admin::answer(&app, peer, request).await },
     ));
-    let api = accept(listener, app.clone(), Port::Api, app.draining.clone(), |app, _, request| async move {
-        routes::answer(app, request).await
-    });
+    let api =
+        accept(listener, app.clone(), Port::Api, app.draining.clone(), |app, peer, request| async move {
+            routes::answer(app, peer, request).await
+        });
     let mut api = tokio::spawn(api);
     service_manager::ready(&format!("serves on {own}, admin on {own_admin}"));
     tokio::select! {
@@ -126,6 +129,7 @@ pub(super) fn app(
     let all = config.passthrough == PassthroughConfig::default() && client_keys.are_on();
     let api = [API_PATHS.to_owned()];
     let paths = Paths::new(if all { &api } else { &config.passthrough.paths });
+    let proxies = config.trusted_proxies.iter().map(|text| read_network(text)).collect::<Result<_, _>>()?;
     let (bytes, timeout) = (config.max_buffered_bytes, config.buffer_timeout);
     Ok(App {
         keyring,
@@ -136,6 +140,8 @@ pub(super) fn app(
         sockets: TaskTracker::new(),
         origins: policy,
         admin_origins: OriginPolicy::of_admin(own_admin, hosts),
+        proxies: TrustedProxies::new(proxies, config.client_address_header),
+        limits: ClientLimits::new(&config),
         tls,
         paths,
         activity: ui::is_on(config.ui.page, own_admin.ip().is_loopback()).then(Arc::default),

@@ -63,7 +63,9 @@ pub(super) fn upgrade(
     }
     let upgraded = hyper::upgrade::on(&mut request);
     let path = request.uri().path().to_owned();
-    let opened = Opened { headers: std::mem::take(request.headers_mut()), id: id.clone(), path };
+    let (address, _place) = (record.address(), request.extensions_mut().remove());
+    let headers = std::mem::take(request.headers_mut());
+    let opened = Opened { headers, id: id.clone(), path, address, _place };
     record.upgraded();
     let open = OpenRequest::new(record.clone());
     let task = serve(app.clone(), upgraded, opened, open).instrument(tracing::Span::current());

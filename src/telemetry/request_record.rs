@@ -1,6 +1,7 @@
 //! Owns what is known of one request, and the one line of the log that tells it: when its answer has ended or was given up.
 //! It must not see a prompt, a key or a header's value.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +32,8 @@ pub struct RequestHead {
     pub endpoint: &'static str,
     /// The kind of client that sent it, if it is one that is known.
     pub client: Option<&'static str>,
+    /// The address of that client.
+    pub address: IpAddr,
     /// When its head had arrived.
     pub begun: Instant,
 }
@@ -107,7 +110,9 @@ impl RequestRecord {
     /// One that is neither logged nor shown.
     pub fn unlogged() -> Arc<RequestRecord> {
         let (id, method, path) = (String::new(), String::new(), String::new());
-        let head = RequestHead { id, method, path, endpoint: "", client: None, begun: Instant::now() };
+        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let head =
+            RequestHead { id, method, path, endpoint: "", client: None, address, begun: Instant::now() };
         RequestRecord::new(head, None)
     }
 
@@ -182,6 +187,11 @@ impl RequestRecord {
     /// The path, without a query.
     pub fn path(&self) -> &str {
         &self.head.path
+    }
+
+    /// The address of its client.
+    pub fn address(&self) -> IpAddr {
+        self.head.address
     }
 
     /// When its head had arrived.
@@ -345,6 +355,7 @@ impl RequestHead {
                     response = facts.response.as_deref(),
                     key = facts.key.as_deref(),
                     client = self.client,
+                    address = %self.address,
                     model = facts.model.as_deref(),
                     upstream = facts.upstream.as_deref(),
                     endpoint = self.endpoint,

@@ -562,6 +562,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.upstream.slot_save_dir = None;
     config.keys_file = None;
     config.auth.keys_file = None;
+    config.max_connections_per_address = None;
     (config.tls.certificate, config.tls.key, config.tls.client_ca) = (None, None, None);
     config.store.url = None;
     assert_eq!(config, Config::default());

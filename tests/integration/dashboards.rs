@@ -35,6 +35,8 @@ fn scrape(names: MetricNames) -> String {
     metrics.response.ended(&response);
     metrics.key_request("anna");
     metrics.key_tokens("anna", 1);
+    metrics.limit_reached("max_connections");
+    metrics.connection_failed("tls");
     metrics.error("server_error");
     metrics.note("hidden_tool");
     metrics.repair("patch_fences", 1);

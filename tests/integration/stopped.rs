@@ -1,7 +1,11 @@
 //! A client that stops reading before the end of a long answer: what the running binary holds for it.
 
-use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, text, until, upstream};
+use std::cell::Cell;
+use std::time::Duration;
+
 use serde_json::Value;
+
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, text, until, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -57,15 +61,20 @@ fn came(bytes: &[u8], event: &str) -> bool {
     bytes[from..].windows(event.len()).any(|window| window == event.as_bytes())
 }
 
+/// A streamed request that is not stored.
+fn request() -> String {
+    let body = STREAM.replace("true}", "true,\"store\":false}");
+    format!(
+        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
 #[tokio::test]
 async fn a_long_text_is_held_about_once() {
     let at = writes_much().await;
     let proxy = Proxy::start(at, &[], true).await;
-    let body = STREAM.replace("true}", "true,\"store\":false}");
-    let request = format!(
-        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
+    let request = request();
     // one to its end, so that what a process takes once is not counted
     let mut first = connect(&proxy).await;
     first.write_all(request.as_bytes()).await.unwrap();
@@ -129,7 +138,7 @@ async fn hundreds_of_slow_readers_hold_their_buffers_alone() {
     // all that their sockets take has been written once nothing grows any more
     let (mut most, mut still) = (memory(&proxy), 0);
     while still < 4 {
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         let now = memory(&proxy);
         still = if now <= most + (1 << 20) { still + 1 } else { 0 };
         most = most.max(now);
@@ -180,6 +189,39 @@ async fn five_thousand_open_streams_would_fit_into_a_gibibyte() {
     assert!(all < before + count * OF_ONE, "{all} bytes for {count} streams");
     drop(streams);
     until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
+}
+
+/// What is held for each of some clients that stop after the beginning of an answer, once their upstreams are held back.
+async fn held_for_each(buffer: &str) -> usize {
+    let proxy = Proxy::start(writes_much().await, &[("REJOINDER_STREAM_BUFFER_BYTES", buffer)], true).await;
+    assert!(proxy.stream().await.ends_with("data: [DONE]\n\n"));
+    let before = memory(&proxy);
+    let mut stopped = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = connect(&proxy).await;
+        stream.write_all(request().as_bytes()).await.unwrap();
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        stopped.push(stream);
+    }
+    let (last, steady) = (Cell::new(0), Cell::new(0));
+    until(async || {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = memory(&proxy);
+        steady.set(if last.replace(now) == now { steady.get() + 1 } else { 0 });
+        steady.get() == 3
+    })
+    .await;
+    assert_eq!(proxy.metric("rejoinder_open_streams").await, STREAMS as u64);
+    last.get().saturating_sub(before) / STREAMS
+}
+
+#[tokio::test]
+async fn a_client_that_stops_early_holds_its_buffers_alone() {
+    let [small, large] = [held_for_each("65536").await, held_for_each("1048576").await];
+    println!("{small} and {large} bytes held");
+    // what waits, what is on the way from the upstream, and the request itself
+    assert!(small < 320 << 10, "{small} bytes");
+    assert!(large > small + (256 << 10), "the key has no effect: {large} bytes");
 }
 
 /// What a chunked answer says.

@@ -2,6 +2,7 @@
 //! not translate anything.
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,6 +26,7 @@ use super::server_event;
 use super::socket::{Received, Socket};
 use super::steering::{self, Steering};
 use crate::server::app::App;
+use crate::server::client_limits::AddressPlace;
 use crate::server::conversation::METADATA;
 use crate::server::create;
 use crate::server::prepared_request::{CreateRequest, client_headers};
@@ -41,6 +43,10 @@ pub struct Opened {
     pub headers: HeaderMap,
     pub id: HeaderValue,
     pub path: String,
+    /// Its client's.
+    pub address: IpAddr,
+    /// What it counts for, where a proxy sent it.
+    pub _place: Option<Arc<AddressPlace>>,
 }
 
 /// One connection.
@@ -334,6 +340,7 @@ impl Responder {
                 path: self.opened.path.clone(),
                 endpoint: "responses",
                 client: kind_of(client_headers(&self.opened.headers)),
+                address: self.opened.address,
                 begun,
             },
             self.app.activity.as_ref(),
