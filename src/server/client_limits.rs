@@ -115,6 +115,9 @@ struct Addresses {
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
+/// What a connection or a request counts for: the number of all, and that of its address.
+pub type Counted = (Option<Place>, AddressPlace);
+
 /// A connection or request of an address, which counts until this is dropped.
 pub struct AddressPlace {
     /// `None` where no number is set.

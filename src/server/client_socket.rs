@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
-use super::client_limits::{AddressPlace, Place};
+use super::client_limits::Counted;
 
 /// Connections that the kernel holds for us between two accepts.
 const BACKLOG: u32 = 4096;
@@ -83,9 +83,6 @@ pub struct ClientSocket {
     /// What it counts for, until the socket is closed.
     _counted: Counted,
 }
-
-/// What a connection counts for: the number of all, and that of its address.
-pub type Counted = (Option<Place>, AddressPlace);
 
 impl ClientSocket {
     pub fn new(stream: TcpStream, send_timeout: Duration, counted: Counted) -> ClientSocket {

@@ -153,8 +153,8 @@ impl PendingResponse {
         let progress = record.clone();
         let on_end: OnEnd = Box::new(move |transcoder, end| {
             let _entered = span.enter();
-            app.metrics.open_streams.dec();
             drop(place);
+            app.metrics.open_streams.dec();
             spent(&app, transcoder, key_request.as_ref());
             ended(&app, transcoder, end, "true", &record);
             if let Some(error) = transcoder.failure() {

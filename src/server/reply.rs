@@ -12,7 +12,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use rejoinder_core::error::{Detail, Error, Kind};
 
-use super::client_limits::AddressPlace;
+use super::client_limits::{AddressPlace, Counted};
 use crate::client_keys::KeyRequest;
 use crate::telemetry::{BodyEnd, CONTENTS, OpenRequest};
 
@@ -25,7 +25,7 @@ pub struct ResponseBody {
     /// The request of an API key that lasts as long as this does.
     key_request: Option<KeyRequest>,
     /// What its request counts for, as long as this lasts.
-    place: AddressPlace,
+    counted: Counted,
     /// Behind the body: what that leaves at its end is in the request's line.
     open: Option<OpenRequest>,
 }
@@ -34,7 +34,7 @@ impl ResponseBody {
     /// A body whose end nobody is told.
     pub fn new(body: impl Body<Data = Bytes, Error: Into<BodyError>> + Send + 'static) -> ResponseBody {
         let body = body.map_err(Into::into).boxed_unsync();
-        ResponseBody { body, key_request: None, place: AddressPlace::NONE, open: None }
+        ResponseBody { body, key_request: None, counted: (None, AddressPlace::NONE), open: None }
     }
 
     /// Has the API key's request last as long as the body.
@@ -43,8 +43,8 @@ impl ResponseBody {
     }
 
     /// Has the request count as long as the body lasts.
-    pub fn count(&mut self, place: AddressPlace) {
-        self.place = place;
+    pub fn count(&mut self, counted: Counted) {
+        self.counted = counted;
     }
 
     /// Has the end of the body be the end of that request.

@@ -18,6 +18,7 @@ use tracing::field::Empty;
 
 use super::app::App;
 use super::client_address::Peer;
+use super::client_limits::AddressPlace;
 use super::ids::seed;
 use super::query::{Query, decoded};
 use super::reply::{self, ResponseBody};
@@ -67,7 +68,7 @@ impl Route<'_> {
 }
 
 impl Route<'_> {
-    /// Whether a request counts against its key's limits as such. A create request does so when it is planned, as each
+    /// Whether a request counts as such, against its key's limits and among all responses. A create request does so when it is planned, as each
     /// create message of a WebSocket does.
     fn counts(self) -> bool {
         match self {
@@ -224,21 +225,21 @@ fn failed(asked: Asked<'_>, error: &Error) -> Response<ResponseBody> {
     reply::error(error)
 }
 
-/// Answers a request of somebody who may call, which counts for its address where the connection is a proxy's.
+/// Answers a request of somebody who may call, which counts among all that reach an upstream, and for its address where the
+/// connection is a proxy's.
 async fn routed(asked: Asked<'_>, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Error> {
     let Asked { app, peer, route, record, .. } = asked;
+    let place = if route.counts() { Some(app.limits.response(&app.metrics)?) } else { None };
     let address = record.address();
-    if !peer.forwards || app.proxies.contains(address) || matches!(route, Route::Health) {
-        return of_key(asked, request).await;
-    }
-    let place = app.limits.forwarded(address, &app.metrics)?;
+    let many = !peer.forwards || app.proxies.contains(address) || matches!(route, Route::Health);
+    let of_address = if many { AddressPlace::NONE } else { app.limits.forwarded(address, &app.metrics)? };
     if matches!(route, Route::Upgrade) {
         // it lasts as long as the WebSocket does
-        request.extensions_mut().insert(Arc::new(place));
+        request.extensions_mut().insert(Arc::new(of_address));
         return of_key(asked, request).await;
     }
     let mut response = of_key(asked, request).await?;
-    response.body_mut().count(place);
+    response.body_mut().count((place, of_address));
     Ok(response)
 }
 

@@ -134,11 +134,23 @@ async fn more_responses_are_refused_before_they_are_sent() {
     let create = json!({"type": "response.create", "model": "m", "input": "hi", "store": false});
     let events = socket.ask(&create).await;
     assert_eq!((&events[0]["type"], &events[0]["status"]), (&json!("error"), &json!(429)), "{events:?}");
+    // what is passed on is a response as well
+    let chat = reqwest::Client::new().post(format!("{}/v1/chat/completions", proxy.base));
+    let chat = chat.body(r#"{"model":"m","messages":[{"role":"user","content":"endless"}],"stream":true}"#);
+    refused(chat.try_clone().unwrap().send().await.unwrap(), "max_open_streams").await;
     assert_eq!(server.seen().len(), 1);
-    assert_eq!(proxy.metric(&reached("max_open_streams")).await, 3);
+    assert_eq!(proxy.metric(&reached("max_open_streams")).await, 4);
     drop(stream);
     until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
     assert_eq!(socket.ask(&create).await.last().unwrap()["type"], "response.completed");
+    until(async || proxy.metric("rejoinder_open_streams").await == 0).await;
+    let passed = chat.send().await.unwrap();
+    assert_eq!(passed.status(), 200);
+    until(async || server.going() == 1).await;
+    refused(proxy.post(STREAM).send().await.unwrap(), "max_open_streams").await;
+    drop(passed);
+    until(async || server.going() == 0).await;
+    until(async || proxy.post(STREAM).send().await.unwrap().status() == 200).await;
     // neither a whole answer nor a refused one keeps its place
     let bad = proxy.post(r#"{"model":"m","input":7}"#).send();
     assert_eq!(bad.await.unwrap().status(), 400);
