@@ -110,9 +110,8 @@ impl RequestRecord {
     /// One that is neither logged nor shown.
     pub fn unlogged() -> Arc<RequestRecord> {
         let (id, method, path) = (String::new(), String::new(), String::new());
-        let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        let head =
-            RequestHead { id, method, path, endpoint: "", client: None, address, begun: Instant::now() };
+        let (address, begun) = (Ipv4Addr::UNSPECIFIED.into(), Instant::now());
+        let head = RequestHead { id, method, path, endpoint: "", client: None, address, begun };
         RequestRecord::new(head, None)
     }
 
