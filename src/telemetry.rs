@@ -133,6 +133,8 @@ pub struct Metrics {
     connections_failed: Family<Kind, Counter>,
     /// Streams that are open.
     pub open_streams: Gauge,
+    /// Tasks of the runtime that have not ended.
+    pub tasks: Gauge<i64, AtomicI64>,
     /// WebSocket connections that are open.
     pub open_websockets: Gauge,
     /// 1 while the upstream is ready.
@@ -168,6 +170,7 @@ impl Metrics {
             limit_reached: Family::default(),
             connections_failed: Family::default(),
             open_streams: Gauge::default(),
+            tasks: Gauge::default(),
             open_websockets: Gauge::default(),
             upstream_ready: Gauge::default(),
             routing: Routing::default(),
@@ -199,6 +202,7 @@ impl Metrics {
         registry.register("over_capacity", help, self.over_capacity.clone());
         self.register_connections(registry);
         registry.register("open_streams", "Streams that are open", self.open_streams.clone());
+        registry.register("tasks", "Tasks that have not ended", self.tasks.clone());
         let help = "WebSocket connections that are open";
         registry.register("open_websockets", help, self.open_websockets.clone());
         registry.register("upstream_ready", "1 while the upstream is ready", self.upstream_ready.clone());

@@ -63,6 +63,8 @@ fn measure(app: &App) {
     app.metrics.open_connections.set(i64::try_from(app.limits.open_connections()).unwrap_or(i64::MAX));
     app.metrics.upstream_ready.set(i64::from(app.upstream.ready().is_ok()));
     app.metrics.buffered_bytes.set(i64::try_from(app.budget.taken()).unwrap_or(i64::MAX));
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    app.metrics.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
     let store = app.store.health();
     app.metrics.store_up.set(store.up.into());
     app.metrics.store_waiting_writes.set(i64::try_from(store.waiting).unwrap_or(i64::MAX));

@@ -125,16 +125,17 @@ fn expected(cell: &str, form: &str) -> Seen {
 
 /// What a process holds.
 struct Held {
+    tasks: u64,
     descriptors: usize,
     memory: u64,
 }
 
-fn held(proxy: &Proxy) -> Held {
+fn held(proxy: &Proxy, tasks: u64) -> Held {
     let folder = format!("/proc/{}", proxy.child.id().unwrap());
     let text = std::fs::read_to_string(format!("{folder}/smaps_rollup")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
     let memory = line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10;
-    Held { descriptors: std::fs::read_dir(format!("{folder}/fd")).unwrap().count(), memory }
+    Held { tasks, descriptors: std::fs::read_dir(format!("{folder}/fd")).unwrap().count(), memory }
 }
 
 /// What is still there of requests that have all ended.
@@ -156,7 +157,11 @@ async fn leftovers(
     let values = metrics.lines().filter_map(|line| line.split_once(' '));
     let values = values.filter(|(name, value)| gauges.contains(name) && *value != "0");
     let mut left: Vec<String> = values.map(|(name, value)| format!("{name} {value}")).collect();
-    let now = held(proxy);
+    let tasks = metrics.lines().find_map(|line| line.strip_prefix("rejoinder_tasks "));
+    let now = held(proxy, tasks.unwrap().parse().unwrap());
+    if now.tasks > before.tasks {
+        left.push(format!("{} tasks, {} before", now.tasks, before.tasks));
+    }
     if now.descriptors > before.descriptors {
         left.push(format!("{} file descriptors, {} before", now.descriptors, before.descriptors));
     }
@@ -198,7 +203,7 @@ async fn start(server: SocketAddr, more: &[(&str, &str)], ready: bool) -> (Proxy
         let answer = proxy.post("{\"model\":\"m\",\"input\":\"hi\"}").send().await.unwrap();
         assert_eq!(answer.status(), 200);
     }
-    let held = held(&proxy);
+    let held = held(&proxy, proxy.metric("rejoinder_tasks").await);
     (proxy, held)
 }
 
