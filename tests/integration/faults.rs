@@ -12,7 +12,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::checker;
 use crate::support::faulty::{Faulty, LONG};
-use crate::support::proxy::{Proxy, until};
+use crate::support::proxy::{Proxy, client, until};
 use crate::support::socket::Socket;
 
 /// What the document says.
@@ -139,12 +139,7 @@ fn held(proxy: &Proxy, tasks: u64) -> Held {
 }
 
 /// What is still there of requests that have all ended.
-async fn leftovers(
-    proxy: &Proxy,
-    server: SocketAddr,
-    before: &Held,
-    client: &reqwest::Client,
-) -> Vec<String> {
+async fn leftovers(proxy: &Proxy, server: SocketAddr, before: &Held) -> Vec<String> {
     let in_flight = format!("rejoinder_upstream_in_flight{{upstream=\"http://{server}\"}}");
     let gauges = [
         "rejoinder_open_streams",
@@ -153,7 +148,8 @@ async fn leftovers(
         "rejoinder_buffered_bytes",
         &in_flight,
     ];
-    let metrics = client.get(format!("{}/metrics", proxy.admin)).send().await.unwrap().text().await.unwrap();
+    let metrics =
+        client().get(format!("{}/metrics", proxy.admin)).send().await.unwrap().text().await.unwrap();
     let values = metrics.lines().filter_map(|line| line.split_once(' '));
     let values = values.filter(|(name, value)| gauges.contains(name) && *value != "0");
     let mut left: Vec<String> = values.map(|(name, value)| format!("{name} {value}")).collect();
@@ -174,10 +170,8 @@ async fn leftovers(
 /// The same, once nothing more goes away.
 async fn left_behind(proxy: &Proxy, server: SocketAddr, before: &Held) -> Vec<String> {
     let begun = Instant::now();
-    // its connections are not to be counted
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
     loop {
-        let left = leftovers(proxy, server, before, &client).await;
+        let left = leftovers(proxy, server, before).await;
         if left.is_empty() || begun.elapsed() > GOES_BACK {
             return left;
         }
@@ -304,7 +298,8 @@ async fn connect_cell(row: &mut Row, proxy: &Proxy, server: &Faulty, fault: &str
                 let seen = ask(proxy, form, "hi", cell).await;
                 server.at_connect("");
                 let ready = format!("{}/readyz", proxy.admin);
-                until(async || reqwest::get(&ready).await.is_ok_and(|answer| answer.status() == 200)).await;
+                until(async || client().get(&ready).send().await.is_ok_and(|answer| answer.status() == 200))
+                    .await;
                 seen
             }
         };

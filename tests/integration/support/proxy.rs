@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -130,6 +130,14 @@ pub const STOP: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_r
     data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2,\"total_tokens\":5}}\n\n\
     data: [DONE]\n\n";
 
+/// A client for all tests: to make one takes the time to read the certificates that the machine trusts. It keeps no
+/// connection, which would end with the test that made it.
+pub fn client() -> reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> =
+        LazyLock::new(|| reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap());
+    CLIENT.clone()
+}
+
 /// The built binary in front of an upstream.
 pub struct Proxy {
     pub base: String,
@@ -181,18 +189,19 @@ impl Proxy {
         let proxy = Proxy { base: at("listen"), admin: at("admin"), child, lines: log };
         if ready {
             let url = format!("{}/readyz", proxy.admin);
-            until(async || reqwest::get(&url).await.is_ok_and(|r| r.status() == 200)).await;
+            until(async || client().get(&url).send().await.is_ok_and(|r| r.status() == 200)).await;
         }
         proxy
     }
 
     pub fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
-        reqwest::Client::new().post(format!("{}/v1/responses", self.base)).body(body)
+        client().post(format!("{}/v1/responses", self.base)).body(body)
     }
 
     /// The value of a metric, with its labels as written; 0 while it is not there.
     pub async fn metric(&self, name: &str) -> u64 {
-        let text = reqwest::get(format!("{}/metrics", self.admin)).await.unwrap().text().await.unwrap();
+        let text =
+            client().get(format!("{}/metrics", self.admin)).send().await.unwrap().text().await.unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }
