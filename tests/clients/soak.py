@@ -140,7 +140,10 @@ class Soak:
         self.keys.append(fresh)
         await asyncio.sleep(HANGS / 6)  # what has begun with it goes on, but does not begin anew
         blocks = self.key_file.read_text().split("[[key]]")
-        self.key_file.write_text("[[key]]".join(b for b in blocks if f'"{name}"' not in b))
+        # at once: the proxy may read while it is written
+        fresh_file = self.key_file.with_suffix(".new")
+        fresh_file.write_text("[[key]]".join(b for b in blocks if f'"{name}"' not in b))
+        fresh_file.replace(self.key_file)
         await asyncio.sleep(4)
         self.retired = [*self.retired[-20:], key]
 
