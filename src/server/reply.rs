@@ -178,9 +178,10 @@ pub fn log(error: &Error) {
         Some(Detail::Quoted(text)) => (None, Some(text.as_str())),
         None => (None, None),
     };
-    tracing::debug!(status, code, param = error.param.as_deref(), detail, "why it failed");
+    tracing::debug!(status, code, detail, "why it failed");
     // an upstream may repeat the prompt in its words, and we what a field has
-    tracing::debug!(target: CONTENTS, status, code, error = error.message, quoted, "what was said");
+    let param = error.param.as_deref();
+    tracing::debug!(target: CONTENTS, status, code, param, error = error.message, quoted, "what was said");
 }
 
 /// The headers of an error that clients act on.

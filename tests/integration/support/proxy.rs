@@ -143,7 +143,7 @@ pub struct Proxy {
     pub base: String,
     pub admin: String,
     pub child: Child,
-    /// Its log so far, but for the first line.
+    /// Its log so far, from the line on that tells where it listens.
     pub lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -176,8 +176,13 @@ impl Proxy {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let first: serde_json::Value =
-            serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+        let first: serde_json::Value = loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if line["listen"].is_string() {
+                break line;
+            }
+        };
         let log = Arc::new(Mutex::new(Vec::new()));
         let kept = log.clone();
         tokio::spawn(async move {
