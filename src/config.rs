@@ -5,6 +5,7 @@ mod keys;
 mod layers;
 mod page;
 mod resolve;
+mod telemetry;
 mod tls;
 mod url;
 mod values;
@@ -12,6 +13,7 @@ mod values;
 pub use layers::{Flags, Problem};
 pub use page::UiConfig;
 pub use resolve::{Resolved, ServerConfig, client_keys_file, load, load_from, open_to_all, redact_url};
+pub use telemetry::{MetricsConfig, TracesConfig};
 pub use tls::{ClientCertificates, Tls, TlsConfig};
 pub use url::split as split_url;
 pub use values::{
@@ -116,6 +118,8 @@ pub struct Config {
     pub ui: UiConfig,
     /// What is counted, and how it is called.
     pub metrics: MetricsConfig,
+    /// Where traces go.
+    pub traces: TracesConfig,
 }
 
 /// `[auth]`
@@ -318,14 +322,6 @@ impl Default for ToolsConfig {
     }
 }
 
-/// `[metrics]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MetricsConfig {
-    /// How metrics are called for which there is a convention.
-    pub names: MetricNames,
-}
-
 /// `[log]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -376,6 +372,7 @@ impl Default for Config {
             log: LogConfig::default(),
             ui: UiConfig::default(),
             metrics: MetricsConfig::default(),
+            traces: TracesConfig::default(),
         }
     }
 }
@@ -430,12 +427,6 @@ impl Default for StoreConfig {
             replay_total_bytes: 256 << 20,
             lease: Duration::from_secs(15),
         }
-    }
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        MetricsConfig { names: MetricNames::Rejoinder }
     }
 }
 

@@ -1,10 +1,13 @@
 //! Owns what the process says about itself: log lines and metrics. It must not see a prompt, a key or a header's
 //! value.
 
+mod access_line;
 mod activity;
 mod one_line;
+mod open_request;
 mod request_record;
 mod response_metrics;
+mod traces;
 mod upstream_metrics;
 
 use std::fmt;
@@ -27,10 +30,13 @@ use crate::config::{LogConfig, LogFormat, MetricNames};
 use one_line::OneLine;
 use response_metrics::ResponseMetrics;
 
+pub use access_line::RequestHead;
 pub use activity::{Activity, Period, RequestView};
 pub use one_line::escaped;
-pub use request_record::{BodyEnd, OpenRequest, Queued, RequestHead, RequestRecord, ResponseEnd};
+pub use open_request::OpenRequest;
+pub use request_record::{BodyEnd, Queued, RequestRecord, ResponseEnd};
 pub use response_metrics::ResponseNumbers;
+pub use traces::{RequestTrace, Traces};
 pub use upstream_metrics::{PromptProgress, Routing, Server};
 
 /// The target of lines that may hold a part of a prompt, an answer or a header. They are written only where `log.level`

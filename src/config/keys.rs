@@ -14,6 +14,7 @@ use serde::de::value::StrDeserializer;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::telemetry::fraction;
 use super::{
     Api, AuthMode, ClientAddressHeader, ClientCertificates, DeveloperMessages, DialectChoice, FoundTools,
     LogFormat, MetricNames, ProxyProtocol, ReasoningDisplay, SealReasoning, Switch, ThinkTags, read_budgets,
@@ -40,6 +41,7 @@ enum Kind {
     Delay,
     Duration,
     Filter,
+    Fraction,
     /// Texts that a function finds nothing wrong with; none at all is a value, too.
     List(fn(&str) -> Result<(), String>),
     Names,
@@ -152,6 +154,8 @@ pub(super) static KEYS: &[Key] = &[
     Key { name: "log.level", kind: Kind::Filter },
     Key { name: "log.format", kind: Kind::Choice(choice::<LogFormat>) },
     Key { name: "metrics.names", kind: Kind::Choice(choice::<MetricNames>) },
+    Key { name: "traces.endpoint", kind: Kind::Url },
+    Key { name: "traces.sample", kind: Kind::Fraction },
 ];
 
 impl Key {
@@ -206,6 +210,10 @@ impl Key {
                     value,
                 )),
             },
+            Kind::Fraction => {
+                let fraction = fraction(value).map(Value::from);
+                fraction.ok_or_else(|| expected("a number from 0 to 1 such as 0.1", value))
+            }
             Kind::List(check) => read_list(value, *check),
             Kind::Names => read_names(value),
             Kind::Table => read_table(value),

@@ -236,6 +236,7 @@ impl Resolved {
     pub fn to_toml(&self) -> String {
         let mut shown = self.config.clone();
         shown.store.url = shown.store.url.as_deref().map(redact_url);
+        shown.traces.endpoint = shown.traces.endpoint.as_deref().map(redact_url);
         let document = serde_json::to_value(&shown).unwrap_or_default();
         let several = self.servers.len() > 1 || self.sources.contains_key("upstream[0].url");
         let mut text = String::new();

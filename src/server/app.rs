@@ -16,7 +16,7 @@ use crate::client_keys::{ClientKey, ClientKeys};
 use crate::config::{Config, Tls};
 use crate::keyring::{Caller, Keyring};
 use crate::store::{EchoCache, Store};
-use crate::telemetry::{Activity, Metrics};
+use crate::telemetry::{Activity, Metrics, Traces};
 use crate::upstream::{Requester, Upstream};
 
 /// What every request handler needs.
@@ -26,6 +26,7 @@ pub(crate) struct App {
     /// Bytes of requests that are held.
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Metrics,
+    pub(super) traces: Option<Traces>,
     /// What the page for operators shows, where there is one.
     pub(super) activity: Option<Arc<Activity>>,
     pub(super) keyring: Arc<Keyring>,

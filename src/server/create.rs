@@ -91,6 +91,7 @@ fn pending(app: Arc<App>, planned: Planned, socket: Option<SocketCreate>) -> Pen
     });
     let transcoder = Box::new(Transcoder::new(reply, ids, unix_now()));
     record.set_response(transcoder.id());
+    record.planned();
     tracing::debug!(response = transcoder.id(), model, stream, "planned");
     let sent: PendingAnswer = match warms_up && !can_warm_up(&target) {
         true => Box::pin(ready(Err(Error::new(Kind::Internal, "This server's cache is not made ready.")))),

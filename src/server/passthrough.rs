@@ -52,6 +52,9 @@ pub async fn answer(
     let mut headers = end_to_end(parts.headers);
     // an upstream that asks the same question would refuse whom we let in
     headers.remove(header::ORIGIN);
+    for (name, value) in record.ask("pass") {
+        headers.insert(name, value);
+    }
     let body = (!body.is_end_stream()).then(|| body.into_data_stream());
     let silence = app.config.body_timeout;
     let answer = app.upstream.pass(parts.method, &target, headers, body, silence, requester).await?;

@@ -163,6 +163,7 @@ pub async fn answer(app: Arc<App>, peer: Peer, request: Request<Incoming>) -> Re
         },
         app.activity.as_ref(),
     );
+    record.trace_by(app.traces.as_ref(), request.headers());
     let open = OpenRequest::new(record.clone());
     let span = tracing::info_span!("request", id = shown, key = Empty);
     let asked = Asked { app: &app, peer, path: &path, route, id: &id, record: &record };

@@ -23,7 +23,7 @@ use crate::budget::Budget;
 use crate::config::{AuthMode, PassthroughConfig, Resolved, open_to_all, read_network};
 use crate::signals::Stop;
 use crate::store::{self, EchoCache};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Traces};
 use crate::upstream::Upstream;
 use crate::{descriptors, panics, service_manager};
 
@@ -98,12 +98,20 @@ async fn serve(resolved: Resolved, sockets: InheritedSockets) -> Result<(), Stri
         _ = admin => return Err("the task that accepts connections on admin has ended".to_owned()),
     }
     drain(&app, api, &mut signals).await;
+    leave(&app, &mut signals).await;
+    Ok(())
+}
+
+/// Saves slots and sends traces, when nothing runs any more; not for long.
+async fn leave(app: &App, signals: &mut Stop) {
     tokio::select! {
         () = app.upstream.save_slots() => {}
         () = signals.next() => {}
         () = tokio::time::sleep(SAVING) => {}
     }
-    Ok(())
+    if let Some(traces) = &app.traces {
+        traces.flush().await;
+    }
 }
 
 /// What every handler needs, for a process that listens on these two addresses: the API's, and the admin port's.
@@ -114,6 +122,7 @@ pub(super) fn app(
     metrics: Metrics,
 ) -> Result<App, String> {
     let store = store::open(&resolved)?;
+    let traces = Traces::new(&resolved.config.traces)?;
     let Resolved { config, keyring, client_keys, tls, .. } = resolved;
     let (hosts, origins) = (&config.allowed_hosts, &config.cors.origins);
     let policy = OriginPolicy::of_api(own, hosts, origins);
@@ -150,6 +159,7 @@ pub(super) fn app(
         config,
         upstream,
         metrics,
+        traces,
         cut: CancellationToken::new(),
         leaving: CancellationToken::new(),
         draining: CancellationToken::new(),

@@ -3,40 +3,20 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rejoinder_core::Usage;
-use rejoinder_core::error::{Error, Kind};
+use rejoinder_core::error::Error;
 use rejoinder_core::fields::beginning;
 
-use super::Routing;
+use super::access_line::{Facts, RequestHead};
 use super::activity::{Activity, RequestView, Running};
-
-/// The target of the lines, by which `log.level` can choose them.
-pub const TARGET: &str = "rejoinder::access";
+use super::{RequestTrace, Routing, Traces};
 
 /// Longest name of a model, in bytes; it is the client's own.
 const MODEL_BYTES: usize = 128;
-
-/// What is known of a request from its head.
-#[derive(Debug, Clone)]
-pub struct RequestHead {
-    /// Its id, in the log and for its client.
-    pub id: String,
-    /// `POST`; `response.create` for a message of a WebSocket.
-    pub method: String,
-    /// The path, without a query.
-    pub path: String,
-    /// The name of the endpoint.
-    pub endpoint: &'static str,
-    /// The kind of client that sent it, if it is one that is known.
-    pub client: Option<&'static str>,
-    /// The address of that client.
-    pub address: IpAddr,
-    /// When its head had arrived.
-    pub begun: Instant,
-}
 
 /// How a response ended.
 #[derive(Debug, Default)]
@@ -70,35 +50,13 @@ pub enum BodyEnd {
 #[derive(Debug)]
 pub struct RequestRecord {
     head: RequestHead,
+    /// Its spans, if it has some.
+    trace: OnceLock<RequestTrace>,
     facts: Mutex<Facts>,
     /// Where the page for operators finds it, by its number.
     activity: Option<(Arc<Activity>, u64)>,
     /// Chunks of output that were written.
     chunks: AtomicU64,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Facts {
-    key: Option<String>,
-    model: Option<String>,
-    response: Option<String>,
-    upstream: Option<String>,
-    own_model: Option<String>,
-    status: Option<u16>,
-    ended: Option<String>,
-    code: Option<&'static str>,
-    /// Whether a failure is the server's own or its upstream's.
-    warns: bool,
-    first_token: Option<Duration>,
-    queued: Option<Duration>,
-    usage: Option<Usage>,
-    sent_bytes: Option<u64>,
-    /// Whether the line was written.
-    told: bool,
-    /// Whether nothing more comes of it.
-    over: bool,
-    /// Whether a WebSocket came of it, whose end is that of the request.
-    upgraded: bool,
 }
 
 impl RequestRecord {
@@ -118,7 +76,7 @@ impl RequestRecord {
     fn with(head: RequestHead, facts: Facts, activity: Option<&Arc<Activity>>) -> Arc<RequestRecord> {
         let activity = activity.map(|activity| (activity.clone(), activity.number()));
         let (facts, chunks) = (Mutex::new(facts), AtomicU64::new(0));
-        let record = Arc::new(RequestRecord { head, facts, activity, chunks });
+        let record = Arc::new(RequestRecord { head, trace: OnceLock::new(), facts, activity, chunks });
         if let Some((activity, number)) = &record.activity {
             let running: Arc<dyn Running> = record.clone();
             activity.begin(*number, Arc::downgrade(&running));
@@ -131,7 +89,11 @@ impl RequestRecord {
         let head = RequestHead { endpoint: "run", ..self.head.clone() };
         let Facts { key, model, response, .. } = self.facts().clone();
         let facts = Facts { key, model, response, told: true, ..Facts::default() };
-        RequestRecord::with(head, facts, self.activity.as_ref().map(|(activity, _)| activity))
+        let run = RequestRecord::with(head, facts, self.activity.as_ref().map(|(activity, _)| activity));
+        if let Some(trace) = self.trace.get() {
+            let _ = run.trace.set(trace.run());
+        }
+        run
     }
 
     /// So many chunks of output were written; the first of them at `first`.
@@ -174,6 +136,9 @@ impl RequestRecord {
 
     /// It is over: its line is written, and it no longer runs.
     fn tell(&self, facts: &Facts, head: &RequestHead, message: &str) {
+        if let Some(trace) = self.trace.get() {
+            trace.ended(facts);
+        }
         head.tell(facts, message);
         if let Some((activity, _)) = &self.activity
             && head.endpoint != "health"
@@ -225,6 +190,28 @@ impl RequestRecord {
         facts.own_model = own_model.map(str::to_owned);
     }
 
+    /// Begins its span, below the one that the headers name, where there are traces.
+    pub fn trace_by(&self, traces: Option<&Traces>, headers: &HeaderMap) {
+        if let Some(traces) = traces {
+            let _ = self.trace.set(traces.begin(&self.head, headers));
+        }
+    }
+
+    /// Its plan is made.
+    pub fn planned(&self) {
+        if let Some(trace) = self.trace.get() {
+            trace.took("plan", self.head.begun);
+        }
+    }
+
+    /// A server is asked for something (`chat`): the headers by which that names our span as its parent; none, if the request
+    /// has no spans.
+    pub fn ask(&self, operation: &'static str) -> Vec<(HeaderName, HeaderValue)> {
+        let Some(trace) = self.trace.get() else { return Vec::new() };
+        let model = self.facts().model.clone();
+        trace.ask(operation, model.as_deref())
+    }
+
     /// The names of its model: the client's, and the upstream's own where that differs.
     pub fn models(&self) -> [Option<String>; 2] {
         let facts = self.facts();
@@ -270,6 +257,9 @@ impl RequestRecord {
                 let reason = end.reason.map(|reason| [end.outcome, ":", reason].concat());
                 facts.ended = Some(reason.unwrap_or_else(|| end.outcome.to_owned()));
             }
+        }
+        if let Some(trace) = self.trace.get() {
+            trace.answered(&facts, end.first_token);
         }
         if facts.told {
             let run = Facts { sent_bytes: None, status: None, ..facts.clone() };
@@ -325,65 +315,6 @@ impl Drop for RequestRecord {
     }
 }
 
-impl Facts {
-    fn fail(&mut self, error: &Error) {
-        self.code = Some(error.label());
-        let ended = match error.kind {
-            Kind::ShuttingDown => "drained",
-            Kind::ClientGone => "client_left",
-            _ if error.status() < 500 => "refused",
-            _ => "failed",
-        };
-        self.ended = Some(ended.to_owned());
-        // a lack of descriptors is told once, not for each request
-        self.warns = ended == "failed" && error.kind != Kind::NoDescriptor;
-    }
-}
-
-impl RequestHead {
-    fn tell(&self, facts: &Facts, message: &str) {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let usage = facts.usage;
-        macro_rules! line {
-            ($level:expr) => {
-                tracing::event!(
-                    target: TARGET,
-                    parent: None,
-                    $level,
-                    id = self.id.as_str(),
-                    response = facts.response.as_deref(),
-                    key = facts.key.as_deref(),
-                    client = self.client,
-                    address = %self.address,
-                    model = facts.model.as_deref(),
-                    upstream = facts.upstream.as_deref(),
-                    endpoint = self.endpoint,
-                    method = self.method.as_str(),
-                    path = self.path.as_str(),
-                    status = facts.status,
-                    ended = facts.ended.as_deref(),
-                    code = facts.code,
-                    first_token_ms = facts.first_token.map(ms),
-                    queued_ms = facts.queued.map(ms),
-                    input_tokens = usage.map(|usage| usage.input),
-                    cached_tokens = usage.map(|usage| usage.cached),
-                    output_tokens = usage.map(|usage| usage.output),
-                    reasoning_tokens = usage.map(|usage| usage.reasoning),
-                    sent_bytes = facts.sent_bytes,
-                    duration_ms = ms(self.begun.elapsed()),
-                    "{message}"
-                )
-            };
-        }
-        match facts.warns {
-            true => line!(tracing::Level::WARN),
-            // probes ask for it all the time
-            false if self.endpoint == "health" => line!(tracing::Level::DEBUG),
-            false => line!(tracing::Level::INFO),
-        }
-    }
-}
-
 /// Time that is spent waiting for a server.
 #[derive(Debug)]
 pub struct Queued<'a> {
@@ -396,55 +327,10 @@ impl Drop for Queued<'_> {
     fn drop(&mut self) {
         let waited = self.since.elapsed();
         self.metrics.queued(waited);
+        if let Some(trace) = self.record.trace.get() {
+            trace.took("queue", self.since);
+        }
         let mut facts = self.record.facts();
         facts.queued = Some(facts.queued.unwrap_or_default() + waited);
-    }
-}
-
-/// A request that is being answered: dropped, it is over, and its line is written.
-#[derive(Debug)]
-pub struct OpenRequest {
-    record: Arc<RequestRecord>,
-    end: BodyEnd,
-    sent_bytes: u64,
-    /// Bytes after which the body is whole, where that is known.
-    length: Option<u64>,
-}
-
-impl OpenRequest {
-    /// Nothing was sent yet.
-    pub fn new(record: Arc<RequestRecord>) -> OpenRequest {
-        OpenRequest { record, end: BodyEnd::Dropped, sent_bytes: 0, length: None }
-    }
-
-    /// What is known of the request.
-    pub fn record(&self) -> &Arc<RequestRecord> {
-        &self.record
-    }
-
-    /// Tells how long the body is.
-    pub fn of_length(mut self, length: Option<u64>) -> OpenRequest {
-        self.length = length;
-        self
-    }
-
-    /// A part of the body was taken.
-    pub fn sent(&mut self, bytes: usize) {
-        self.sent_bytes += bytes as u64;
-    }
-
-    /// The body is over.
-    pub fn ended(&mut self, end: BodyEnd) {
-        self.end = end;
-        self.record.finish(end, self.sent_bytes);
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        // one whose length is known is not asked for its end
-        let whole = self.length.is_some_and(|length| self.sent_bytes >= length);
-        let end = if whole { BodyEnd::Complete } else { self.end };
-        self.record.finish(end, self.sent_bytes);
     }
 }

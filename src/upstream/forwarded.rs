@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 /// Headers of the client's that concern the upstream too, beside its key and the request's id.
-const FORWARDED: [HeaderName; 2] =
+pub const FORWARDED: [HeaderName; 2] =
     [HeaderName::from_static("traceparent"), HeaderName::from_static("tracestate")];
 /// What a request is called in logs, on both sides.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -16,7 +16,7 @@ use rejoinder_core::responses_profile::ResponsesProfile;
 use super::answer::Form;
 use super::body::Body;
 use super::exchange::{Response, TransportError, Why};
-use super::forwarded::Forwarded;
+use super::forwarded::{FORWARDED, Forwarded};
 use super::server::{Lease, RETRY, Server};
 use super::{RoutingKey, Shared, Target, Upstream, answer};
 use crate::budget::Counted;
@@ -234,7 +234,9 @@ impl<'a> Dispatch<'a> {
         let path = target.address.path(self.request.path.unwrap_or(target.path()));
         let now = Instant::now();
         let mut watch = AttemptTimeout { trip: self, lease, begun: now, quiet: now, answered: false };
-        let headers = self.headers(&lease.server);
+        // a count is no answer
+        let traced = self.request.record.ask(if answers { "chat" } else { "count_tokens" });
+        let headers = self.headers(&lease.server, &traced);
         let sent = pin!(lease.server.client.post(&target.address.root, &path, &headers, body));
         let response = match watch.over(sent).await? {
             Err(broken) => return Err(Failure::unanswered(broken)),
@@ -313,14 +315,20 @@ impl<'a> Dispatch<'a> {
         begun
     }
 
-    fn headers<'h>(&'h self, server: &'h Server) -> Vec<(HeaderName, &'h HeaderValue)> {
+    /// `traced`: those that name our span, in the place of the client's own.
+    fn headers<'h>(
+        &'h self,
+        server: &'h Server,
+        traced: &'h [(HeaderName, HeaderValue)],
+    ) -> Vec<(HeaderName, &'h HeaderValue)> {
         static JSON: HeaderValue = HeaderValue::from_static("application/json");
         static EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream");
         let Forwarded { authorization, others } = &*self.request.headers;
         let accept = if self.request.stream { &EVENTS } else { &JSON };
-        let mut headers = Vec::with_capacity(3 + others.len());
+        let mut headers = Vec::with_capacity(3 + others.len() + traced.len());
         headers.extend([(header::CONTENT_TYPE, &JSON), (header::ACCEPT, accept)]);
-        headers.extend(others.iter().map(|(name, value)| (name.clone(), value)));
+        let others = others.iter().filter(|(name, _)| traced.is_empty() || !FORWARDED.contains(name));
+        headers.extend(others.chain(traced).map(|(name, value)| (name.clone(), value)));
         headers.extend(server.key_for(authorization.as_ref()).map(|key| (header::AUTHORIZATION, key)));
         headers
     }

@@ -555,6 +555,7 @@ fn the_reference_file_has_every_key_and_its_default() {
     config.upstream.reasoning_efforts = None;
     config.tools = ToolsConfig::default();
     config.upstream.url = None;
+    config.traces.endpoint = None;
     config.upstream.api_key_file = None;
     config.upstream.models = None;
     config.upstream.max_in_flight = None;

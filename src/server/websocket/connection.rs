@@ -345,6 +345,7 @@ impl Responder {
             },
             self.app.activity.as_ref(),
         );
+        record.trace_by(self.app.traces.as_ref(), &self.opened.headers);
         if let Some(key) = self.app.client_keys.of(&self.opened.headers) {
             record.set_key(&key.name);
         }
