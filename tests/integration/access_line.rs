@@ -220,13 +220,14 @@ async fn a_websocket_and_each_of_its_creates_have_a_line() {
     let create =
         |input: &str| json!({"type": "response.create", "model": "m", "input": input, "store": false});
     socket.ask(&create("hi")).await;
-    socket.send(&create("endless")).await;
-    socket.send(&create("hi")).await;
     let method = "response.create";
+    // from then on the next may begin
     assert_line(
         &proxy.ended_of("ws-1", 1).await,
         json!({"method": method, "ended": "completed", "status": 200, "output_tokens": 20, "path": "/v1/responses"}),
     );
+    socket.send(&create("endless")).await;
+    socket.send(&create("hi")).await;
     assert_line(
         &proxy.ended_of("ws-3", 1).await,
         json!({"method": method, "ended": "refused", "status": 429}),
