@@ -131,10 +131,18 @@ impl ClientKeys {
     /// Reads the file again. What a key has used of its limits stays as it is; requests that run go on.
     ///
     /// # Errors
-    /// What is wrong with the file: then the keys stay as they were.
+    /// What is wrong with the file, or that nothing at all is in it, as while it is written anew: then the keys stay as
+    /// they were.
     pub fn reload(&self) -> Result<(), String> {
         let Some(path) = &self.path else { return Ok(()) };
-        let keys = Arc::new(file::read(path, &self.keys())?);
+        let known = self.keys();
+        let keys = Arc::new(file::read(path, &known)?);
+        if keys.is_empty() && !known.is_empty() && file::is_blank(path) {
+            let shown = path.display();
+            return Err(format!(
+                "{shown} is empty, so the keys stay as they were; a comment in it ends them all"
+            ));
+        }
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }
@@ -242,14 +250,20 @@ mod tests {
         };
         let running = admitted().unwrap().begin().unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, "[[key]]").unwrap();
-        assert!(keys.reload().is_err());
-        assert_eq!(admitted().unwrap().name, "anna");
+        // broken, or not written yet
+        for wrong in ["[[key]]", "", "\n"] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(keys.reload().is_err(), "{wrong:?}");
+            assert_eq!(admitted().unwrap().name, "anna");
+        }
         std::fs::write(&path, text.replace("anna", "anne")).unwrap();
         keys.reload().unwrap();
         assert_eq!(admitted().unwrap().name, "anne");
         assert!(admitted().unwrap().begin().is_err(), "the request that runs still counts");
         drop(running);
         assert!(admitted().unwrap().begin().is_ok());
+        std::fs::write(&path, "# nobody may call\n").unwrap();
+        keys.reload().unwrap();
+        assert!(admitted().is_err());
     }
 }

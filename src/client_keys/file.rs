@@ -97,6 +97,11 @@ fn entries(path: &Path) -> Result<Vec<Entry>, String> {
     Ok(file.key)
 }
 
+/// Whether nothing is in the file.
+pub(super) fn is_blank(path: &Path) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty())
+}
+
 fn read_hash(text: &str) -> Option<Hash> {
     hex::decode(text.strip_prefix(SHA256)?)?.try_into().ok()
 }

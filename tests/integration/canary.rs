@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::proxy::{EVENTS, Got, Proxy, STOP, text, until, upstream, whole};
+use crate::support::redis::Server;
 use crate::support::socket::Socket;
 
 /// A word that is nowhere else, by its place.
@@ -169,4 +170,46 @@ async fn an_error_is_its_own_clients() {
             assert!(!answer.contains(other) && !answer.contains("CANARY-key"), "{answer}");
         }
     }
+}
+
+/// The canaries in all that a store was sent, for a response and a conversation of a caller with credentials.
+async fn found_in_a_store(seal: &str) -> Vec<String> {
+    let redis = Server::start(&["--appendfsync", "always"]);
+    let keys = redis.dir.path().join("keys");
+    std::fs::write(&keys, "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n").unwrap();
+    let env = [
+        ("REJOINDER_STORE__URL", redis.url()),
+        ("REJOINDER_STORE__SEAL", seal.to_owned()),
+        ("REJOINDER_KEYS_FILE", keys.to_str().unwrap().to_owned()),
+    ];
+    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let proxy = Proxy::start(talkative().await, &env, true).await;
+    let client = reqwest::Client::new();
+    let conversation = json!({"items": [{"role": "user", "content": canary("conversation")}]}).to_string();
+    let made = sent(&client, &proxy, "POST", "/v1/conversations").body(conversation).send().await.unwrap();
+    assert_eq!(made.status(), 200);
+    let mut body = request("hi", false);
+    body["store"] = json!(true);
+    let answer = sent(&client, &proxy, "POST", "/v1/responses").body(body.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    // each command was written to the server's file before it was answered
+    let mut written = Vec::new();
+    for entry in std::fs::read_dir(redis.dir.path().join("appendonlydir")).unwrap() {
+        written.extend(std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    let text = String::from_utf8_lossy(&written);
+    assert!(text.contains("rejoinder:{"), "nothing was stored");
+    found(&text).into_iter().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs redis-server"]
+async fn a_store_has_no_key_and_sealed_no_prompt() {
+    let plain = found_in_a_store("false").await;
+    // the search finds what is there
+    assert!(plain.iter().any(|canary| canary == "CANARY-conversation"), "{plain:?}");
+    for (_, place) in HEADERS {
+        assert!(!plain.contains(&format!("CANARY-{place}")), "{place}");
+    }
+    assert_eq!(found_in_a_store("true").await, [""; 0]);
 }
