@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Time for the first bytes of a connection that was opened just before the drain: whoever connects has a request to send,
 /// and many clients do not send it again elsewhere.
-const FIRST_REQUEST: Duration = Duration::from_millis(500);
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 
 /// Least bytes of an HTTP/1 connection's buffers, which take a request's head.
 const LEAST_BUFFER: usize = 32 << 10;

@@ -8,7 +8,7 @@ use http::{HeaderMap, Response, StatusCode};
 use rejoinder_core::client::Client;
 use rejoinder_core::error::{Error, Kind};
 use rejoinder_core::request::parse::RequestSummary;
-use rejoinder_core::response::transcoder::Transcoder;
+use rejoinder_core::response::transcoder::{End, Transcoder};
 
 use super::app::App;
 use super::client_limits::Place;
@@ -16,7 +16,7 @@ use super::reply::{self, ResponseBody};
 use super::response_recorder::ResponseRecorder;
 use super::{run_tasks, stored_run};
 use crate::client_keys::KeyRequest;
-use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer, StreamEnd};
+use crate::driver::{AskAgain, BeforeEnd, EventBody, OnEnd, Pace, PendingAnswer, StreamEnd, unix_now};
 use crate::store::{Scope, TurnState};
 use crate::telemetry::{Ended, RequestRecord, ResponseEnd, ResponseNumbers};
 use crate::upstream::too_late;
@@ -181,7 +181,11 @@ impl PendingResponse {
             let mut answer = sent.await?;
             let limits = answer.take_limits();
             let read = answer.read(&mut transcoder, idle_timeout, ask_again);
-            tokio::time::timeout(timeout, read).await.map_err(|_| too_late(timeout))??;
+            match tokio::time::timeout(timeout, read).await {
+                Ok(read) => read?,
+                // one whose finish reason is there is whole all the same
+                Err(_) => transcoder.end(End::Failed(too_late(timeout)), unix_now(), &mut Vec::new()),
+            }
             Ok::<_, Error>(limits)
         }
         .await;

@@ -190,6 +190,10 @@ async fn found_in_a_store(seal: &str) -> Vec<String> {
     assert_eq!(made.status(), 200);
     let mut body = request("hi", false);
     body["store"] = json!(true);
+    // what is wrong with a request is refused, and not stored
+    body["text"] = json!({});
+    body["input"].as_array_mut().unwrap().retain(|item| item["type"] != canary("item-type"));
+    body["input"].as_array_mut().unwrap().pop();
     let answer = sent(&client, &proxy, "POST", "/v1/responses").body(body.to_string()).send().await.unwrap();
     assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     // each command was written to the server's file before it was answered

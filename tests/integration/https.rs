@@ -4,7 +4,7 @@ use http::Version;
 use serde_json::{Value, json};
 
 use crate::support::keeping::{Keeping, TEXT};
-use crate::support::proxy::{PATIENCE, Proxy, STREAM, until};
+use crate::support::proxy::{PATIENCE, Proxy, until};
 use crate::support::tls::Certificates;
 
 /// A server with these protocols, and a proxy that trusts its certificate.
@@ -105,7 +105,9 @@ async fn a_certificate_that_nobody_vouches_for_is_refused() {
     for (url, trust) in [(url(&server), &other), (by_address, &trusted)] {
         let env = [trust.trust(), ("REJOINDER_UPSTREAM__READY_TIMEOUT", "1s")];
         let proxy = Proxy::with(&["--upstream", &url], &env, false).await;
-        let answer = tokio::time::timeout(PATIENCE, json_of(proxy.post(STREAM))).await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, json_of(proxy.post(r#"{"model":"m","input":"hi"}"#)))
+            .await
+            .unwrap();
         assert_eq!(answer.0, 503, "{url}");
         let ready = reqwest::get(format!("{}/readyz", proxy.admin)).await.unwrap().text().await.unwrap();
         assert!(ready.contains("certificate"), "{url}: {ready}");

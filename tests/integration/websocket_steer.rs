@@ -140,5 +140,11 @@ async fn input_that_nothing_can_be_made_of_is_given_back() {
     go.add_permits(1);
     let done = socket.ask(&create("two")).await.last().unwrap()["response"]["id"].clone();
     socket.send(&json!({"type": "response.steer", "previous_response_id": done, "input": "x"})).await;
-    assert_eq!(socket.event().await["error"]["code"], "response_already_completed");
+    // its client may learn of the end before the connection does, which then takes the input and gives it back
+    let mut told = socket.event().await;
+    while told["error"]["code"].is_null() {
+        told = socket.event().await;
+    }
+    let code = told["error"]["code"].as_str().unwrap();
+    assert!(["response_already_completed", "response_not_active"].contains(&code), "{told}");
 }
