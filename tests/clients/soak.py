@@ -328,7 +328,8 @@ class Soak:
     async def websocket(self, session):
         outcome = None
         self.sent += 1
-        async with session.ws_connect(self.url + "/v1/responses", headers=self.headers(), max_msg_size=0) as socket:
+        headers = self.headers()
+        async with session.ws_connect(self.url + "/v1/responses", headers=headers, max_msg_size=0) as socket:
             for _ in range(3):
                 number = self.number()
                 body = self.body(number)
@@ -341,6 +342,9 @@ class Soak:
                     event = json.loads(message.data)
                     last = event["type"]
                     if last == "error" and "sequence_number" not in event:
+                        # each create asks for the key again, which may be gone since the connection was opened
+                        if event["status"] == 401 and headers["Authorization"] not in [f"Bearer {key}" for _, key in self.keys]:
+                            return "HTTP 401"
                         return self.refusal(event["status"])
                     events.append(f"event: {last}\ndata: {message.data}\n\n")
                 outcome = self.said(number, await self.judge("".join(events) + "data: [DONE]\n\n", body))
