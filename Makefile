@@ -43,7 +43,7 @@ book: venv ## target/book, from docs/; `make clients` runs the commands in it
 
 # The real clients, and a real llama.cpp server, against the release binary.
 clients: build venv node
-	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest -n 2 --dist loadfile --junitxml '$(CURDIR)/target/tests/clients.xml' $(PYTEST_ARGS)
+	cd $(CLIENTS) && REJOINDER_BIN='$(abspath $(BINARY))' '$(CURDIR)/.venv/bin/python' -m pytest -n 2 --dist loadgroup --junitxml '$(CURDIR)/target/tests/clients.xml' $(PYTEST_ARGS)
 
 test: programs ## all of it; the last line counts what was not run, and says why
 	@rm -rf target/tests

@@ -21,6 +21,14 @@ def pytest_runtest_makereport(item, call):
             report.sections.append(("rejoinder's log", proxy.text()[-8000:]))
 
 
+def pytest_collection_modifyitems(items):
+    """Where several processes run tests, one of them has all that need the real model, which takes every core; of the others
+    each has whole files."""
+    for item in items:
+        real = any("llama" in name for name in item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("real model" if real else item.path.name))
+
+
 def pytest_sessionfinish(session):
     # where several processes run tests, each tells the one that reports
     if hasattr(session.config, "workeroutput"):
