@@ -118,44 +118,19 @@ fn command_line() -> clap::Command {
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
     /// Make a key, print it once, and add its hash to the file
-    Add(NewKeyArgs),
+    Add {
+        /// File of the keys [default: auth.keys_file]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        new: NewKey,
+    },
     /// Print the names of the keys
     List {
         /// File of the keys [default: auth.keys_file]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, Args)]
-struct NewKeyArgs {
-    /// Who gets the key; a name for logs and metrics
-    #[arg(value_name = "NAME")]
-    name: String,
-    /// File of the keys [default: auth.keys_file]
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// A model that it may use, or a pattern such as "qwen*"; may be repeated [default: every model]
-    #[arg(long = "model", value_name = "PATTERN")]
-    models: Vec<String>,
-    /// An upstream that it may use, as host:port or a pattern; may be repeated [default: every upstream]
-    #[arg(long = "allow-upstream", value_name = "PATTERN")]
-    upstreams: Vec<String>,
-    /// Its waiting requests are served before those of a key with a lower one [default: 0]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    priority: Option<i32>,
-    /// Most requests at a time [default: any number]
-    #[arg(long, value_name = "N")]
-    max_in_flight: Option<u32>,
-    /// Most requests a minute [default: any number]
-    #[arg(long, value_name = "N")]
-    requests_per_minute: Option<u32>,
-    /// Most tokens a minute, of prompts and answers together [default: any number]
-    #[arg(long, value_name = "N")]
-    tokens_per_minute: Option<u32>,
-    /// When it expires: 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
-    #[arg(long, value_name = "TIME")]
-    expires: Option<String>,
 }
 
 /// Runs the command that `args` (the program's name first) asks for. `serve` gets the checked configuration and
@@ -251,28 +226,7 @@ fn keys(command: KeysCommand, flags: &Flags) -> Result<String, String> {
             let names = client_keys::names(&keys_file(file, flags)?)?;
             Ok(names.iter().map(|name| format!("{name}\n")).collect())
         }
-        KeysCommand::Add(args) => {
-            let NewKeyArgs {
-                name,
-                file,
-                models,
-                upstreams,
-                priority,
-                max_in_flight,
-                requests_per_minute,
-                tokens_per_minute,
-                expires,
-            } = args;
-            let new = NewKey {
-                name,
-                models,
-                upstreams,
-                priority,
-                max_in_flight,
-                requests_per_minute,
-                tokens_per_minute,
-                expires,
-            };
+        KeysCommand::Add { file, new } => {
             let file = keys_file(file, flags)?;
             let key = client_keys::add(&file, &new)?;
             let _ = writeln!(

@@ -135,14 +135,7 @@ impl ClientKeys {
     /// they were.
     pub fn reload(&self) -> Result<(), String> {
         let Some(path) = &self.path else { return Ok(()) };
-        let known = self.keys();
-        let keys = Arc::new(file::read(path, &known)?);
-        if keys.is_empty() && !known.is_empty() && file::is_blank(path) {
-            let shown = path.display();
-            return Err(format!(
-                "{shown} is empty, so the keys stay as they were; a comment in it ends them all"
-            ));
-        }
+        let keys = Arc::new(file::read(path, &self.keys())?);
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
         Ok(())
     }

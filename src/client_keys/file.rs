@@ -46,7 +46,7 @@ struct Entry {
 /// The keys of a file by their hashes; a key that was `known` goes on with what it has used.
 ///
 /// # Errors
-/// What is wrong with the file, by the key's name.
+/// What is wrong with the file, by the key's name; where keys are known, also that it is empty, as while it is written anew.
 pub(super) fn read(
     path: &Path,
     known: &HashMap<Hash, Arc<ClientKey>>,
@@ -54,7 +54,13 @@ pub(super) fn read(
     let shown = path.display();
     let mut keys = HashMap::new();
     let mut names = Vec::new();
-    for entry in entries(path)? {
+    let text = text(path)?;
+    if text.trim().is_empty() && !known.is_empty() {
+        return Err(format!(
+            "{shown} is empty, so the keys stay as they were; a comment in it ends them all"
+        ));
+    }
+    for entry in parse(path, &text)? {
         let name = entry.name.clone();
         let hash = read_hash(&entry.hash).ok_or_else(|| {
             format!("{shown}: the hash of key {name:?} is not sha256: and 64 hexadecimal digits")
@@ -88,18 +94,16 @@ pub(super) fn read(
     Ok(keys)
 }
 
-fn entries(path: &Path) -> Result<Vec<Entry>, String> {
+fn text(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Entry>, String> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let file: File = Figment::from(Toml::string(&text)).extract().map_err(|error| {
+    let file: File = Figment::from(Toml::string(text)).extract().map_err(|error| {
         format!("{shown}: {}", error.to_string().trim_end_matches(" in TOML source string"))
     })?;
     Ok(file.key)
-}
-
-/// Whether nothing is in the file.
-pub(super) fn is_blank(path: &Path) -> bool {
-    std::fs::read_to_string(path).is_ok_and(|text| text.trim().is_empty())
 }
 
 fn read_hash(text: &str) -> Option<Hash> {
@@ -115,24 +119,32 @@ fn time(text: &str) -> Result<SystemTime, String> {
     })
 }
 
-/// What a new key may do.
-#[derive(Debug, Clone, Default)]
+/// What a new key may do; on the command line, its name and the options that limit it.
+#[derive(Debug, Clone, Default, clap::Args)]
 pub struct NewKey {
-    /// Who has it.
+    /// Who gets the key; a name for logs and metrics
+    #[arg(value_name = "NAME")]
     pub name: String,
-    /// Patterns of models; none: every model.
+    /// A model that it may use, or a pattern such as "qwen*"; may be repeated [default: every model]
+    #[arg(long = "model", value_name = "PATTERN")]
     pub models: Vec<String>,
-    /// Patterns of upstream servers, by host and port; none: every server.
+    /// An upstream that it may use, as host:port or a pattern; may be repeated [default: every upstream]
+    #[arg(long = "allow-upstream", value_name = "PATTERN")]
     pub upstreams: Vec<String>,
-    /// Its waiting requests are served before those of a key with a lower one.
+    /// Its waiting requests are served before those of a key with a lower one [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub priority: Option<i32>,
-    /// Most requests at a time.
+    /// Most requests at a time [default: any number]
+    #[arg(long, value_name = "N")]
     pub max_in_flight: Option<u32>,
-    /// Most requests a minute.
+    /// Most requests a minute [default: any number]
+    #[arg(long, value_name = "N")]
     pub requests_per_minute: Option<u32>,
-    /// Most tokens a minute, of prompts and answers together.
+    /// Most tokens a minute, of prompts and answers together [default: any number]
+    #[arg(long, value_name = "N")]
     pub tokens_per_minute: Option<u32>,
-    /// When it expires: a day or a time in RFC 3339.
+    /// When it expires: 2027-01-31, or 2027-01-31T12:00:00Z [default: never]
+    #[arg(long, value_name = "TIME")]
     pub expires: Option<String>,
 }
 
@@ -167,7 +179,7 @@ pub fn add(path: &Path, new: &NewKey) -> Result<String, String> {
 /// # Errors
 /// What is wrong with the file.
 pub fn names(path: &Path) -> Result<Vec<String>, String> {
-    Ok(entries(path)?.into_iter().map(|entry| entry.name).collect())
+    Ok(parse(path, &text(path)?)?.into_iter().map(|entry| entry.name).collect())
 }
 
 fn open(path: &Path) -> std::io::Result<std::fs::File> {

@@ -20,6 +20,7 @@ use crate::wake_flag::WakeFlag;
 
 /// How long a client may take to send its request's head.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A connection that can be told to close after the requests that it has.
 pub(super) trait GracefulShutdown: Future {
     fn graceful_shutdown(self: Pin<&mut Self>);

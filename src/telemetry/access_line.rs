@@ -70,10 +70,14 @@ impl Facts {
     }
 }
 
+/// A time in whole milliseconds.
+pub fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl RequestHead {
     /// Writes the line.
     pub fn tell(&self, facts: &Facts, message: &str) {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let usage = facts.usage;
         macro_rules! line {
             ($level:expr) => {

@@ -4,14 +4,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rejoinder_core::Usage;
 use rejoinder_core::error::Error;
 use rejoinder_core::fields::beginning;
 
-use super::access_line::{Facts, RequestHead};
+use super::access_line::{Facts, RequestHead, ms};
 use super::activity::{Activity, RequestView, Running};
 use super::{RequestTrace, Routing, Traces};
 
@@ -105,7 +105,6 @@ impl RequestRecord {
 
     fn shown(&self, facts: &Facts) -> Option<RequestView> {
         let (_, number) = self.activity.as_ref()?;
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (head, usage, duration) = (&self.head, facts.usage, self.head.begun.elapsed());
         let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
         Some(RequestView {

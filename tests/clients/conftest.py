@@ -126,6 +126,16 @@ def redis_server(tmp_path_factory):
 
 
 @pytest.fixture
+def redis(tmp_path):
+    """A redis-server of the test's own, which it may stop."""
+    if reason := redis_missing():
+        pytest.skip(reason)
+    server = Redis(tmp_path / "redis").start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def keys_file(tmp_path):
     return write_keys(tmp_path / "keys", os.urandom(32))
 

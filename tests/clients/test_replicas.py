@@ -7,7 +7,6 @@ import time
 import pytest
 from harness import OpenStream, Stream, assert_error, raw_stream, request_json, wait_until
 from scripted import MODEL, answer, text_then_hold
-from stores import Redis, redis_missing
 from test_background import after_release, begin, drip, fetch, frames, wait_ended
 
 pytestmark = pytest.mark.timeout(90)
@@ -16,15 +15,6 @@ TIMEOUT, LEASE = 1.0, 2.0
 SLACK = 1.5  # what a busy machine adds
 GO = {"model": MODEL, "input": "Go."}
 AWAY = pytest.mark.parametrize("how", ["stopped", "killed", "frozen"])
-
-
-@pytest.fixture
-def redis(tmp_path):
-    if reason := redis_missing():
-        pytest.skip(reason)
-    server = Redis(tmp_path / "redis").start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from contextlib import suppress
 import pytest
 from harness import ROOT, Process, Rejoinder, Stream, answers_200, assert_failed, assert_stream, free_port, request_json, wait_until
 from scripted import MODEL, answer, answer_chunks, usage_chunk
-from stores import Redis, redis_missing
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -58,15 +57,6 @@ class Nginx:
 
     def stop(self):
         self.process.stop()
-
-
-@pytest.fixture
-def redis(tmp_path):
-    if reason := redis_missing():
-        pytest.skip(reason)
-    server = Redis(tmp_path / "redis").start()
-    yield server
-    server.stop()
 
 
 class Load:

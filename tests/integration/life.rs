@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixDatagram};
 use tokio::process::Command;
 use tokio::sync::Notify;
 
-use super::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, STREAM, signal, text, until, upstream, whole};
+use super::support::proxy::{PATIENCE, Proxy, STREAM, signal, until, upstream, waiting, whole};
 
 const ANSWER: &str =
     "{\"choices\":[{\"index\":0,\"message\":{\"content\":\"Hello.\"},\"finish_reason\":\"stop\"}]}";
@@ -280,17 +280,7 @@ async fn what_has_no_stream_is_told_that_the_drain_is_over() {
 
 #[tokio::test]
 async fn a_stream_that_began_in_the_delay_ends_in_its_own_time() {
-    let go = Arc::new(Notify::new());
-    let wait = go.clone();
-    let at = upstream(move |_, mut stream| {
-        let wait = wait.clone();
-        async move {
-            stream.write_all(&[EVENTS, text("a").as_bytes()].concat()).await.unwrap();
-            wait.notified().await;
-            stream.write_all(STOP.as_bytes()).await.unwrap();
-        }
-    })
-    .await;
+    let (at, go) = waiting().await;
     let mut proxy = Proxy::start(at, &[("REJOINDER_DRAIN_DELAY", "500ms")], true).await;
     signal(&proxy.child, "TERM");
     let readyz = format!("{}/readyz", proxy.admin);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::proxy::{EVENTS, Proxy, STOP, STREAM, text, until, upstream, whole};
+use crate::support::proxy::{EVENTS, Proxy, STOP, STREAM, text, until, upstream, waiting, whole};
 use async_compression::tokio::write::{BrotliEncoder, GzipEncoder, ZlibEncoder, ZstdEncoder};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -302,18 +302,7 @@ async fn it_starts_without_an_upstream_and_finds_it_later() {
 
 #[tokio::test]
 async fn a_drain_lets_streams_end_and_takes_no_new_connection() {
-    let go = Arc::new(Notify::new());
-    let wait = go.clone();
-    let at = upstream(move |_, mut stream| {
-        let wait = wait.clone();
-        async move {
-            stream.write_all(EVENTS).await.unwrap();
-            stream.write_all(text("a").as_bytes()).await.unwrap();
-            wait.notified().await;
-            stream.write_all(STOP.as_bytes()).await.unwrap();
-        }
-    })
-    .await;
+    let (at, go) = waiting().await;
     let mut proxy = Proxy::start(at, &[], true).await;
     let mut body = proxy.post(STREAM).send().await.unwrap().bytes_stream();
     let mut sse = String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap();

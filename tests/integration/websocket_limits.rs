@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, signal, text, until, upstream};
+use crate::support::proxy::{EVENTS, PATIENCE, Proxy, STOP, signal, text, until, upstream, waiting};
 use crate::support::socket::{Next, Socket};
 
 async fn answering() -> std::net::SocketAddr {
@@ -19,22 +19,6 @@ async fn answering() -> std::net::SocketAddr {
         let _ = stream.write_all(&[EVENTS, text("a").as_bytes(), STOP.as_bytes()].concat()).await;
     })
     .await
-}
-
-/// A server that ends its answers when it is told to.
-async fn waiting() -> (std::net::SocketAddr, Arc<Notify>) {
-    let go = Arc::new(Notify::new());
-    let wait = go.clone();
-    let at = upstream(move |_, mut stream| {
-        let wait = wait.clone();
-        async move {
-            stream.write_all(&[EVENTS, text("a").as_bytes()].concat()).await.unwrap();
-            wait.notified().await;
-            let _ = stream.write_all(STOP.as_bytes()).await;
-        }
-    })
-    .await;
-    (at, go)
 }
 
 fn create(input: &str) -> Value {

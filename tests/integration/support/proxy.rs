@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 
 /// No condition takes longer to come true than this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,6 +74,22 @@ where
         }
     });
     address
+}
+
+/// A server that sends a text and ends its answer when it is told to.
+pub async fn waiting() -> (SocketAddr, Arc<Notify>) {
+    let go = Arc::new(Notify::new());
+    let wait = go.clone();
+    let at = upstream(move |_, mut stream| {
+        let wait = wait.clone();
+        async move {
+            stream.write_all(&[EVENTS, text("a").as_bytes()].concat()).await.unwrap();
+            wait.notified().await;
+            let _ = stream.write_all(STOP.as_bytes()).await;
+        }
+    })
+    .await;
+    (at, go)
 }
 
 pub async fn read(stream: TcpStream) -> Option<(Got, TcpStream)> {
